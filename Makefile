@@ -1,0 +1,48 @@
+# `make help` lists what there is. Everything runs in .venv, which is made on first use.
+PYTHON ?= python3
+STUDY ?= demo
+PUBLISHED ?= data/published
+RUN := .venv/bin/python
+READY := .venv/.installed
+
+.PHONY: help demo study dry-run published lab notebooks test test-system bench lint
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' Makefile | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+$(READY): requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "; try make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv .venv
+	.venv/bin/pip install --requirement requirements.txt
+	.venv/bin/pip install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: $(READY)  ## run the demo study and write figures/demo/report.html
+	@$(RUN) -m pretrain_xai.batch demo
+
+study: $(READY)  ## run the study STUDY=<a file in studies/>
+	@$(RUN) -m pretrain_xai.batch $(STUDY)
+
+dry-run: $(READY)  ## say what STUDY=... would run, and why
+	@$(RUN) -m pretrain_xai.batch $(STUDY) --dry-run --quiet host
+
+published: $(READY)  ## read the authors' release in PUBLISHED=<folder> and compare it with the paper
+	@$(RUN) -m pretrain_xai.run_notebook notebooks/14_published.ipynb papermill_runs/published/14_published/run.ipynb -p folder "$(PUBLISHED)"
+
+lab: $(READY)  ## open the notebooks in JupyterLab
+	.venv/bin/jupyter lab notebooks
+
+notebooks: $(READY)  ## render every notebooks/*.py (the source) as its .ipynb twin
+	cd notebooks && ../.venv/bin/jupytext --quiet --to ipynb --update *.py
+
+test: $(READY)  ## unit tests, oracle tests and the tiny study
+	$(RUN) -m pytest -m "not system"
+
+test-system: $(READY)  ## tests that kill batches: minutes
+	$(RUN) -m pytest -m system
+
+bench: $(READY)  ## measure speed side by side with the plain way
+	$(RUN) benchmarks/bench.py
+
+lint: $(READY)  ## check style and format
+	.venv/bin/ruff check && .venv/bin/ruff format --check

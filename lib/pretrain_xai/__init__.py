@@ -1,0 +1,1 @@
+"""How well do explanation methods find the lesions that they should find?"""

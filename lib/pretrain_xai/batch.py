@@ -1,0 +1,119 @@
+"""Run a whole study: `python -m pretrain_xai.batch STUDY [snakemake options]`.
+
+Checks everything that can be checked before the first notebook starts, lets Snakemake run what is missing or out of date,
+and says how long each stage took.
+"""
+
+import argparse
+import fcntl
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from pretrain_xai import paths
+from pretrain_xai.study import Study, StudyError, load_study
+
+
+class BatchError(RuntimeError):
+    """The batch can't start."""
+
+
+def check_methods(study: Study) -> None:
+    """Check the explanation methods of a study and their options against the registry.
+
+    Raises
+    ------
+    StudyError
+        A method or option is unknown; the known ones are named.
+    """
+    from pretrain_xai.attribution import check_options
+
+    for method in {*study.attribution.methods, *study.attribution.options}:
+        try:
+            check_options(method, study.attribution.options.get(method, {}))
+        except (ValueError, TypeError) as error:
+            raise StudyError(f"attribution: {error}") from None
+
+
+@contextmanager
+def only_batch(study: str) -> Iterator[int]:
+    """Hold the study's lock and give its file descriptor; the system frees it when the last holder dies, even by a kill.
+
+    Raises
+    ------
+    BatchError
+        Another batch holds it.
+    """
+    path = paths.data(study) / ".batch.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield descriptor
+    except BlockingIOError:
+        raise BatchError(
+            f"another batch is running the study {study!r}; wait for it or stop it (lock: {path})"
+        ) from None
+    finally:
+        os.close(descriptor)
+
+
+def run_batch(study: str, options: Sequence[str]) -> int:
+    """Run Snakemake on the study and return its exit status."""
+    profile = paths.REPOSITORY / "profiles" / "local"
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(paths.REPOSITORY / "Snakefile")]
+    command += ["--profile", str(profile), "--directory", str(paths.root()), "--nolock", *options]
+    command += ["--config", f"study={study}"]
+    environment = os.environ | {"PYTHONHASHSEED": "0"}
+    with only_batch(study) as lock:
+        # the driver inherits the lock, so that it stays locked if only this process is killed
+        return subprocess.run(command, env=environment, pass_fds=[lock], check=False).returncode
+
+
+def stage_times(study: str) -> dict[str, list[float]]:
+    """Return the seconds that each executed notebook of the study took, by stage."""
+    times: dict[str, list[float]] = {}
+    for path in sorted(paths.executed(study).glob("*/[!.]*.ipynb")):
+        duration = json.loads(path.read_text(encoding="utf-8"))["metadata"].get("papermill", {}).get("duration")
+        times.setdefault(path.parent.name, []).append(duration or 0.0)
+    return times
+
+
+def _print_times(study: str, wall: float) -> None:
+    print(f"\n{'stage':<28} {'runs':>4} {'minutes':>8}")
+    for stage, seconds in stage_times(study).items():
+        print(f"{stage:<28} {len(seconds):>4} {sum(seconds) / 60:>8.1f}")
+    print(f"this batch took {wall / 60:.1f} minutes; stages ran side by side, and count when they ran last")
+    report = paths.figures(study) / "report.html"
+    if report.is_file():
+        print(f"open {_near(report)}")
+
+
+def _near(path: Path) -> Path:
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return 0, or another status after one line that says what is wrong."""
+    parser = argparse.ArgumentParser(prog="python -m pretrain_xai.batch", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("study", help="a file in studies/, without .yaml")
+    options, snakemake_options = parser.parse_known_args(arguments)
+    started = time.monotonic()
+    try:
+        check_methods(load_study(options.study))
+        status = run_batch(options.study, snakemake_options)
+    except (StudyError, BatchError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if status == 0 and not {"-n", "--dry-run"} & set(snakemake_options):
+        _print_times(options.study, time.monotonic() - started)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

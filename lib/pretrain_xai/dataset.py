@@ -1,0 +1,207 @@
+"""The images with lesions that networks learn and that explanations are scored on, one folder per split."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.lib.format import open_memmap
+from tqdm.auto import tqdm
+
+from pretrain_xai.lesions import Patches, split_patches
+from pretrain_xai.overlay import FEWEST, LesionSlice, overlay_lesions, to_model_resolution
+from pretrain_xai.protocol import Protocol
+from pretrain_xai.provenance import atomic_path
+from pretrain_xai.study import Dataset
+from pretrain_xai.tables import TableError, read_table, write_table
+
+__all__ = [
+    "LabelledImages",
+    "LesionSlice",
+    "build_split",
+    "build_splits",
+    "overlay_lesions",
+    "patch_pools",
+    "read_split",
+]
+
+#: side of the lesion-free thumbnails that the audit's probe sees, pixels
+THUMBNAIL = 12
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """Images and their classes.
+
+    Attributes
+    ----------
+    images : array of shape (n, height, width) or (n, height, width, 3), memory-mapped or not
+        float32 in [0, 1], or uint8 in [0, 255].
+    labels : int array of shape (n,)
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Split(LabelledImages):
+    """The images of one split of the dataset.
+
+    Attributes
+    ----------
+    masks : bool array of shape (n, height, width), memory-mapped
+        The lesion masks.
+    table : DataFrame
+        One row per image: `image_index`, `slice_index`, `subject`, `sex`, `age`, `z`, `split`, `label`, `n_lesions`, `seed`,
+        and what the audit reports: `mask_pixels`, `box_pixels`, `lightening`, `outside_difference`, and the ranks of the
+        first positions drawn, accepted or not (`draw_0` ...).
+    """
+
+    masks: np.ndarray
+    table: pd.DataFrame
+
+
+def patch_pools(patches: Patches, shares: Mapping[str, int], protocol: Protocol) -> dict[str, Patches]:
+    """Return the patches that each split may carry: disjoint pools, or the same largest pool for all as published."""
+    if protocol.shared_patch_pool:
+        largest = max(shares.values())
+        return {split: {name: pool[:largest] for name, pool in patches.items()} for split in shares}
+    return split_patches(patches, shares)
+
+
+def build_splits(
+    folder: Path,
+    slices: np.ndarray,
+    table: pd.DataFrame,
+    patches: Patches,
+    shares: Mapping[str, int],
+    settings: Dataset,
+    protocol: Protocol,
+) -> dict[str, Patches]:
+    """Build every split that has a seed base, and return the patches that each could carry.
+
+    As `build_split`, where `table` holds the rows of all splits; `shares` are the patches per class of each split.
+    """
+    pools = patch_pools(patches, {split: shares[split] for split in settings.seed_bases}, protocol)
+    for split, seed_base in settings.seed_bases.items():
+        rows = table[table["split"] == split]
+        build_split(folder / split, slices, rows, pools[split], seed_base, settings, protocol)
+    return pools
+
+
+def build_split(
+    folder: Path,
+    slices: np.ndarray,
+    table: pd.DataFrame,
+    patches: Patches,
+    seed_base: int,
+    settings: Dataset,
+    protocol: Protocol,
+) -> None:
+    """Lay lesions over the slices of one split and write images, masks and tables to `folder`, streamed.
+
+    Slice i (in the order of `table`) takes the seed `seed_base + i`, so that every image depends on its own slice only.
+
+    Parameters
+    ----------
+    slices : float array of shape (n_slices, height, width)
+        All slices of the study.
+    table : DataFrame
+        The rows of the slice table that belong to this split; its index numbers `slices`.
+    patches : dict
+        The split's pool of each class.
+    """
+    size = settings.image_size
+    rows, lesions, thumbnails = [], [], []
+    with atomic_path(folder / "images.npy") as images_file, atomic_path(folder / "masks.npy") as masks_file:
+        images = open_memmap(images_file, mode="w+", dtype=np.float32, shape=(len(table), size, size))
+        masks = open_memmap(masks_file, mode="w+", dtype=bool, shape=(len(table), size, size))
+        for position, row in enumerate(tqdm(table.index, desc=folder.name, unit="image")):
+            overlay = overlay_lesions(
+                slices[row],
+                patches,
+                seed_base + position,
+                protocol,
+                lesion_intensity=settings.lesion_intensity,
+                brain_intensity=settings.brain_intensity,
+                name=f"slice {row} ({table.at[row, 'subject']})",
+            )
+            images[position], masks[position], clean, support = to_model_resolution(
+                overlay, size, protocol.mask_threshold
+            )
+            rows.append(_image_row(overlay, images[position], masks[position], clean, support))
+            lesions.append(_lesion_rows(position, overlay))
+            thumbnails.append(_thumbnail(clean))
+        images.flush()
+        masks.flush()
+    named = table.rename_axis("slice_index").reset_index().assign(seed=seed_base + np.arange(len(table)))
+    write_table(
+        pd.concat([named, pd.DataFrame(rows)], axis=1).rename_axis("image_index").reset_index(), folder / "images.csv"
+    )
+    write_table(pd.concat(lesions, ignore_index=True), folder / "lesions.csv")
+    with atomic_path(folder / "thumbnails.npy") as temporary:
+        np.save(temporary, np.stack(thumbnails))
+
+
+def read_split(folder: Path) -> Split:
+    """Read the split that `build_split` wrote; images and masks stay on disk until they are used.
+
+    Raises
+    ------
+    TableError
+        A file is missing or broken, or their numbers of images differ.
+    """
+    table = read_table(folder / "images.csv")
+    images, masks = (_read_array(folder / f"{name}.npy") for name in ("images", "masks"))
+    if not len(images) == len(masks) == len(table):
+        raise TableError(
+            f"{folder}: {len(images)} images, {len(masks)} masks, {len(table)} rows; make the dataset again"
+        )
+    return Split(images, table["label"].to_numpy(dtype=np.int64), masks, table)
+
+
+def _read_array(path: Path) -> np.ndarray:
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise TableError(f"{path} can't be read: {error}") from None
+
+
+def _image_row(
+    overlay: LesionSlice, image: np.ndarray, mask: np.ndarray, clean: np.ndarray, support: np.ndarray
+) -> dict[str, float]:
+    difference = image - clean
+    return {
+        "label": overlay.label,
+        "n_lesions": overlay.n_lesions,
+        "mask_pixels": int(mask.sum()),
+        "box_pixels": int(overlay.boxes.prod(axis=1).sum()),
+        "lightening": float(difference[mask].mean()),
+        **{f"draw_{number}": int(overlay.drawn_indices[number]) for number in range(FEWEST)},
+        "outside_difference": float(np.abs(difference[~support]).max(initial=0)),
+    }
+
+
+def _lesion_rows(position: int, overlay: LesionSlice) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "image": position,
+            "order": np.arange(overlay.n_lesions),
+            "label": overlay.label,
+            "patch": overlay.patch_indices,
+            "row": overlay.centres[:, 0],
+            "column": overlay.centres[:, 1],
+        }
+    )
+
+
+def _thumbnail(clean: np.ndarray) -> np.ndarray:
+    """Return the lesion-free slice as THUMBNAIL x THUMBNAIL block means, flattened."""
+    step = clean.shape[0] // THUMBNAIL
+    cut = clean[: step * THUMBNAIL, : step * THUMBNAIL]
+    return cut.reshape(THUMBNAIL, step, THUMBNAIL, step).mean(axis=(1, 3)).ravel()

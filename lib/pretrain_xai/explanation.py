@@ -1,0 +1,138 @@
+"""Explain one model's images and score the maps, streamed: scores are kept, and the maps of a few examples."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+from tqdm.auto import tqdm
+
+from pretrain_xai.attribution import METHODS, attribute_all, completeness_delta
+from pretrain_xai.comparison_maps import COMPARISON_MAPS, comparison_maps
+from pretrain_xai.dataset import Split
+from pretrain_xai.localization import chance, confusion_counts, reduce_channels
+from pretrain_xai.protocol import Protocol
+from pretrain_xai.study import Attribution
+from pretrain_xai.training import as_batch, predict
+
+#: images whose maps are in memory at once
+CHUNK = 64
+#: the method that stands for `method` under the published protocol
+_PUBLISHED_METHODS = {"deep_lift": "deep_lift_captum"}
+
+
+def explain_and_score(
+    network: nn.Module,
+    split: Split,
+    image_indices: np.ndarray,
+    methods: Sequence[str],
+    settings: Attribution,
+    protocol: Protocol,
+) -> pd.DataFrame:
+    """Explain each image's true label by all methods and score the maps against the lesions.
+
+    Parameters
+    ----------
+    image_indices : int array of shape (n_images,)
+        Images of `split`, each once.
+
+    Returns
+    -------
+    DataFrame with `method`, `image_index`, `label`, `predicted`, `metric`, `value`, `chance`: one row per image, method and
+    metric (`relevance_rank_accuracy`, `true_negative_rate`, the confusion counts, `k`, and `completeness_delta` in units
+    of the logit for methods that should be complete).
+    """
+    tables = []
+    for chunk in tqdm(_chunks(image_indices), desc="explaining", unit="chunk", total=-(-len(image_indices) // CHUNK)):
+        images, masks, labels = split.images[chunk], split.masks[chunk], split.labels[chunk]
+        predicted = predict(network, images, dropout_active=protocol.dropout_active).argmax(axis=1)
+        known = {"image_index": chunk, "label": labels, "predicted": predicted}
+        for method, attributions in _attributions(network, images, labels, chunk, methods, settings, protocol).items():
+            scores = _localization(reduce_channels(attributions.numpy(), protocol.channel_reduction), masks, protocol)
+            if METHODS[method].complete:
+                deltas = completeness_delta(network, as_batch(images), torch.from_numpy(labels), attributions)
+                scores["completeness_delta"] = (deltas.numpy(), np.full(len(chunk), np.nan))
+            tables.append(_long(scores, {"method": method, **known}))
+    return _sorted(tables)
+
+
+def score_comparison_maps(split: Split, image_indices: np.ndarray, protocol: Protocol) -> pd.DataFrame:
+    """Score the maps that need no network (`COMPARISON_MAPS`); as `explain_and_score`, without predictions."""
+    tables = []
+    for chunk in _chunks(image_indices):
+        images, masks = np.asarray(split.images[chunk]), split.masks[chunk]
+        known = {"image_index": chunk, "label": split.labels[chunk], "predicted": pd.NA}
+        for name in COMPARISON_MAPS:
+            maps = comparison_maps(images, name, signed_edges=protocol.signed_edges)
+            tables.append(_long(_localization(maps, masks, protocol), {"method": name, **known}))
+    return _sorted(tables)
+
+
+def example_maps(
+    network: nn.Module,
+    split: Split,
+    image_indices: np.ndarray,
+    methods: Sequence[str],
+    settings: Attribution,
+    protocol: Protocol,
+) -> dict[str, np.ndarray]:
+    """Return each method's channel-reduced maps of a few images: float32 arrays of shape (n_images, height, width)."""
+    images, labels = split.images[image_indices], split.labels[image_indices]
+    attributions = _attributions(network, images, labels, image_indices, methods, settings, protocol)
+    return {method: reduce_channels(maps.numpy(), protocol.channel_reduction) for method, maps in attributions.items()}
+
+
+def _attributions(
+    network: nn.Module,
+    images: np.ndarray,
+    labels: np.ndarray,
+    image_indices: np.ndarray,
+    methods: Sequence[str],
+    settings: Attribution,
+    protocol: Protocol,
+) -> dict[str, torch.Tensor]:
+    """Return signed maps by the names of the study's methods."""
+    computed = {name: _PUBLISHED_METHODS.get(name, name) if protocol.captum_deep_lift else name for name in methods}
+    network.eval()
+    maps = attribute_all(
+        network,
+        as_batch(images),
+        torch.from_numpy(labels),
+        list(computed.values()),
+        image_ids=torch.from_numpy(np.asarray(image_indices, dtype=np.int64)),
+        seed=settings.seed,
+        options={computed[name]: options for name, options in settings.options.items() if name in computed},
+    )
+    return {name: maps[actual] for name, actual in computed.items()}
+
+
+def _localization(maps: np.ndarray, masks: np.ndarray, protocol: Protocol) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Return value and chance level of every localization score, by name."""
+    counts = confusion_counts(maps, masks, protocol.ties)
+    level, none = chance(masks), np.full(len(maps), np.nan)
+    true_positives, false_positives, false_negatives, true_negatives = counts
+    return {
+        "relevance_rank_accuracy": (true_positives / (true_positives + false_negatives), level),
+        "true_negative_rate": (true_negatives / (true_negatives + false_positives), 1 - level),
+        **{name: (values, none) for name, values in counts._asdict().items()},
+        "k": (masks.sum(axis=(1, 2)).astype(np.float64), none),
+    }
+
+
+def _long(scores: dict[str, tuple[np.ndarray, np.ndarray]], known: dict) -> pd.DataFrame:
+    parts = [
+        pd.DataFrame({**known, "metric": name, "value": value, "chance": level})
+        for name, (value, level) in scores.items()
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
+def _sorted(tables: list[pd.DataFrame]) -> pd.DataFrame:
+    table = pd.concat(tables, ignore_index=True).astype({"predicted": "Int64"})
+    return table.sort_values(["method", "metric", "image_index"], ignore_index=True)
+
+
+def _chunks(indices: np.ndarray) -> Iterator[np.ndarray]:
+    for start in range(0, len(indices), CHUNK):
+        yield indices[start : start + CHUNK]

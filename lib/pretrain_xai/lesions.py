@@ -1,0 +1,223 @@
+"""Make lesion patches, round and irregular, of equal area and nearly equal mass, from thresholded smooth noise."""
+
+import itertools
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from scipy import ndimage
+from skimage import filters, measure, transform
+from tqdm.auto import tqdm
+
+from pretrain_xai import provenance
+
+#: the two classes; the position is the label
+CLASSES = ("round", "irregular")
+
+Patches = dict[str, list["LesionPatch"]]
+
+NOISE_SHAPE = (256, 256)
+NOISE_SIGMA = 2  # px
+AREA = 70  # px, of a component before it is blurred and enlarged
+ROUND_ABOVE, IRREGULAR_BELOW = 0.8, 0.4  # compactness
+MARGIN = 2  # px around a component, for the blur
+EDGE_SIGMA = 0.75  # px
+#: blurred values below this become 0: irregular shapes have more edge, so they may keep more of it
+FADE_BELOW = {"round": 0.20, "irregular": 0.15}
+#: the mass of a blurred component, so that the sum over a lesion does not tell its class
+MASS = AREA - AREA * 0.05 * 0.75
+MASS_TOLERANCE = 1.0
+ENLARGEMENT = 2
+
+#: the arrays of one class in a file of patches
+PARTS = ("shapes", "weights", "compactness")
+#: what reading a file that is cut off, damaged or foreign raises: np.load gives a bare array for a .npy file, which
+#: is no context manager (TypeError), and a flipped flag makes an entry look encrypted (RuntimeError)
+READ_ERRORS = (OSError, EOFError, ValueError, KeyError, TypeError, RuntimeError, zipfile.BadZipFile, zlib.error)
+
+
+class LesionError(ValueError):
+    """Lesion patches that cannot be used, or a file that does not hold any."""
+
+
+@dataclass(frozen=True, eq=False)
+class LesionPatch:
+    """One lesion.
+
+    Attributes
+    ----------
+    weights : float array of shape (h, w), range [0, 1]
+        How strongly each pixel is lightened; 0 outside the lesion.
+    compactness : float
+        4 pi area / perimeter^2 of the binary shape, rounded to 3 digits; near 1 for a disc.
+    """
+
+    weights: np.ndarray
+    compactness: float
+
+    def __post_init__(self) -> None:
+        weights = self.weights
+        if weights.ndim != 2 or not weights.size or not np.isfinite(weights).all():
+            raise LesionError(f"a lesion patch must be a finite 2-D array, not one of shape {weights.shape}")
+        if weights.min() < 0 or weights.min() == weights.max():
+            raise LesionError("a lesion patch must have weights >= 0 that are not all equal")
+
+
+def generate_patches(n_per_class: int, *, progress: bool = False) -> Patches:
+    """Generate the first `n_per_class` round and irregular lesion patches of the published recipe.
+
+    Uniform noise (one legacy numpy seed 0, 1, 2, ... per field) is smoothed, thresholded (Otsu) and eroded; the
+    4-connected components of 70 px become patches if they are clearly round or clearly not. There is no choice of a
+    seed: a longer list begins with the shorter one.
+
+    Parameters
+    ----------
+    n_per_class : int
+        Patches per class, at least 1. About 15 fields of noise are searched per round patch.
+    progress : bool
+        Show a progress bar.
+
+    Returns
+    -------
+    dict
+        Keys `round` and `irregular`, each with a list of `n_per_class` patches.
+
+    Raises
+    ------
+    LesionError
+        If `n_per_class` is below 1.
+
+    References
+    ----------
+    Oliveira et al. (2024), "Lesion generation"; `generate_patches(30)` equals the pickles of their release.
+    """
+    if n_per_class < 1:
+        raise LesionError(f"n_per_class must be at least 1, not {n_per_class}")
+    patches: Patches = {name: [] for name in CLASSES}
+    with tqdm(total=len(CLASSES) * n_per_class, unit="patch", disable=not progress) as bar:
+        for name, patch in _candidates():
+            if len(patches[name]) < n_per_class:
+                patches[name].append(patch)
+                bar.update()
+            if all(len(found) == n_per_class for found in patches.values()):
+                return patches
+    raise AssertionError("unreachable: the seeds never end")
+
+
+def split_patches(patches: Mapping[str, list[LesionPatch]], shares: Mapping[str, int]) -> dict[str, Patches]:
+    """Deal patches out to disjoint pools: the first `n` of each class to the first split, the next to the second, ...
+
+    Parameters
+    ----------
+    patches : mapping from class to list of LesionPatch
+    shares : mapping from split to int
+        Patches per class for each split.
+
+    Raises
+    ------
+    LesionError
+        If a share is negative or a class has too few patches.
+    """
+    if any(share < 0 for share in shares.values()):
+        raise LesionError(f"shares of patches must not be negative: {dict(shares)}")
+    needed = sum(shares.values())
+    for name, pool in patches.items():
+        if len(pool) < needed:
+            raise LesionError(
+                f"{len(pool)} {name} patches are too few for the splits {dict(shares)}, which need {needed}; "
+                f"generate more (generate_patches({needed})) or ask for smaller shares"
+            )
+    starts = dict(zip(shares, itertools.accumulate(shares.values(), initial=0), strict=False))
+    return {
+        split: {name: pool[starts[split] : starts[split] + share] for name, pool in patches.items()}
+        for split, share in shares.items()
+    }
+
+
+def save_patches(path: Path, patches: Mapping[str, list[LesionPatch]]) -> None:
+    """Write patches to one .npz file, whole or not at all; equal patches give equal bytes."""
+    arrays = {}
+    for name in CLASSES:
+        pool = patches[name]
+        arrays[f"{name}_shapes"] = np.array([patch.weights.shape for patch in pool], dtype=np.int64).reshape(-1, 2)
+        arrays[f"{name}_weights"] = np.concatenate([np.empty(0), *(patch.weights.ravel() for patch in pool)])
+        arrays[f"{name}_compactness"] = np.array([patch.compactness for patch in pool], dtype=np.float64)
+    with provenance.atomic_path(path) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, **arrays)
+
+
+def load_patches(path: Path) -> Patches:
+    """Read patches that `save_patches` wrote.
+
+    Raises
+    ------
+    LesionError
+        If the file is cut off or is not a file of lesion patches.
+    FileNotFoundError
+        If there is no such file.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: _unpack(*(arrays[f"{name}_{part}"] for part in PARTS)) for name in CLASSES}
+    except FileNotFoundError:
+        raise
+    except READ_ERRORS as error:
+        raise LesionError(
+            f"{path} is cut off or is not a file of lesion patches ({error}); "
+            "delete it and make it again with the notebook 01_make_lesions"
+        ) from error
+
+
+def _unpack(shapes: np.ndarray, weights: np.ndarray, compactness: np.ndarray) -> list[LesionPatch]:
+    sizes = shapes.prod(axis=1)
+    if sizes.sum() != weights.size:
+        raise ValueError(f"{weights.size} weights do not fill the patches' {sizes.sum()} pixels")
+    parts = np.split(weights, np.cumsum(sizes))[: len(sizes)]
+    return [
+        LesionPatch(part.reshape(shape), float(value))
+        for part, shape, value in zip(parts, shapes, compactness, strict=True)
+    ]
+
+
+def _candidates() -> Iterator[tuple[str, LesionPatch]]:
+    """Yield (class, patch) for ever, in the order of the seeds."""
+    for seed in itertools.count():
+        # the released recipe is defined by numpy's legacy generator; the global one is left alone
+        noise = np.random.RandomState(seed).uniform(size=NOISE_SHAPE)
+        for component in _components(noise):
+            compactness = 4 * np.pi * AREA / measure.perimeter_crofton(component) ** 2
+            if compactness > ROUND_ABOVE:
+                name = "round"
+            elif compactness < IRREGULAR_BELOW:
+                name = "irregular"
+            else:
+                continue
+            weights = _soften(component, FADE_BELOW[name])
+            if weights is not None:
+                yield name, LesionPatch(weights, round(float(compactness), 3))
+
+
+def _components(noise: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield the 4-connected components of 70 px as cropped masks, stage by stage, in row-major order."""
+    smooth = ndimage.gaussian_filter(noise, NOISE_SIGMA)
+    # an erosion, then an opening, which begins with another erosion: two in one call are faster
+    eroded_twice = ndimage.binary_erosion(smooth > filters.threshold_otsu(smooth), iterations=2)
+    opened = ndimage.binary_dilation(eroded_twice)
+    for stage in (opened, ndimage.binary_erosion(opened)):
+        labels, _ = ndimage.label(stage)
+        for label in np.flatnonzero(np.bincount(labels.ravel()) == AREA):
+            (box,) = ndimage.find_objects((labels == label).view(np.uint8))
+            yield labels[box] == label
+
+
+def _soften(component: np.ndarray, fade_below: float) -> np.ndarray | None:
+    """Blur the edge and enlarge; None if the blurred mass is off."""
+    blurred = ndimage.gaussian_filter(np.pad(component.astype(float), MARGIN), EDGE_SIGMA)
+    blurred[blurred < fade_below] = 0
+    if abs(round(float(blurred.sum()), 2) - MASS) > MASS_TOLERANCE:
+        return None
+    height, width = blurred.shape
+    return transform.resize(blurred, (ENLARGEMENT * height, ENLARGEMENT * width))

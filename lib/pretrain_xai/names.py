@@ -1,0 +1,48 @@
+"""How methods, corpora and comparison maps are called, ordered and coloured in every figure and table."""
+
+from seaborn import color_palette
+
+from pretrain_xai.study import UNTRAINED
+
+_LABELS = {
+    "integrated_gradients": "Integrated Gradients",
+    "gradient_shap": "GradientSHAP",
+    "deep_lift": "DeepLift",
+    "deep_lift_captum": "DeepLift (Captum)",
+    "saliency": "Saliency",
+    "input_x_gradient": "Input × Gradient",
+    "guided_backprop": "Guided Backprop",
+    "deconvolution": "Deconvolution",
+    "lrp": "LRP",
+    "natural": "photographs",
+    "mri": "MRI (sex)",
+    "imagenet": "ImageNet",
+    UNTRAINED: "untrained",
+    "sobel": "Sobel",
+    "laplace": "Laplace",
+    "intensity": "intensity",
+    "relevance_rank_accuracy": "Relevance Rank Accuracy (TPR)",
+    "true_negative_rate": "true negative rate",
+    "auroc": "AUROC",
+    "auprc": "AUPRC",
+}
+
+_PALETTE = color_palette("colorblind")
+_COLOURS = {"natural": _PALETTE[4], "imagenet": _PALETTE[4], "mri": _PALETTE[9], UNTRAINED: _PALETTE[3]}
+#: hatches: a second cue beside the colour
+_HATCHES = {"mri": "////"}
+
+
+def label(name: str) -> str:
+    """Return how `name` (a method, corpus, comparison map or metric) is written in figures and tables."""
+    return _LABELS.get(name, name.replace("_", " "))
+
+
+def colour(name: str) -> tuple[float, float, float] | str:
+    """Return the colour of a corpus; grey for whatever has none."""
+    return _COLOURS.get(name, "0.75")
+
+
+def hatch(name: str) -> str:
+    """Return the hatch of a corpus."""
+    return _HATCHES.get(name, "")

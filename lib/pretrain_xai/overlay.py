@@ -1,0 +1,308 @@
+"""Lay lesions over a slice, as published or corrected, and bring slice and lesions to model resolution."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from scipy import sparse
+from skimage import transform
+
+from pretrain_xai.lesions import CLASSES, LesionPatch
+from pretrain_xai.placement import Draw, OverlayError, joint_shape, place_centres, place_corners, window
+from pretrain_xai.protocol import Protocol
+
+#: lesions per slice, smallest and largest number
+FEWEST, MOST = 3, 5
+
+
+@dataclass(frozen=True, eq=False)
+class LesionSlice:
+    """A slice with lesions, and where each came from.
+
+    Attributes
+    ----------
+    image : float64 array of shape (h, w), range [0, 1]
+        The slice with its lesions.
+    clean : float64 array of shape (h, w), range [0, brain_intensity]
+        The same slice without any lesion.
+    ground_truth : float64 array of shape (h, w)
+        Sum of the patches' weights, as generated (no floor, no intensity).
+    label : int
+        0 round, 1 irregular.
+    corners : int array of shape (n_lesions, 2)
+        Row and column of the top-left pixel of each box, in order of placement.
+    weights : tuple of n_lesions float arrays of shape (box height, box width)
+        The patches laid, in order of placement.
+    patch_indices : int array of shape (n_lesions,)
+        Their positions in the pool of their class.
+    candidate_indices : int array of shape (n_lesions,)
+        Row-major rank of each accepted position among the candidate positions it was drawn from.
+    drawn_indices : int array of shape (n_attempts,)
+        The ranks of all positions drawn, the rejected ones too.
+    name : str
+        What errors call the slice.
+    """
+
+    image: np.ndarray
+    clean: np.ndarray
+    ground_truth: np.ndarray
+    label: int
+    corners: np.ndarray
+    weights: tuple[np.ndarray, ...]
+    patch_indices: np.ndarray
+    candidate_indices: np.ndarray
+    drawn_indices: np.ndarray
+    name: str
+
+    @property
+    def n_lesions(self) -> int:
+        """Number of lesions."""
+        return len(self.weights)
+
+    @property
+    def boxes(self) -> np.ndarray:
+        """Height and width of each patch, int array of shape (n_lesions, 2)."""
+        return _shapes(self.weights)
+
+    @property
+    def centres(self) -> np.ndarray:
+        """Row and column of the middle pixel of each box, int array of shape (n_lesions, 2)."""
+        return self.corners + self.boxes // 2
+
+
+def overlay_lesions(
+    slice_: np.ndarray,
+    patches: Mapping[str, list[LesionPatch]],
+    seed: int,
+    protocol: Protocol,
+    *,
+    lesion_intensity: float = 0.5,
+    brain_intensity: float = 0.7,
+    max_attempts: int = 100_000,
+    name: str = "slice",
+) -> LesionSlice:
+    """Lay 3 to 5 lesions of one class over a slice: I' = 1 - (1 - I)(1 - w L) inside the brain.
+
+    Parameters
+    ----------
+    slice_ : float array of shape (h, w)
+        A skull-stripped slice; pixels above 0 are brain.
+    patches : mapping from class to list of LesionPatch
+        Keys `round` and `irregular`, at least 5 patches each.
+    seed : int
+        Decides everything that is drawn.
+    protocol : Protocol
+        Its fields `lesion_floor`, `round_never_shuffled`, `corner_placement` and `shared_seed` count here.
+    lesion_intensity : float in (0, 1]
+        w: how much a lesion lightens where it is strongest (0.5 as published).
+    brain_intensity : float in (0, 1]
+        The slice is rescaled from [min, max] to [0, brain_intensity] first (0.7 as published).
+    max_attempts : int
+        Positions to draw before giving up.
+    name : str
+        What errors call the slice.
+
+    Raises
+    ------
+    OverlayError
+        If the slice, the pools or the intensities cannot be used, or no room was found for the lesions.
+
+    References
+    ----------
+    Oliveira et al. (2024), equation for the overlay; under `protocol.PUBLISHED` the result is that of the released
+    evaluation code, whose patch lightens by `lesion_floor` already where it is 0. (That code leaves a pixel as it was
+    where a lesion would make it fully white, at a `lesion_intensity` of 1, which it never uses; we make it white.)
+    """
+    slice_ = _checked_slice(slice_, name)
+    _check_settings(patches, protocol, lesion_intensity, brain_intensity, name)
+    streams = _Streams.of(seed, protocol)
+    n_lesions, label = streams.number(FEWEST, MOST + 1), streams.label(0, 2)
+    orders = _patch_orders(streams, label, patches, protocol)
+    drawn = {pool: [patches[pool][k].weights for k in orders[pool][:n_lesions]] for pool in CLASSES}
+    weights = drawn[CLASSES[label]]
+    veils = [_rescale(patch, protocol.lesion_floor, lesion_intensity) for patch in weights]
+
+    brain = slice_ > 0
+    if protocol.corner_placement:
+        placed = place_corners(brain, veils, streams.position, max_attempts, name)
+        corners = np.array(placed.pixels)
+    else:
+        joint = [joint_shape(*pair) for pair in zip(*(drawn[pool] for pool in CLASSES), strict=True)]
+        largest = _shapes([patch.weights for pool in CLASSES for patch in patches[pool]]).max(axis=0)
+        placed = place_centres(brain, joint, largest, streams.position, max_attempts, name)
+        corners = np.array(placed.pixels) - _shapes(weights) // 2
+
+    clean = _rescale(slice_, 0.0, brain_intensity)
+    transmission = 1 - _sum_of(veils, corners, slice_.shape)
+    return LesionSlice(
+        image=np.where(brain, 1 - (1 - clean) * transmission, clean),
+        clean=clean,
+        ground_truth=_sum_of(weights, corners, slice_.shape),
+        label=int(label),
+        corners=corners,
+        weights=tuple(weights),
+        patch_indices=orders[CLASSES[label]][:n_lesions],
+        candidate_indices=np.array(placed.accepted),
+        drawn_indices=np.array(placed.drawn),
+        name=name,
+    )
+
+
+def draw_label(seed: int, protocol: Protocol) -> int:
+    """Return the label, 0 round or 1 irregular, that `overlay_lesions` gives to every slice with this seed."""
+    streams = _Streams.of(seed, protocol)
+    streams.number(FEWEST, MOST + 1)  # comes first in the shared stream
+    return int(streams.label(0, 2))
+
+
+def to_model_resolution(
+    overlay: LesionSlice, size: int, mask_threshold: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Resize a slice and its lesions to `size` x `size`, as `skimage.transform.resize` does by default.
+
+    Parameters
+    ----------
+    overlay : LesionSlice
+    size : int
+        Side of the model's input in pixels.
+    mask_threshold : float in [0, 1)
+        A pixel belongs to the lesion mask if some resized patch reaches this share of the patch's own maximum; at 0,
+        as published, if the resized ground truth is above 0.
+
+    Returns
+    -------
+    image : float32 array of shape (size, size), range [0, 1]
+    lesion_mask : bool array of shape (size, size)
+    clean : float32 array of shape (size, size), range [0, 1]
+        The slice without lesions.
+    support : bool array of shape (size, size)
+        Every pixel that a patch's weights above 0 can have changed. With `lesion_floor` 0, image equals clean
+        outside; the box that a floor lightens sticks out.
+
+    Raises
+    ------
+    OverlayError
+        If `size` or `mask_threshold` is out of range, or no pixel reaches the threshold.
+    """
+    if size < 1 or not 0 <= mask_threshold < 1:
+        raise OverlayError(f"size must be at least 1 and mask_threshold in [0, 1), not {size} and {mask_threshold}")
+    support = _resize(overlay.ground_truth, size) > 0
+    lesion_mask = support if mask_threshold == 0 else _above(overlay, size, mask_threshold)
+    if not lesion_mask.any():
+        raise OverlayError(
+            f"{overlay.name}: no pixel reaches {mask_threshold} of a lesion's maximum at {size} px; "
+            "lower mask_threshold or raise size"
+        )
+    image, clean = (_resize(array, size).astype(np.float32) for array in (overlay.image, overlay.clean))
+    return image, lesion_mask, clean, support
+
+
+def _above(overlay: LesionSlice, size: int, mask_threshold: float) -> np.ndarray:
+    """Mark the pixels where a lesion, resized, reaches `mask_threshold` of its own maximum."""
+    mask = np.zeros((size, size), dtype=bool)
+    for corner, patch in zip(overlay.corners, overlay.weights, strict=True):
+        alone = _sum_of([patch / patch.max()], [corner], overlay.image.shape)
+        mask |= _resize(alone, size) >= mask_threshold
+    return mask
+
+
+def _resize(array: np.ndarray, size: int) -> np.ndarray:
+    """Return what `skimage.transform.resize(array, (size, size))` returns, some ten times as fast."""
+    rows, columns = (_resize_matrix(length, size) for length in array.shape)
+    return (columns @ (rows @ array).T).T
+
+
+def clean_at_model_resolution(slice_: np.ndarray, size: int, brain_intensity: float) -> np.ndarray:
+    """Return a slice without lesions as a network sees it: float32 array (size, size), range [0, brain_intensity].
+
+    It equals the `clean` of `to_model_resolution` for the same slice. Raises OverlayError if there is no brain in it.
+    """
+    return _resize(_rescale(_checked_slice(slice_, "slice"), 0.0, brain_intensity), size).astype(np.float32)
+
+
+@lru_cache(maxsize=16)
+def _resize_matrix(length: int, size: int) -> sparse.csr_array:
+    """Return the (size, length) matrix of skimage's resize along one axis.
+
+    With its defaults `resize` is linear and separable, so that resizing all unit vectors tells everything about it.
+    Its clipping to the input's range does nothing, because the rows hold weights >= 0 that sum to 1.
+    """
+    return sparse.csr_array(transform.resize(np.eye(length), (size, length)))
+
+
+@dataclass(frozen=True)
+class _Streams:
+    """Where number, class, order of the patches and positions are drawn from."""
+
+    number: Draw
+    label: Draw
+    orders: Mapping[str, Callable[[int], np.ndarray]]
+    position: Draw
+
+    @classmethod
+    def of(cls, seed: int, protocol: Protocol) -> "_Streams":
+        """Return one re-seeded legacy stream, as released, or five independent ones."""
+        if protocol.shared_seed:
+            # legacy `choice(np.arange(n))` is `randint(0, n)`, and `shuffle(list)` is `permutation(len(list))`
+            one, again = np.random.RandomState(seed), np.random.RandomState(seed)
+            return cls(one.randint, one.randint, dict.fromkeys(CLASSES, one.permutation), again.randint)
+        number, label, position, *orders = map(np.random.default_rng, np.random.SeedSequence(seed).spawn(5))
+        permutations = {pool: stream.permutation for pool, stream in zip(CLASSES, orders, strict=True)}
+        return cls(number.integers, label.integers, permutations, position.integers)
+
+
+def _patch_orders(
+    streams: _Streams, label: int, patches: Mapping[str, list[LesionPatch]], protocol: Protocol
+) -> dict[str, np.ndarray]:
+    """Draw the order in which each pool is used; both, so that positions can be made independent of the class."""
+    orders = {}
+    for pool in (CLASSES[label], CLASSES[1 - label]):  # the slice's own class first, as in the shared stream
+        fixed = pool == "round" and protocol.round_never_shuffled
+        n_patches = len(patches[pool])
+        orders[pool] = np.arange(n_patches) if fixed else streams.orders[pool](n_patches)
+    return orders
+
+
+def _sum_of(patches: Sequence[np.ndarray], corners: Iterable[np.ndarray], shape: tuple[int, int]) -> np.ndarray:
+    """Add the patches up on an empty image."""
+    total = np.zeros(shape)
+    for patch, corner in zip(patches, corners, strict=True):
+        total[window(corner, patch.shape)] += patch
+    return total
+
+
+def _shapes(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    return np.array([array.shape for array in arrays])
+
+
+def _rescale(array: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Map [min, max] to [low, high]."""
+    least, most = array.min(), array.max()
+    return low + (array - least) / (most - least) * (high - low)
+
+
+def _checked_slice(slice_: np.ndarray, name: str) -> np.ndarray:
+    slice_ = np.asarray(slice_, dtype=np.float64)
+    if slice_.ndim != 2:
+        raise OverlayError(f"{name}: a slice must have the shape (h, w), not {slice_.shape}; pass one at a time")
+    if not np.isfinite(slice_).all():
+        raise OverlayError(f"{name}: {np.count_nonzero(~np.isfinite(slice_))} pixels are not finite; repair the slice")
+    if not (slice_ > 0).any():
+        raise OverlayError(f"{name}: no pixel is above 0, so there is no brain; the background must be 0")
+    if slice_.min() == slice_.max():
+        raise OverlayError(f"{name}: all pixels are {slice_.flat[0]}; a slice of a brain is needed")
+    return slice_
+
+
+def _check_settings(
+    patches: Mapping[str, list[LesionPatch]], protocol: Protocol, lesion: float, brain: float, name: str
+) -> None:
+    sizes = {pool: len(patches.get(pool, ())) for pool in CLASSES}
+    if min(sizes.values()) < MOST:
+        raise OverlayError(f"{name}: at least {MOST} patches of each class are needed, there are {sizes}")
+    if not (0 <= protocol.lesion_floor < lesion <= 1 and 0 < brain <= 1):
+        raise OverlayError(
+            f"{name}: 0 <= lesion_floor < lesion_intensity <= 1 and 0 < brain_intensity <= 1 must hold, "
+            f"not {protocol.lesion_floor}, {lesion} and {brain}"
+        )

@@ -1,0 +1,137 @@
+"""Pictures of what a study is made of: patches, slices, images with lesions, training curves, the audit."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from pretrain_xai.dataset import LabelledImages, Split
+from pretrain_xai.figures import ONE_COLUMN, TWO_COLUMNS
+from pretrain_xai.lesions import CLASSES, Patches
+from pretrain_xai.names import label
+from pretrain_xai.plotting import outline_lesions
+
+CLASS_COLOURS = sns.color_palette("colorblind")[:2]
+
+
+def patch_figure(patches: Patches, n_shown: int) -> Figure:
+    """Draw the first patches of each class at one scale."""
+    side = max(max(patch.weights.shape) for pool in patches.values() for patch in pool[:n_shown])
+    figure, axes = plt.subplots(len(patches), n_shown, figsize=(TWO_COLUMNS, 0.95 * len(patches)), squeeze=False)
+    for row, (name, pool) in zip(axes, patches.items(), strict=True):
+        for ax, patch in zip(row, pool, strict=False):
+            _show(ax, _centred(patch.weights, side)).set_xlabel(f"{patch.compactness:.2f}", labelpad=1)
+        row[0].set_ylabel(name)
+    figure.supxlabel("compactness", fontsize=7)
+    return figure
+
+
+def slice_figure(slices: np.ndarray, table: pd.DataFrame, n_subjects: int) -> Figure:
+    """Draw the slices of the first subjects, one row per subject."""
+    subjects = table["subject"].unique()[:n_subjects]
+    n_slices = int((table["subject"] == subjects[0]).sum())
+    height = TWO_COLUMNS / n_slices * slices.shape[1] / slices.shape[2] * 1.1
+    figure, axes = plt.subplots(n_subjects, n_slices, figsize=(TWO_COLUMNS, height * n_subjects), squeeze=False)
+    for row, subject in zip(axes, subjects, strict=True):
+        rows = table[table["subject"] == subject]
+        for ax, (index, z) in zip(row, rows["z"].items(), strict=True):
+            _show(ax, slices[index]).set_title(f"{z:.0f} mm", fontsize=6, pad=1)
+        row[0].set_ylabel(f"{rows['sex'].iloc[0]}, {rows['age'].iloc[0]}")
+    return figure
+
+
+def image_figure(split: Split, n_shown: int) -> Figure:
+    """Draw images of each class with their lesion masks outlined."""
+    figure, axes = plt.subplots(len(CLASSES), n_shown, figsize=(TWO_COLUMNS, 0.98 * len(CLASSES)), squeeze=False)
+    for number, (row, name) in enumerate(zip(axes, CLASSES, strict=True)):
+        for ax, index in zip(row, np.flatnonzero(split.labels == number), strict=False):
+            outline_lesions(_show(ax, split.images[index]), split.masks[index], color=CLASS_COLOURS[number])
+        row[0].set_ylabel(name)
+    return figure
+
+
+def corpus_figure(corpus: LabelledImages, n_shown: int) -> Figure:
+    """Draw images of a pre-training corpus, of as many classes as there is room for."""
+    figure, axes = plt.subplots(1, n_shown, figsize=(TWO_COLUMNS, TWO_COLUMNS / n_shown * 1.15), squeeze=False)
+    order = np.argsort(np.argsort(corpus.labels, kind="stable") % max(1, len(corpus) // n_shown), kind="stable")
+    for ax, index in zip(axes.flat, np.sort(order[:n_shown]), strict=True):
+        _show(ax, corpus.images[index]).set_title(f"class {corpus.labels[index]}", fontsize=6, pad=1)
+    return figure
+
+
+def history_figure(history: pd.DataFrame) -> Figure:
+    """Draw loss and accuracy by epoch; the kept checkpoint is marked."""
+    figure, axes = plt.subplots(1, 2, figsize=(1.4 * ONE_COLUMN, 1.8))
+    kept = history[history["checkpoint"]].iloc[-1]
+    for ax, quantity in zip(axes, ("loss", "accuracy"), strict=True):
+        for part, style in (("train", ":"), ("validation", "-")):
+            ax.plot(history["epoch"], history[f"{part}_{quantity}"], style, marker=".", label=part)
+        ax.axvline(kept["epoch"], color="0.6", linewidth=0.6)
+        ax.set(xlabel="epoch", ylabel=quantity)
+    axes[1].annotate(
+        "kept", (kept["epoch"], axes[1].get_ylim()[0]), xytext=(2, 2), textcoords="offset points", color="0.4"
+    )
+    axes[0].legend()
+    return figure
+
+
+def audit_figure(images: pd.DataFrame, lesions: pd.DataFrame) -> Figure:
+    """Draw by class what must not differ, and what does by construction: masks, boxes, brightening, positions."""
+    named = images.assign(lesions=[CLASSES[number] for number in images["label"]])
+    figure, axes = plt.subplots(1, 4, figsize=(TWO_COLUMNS, 1.9))
+    for ax, column in zip(axes, ("mask_pixels", "box_pixels", "lightening"), strict=False):
+        plot_distributions(ax, named, column, "lesions")
+        ax.get_legend().remove()
+    for number, name in enumerate(CLASSES):
+        rows = lesions[lesions["label"] == number]
+        axes[3].plot(rows["column"], rows["row"], ".", markersize=1, alpha=0.4, color=CLASS_COLOURS[number], label=name)
+    axes[3].set(xlabel="column (px)", ylabel="row (px)", aspect="equal", title="lesion centres")
+    axes[3].invert_yaxis()
+    figure.legend(*axes[3].get_legend_handles_labels(), loc="outside upper center", ncols=2, markerscale=8)
+    return figure
+
+
+def plot_distributions(ax: Axes, table: pd.DataFrame, column: str, by: str) -> Axes:
+    """Draw the histogram of a column for each value of `by`."""
+    sns.histplot(
+        table,
+        x=column,
+        hue=by,
+        ax=ax,
+        element="step",
+        stat="density",
+        common_norm=False,
+        bins=25,
+        alpha=0.3,
+        palette=CLASS_COLOURS,
+        hue_order=CLASSES if by == "lesions" else None,
+    )
+    ax.set(xlabel=_AXIS_LABELS.get(column, label(column)), yticks=[], ylabel="density")
+    return ax
+
+
+_AXIS_LABELS: Mapping[str, str] = {
+    "mask_pixels": "lesion mask (px)",
+    "box_pixels": "boxes (px, before resizing)",
+    "lightening": "mean brightening",
+    "brain_share": "share of the slice that is brain",
+}
+
+
+def _show(ax: Axes, image: np.ndarray) -> Axes:
+    ax.imshow(image, cmap="gray", vmin=0, vmax=255 if image.dtype == np.uint8 else 1)
+    ax.set(xticks=[], yticks=[])
+    ax.spines[:].set_visible(False)
+    return ax
+
+
+def _centred(weights: np.ndarray, side: int) -> np.ndarray:
+    canvas = np.zeros((side, side))
+    height, width = weights.shape
+    top, left = (side - height) // 2, (side - width) // 2
+    canvas[top : top + height, left : left + width] = weights
+    return canvas

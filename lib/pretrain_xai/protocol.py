@@ -1,0 +1,71 @@
+"""What the released code did and the paper does not say, one documented switch each.
+
+`PUBLISHED` does what the released code of Oliveira et al. (2024) did; `CORRECTED`, the default of every study, does
+what it should have done. A study file may override single fields of either.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+ChannelReduction = Literal["sum_abs", "abs_sum", "luminance"]
+Ties = Literal["expected", "strict"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """The switches between the study as published and as corrected; the defaults are the corrected ones."""
+
+    #: keep dropout on in validation, testing and attribution (no released notebook calls `.eval()`)
+    dropout_active: bool = False
+    #: leave the first convolution of the lowest unfrozen block frozen at depths 1 to 4 (layer numbers off by one)
+    first_conv_frozen: bool = False
+    #: the patch's minimum is rescaled to this; above 0 the whole box is lightened, and its size tells the class
+    lesion_floor: float = 0.0
+    #: a slice of round lesions always carries the first patches of the list (the wrong list was shuffled)
+    round_never_shuffled: bool = False
+    #: train, validation and test slices carry the same patches
+    shared_patch_pool: bool = False
+    #: place a patch by its top-left corner wherever it fits, so that position tells something of the class
+    corner_placement: bool = False
+    #: draw number, class and positions of the lesions from one re-seeded stream
+    shared_seed: bool = False
+    #: how three channels become one map: |sum|, sum of | |, or | | weighted by luminance
+    channel_reduction: ChannelReduction = "sum_abs"
+    #: share of a patch's maximum above which a pixel of the resized ground truth belongs to the lesion mask
+    mask_threshold: float = 0.5
+    #: count exactly k pixels with ties by their expectation, or only those strictly above the (k+1)-th value
+    ties: Ties = "expected"
+    #: score signed one-axis edge filters, the Laplacian across the channels too, instead of magnitudes
+    signed_edges: bool = False
+    #: print sensitivity and specificity under each other's name
+    swapped_rates: bool = False
+    #: use Captum's DeepLift, whose max-pool rule is incomplete on VGG
+    captum_deep_lift: bool = False
+    #: draw GradientSHAP's samples from the global generators, without a seed
+    gradient_shap_unseeded: bool = False
+    #: select models on slices that are part of the test set
+    selection_on_test: bool = False
+    #: keep the two-way sex head of the network pre-trained on MRI
+    head_kept: bool = False
+
+
+CORRECTED = Protocol()
+PUBLISHED = Protocol(
+    dropout_active=True,
+    first_conv_frozen=True,
+    lesion_floor=0.1,
+    round_never_shuffled=True,
+    shared_patch_pool=True,
+    corner_placement=True,
+    shared_seed=True,
+    channel_reduction="luminance",
+    mask_threshold=0.0,
+    ties="strict",
+    signed_edges=True,
+    swapped_rates=True,
+    captum_deep_lift=True,
+    gradient_shap_unseeded=True,
+    selection_on_test=True,
+    head_kept=True,
+)
+PROTOCOLS = {"corrected": CORRECTED, "published": PUBLISHED}

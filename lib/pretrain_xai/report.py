@@ -1,0 +1,170 @@
+"""One static page per study: the question, the figures in order, the tables, what was run."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+from jinja2 import Environment, FileSystemLoader
+
+from pretrain_xai import paths
+from pretrain_xai.batch import stage_times
+from pretrain_xai.names import label
+from pretrain_xai.provenance import git_describe, package_versions, write_text
+from pretrain_xai.study import UNTRAINED, Study, StudyError, load_study
+from pretrain_xai.tables import TableError, read_classification, read_scores, read_table
+
+#: figures in the order of the page: name pattern, heading, caption
+SECTIONS = (
+    (
+        "boxplots_tpr",
+        "How well do the methods find the lesions?",
+        "Relevance Rank Accuracy on test images that all models classify correctly: of the k strongest pixels of a map, the share inside the lesions (k pixels). Boxes are quartiles with the median; whiskers reach 1.5 interquartile ranges; the dashed line is chance; diamonds are classification accuracies.",
+    ),
+    (
+        "classification",
+        "How well do the models classify?",
+        "Metrics on test images of subjects that no training has seen; the dashed line is chance.",
+    ),
+    (
+        "heatmaps_correct_*",
+        "Where do the methods look?",
+        "A test image that all models classify correctly. Lesions are outlined; each map is scaled to its own maximum; numbers are Relevance Rank Accuracies.",
+    ),
+    (
+        "heatmaps_wrong_*",
+        "Where do they look when models are wrong?",
+        "The kept test image that most models get wrong; ✗ marks the depths whose model is wrong.",
+    ),
+    (
+        "boxplots_wrong",
+        "How well are lesions found in misclassified images?",
+        "Each model on the test images that it gets wrong itself.",
+    ),
+    (
+        "boxplots_tnr",
+        "How much of the rest is left alone?",
+        "True negative rate on the images that all models classify correctly.",
+    ),
+    (
+        "audit",
+        "Is there anything but lesions to learn?",
+        "By class: size of lesion masks, of patch boxes before resizing, mean brightening and lesion centres. Boxes of irregular lesions are larger by construction; with corrected placement the centres do not depend on the class.",
+    ),
+)
+
+
+def write_report(study_name: str) -> Path:
+    """Write `figures/<study>/report.html` from the finished study's files, and return its path.
+
+    Raises
+    ------
+    TableError, StudyError
+        The study is not finished, or there is none.
+    """
+    study = load_study(study_name)
+    scores = read_scores(study_name)
+    path = paths.figures(study_name) / "report.html"
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    page = environment.get_template("report.html").render(
+        study=study,
+        name=study_name,
+        answers=_answers(scores, read_classification(study_name), study),
+        figures=[_figure(study_name, *section) for section in SECTIONS],
+        tables=_tables(study_name, scores),
+        settings=paths.study_file(study_name).read_text(encoding="utf-8"),
+        stages=_stages(study_name),
+        packages=package_versions(),
+        code=git_describe(),
+    )
+    write_text(path, page)
+    return path
+
+
+def _answers(scores: pd.DataFrame, classification: pd.DataFrame, study: Study) -> list[str]:
+    """Return sentences whose numbers come from the tables."""
+    tpr = scores[(scores["metric"] == "relevance_rank_accuracy") & _is_right(scores)]
+    sentences = []
+    for corpus in study.pretraining.corpora:
+        rows = tpr[tpr["pretraining"] == corpus]
+        depths = [rows["finetune_depth"].min(), rows["finetune_depth"].max()]
+        accuracy = [
+            classification.query("pretraining == @corpus and finetune_depth == @d")["accuracy"].mean() for d in depths
+        ]
+        median = [rows.loc[rows["finetune_depth"] == d, "value"].median() for d in depths]
+        sentences.append(
+            f"Pre-trained on {label(corpus)}, accuracy goes from {accuracy[0]:.2f} (depth {depths[0]}) to {accuracy[1]:.2f} "
+            f"(depth {depths[1]}), and the median Relevance Rank Accuracy over all methods from {median[0]:.2f} to {median[1]:.2f}."
+        )
+    by_method = tpr[tpr["finetune_depth"] > 0].groupby("method", observed=True)["value"].median().sort_values()
+    untrained = tpr[(tpr["pretraining"] == UNTRAINED) & tpr["method"].isin(study.attribution.methods)]["value"].median()
+    sentences.append(
+        f"Over all fine-tuned models {label(by_method.index[-1])} finds most of the lesions (median {by_method.iloc[-1]:.2f}) "
+        f"and {label(by_method.index[0])} least ({by_method.iloc[0]:.2f}); the untrained network reaches {untrained:.2f}, "
+        f"chance is {tpr['chance'].mean():.3f}."
+    )
+    return sentences
+
+
+def _is_right(scores: pd.DataFrame) -> pd.Series:
+    untrained = scores["pretraining"] == UNTRAINED
+    return untrained | (scores["label"] == scores["predicted"]).fillna(False)
+
+
+def _figure(study_name: str, pattern: str, heading: str, caption: str) -> dict:
+    folder = paths.figures(study_name)
+    names = [file.stem for file in sorted(folder.glob(f"{pattern}.png")) if not file.name.startswith(".")]
+    return {"heading": heading, "caption": caption, "names": names}
+
+
+def _tables(study_name: str, scores: pd.DataFrame) -> list[tuple[str, str]]:
+    tpr = scores[(scores["metric"] == "relevance_rank_accuracy") & _is_right(scores)]
+    medians = (
+        tpr.groupby(["pretraining", "finetune_depth", "method"], observed=True)["value"].median().unstack("method")
+    )
+    medians = medians.rename(columns=label).reset_index()
+    audit = read_table(paths.dataset(study_name) / "audit.csv")
+    return [
+        ("Classification metrics on the test images", _html(read_classification(study_name))),
+        ("Median Relevance Rank Accuracy on correctly classified images", _html(medians)),
+        ("Audit of the dataset", _html(audit)),
+    ]
+
+
+def _html(table: pd.DataFrame) -> str:
+    return table.to_html(index=False, float_format=lambda value: f"{value:.3g}", border=0, na_rep="", justify="left")
+
+
+def _stages(study_name: str) -> list[dict]:
+    folder = paths.executed(study_name)
+    return [
+        {
+            "name": stage,
+            "minutes": sum(seconds) / 60,
+            "notebooks": [
+                (file.stem, f"../../{file.relative_to(paths.root()).as_posix()}")
+                for file in sorted((folder / stage).glob("[!.]*.ipynb"))
+            ],
+        }
+        for stage, seconds in stage_times(study_name).items()
+    ]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return 0, or 1 after one line that says what is wrong."""
+    parser = argparse.ArgumentParser(prog="python -m pretrain_xai.report", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("study")
+    options = parser.parse_args(arguments)
+    try:
+        print(f"wrote {write_report(options.study)}")
+    except (StudyError, TableError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

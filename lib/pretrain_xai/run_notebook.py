@@ -1,0 +1,152 @@
+"""Run a notebook with checked parameters: `python -m pretrain_xai.run_notebook NOTEBOOK OUTPUT -p name value ...`.
+
+Names and types are compared with the notebook's parameters cell before a kernel starts (papermill itself only warns about
+unknown names and checks no types). The executed notebook appears under its name whole, also when it failed, so that the
+traceback is kept.
+"""
+
+import argparse
+import ast
+import difflib
+import logging
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from pretrain_xai.provenance import atomic_path
+
+#: what an annotation in a parameters cell may be made of
+TYPES = {"str": str, "int": int, "float": float, "bool": bool, "list": list, "dict": dict, "None": None}
+
+
+class ParameterError(ValueError):
+    """A parameter is unknown or of the wrong type, or the notebook declares none."""
+
+
+def declared_parameters(notebook: Path) -> dict[str, Any]:
+    """Return the names and types that the notebook's parameters cell declares.
+
+    Raises
+    ------
+    ParameterError
+        The file is not a notebook, or has no cell with the tag `parameters` made of `name: type = literal` lines.
+    """
+    try:
+        cells = nbformat.read(notebook, as_version=4).cells
+    except (OSError, ValueError, nbformat.ValidationError) as error:
+        raise ParameterError(f"{notebook}: not a readable notebook: {' '.join(str(error).split())[:200]}") from None
+    tagged = [cell.source for cell in cells if "parameters" in cell.metadata.get("tags", [])]
+    if len(tagged) != 1:
+        raise ParameterError(f"{notebook}: expected one cell with the tag 'parameters', found {len(tagged)}")
+    declared = {}
+    for statement in ast.parse(tagged[0]).body:
+        if not isinstance(statement, ast.AnnAssign) or not isinstance(statement.target, ast.Name):
+            raise ParameterError(f"{notebook}: parameters cell, line {statement.lineno}: expected `name: type = value`")
+        declared[statement.target.id] = _to_type(statement.annotation)
+    return declared
+
+
+def check_parameters(notebook: Path, values: dict[str, str]) -> dict[str, Any]:
+    """Return `values`, given as text, as what the notebook declares.
+
+    Texts for `str` are taken as they are, all others are read as YAML (`3`, `0.5`, `true`, `[saliency, lrp]`).
+
+    Raises
+    ------
+    ParameterError
+        Naming the parameter, what was found and what was expected.
+    """
+    declared = declared_parameters(notebook)
+    return {name: _check(notebook, name, text, declared) for name, text in values.items()}
+
+
+def run_notebook(notebook: Path, output: Path, parameters: dict[str, Any]) -> None:
+    """Execute `notebook` with `parameters` already checked, and write the executed notebook to `output`.
+
+    Raises
+    ------
+    papermill.PapermillExecutionError
+        A cell failed; the executed notebook with its traceback is at `output` all the same.
+    """
+    import papermill
+    from traitlets.config import Config
+
+    logging.getLogger("papermill").setLevel(logging.WARNING)
+    # A socket path of its own for every run: kernels started side by side else clash on TCP ports or share one socket.
+    sockets = Path(tempfile.mkdtemp(prefix="px"))
+    connection = {"transport": "ipc", "connection_file": str(sockets / "k.json"), "ip": str(sockets / "k")}
+    try:
+        with atomic_path(output) as temporary:
+            try:
+                papermill.execute_notebook(
+                    notebook,
+                    temporary,
+                    parameters=parameters,
+                    progress_bar=False,
+                    start_timeout=120,
+                    config=Config({"KernelManager": connection}),
+                )
+            except papermill.PapermillExecutionError:
+                shutil.copyfile(temporary, output)
+                raise
+    finally:
+        shutil.rmtree(sockets, ignore_errors=True)
+
+
+def _to_type(annotation: ast.expr) -> Any:
+    names = {node.id for node in ast.walk(annotation) if isinstance(node, ast.Name)}
+    if unknown := names - TYPES.keys():
+        raise ParameterError(f"parameters cell: unknown type {sorted(unknown)[0]!r}; use {', '.join(TYPES)}")
+    # the names were checked, so that this evaluates nothing but types such as `list[str]` or `int | None`
+    return eval(ast.unparse(annotation), {"__builtins__": {}}, TYPES)
+
+
+def _check(notebook: Path, name: str, text: str, declared: dict[str, Any]) -> Any:
+    if name not in declared:
+        close = difflib.get_close_matches(name, declared, n=1)
+        hint = f" (did you mean {close[0]!r}?)" if close else ""
+        raise ParameterError(f"{notebook}: no parameter {name!r}{hint}; it has {', '.join(declared)}")
+    expected = declared[name]
+    if expected is str:
+        return text
+    try:
+        return TypeAdapter(expected).validate_python(yaml.safe_load(text), strict=True)
+    except (ValidationError, yaml.YAMLError):
+        kind = getattr(expected, "__name__", str(expected)) if "[" not in str(expected) else str(expected)
+        raise ParameterError(f"{notebook}: parameter {name!r} must be {kind}, found {text!r}") from None
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return 0, or 1 after one line that says what failed."""
+    parser = argparse.ArgumentParser(
+        prog="python -m pretrain_xai.run_notebook", description=(__doc__ or "").split("\n")[0]
+    )
+    parser.add_argument("notebook", type=Path)
+    parser.add_argument("output", type=Path, help="where the executed notebook goes")
+    parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="a parameter")
+    options = parser.parse_args(arguments)
+    started = time.monotonic()
+    try:
+        parameters = check_parameters(options.notebook, dict(options.p))
+        run_notebook(options.notebook, options.output, parameters)
+    except ParameterError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except Exception as error:  # whatever a cell raised: papermill wraps it, with the traceback of the kernel
+        reason = f"{getattr(error, 'ename', type(error).__name__)}: {getattr(error, 'evalue', error)}"
+        print(f"error: {options.notebook.stem}: {reason} (see {options.output})", file=sys.stderr)
+        return 1
+    print(f"{options.notebook.stem} {' '.join(value for _, value in options.p)}: {time.monotonic() - started:.0f} s")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

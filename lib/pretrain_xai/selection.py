@@ -1,0 +1,127 @@
+"""Which images are explained: those that all models classify correctly, and those that models get wrong."""
+
+import numpy as np
+import pandas as pd
+
+from pretrain_xai.study import MODEL_COLUMNS, Run
+
+#: the image lists: right for every model of a selection, wrong for every one, wrong for one model
+CORRECT_FOR_ALL, WRONG_FOR_ALL, WRONG_FOR_ONE = "correct_for_all", "wrong_for_all", "wrong_for_one"
+
+
+class NoImagesError(ValueError):
+    """No image is left to explain."""
+
+
+def find_intersections(predictions: pd.DataFrame) -> pd.DataFrame:
+    """Find the images that all models of a selection get right, that all get wrong, and that each gets wrong.
+
+    Parameters
+    ----------
+    predictions : DataFrame with `selection`, `pretraining`, `finetune_depth`, `seed`, `image_index`, `label`, `predicted`;
+        every model of a selection must have predicted the same images.
+
+    Returns
+    -------
+    DataFrame with `selection`, `images` (correct_for_all, wrong_for_all or wrong_for_one), the columns that name the
+    model (filled for wrong_for_one only) and `image_index`; sorted.
+
+    Raises
+    ------
+    ValueError
+        Models of one selection predicted different images.
+    """
+    lists = []
+    for selection, group in predictions.groupby("selection", observed=True):
+        wrong = (group["predicted"] != group["label"]).rename("wrong")
+        n_models = len(group[MODEL_COLUMNS].drop_duplicates())
+        if (group.groupby("image_index").size() != n_models).any():
+            raise ValueError(
+                f"selection {selection!r}: its models predicted different images, their lists can't be intersected"
+            )
+        n_wrong = wrong.groupby(group["image_index"]).sum()
+        lists += [
+            _image_list(selection, CORRECT_FOR_ALL, n_wrong.index[n_wrong == 0]),
+            _image_list(selection, WRONG_FOR_ALL, n_wrong.index[n_wrong == n_models]),
+            group.loc[wrong, [*MODEL_COLUMNS, "image_index"]].assign(images=WRONG_FOR_ONE),
+        ]
+    order = ["selection", "images", *MODEL_COLUMNS[1:], "image_index"]
+    table = pd.concat(lists, ignore_index=True)[order].astype({"finetune_depth": "Int64", "seed": "Int64"})
+    return table.sort_values(order, ignore_index=True)
+
+
+def image_list(intersections: pd.DataFrame, selection: str, images: str, run: Run | None = None) -> np.ndarray:
+    """Return the sorted image indices of one list; `run` names the model of a `wrong_for_one` list."""
+    chosen = intersections[(intersections["selection"] == selection) & (intersections["images"] == images)]
+    if run is not None:
+        for name in MODEL_COLUMNS:
+            chosen = chosen[chosen[name] == getattr(run, name)]
+    return np.sort(chosen["image_index"].to_numpy(dtype=np.int64))
+
+
+def scored_on(scores: pd.DataFrame, intersections: pd.DataFrame, selection: str, images: str) -> pd.DataFrame:
+    """Return the rows of `scores` that are about the images of one list."""
+    return scores[scores["image_index"].isin(image_list(intersections, selection, images))]
+
+
+def explained_images(intersections: pd.DataFrame, run: Run, max_images: int | None, seed: int) -> np.ndarray:
+    """Return the images to explain for one model: correct for all models, then those that it gets wrong.
+
+    Parameters
+    ----------
+    max_images : int or None
+        At most so many of each list, sampled with `seed`; the sample of the first list is the same for every model.
+
+    Returns
+    -------
+    int array of sorted image indices; the two lists have no image in common.
+
+    Raises
+    ------
+    NoImagesError
+        All models agree on no image.
+    """
+    correct = image_list(intersections, run.selection, CORRECT_FOR_ALL)
+    if not len(correct):
+        raise NoImagesError(f"selection {run.selection!r}: no image is classified correctly by all models")
+    wrong = image_list(intersections, run.selection, WRONG_FOR_ONE, run)
+    samples = [_sample(indices, max_images, seed) for indices in (correct, wrong)]
+    return np.sort(np.concatenate(samples))
+
+
+def example_images(
+    intersections: pd.DataFrame, selection: str, labels: np.ndarray, count: int, seed: int
+) -> pd.DataFrame:
+    """Choose the images whose maps become heatmaps: of both classes in turn, right for all and wrong for most models.
+
+    Parameters
+    ----------
+    labels : int array of shape (n_images,)
+    count : int
+        Images of each kind; fewer if there are not so many.
+
+    Returns
+    -------
+    DataFrame with `image_index`, `n_wrong` (models that get the image wrong) and `correct` (bool).
+    """
+    correct = image_list(intersections, selection, CORRECT_FOR_ALL)
+    shuffled = np.random.default_rng(seed).permutation(correct)
+    in_turn = sorted(
+        shuffled, key=lambda image: (list(shuffled[labels[shuffled] == labels[image]]).index(image), labels[image])
+    )
+    wrong = intersections[(intersections["selection"] == selection) & (intersections["images"] == WRONG_FOR_ONE)]
+    n_wrong = wrong["image_index"].value_counts().reset_index(name="n_wrong")
+    n_wrong = n_wrong.sort_values(["n_wrong", "image_index"], ascending=[False, True]).head(count)
+    chosen = pd.DataFrame({"image_index": in_turn[:count], "n_wrong": 0, "correct": True})
+    return pd.concat([chosen, n_wrong.assign(correct=False)], ignore_index=True)
+
+
+def _image_list(selection: str, images: str, indices: pd.Index) -> pd.DataFrame:
+    empty = dict.fromkeys(MODEL_COLUMNS[1:])
+    return pd.DataFrame({"image_index": indices, "selection": selection, "images": images, **empty})
+
+
+def _sample(indices: np.ndarray, max_images: int | None, seed: int) -> np.ndarray:
+    if max_images is None or len(indices) <= max_images:
+        return indices
+    return np.random.default_rng(seed).choice(indices, max_images, replace=False)

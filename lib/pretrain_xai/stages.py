@@ -1,0 +1,125 @@
+"""What each notebook's results depend on: settings, switches of the protocol, and code.
+
+The batch runs a notebook again when one of these changes, and only then. Code is compared by what it does: comments,
+docstrings, prose and file times do not count.
+"""
+
+import ast
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cache, reduce
+from pathlib import Path
+from typing import Any
+
+import jupytext
+from pydantic import BaseModel
+
+from pretrain_xai import paths
+from pretrain_xai.study import Study
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The settings (dotted names of a study file) and protocol switches that a notebook's results depend on."""
+
+    settings: tuple[str, ...] = ()
+    switches: tuple[str, ...] = ()
+
+
+_OVERLAY = ("lesion_floor", "round_never_shuffled", "shared_patch_pool", "corner_placement", "shared_seed")
+_SCORING = ("channel_reduction", "mask_threshold", "ties", "signed_edges", "captum_deep_lift", "gradient_shap_unseeded")
+
+STAGES = {
+    "01_make_lesions": Stage(("lesions",)),
+    "02_make_slices": Stage(("slices",)),
+    "03_build_dataset": Stage(
+        ("lesions", "slices.seed", "dataset", "protocol", "switches"),
+        (*_OVERLAY, "mask_threshold", "selection_on_test"),
+    ),
+    "04_pretrain": Stage(("pretraining", "network", "dataset.image_size", "dataset.brain_intensity", "threads")),
+    "05_finetune": Stage(
+        ("finetuning.training", "network", "threads"), ("dropout_active", "first_conv_frozen", "head_kept")
+    ),
+    "06_classification_metrics": Stage((), ("swapped_rates",)),
+    "07_find_intersections": Stage(),
+    "08_explanation_metrics": Stage(
+        ("attribution", "network", "threads", "protocol_name"), ("dropout_active", *_SCORING)
+    ),
+    "09_heatmaps": Stage(("attribution", "pretraining.corpora")),
+    "10_boxplots": Stage(("attribution.methods", "pretraining.corpora")),
+    "11_boxplots_incorrect": Stage(("attribution.methods", "pretraining.corpora")),
+}
+
+
+def fingerprint(study: Study, notebook: str) -> dict[str, Any]:
+    """Return what the results of `notebook` (a key of STAGES) depend on, besides the files that it reads."""
+    stage = STAGES[notebook]
+    return {
+        "code": code_digest(paths.NOTEBOOKS / f"{notebook}.py"),
+        **{name: _setting(study, name) for name in stage.settings},
+        **{name: getattr(study.switched, name) for name in stage.switches},
+    }
+
+
+@cache
+def code_digest(path: Path) -> str:
+    """Return a digest of what a Python file or percent notebook and all that it imports of this library do."""
+    digest = hashlib.sha256()
+    for source in sorted({path, *library_files(path)}):
+        digest.update(_meaning(_code(source)).encode())
+    return digest.hexdigest()[:16]
+
+
+def library_files(path: Path) -> set[Path]:
+    """Return the files of this library that a Python file or percent notebook imports, directly or not."""
+    found: set[Path] = set()
+    waiting = [path]
+    while waiting:
+        new = set(_imported(_code(waiting.pop()))) - found
+        found |= new
+        waiting += new
+    return found
+
+
+def _setting(study: Study, name: str) -> Any:
+    value = reduce(getattr, name.split("."), study)
+    return value.model_dump(mode="json") if isinstance(value, BaseModel) else value
+
+
+@cache
+def _code(path: Path) -> ast.Module:
+    text = path.read_text(encoding="utf-8")
+    if path.parent == paths.NOTEBOOKS:
+        cells = jupytext.reads(text, fmt="py:percent").cells
+        text = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
+    return ast.parse(text)
+
+
+def _imported(tree: ast.Module) -> Iterator[Path]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "pretrain_xai":
+            names = [node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)]
+            yield from _existing(names)
+        elif isinstance(node, ast.Import):
+            yield from _existing(alias.name for alias in node.names)
+
+
+def _existing(modules: Iterable[str]) -> Iterator[Path]:
+    for module in modules:
+        path = paths.LIBRARY.parent.joinpath(*module.split(".")).with_suffix(".py")
+        if module.startswith("pretrain_xai.") and path.is_file():
+            yield path
+
+
+def _meaning(tree: ast.Module) -> str:
+    """Return the syntax tree as text, without docstrings."""
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if (
+            isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
+            and body
+            and ast.get_docstring(node) is not None
+        ):
+            node.body = body[1:] or [ast.Pass()]
+    return ast.dump(tree)

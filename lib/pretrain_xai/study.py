@@ -1,0 +1,280 @@
+"""A study file, checked: one YAML file in `studies/` holds every setting of one study."""
+
+import dataclasses
+import difflib
+from collections.abc import Iterator
+from functools import cached_property
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from pretrain_xai import paths
+from pretrain_xai.protocol import PROTOCOLS, Protocol
+
+#: "best" selects the best checkpoint of a model, "matched" those of about equal accuracy
+Selection = Literal["best", "matched"]
+#: blocks of the network, from the last one (1) to all (5), that fine-tuning changes
+FINETUNE_DEPTHS = (1, 2, 3, 4, 5)
+#: the columns that name a model in every table
+MODEL_COLUMNS = ["selection", "pretraining", "finetune_depth", "seed"]
+#: the name of the corpus of a network that saw none: the untrained network
+UNTRAINED = "none"
+
+
+class StudyError(ValueError):
+    """A study file is missing or wrong; the message says what to change."""
+
+
+class Settings(BaseModel):
+    """Settings that refuse unknown names and wrong types."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Lesions(Settings):
+    """Lesion patches."""
+
+    #: patches of each class in each split's own pool
+    patches: dict[str, int]
+
+
+class Slices(Settings):
+    """Lesion-free slices; `template` simulates a cohort from the MNI152 template."""
+
+    source: Literal["template"] = "template"
+    #: subjects of each split
+    subjects: dict[str, int]
+    slices_per_subject: int = Field(gt=0)
+    #: lowest and highest axial position, mm above the anterior commissure
+    z_range: list[float] = Field(min_length=2, max_length=2)
+    seed: int = 0
+
+
+class Dataset(Settings):
+    """Slices with lesions."""
+
+    #: side of the square images that the networks see, pixels
+    image_size: int = Field(ge=32)
+    lesion_intensity: float = Field(0.5, gt=0, le=1)
+    brain_intensity: float = Field(0.7, gt=0, le=1)
+    #: seed of the first slice of each split; slice i takes base + i
+    seed_bases: dict[str, int] = {"train": 0, "validation": 30_000, "test": 50_000}
+
+
+class Standardise(Settings):
+    """The fixed first layer (x - mean) / std, which lets images stay in [0, 1]."""
+
+    mean: float
+    std: float = Field(gt=0)
+
+
+class Network(Settings):
+    """A VGG of torchvision's family at any width."""
+
+    architecture: Literal["vgg11", "vgg13", "vgg16", "vgg19"] = "vgg16"
+    #: channels relative to torchvision's; 1 is the published network
+    width: float = Field(1.0, gt=0)
+    standardise: Standardise | None = None
+
+
+class Training(Settings):
+    """One training loop's optimiser, schedule and stopping rule."""
+
+    epochs: int = Field(gt=0)
+    batch_size: int = Field(32, gt=0)
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    momentum: float = Field(0.5, ge=0, lt=1)
+    #: "step" is StepLR(7, 0.1) as published
+    schedule: Literal["step", "one_cycle"] = "step"
+    #: gradients are scaled down to this norm; none as published
+    clip_norm: float | None = Field(None, gt=0)
+    #: a later checkpoint counts only if validation and training accuracy differ by at most this; none: always
+    acc_dif: float | None = Field(None, gt=0)
+    #: three successive changes of validation accuracy below this end the training; none: never
+    stop_value: float | None = Field(None, gt=0)
+
+
+class Pretraining(Settings):
+    """Networks trained before they see a lesion, one per corpus."""
+
+    corpora: list[Literal["natural", "mri"]]
+    #: crops of each photograph in the corpus `natural`
+    crops_per_photograph: int = Field(100, gt=0)
+    learning_rate: float = Field(gt=0)
+    training: Training
+    seed: int = 0
+
+
+class Cell(Settings):
+    """Learning rates and seeds of one selection and corpus, one for all depths or one per depth."""
+
+    learning_rate: float | list[float]
+    seeds: list[int] | list[list[int]]
+
+    @model_validator(mode="after")
+    def _five_depths(self) -> "Cell":
+        nested = isinstance(self.seeds[0], list) if self.seeds else False
+        if not self.seeds or (nested and len(self.seeds) != len(FINETUNE_DEPTHS)):
+            raise ValueError("seeds must be one list for all depths or five lists, one per depth")
+        if isinstance(self.learning_rate, list) and len(self.learning_rate) != len(FINETUNE_DEPTHS):
+            raise ValueError("learning_rate must be one number or five, one per depth")
+        return self
+
+    def learning_rate_at(self, depth: int) -> float:
+        """Return the learning rate of a fine-tuning depth."""
+        return self.learning_rate[depth - 1] if isinstance(self.learning_rate, list) else self.learning_rate
+
+    def seeds_at(self, depth: int) -> list[int]:
+        """Return the seeds of a fine-tuning depth."""
+        return self.seeds[depth - 1] if isinstance(self.seeds[0], list) else self.seeds
+
+
+class Finetuning(Settings):
+    """The grid of fine-tuned models: selection x corpus x depth x seed."""
+
+    training: Training
+    depths: list[Literal[1, 2, 3, 4, 5]] = list(FINETUNE_DEPTHS)
+    selections: dict[Selection, dict[str, Cell]]
+
+
+class Attribution(Settings):
+    """The explanation methods and how many images they explain."""
+
+    methods: list[str] = Field(min_length=1)
+    #: options of a method, such as integrated_gradients: {n_steps: 50}
+    options: dict[str, dict[str, Any]] = {}
+    #: at most so many images right for all models, and so many of those that a model gets wrong; none: all
+    max_images: int | None = Field(None, gt=0)
+    #: images whose maps are kept for the heatmaps
+    example_images: int = Field(3, ge=1)
+    seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True, order=True)
+class Run:
+    """One fine-tuned model; the untrained network has `pretraining` "none" and depth 0."""
+
+    selection: Selection
+    pretraining: str
+    finetune_depth: int
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """The name of the run's files; never parsed, the four columns say the same."""
+        return f"{self.selection}-{self.pretraining}-depth{self.finetune_depth}-seed{self.seed}"
+
+
+class Study(Settings):
+    """All settings of one study; see `studies/demo.yaml` for what each means."""
+
+    title: str
+    #: the protocol from which `switches` deviates
+    protocol: Literal["corrected", "published"] = "corrected"
+    #: single fields of `pretrain_xai.protocol.Protocol` that differ from `protocol`
+    switches: dict[str, Any] = {}
+    #: threads of each job; results are the same to the bit only for the same number
+    threads: int = Field(1, gt=0)
+    lesions: Lesions
+    slices: Slices
+    dataset: Dataset
+    network: Network
+    pretraining: Pretraining
+    finetuning: Finetuning
+    attribution: Attribution
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Study":
+        known = [field.name for field in dataclasses.fields(Protocol)]
+        for switch in self.switches:
+            if switch not in known:
+                raise ValueError(f"switches: {switch!r} is none of {', '.join(known)}{_suggest(switch, known)}")
+        for selection, cells in self.finetuning.selections.items():
+            if set(cells) != set(self.pretraining.corpora):
+                raise ValueError(f"finetuning.selections.{selection} must have one entry per pretraining corpus")
+        for split in self.dataset.seed_bases:
+            for section, shares in (
+                ("lesions.patches", self.lesions.patches),
+                ("slices.subjects", self.slices.subjects),
+            ):
+                if split not in shares:
+                    raise ValueError(f"{section} has no entry for the split {split!r}")
+        return self
+
+    @cached_property
+    def switched(self) -> Protocol:
+        """The protocol with its switches set."""
+        return dataclasses.replace(PROTOCOLS[self.protocol], **self.switches)
+
+    @property
+    def protocol_name(self) -> str:
+        """The protocol's name in tables, such as `corrected` or `corrected+ties=strict`."""
+        return "+".join([self.protocol, *(f"{name}={value}" for name, value in sorted(self.switches.items()))])
+
+    def runs(self) -> Iterator[Run]:
+        """Yield every fine-tuned model of the study."""
+        for selection, cells in self.finetuning.selections.items():
+            for pretraining, cell in cells.items():
+                for depth in self.finetuning.depths:
+                    for seed in cell.seeds_at(depth):
+                        yield Run(selection, pretraining, depth, seed)
+
+    def untrained_runs(self) -> Iterator[Run]:
+        """Yield the untrained network of each selection, beside which the fine-tuned models are scored."""
+        for selection in self.finetuning.selections:
+            yield Run(selection, UNTRAINED, 0, 0)
+
+    def check_run(self, run: Run) -> Run:
+        """Return `run` if the study has it.
+
+        Raises
+        ------
+        StudyError
+            Naming the runs of the study.
+        """
+        known = [*self.runs(), *self.untrained_runs()]
+        if run not in known:
+            names = ", ".join(sorted(known_run.name for known_run in known))
+            raise StudyError(f"this study has no model {run.name!r}; it has {names}")
+        return run
+
+    def learning_rate(self, run: Run) -> float:
+        """Return the learning rate with which `run` is fine-tuned."""
+        cell = self.finetuning.selections[self.check_run(run).selection][run.pretraining]
+        return cell.learning_rate_at(run.finetune_depth)
+
+
+def load_study(name: str) -> Study:
+    """Read and check `studies/<name>.yaml`.
+
+    Raises
+    ------
+    StudyError
+        One line: the file, the setting, what was found and what was expected.
+    """
+    path = paths.study_file(name)
+    if not path.is_file():
+        known = sorted(file.stem for file in path.parent.glob("*.yaml"))
+        raise StudyError(f"there is no study {name!r} ({path}); there are {', '.join(known)}{_suggest(name, known)}")
+    try:
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise StudyError(f"{path}: not a YAML file: {' '.join(str(error).split())}") from None
+    if not isinstance(settings, dict):
+        raise StudyError(f"{path}: expected settings by name, found {type(settings).__name__}")
+    try:
+        return Study.model_validate(settings)
+    except ValidationError as error:
+        raise StudyError(f"{path}: {'; '.join(_one_line(detail) for detail in error.errors())}") from None
+
+
+def _one_line(detail: Any) -> str:
+    place = ".".join(str(part) for part in detail["loc"])
+    found = "" if detail["type"] in ("missing", "value_error") else f", found {detail['input']!r}"
+    return f"{place}: {detail['msg'].removeprefix('Value error, ')}{found}".removeprefix(": ")
+
+
+def _suggest(word: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(word, known, n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""

@@ -1,0 +1,161 @@
+"""Tables as files: written whole, read as folders, checked when read."""
+
+import dataclasses
+from collections.abc import Iterable
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+import pandas as pd
+from pyarrow import ArrowInvalid
+
+from pretrain_xai import paths
+from pretrain_xai.provenance import atomic_path
+from pretrain_xai.study import Run, Study
+
+#: what a row of scores is about; see `design` in the README
+SCORE_COLUMNS = [
+    "study",
+    "protocol",
+    "selection",
+    "pretraining",
+    "finetune_depth",
+    "seed",
+    "method",
+    "channel_reduction",
+    "mask_threshold",
+    "image_index",
+    "label",
+    "predicted",
+    "metric",
+    "value",
+    "chance",
+]
+CLASSIFICATION_COLUMNS = [
+    "selection",
+    "pretraining",
+    "finetune_depth",
+    "seed",
+    "auroc",
+    "auprc",
+    "accuracy",
+    "sensitivity",
+    "specificity",
+]
+#: score columns that repeat few values: stored and held as categories
+_CATEGORIES = ["study", "protocol", "selection", "pretraining", "method", "channel_reduction", "metric"]
+
+
+class TableError(ValueError):
+    """A table is missing, broken or not what it should be; the message says what to run."""
+
+
+def write_table(table: pd.DataFrame, path: Path) -> None:
+    """Write a table atomically as CSV or Parquet, by the ending of `path`; equal tables give equal bytes."""
+    with atomic_path(path) as temporary:
+        if path.suffix == ".parquet":
+            table.to_parquet(temporary, index=False)
+        else:
+            table.to_csv(temporary, index=False, lineterminator="\n")
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """Read a table that `write_table` wrote.
+
+    Raises
+    ------
+    TableError
+        The file is missing or can't be read.
+    """
+    if not path.is_file():
+        raise TableError(_missing(path))
+    try:
+        # only an empty field is missing: "none" and "NA" are words
+        return (
+            pd.read_parquet(path)
+            if path.suffix == ".parquet"
+            else pd.read_csv(path, keep_default_na=False, na_values=[""])
+        )
+    except (ArrowInvalid, OSError, ValueError) as error:
+        raise TableError(f"{path} can't be read as a table: {' '.join(str(error).split())}") from None
+
+
+def read_folder(folder: Path) -> pd.DataFrame:
+    """Read all Parquet tables of a folder as one, in the order of their names.
+
+    Raises
+    ------
+    TableError
+        There is none.
+    """
+    files = sorted(folder.glob("[!.]*.parquet"))
+    if not files:
+        raise TableError(_missing(folder))
+    return pd.concat([read_table(file) for file in files], ignore_index=True)
+
+
+def write_scores(table: pd.DataFrame, path: Path) -> None:
+    """Write score rows, which must have exactly the score columns."""
+    if set(table.columns) != set(SCORE_COLUMNS):
+        raise TableError(f"{path}: score columns differ: {sorted(set(table.columns) ^ set(SCORE_COLUMNS))}")
+    write_table(table[SCORE_COLUMNS], path)
+
+
+def read_scores(study: str) -> pd.DataFrame:
+    """Return the tidy score table of a finished study, one row per model, method, image and metric.
+
+    `value` is NaN where a map has no such score, `chance` where a metric has no chance level.
+    """
+    table = read_folder(paths.scores(study))
+    return table.astype({name: "category" for name in _CATEGORIES})
+
+
+def read_classification(study: str) -> pd.DataFrame:
+    """Return the classification metrics of a finished study, one row per fine-tuned model, on its test images."""
+    return read_table(paths.classification(study))[CLASSIFICATION_COLUMNS]
+
+
+def read_predictions(study: str, runs: Iterable[Run]) -> pd.DataFrame:
+    """Return the predictions of all `runs`, one row per model, split and image; a missing model is a TableError."""
+    tables = [read_table(paths.finetuned(study, run.name) / "predictions.parquet") for run in runs]
+    return pd.concat(tables, ignore_index=True)
+
+
+def identify_scores(scores: pd.DataFrame, study_name: str, study: Study, run: Run) -> pd.DataFrame:
+    """Add the columns that say of which study, protocol and model the scores are."""
+    protocol = study.switched
+    return scores.assign(
+        study=study_name,
+        protocol=study.protocol_name,
+        **dataclasses.asdict(run),
+        channel_reduction=protocol.channel_reduction,
+        mask_threshold=protocol.mask_threshold,
+    )
+
+
+def write_arrays(path: Path, **arrays: np.ndarray) -> None:
+    """Write named arrays as one `.npz` atomically; equal arrays give equal bytes."""
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, **arrays)
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Read the arrays that `write_arrays` wrote.
+
+    Raises
+    ------
+    TableError
+        The file is missing or broken.
+    """
+    if not path.is_file():
+        raise TableError(_missing(path))
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return dict(arrays)
+    except (OSError, ValueError, EOFError, BadZipFile) as error:
+        raise TableError(f"{path} can't be read as arrays: {error}") from None
+
+
+def _missing(path: Path) -> str:
+    study = path.relative_to(paths.root() / "data").parts[0] if path.is_relative_to(paths.root() / "data") else "demo"
+    return f"{path} is missing: run `make study STUDY={study}` first (`make demo` for the demo)"

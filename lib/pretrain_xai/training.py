@@ -1,0 +1,176 @@
+"""One training loop for pre-training and fine-tuning, and the predictions of a trained network."""
+
+import copy
+import itertools
+from collections.abc import Iterator
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.optim import SGD, AdamW, Optimizer
+from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, StepLR
+from tqdm.auto import tqdm
+
+from pretrain_xai.dataset import LabelledImages
+from pretrain_xai.models import evaluation_mode
+from pretrain_xai.study import Training
+
+#: images that are predicted at once; fixed, because float32 results depend on the shape of a batch
+PREDICTION_BATCH = 64
+
+
+def configure_torch(threads: int) -> None:
+    """Use `threads` threads and only deterministic algorithms, so that one seed gives one result."""
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(True)
+
+
+def as_batch(images: np.ndarray) -> Tensor:
+    """Return images as a channels-last float32 tensor of shape (n, 3, height, width) in [0, 1]; grey becomes three copies."""
+    tensor = torch.from_numpy(np.ascontiguousarray(images))
+    tensor = tensor.float() / 255 if tensor.dtype == torch.uint8 else tensor.float()
+    tensor = tensor[..., None].expand(*tensor.shape, 3) if tensor.ndim == 3 else tensor
+    return tensor.permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
+
+
+def predict(network: nn.Module, images: np.ndarray, *, dropout_active: bool = False) -> np.ndarray:
+    """Return the logits, float32 array of shape (n, n_classes).
+
+    The network is in evaluation mode; with `dropout_active` its dropout layers stay alive, drawing from torch's generator.
+    """
+    starts = range(0, len(images), PREDICTION_BATCH)
+    with evaluation_mode(network, dropout_active=dropout_active), torch.inference_mode():
+        logits = [network(as_batch(images[start : start + PREDICTION_BATCH])) for start in starts]
+    return torch.cat(logits).numpy()
+
+
+def train(
+    network: nn.Module,
+    training_set: LabelledImages,
+    validation_set: LabelledImages,
+    settings: Training,
+    *,
+    learning_rate: float,
+    seed: int,
+    dropout_active: bool = False,
+) -> pd.DataFrame:
+    """Train the network's trainable parameters; leave the weights of the best checkpoint in it.
+
+    The first epoch is always a checkpoint; a later one if its validation accuracy, rounded to 4 digits, beats the best and
+    differs from the training accuracy by at most `settings.acc_dif`. The training accuracy is the running mean over
+    batches. `settings.stop_value` ends the training after three successive smaller changes of the validation accuracy,
+    each with the validation below the training accuracy (the published rule).
+
+    Parameters
+    ----------
+    seed : int
+        Of the order of the images and of dropout.
+    dropout_active : bool
+        Validate with dropout alive, as the released code does.
+
+    Returns
+    -------
+    DataFrame with one row per epoch: `epoch`, `learning_rate`, `train_loss`, `train_accuracy`, `validation_loss`,
+    `validation_accuracy`, `checkpoint`.
+    """
+    network.to(memory_format=torch.channels_last)
+    optimizer, schedule = _optimizer(network, settings, learning_rate, batches=_n_batches(len(training_set), settings))
+    history: list[dict[str, float]] = []
+    best_state = None
+    rng = np.random.default_rng(seed)
+    with torch.random.fork_rng(devices=[]), tqdm(total=settings.epochs, desc="epochs") as progress:
+        torch.manual_seed(seed)
+        for epoch in range(settings.epochs):
+            row = {"epoch": epoch, "learning_rate": schedule.get_last_lr()[0]}
+            row |= _train_epoch(network, training_set, settings, optimizer, schedule, rng)
+            row |= _validate(network, validation_set, dropout_active)
+            row["checkpoint"] = _is_checkpoint(row, history, settings.acc_dif)
+            history.append(row)
+            if row["checkpoint"]:
+                best_state = copy.deepcopy(network.state_dict())
+            progress.update()
+            progress.set_postfix(validation_accuracy=f"{row['validation_accuracy']:.3f}")
+            if _has_settled(history, settings.stop_value):
+                break
+    network.load_state_dict(best_state)
+    network.eval()
+    return pd.DataFrame(history)
+
+
+def _train_epoch(
+    network: nn.Module,
+    data: LabelledImages,
+    settings: Training,
+    optimizer: Optimizer,
+    schedule: LRScheduler,
+    rng: np.random.Generator,
+) -> dict[str, float]:
+    network.train()
+    losses, accuracies = [], []
+    for images, labels in _shuffled_batches(data, settings.batch_size, rng):
+        logits = network(images)
+        loss = functional.cross_entropy(logits, labels)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if settings.clip_norm is not None:
+            nn.utils.clip_grad_norm_(network.parameters(), settings.clip_norm)
+        optimizer.step()
+        if settings.schedule == "one_cycle":
+            schedule.step()
+        losses.append(loss.item())
+        accuracies.append((logits.argmax(1) == labels).float().mean().item())
+    if settings.schedule == "step":
+        schedule.step()
+    return {"train_loss": float(np.mean(losses)), "train_accuracy": float(np.mean(accuracies))}
+
+
+def _shuffled_batches(data: LabelledImages, size: int, rng: np.random.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+    order = rng.permutation(len(data))
+    for start in range(0, len(data), size):
+        chosen = np.sort(order[start : start + size])  # sorted: a memory-mapped file is read forwards
+        yield as_batch(data.images[chosen]), torch.from_numpy(data.labels[chosen].astype(np.int64))
+
+
+def _validate(network: nn.Module, data: LabelledImages, dropout_active: bool) -> dict[str, float]:
+    logits = torch.from_numpy(predict(network, data.images, dropout_active=dropout_active))
+    labels = torch.from_numpy(data.labels.astype(np.int64))
+    return {
+        "validation_loss": functional.cross_entropy(logits, labels).item(),
+        "validation_accuracy": (logits.argmax(1) == labels).float().mean().item(),
+    }
+
+
+def _optimizer(
+    network: nn.Module, settings: Training, learning_rate: float, batches: int
+) -> tuple[Optimizer, LRScheduler]:
+    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    optimizer: Optimizer
+    if settings.optimizer == "sgd":
+        optimizer = SGD(parameters, lr=learning_rate, momentum=settings.momentum)
+    else:
+        optimizer = AdamW(parameters, lr=learning_rate)
+    if settings.schedule == "step":
+        return optimizer, StepLR(optimizer, step_size=7, gamma=0.1)
+    return optimizer, OneCycleLR(optimizer, max_lr=learning_rate, total_steps=batches * settings.epochs)
+
+
+def _n_batches(n_images: int, settings: Training) -> int:
+    return -(-n_images // settings.batch_size)
+
+
+def _is_checkpoint(row: dict[str, float], history: list[dict[str, float]], acc_dif: float | None) -> bool:
+    best = max((round(past["validation_accuracy"], 4) for past in history if past["checkpoint"]), default=None)
+    if best is None:
+        return True
+    near = acc_dif is None or abs(row["validation_accuracy"] - row["train_accuracy"]) <= acc_dif
+    return near and round(row["validation_accuracy"], 4) > best
+
+
+def _has_settled(history: list[dict[str, float]], stop_value: float | None) -> bool:
+    if stop_value is None or len(history) < 4:
+        return False
+    accuracies = [row["validation_accuracy"] for row in history[-4:]]
+    small = all(abs(late - early) < stop_value for early, late in itertools.pairwise(accuracies))
+    return small and all(row["validation_accuracy"] < row["train_accuracy"] for row in history[-3:])

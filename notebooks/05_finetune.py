@@ -1,0 +1,111 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Fine-tune a network on the lesions
+#
+# **Question.** How well does a network tell round from irregular lesions if only its last blocks may change?
+#
+# **Reads** pre-trained weights and the dataset. **Writes** `data/<study>/finetuned/<model>/`: weights, history and
+# predictions. **Takes** half a minute for the demo, once per corpus, depth and seed.
+
+# %% [markdown]
+# Fine-tuning depth d trains the classifier and the last d of five convolutional blocks; the rest stays as pre-training
+# left it. At depth 1 most of what the network sees with comes from pre-training, at depth 5 everything may be
+# relearnt. (In the released code the first convolution of the lowest block stayed frozen too; see
+# `Protocol.first_conv_frozen`.)
+
+# %% tags=["parameters"]
+study: str = "demo"  # a file in studies/
+selection: str = "best"  # how models are chosen: best or matched
+pretraining: str = "natural"  # the corpus that the network saw first
+finetune_depth: int = 3  # 1: last block only ... 5: whole network
+seed: int = 0  # of the fresh last layer, of the order of the images and of dropout
+
+# %%
+import matplotlib.pyplot as plt
+import pandas as pd
+
+from pretrain_xai import figures, paths, previews
+from pretrain_xai.classification import classification_metrics, prediction_table
+from pretrain_xai.dataset import read_split
+from pretrain_xai.models import freeze_below, load_pretrained, save_weights
+from pretrain_xai.provenance import record
+from pretrain_xai.study import Run, load_study
+from pretrain_xai.tables import write_table
+from pretrain_xai.training import configure_torch, predict, train
+
+config = load_study(study)
+protocol = config.switched
+run = config.check_run(Run(selection, pretraining, finetune_depth, seed))
+configure_torch(config.threads)
+figures.use_style()
+
+# %% [markdown]
+# ## Load the data and the pre-trained network
+
+# %%
+splits = {name: read_split(paths.dataset(study) / name) for name in ("train", "validation", "test")}
+pd.DataFrame({name: {"images": len(split), "irregular": split.labels.mean()} for name, split in splits.items()}).T
+
+# %% [markdown]
+# Only the last blocks may change.
+
+# %%
+network = load_pretrained(study, config, run)
+freeze_below(network, finetune_depth, first_conv_frozen=protocol.first_conv_frozen)
+trainable = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
+print(f"{trainable:,} of {sum(parameter.numel() for parameter in network.parameters()):,} parameters are trained")
+
+# %% [markdown]
+# ## Train
+#
+# The checkpoint is chosen on the validation images; the test images are not looked at until the end.
+
+# %%
+history = train(
+    network,
+    splits["train"],
+    splits["validation"],
+    config.finetuning.training,
+    learning_rate=config.learning_rate(run),
+    seed=seed,
+    dropout_active=protocol.dropout_active,
+)
+
+# %%
+figure = previews.history_figure(history)
+plt.show(figure)
+
+# %% [markdown]
+# ## Predict
+#
+# Predictions of the validation and test images are kept with their logits: all classification metrics come from them.
+
+# %%
+predictions = pd.concat(
+    [
+        prediction_table(
+            run, name, splits[name].labels, predict(network, splits[name].images, dropout_active=protocol.dropout_active)
+        )
+        for name in ("validation", "test")
+    ]
+)
+folder = paths.finetuned(study, run.name)
+save_weights(folder / "weights.safetensors", network)
+write_table(history, folder / "history.csv")
+write_table(predictions, folder / "predictions.parquet")
+
+# %%
+record(
+    folder / "weights.safetensors",
+    parameters={"study": study, "run": run, "protocol": config.protocol_name, "learning_rate": config.learning_rate(run)},
+    inputs=[paths.pretrained(study, pretraining), paths.dataset(study) / "train" / "images.npy"],
+)
+metrics = classification_metrics(predictions[predictions["split"] == "test"])
+print(f"test accuracy {metrics['accuracy']:.3f}, AUROC {metrics['auroc']:.3f} (chance 0.5); saved {folder}")

@@ -1,0 +1,78 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Measure how well the models classify
+#
+# **Question.** Which models tell round from irregular lesions, and how surely?
+#
+# **Reads** the predictions of all models. **Writes** `data/<study>/classification.csv` and the figure
+# `classification`. **Takes** seconds.
+
+# %% [markdown]
+# An explanation of a model that cannot do the task says little. The paper therefore reports classification beside
+# explanation performance. Irregular lesions are the positive class: sensitivity is the share of irregular slices that are
+# found, specificity the share of round ones (the released code printed them under each other's name).
+
+# %% tags=["parameters"]
+study: str = "demo"  # a file in studies/
+
+# %%
+import matplotlib.pyplot as plt
+
+from pretrain_xai import figures, paths
+from pretrain_xai.classification import METRICS, classification_table, mean_over_seeds
+from pretrain_xai.plotting import classification_figure
+from pretrain_xai.provenance import record
+from pretrain_xai.study import load_study
+from pretrain_xai.tables import read_predictions, write_table
+
+config = load_study(study)
+figures.use_style()
+
+# %% [markdown]
+# ## Gather the predictions
+#
+# Of every model of the study; a missing one is an error, so that no table is made of half a grid.
+
+# %%
+files = [paths.finetuned(study, run.name) / "predictions.parquet" for run in config.runs()]
+predictions = read_predictions(study, config.runs())
+predictions.groupby("split")["image_index"].agg(["nunique", "size"])
+
+# %% [markdown]
+# ## Test images
+#
+# From subjects that no training has seen.
+
+# %%
+table = classification_table(
+    predictions[predictions["split"] == "test"], swapped_rates=config.switched.swapped_rates
+)
+write_table(table, paths.classification(study))
+record(paths.classification(study), parameters={"study": study, "split": "test"}, inputs=files)
+table.style.format(precision=3).hide(axis="index")
+
+# %% [markdown]
+# Means over the seeds of each cell:
+
+# %%
+mean_over_seeds(table).style.format(precision=3).hide(axis="index")
+
+# %% [markdown]
+# ## Figure
+
+# %%
+figure = classification_figure(table, METRICS[:1] + METRICS[2:])
+figures.save_figure(figure, table, study, "classification", parameters={"study": study}, inputs=files)
+plt.show(figure)
+
+# %%
+accuracy = table.groupby(["pretraining", "finetune_depth"])["accuracy"].mean().unstack()
+for corpus, row in accuracy.iterrows():
+    print(f"{corpus}: accuracy {row.iloc[0]:.3f} at depth {row.index[0]}, {row.iloc[-1]:.3f} at depth {row.index[-1]}")

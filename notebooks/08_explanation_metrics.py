@@ -1,0 +1,115 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Measure how well explanations find the lesions
+#
+# **Question.** Of the pixels that an explanation method ranks highest, what share lies inside a lesion?
+#
+# **Reads** one model's weights, the test images and the list of images to explain. **Writes** one row per image,
+# method and metric to `data/<study>/scores/`, and a few maps to `data/<study>/example_maps/`. **Takes** about a minute
+# per model of the demo.
+
+# %% [markdown]
+# The lesions define the class, so they are what a good explanation of a good model should point to. If a lesion mask has
+# k pixels, Relevance Rank Accuracy is the share of the k strongest pixels of the map that lie inside it. A random
+# map scores k / all pixels: the level of chance.
+
+# %% tags=["parameters"]
+study: str = "demo"  # a file in studies/
+selection: str = "best"  # how models are chosen: best or matched
+pretraining: str = "natural"  # the corpus that the network saw first; none: untrained network and comparison maps
+finetune_depth: int = 3  # 1: last block only ... 5: whole network; 0: untrained
+seed: int = 0  # of the fine-tuning
+methods: list[str] = [  # keys of pretrain_xai.attribution.METHODS
+    "integrated_gradients",
+    "gradient_shap",
+    "deep_lift",
+    "saliency",
+    "input_x_gradient",
+    "guided_backprop",
+    "deconvolution",
+    "lrp",
+]
+
+# %%
+import pandas as pd
+
+from pretrain_xai import paths
+from pretrain_xai.dataset import read_split
+from pretrain_xai.explanation import example_maps, explain_and_score, score_comparison_maps
+from pretrain_xai.models import load_finetuned
+from pretrain_xai.provenance import record
+from pretrain_xai.selection import example_images, explained_images
+from pretrain_xai.study import UNTRAINED, Run, load_study
+from pretrain_xai.tables import identify_scores, read_table, write_arrays, write_scores
+from pretrain_xai.training import configure_torch
+
+config = load_study(study)
+protocol = config.switched
+settings = config.attribution
+run = config.check_run(Run(selection, pretraining, finetune_depth, seed))
+configure_torch(config.threads)
+
+# %% [markdown]
+# ## Load the model and choose the images
+#
+# The images that all models of the selection classify correctly, and those that this one gets wrong; both sampled down
+# to what the study file allows.
+
+# %%
+network = load_finetuned(study, config, run)
+test = read_split(paths.dataset(study) / "test")
+intersections = read_table(paths.intersections(study))
+images = explained_images(intersections, run, settings.max_images, settings.seed)
+print(f"{run.name}: {len(images)} of {len(test)} test images")
+
+# %% [markdown]
+# ## Explain and score
+#
+# All methods explain the true label. Maps are scored as they come and not kept.
+
+# %%
+scores = explain_and_score(network, test, images, methods, settings, protocol)
+if pretraining == UNTRAINED:  # edge filters and the image itself: what finds lesions without any network
+    scores = pd.concat([scores, score_comparison_maps(test, images, protocol)])
+
+# %%
+path = paths.scores(study) / f"{run.name}.parquet"
+write_scores(identify_scores(scores, study, config, run), path)
+inputs = [paths.dataset(study) / "test" / "images.npy", paths.intersections(study)]
+record(path, parameters={"study": study, "run": run, "methods": methods, "protocol": config.protocol_name}, inputs=inputs)
+
+# %% [markdown]
+# ## Keep a few maps for the heatmaps
+#
+# The same images for every model.
+
+# %%
+examples = example_images(intersections, selection, test.labels, settings.example_images, settings.seed)
+maps = example_maps(network, test, examples["image_index"].to_numpy(), methods, settings, protocol)
+write_arrays(paths.example_maps(study) / f"{run.name}.npz", image_index=examples["image_index"].to_numpy(), **maps)
+
+# %% [markdown]
+# ## Read the result
+
+# %%
+accuracy = scores[(scores["metric"] == "relevance_rank_accuracy") & (scores["label"] == scores["predicted"])]
+accuracy.groupby("method")[["value", "chance"]].median().sort_values("value", ascending=False).round(3)
+
+# %% [markdown]
+# Integrated Gradients and DeepLift promise that their maps sum to the logit's difference to a black image. This is how far
+# they are off, in units of the logit:
+
+# %%
+deltas = scores[scores["metric"] == "completeness_delta"]
+deltas.groupby("method")["value"].describe()[["count", "mean", "min", "max"]].round(4)
+
+# %%
+best = accuracy.groupby("method")["value"].median()
+print(f"highest median: {best.idxmax()} {best.max():.3f}, chance {accuracy['chance'].mean():.3f}; saved {path}")

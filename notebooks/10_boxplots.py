@@ -1,0 +1,91 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Compare the explanation methods
+#
+# **Question.** How well do the methods find the lesions, and how does it depend on pre-training and fine-tuning depth?
+#
+# **Reads** the scores of all models. **Writes** the figures `boxplots_tpr` and `boxplots_tnr`. **Takes** seconds.
+
+# %% [markdown]
+# The paper's main figure: a panel per method; comparison maps and the untrained network on the left, then the depths with the
+# corpora side by side. All on the images that every model classifies correctly, so that the boxes differ in the
+# models and not in the images.
+
+# %% tags=["parameters"]
+study: str = "demo"  # a file in studies/
+selection: str = "best"  # how models are chosen: best or matched
+
+# %%
+import matplotlib.pyplot as plt
+
+from pretrain_xai import figures, paths
+from pretrain_xai.names import label
+from pretrain_xai.plotting import boxplot_figure, score_box_data
+from pretrain_xai.selection import CORRECT_FOR_ALL, scored_on
+from pretrain_xai.study import load_study
+from pretrain_xai.tables import read_classification, read_scores, read_table
+
+config = load_study(study)
+methods, corpora = config.attribution.methods, config.pretraining.corpora
+figures.use_style()
+
+# %% [markdown]
+# ## Load the scores
+
+# %%
+classification = read_classification(study).query("selection == @selection")
+intersections = read_table(paths.intersections(study))
+scores = read_scores(study).query("selection == @selection")
+scores = scored_on(scores, intersections, selection, CORRECT_FOR_ALL)
+n_images = scores["image_index"].nunique()
+assert (scores.groupby(["pretraining", "finetune_depth", "seed"], observed=True)["image_index"].nunique() == n_images).all()
+print(f"{scores[['pretraining', 'finetune_depth', 'seed']].drop_duplicates().shape[0]} models, {n_images} images each")
+
+# %% [markdown]
+# ## Of the lesion pixels, how many are found?
+#
+# Relevance Rank Accuracy is the true positive rate of the k strongest pixels. Diamonds are the classification accuracy, on
+# the same axis from 0 to 1.
+
+# %%
+tpr = scores[scores["metric"] == "relevance_rank_accuracy"]
+figure = boxplot_figure(tpr, methods, corpora, classification, ylabel="Relevance Rank Accuracy")
+parameters = {"study": study, "selection": selection, "images": CORRECT_FOR_ALL}
+inputs = [*sorted(paths.scores(study).glob("[!.]*.parquet")), paths.classification(study)]
+figures.save_figure(figure, score_box_data(tpr), study, "boxplots_tpr", parameters=parameters, inputs=inputs)
+plt.show(figure)
+
+# %% [markdown]
+# ## Of the other pixels, how many are left alone?
+#
+# The true negative rate is high by construction: few pixels are selected. Chance is 1 − k / all pixels.
+
+# %%
+tnr = scores[scores["metric"] == "true_negative_rate"]
+figure = boxplot_figure(tnr, methods, corpora, ylabel="true negative rate")
+for ax in figure.axes:
+    ax.set_ylim(0.9, 1)
+figures.save_figure(figure, score_box_data(tnr), study, "boxplots_tnr", parameters=parameters, inputs=inputs)
+plt.show(figure)
+
+# %% [markdown]
+# ## Medians
+
+# %%
+medians = tpr.groupby(["pretraining", "finetune_depth", "method"], observed=True)["value"].median().unstack()
+medians.style.format(precision=3)
+
+# %% [markdown]
+# With one seed per cell these numbers say how images differ, not how networks differ: another seed may change a cell.
+
+# %%
+trained = tpr[tpr["finetune_depth"] > 0].groupby("method", observed=True)["value"].median().sort_values()
+print(f"over all fine-tuned models {label(trained.index[-1])} finds most ({trained.iloc[-1]:.3f}),", end=" ")
+print(f"{label(trained.index[0])} least ({trained.iloc[0]:.3f}); chance is {tpr['chance'].mean():.3f}")

@@ -1,0 +1,446 @@
+import copy
+import warnings
+
+import captum.attr
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pretrain_xai.attribution import METHODS, attribute, attribute_all, completeness_delta
+from pretrain_xai.deep_lift import reference_inputs, rescaled
+from pretrain_xai.micro_batches import micro_batch_rows
+from torch import nn
+from torchvision.models import vgg
+
+SIZE = 96
+OPTIONS = {"integrated_gradients": {"n_steps": 3}, "gradient_shap": {"n_samples": 2}}
+CAPTUM = {
+    "integrated_gradients": captum.attr.IntegratedGradients,
+    "saliency": captum.attr.Saliency,
+    "input_x_gradient": captum.attr.InputXGradient,
+    "guided_backprop": captum.attr.GuidedBackprop,
+    "deconvolution": captum.attr.Deconvolution,
+    "lrp": captum.attr.LRP,
+    "deep_lift_captum": captum.attr.DeepLift,
+}
+#: what a method is called with beyond the defaults, for the sake of time
+CAPTUM_OPTIONS = {"integrated_gradients": {"n_steps": 3}, "saliency": {"abs": False}}
+
+
+def narrow_vgg() -> nn.Module:
+    """VGG-11 at an eighth of the width with a standardising convolution in front, as in the demo study."""
+    layers = [layer if layer == "M" else layer // 8 for layer in vgg.cfgs["A"]]
+    model = vgg.VGG(vgg.make_layers(layers), num_classes=2, init_weights=False)
+    model.classifier = nn.Sequential(
+        nn.Linear(64 * 49, 128),
+        nn.ReLU(),
+        nn.Dropout(),
+        nn.Linear(128, 128),
+        nn.ReLU(),
+        nn.Dropout(),
+        nn.Linear(128, 2),
+    )
+    generator = torch.Generator().manual_seed(0)
+    standardise = nn.Conv2d(3, 3, 1)
+    for module in model.modules():
+        if isinstance(module, nn.ReLU):
+            module.inplace = False
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu", generator=generator)
+            nn.init.normal_(module.bias, std=0.05, generator=generator)
+    with torch.no_grad():
+        standardise.weight.copy_((torch.eye(3) / 0.3)[:, :, None, None])
+        standardise.bias.fill_(-1.0)
+    standardise.requires_grad_(False)
+    model.features.insert(0, standardise)
+    return model.eval()
+
+
+def brains(n: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Noisy discs on black, the class a brighter spot on the left or on the right."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[-1 : 1 : SIZE * 1j, -1 : 1 : SIZE * 1j]
+    targets = rng.integers(2, size=n)
+    spots = (x - (2 * targets - 1)[:, None, None] * 0.3) ** 2 + (y - rng.uniform(-0.3, 0.3, (n, 1, 1))) ** 2 < 0.02
+    images = (x**2 + y**2 < 0.6) * (rng.uniform(0.2, 0.6, (n, SIZE, SIZE)) + 0.4 * spots)
+    return torch.tensor(images, dtype=torch.float32)[:, None].repeat(1, 3, 1, 1), torch.tensor(targets)
+
+
+@pytest.fixture(scope="module")
+def model():
+    network = narrow_vgg()
+    optimiser = torch.optim.Adam([p for p in network.parameters() if p.requires_grad], lr=1e-3)
+    for step in range(25):
+        images, targets = brains(16, 100 + step)
+        optimiser.zero_grad(set_to_none=True)
+        nn.functional.cross_entropy(network(images), targets).backward()
+        optimiser.step()
+    optimiser.zero_grad(set_to_none=True)
+    return network
+
+
+@pytest.fixture(scope="module")
+def double(model):
+    return copy.deepcopy(model).double()
+
+
+@pytest.fixture(scope="module")
+def data():
+    return brains(7, seed=0)
+
+
+# ------------------------------------------------------------------------------------------------ exactness
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_maps_do_not_depend_on_batch_neighbours_or_order(model, data, method):
+    images, targets = data
+    options, ids = OPTIONS.get(method, {}), torch.arange(10, 17)
+    expected = attribute(model, images, targets, method, image_ids=ids, **options)
+    assert expected.dtype == images.dtype and expected.shape == images.shape and expected.abs().max() > 0
+    for batch_size in (1, 2, 32):
+        maps = attribute(model, images, targets, method, image_ids=ids, batch_size=batch_size, **options)
+        assert torch.equal(maps, expected)
+    for order in (torch.arange(6, -1, -1), torch.tensor([4, 2])):
+        maps = attribute(model, images[order], targets[order], method, image_ids=ids[order], **options)
+        assert torch.equal(maps, expected[order])
+
+
+@pytest.mark.filterwarnings("ignore:Setting", "ignore:Input Tensor")
+@pytest.mark.parametrize("method", CAPTUM)
+def test_equals_captum_one_image_at_a_time_in_double_precision(double, data, method):
+    images, targets = data[0][:3].double(), data[1][:3]
+    explainer, options = CAPTUM[method](double), CAPTUM_OPTIONS.get(method, {})
+    expected = torch.cat(
+        [explainer.attribute(images[i : i + 1], target=int(targets[i]), **options).detach() for i in range(3)]
+    )
+    maps = attribute(double, images, targets, method, **OPTIONS.get(method, {}))
+    torch.testing.assert_close(maps, expected, rtol=0, atol=1e-8 * expected.abs().max().item())
+
+
+def test_gradient_shap_equals_a_literal_loop_with_the_same_coefficients(double, data):
+    images, targets = data[0][:2].double(), data[1][:2]
+    maps = attribute(double, images, targets, "gradient_shap", image_ids=torch.tensor([5, 9]), seed=3, n_samples=4)
+    for image, target, image_id, found in zip(images, targets, (5, 9), maps, strict=True):
+        expected = torch.zeros_like(image)
+        for coefficient in np.random.default_rng((3, image_id)).uniform(size=4):
+            row = (float(coefficient) * image)[None].requires_grad_()
+            expected += image * torch.autograd.grad(double(row)[0, target], row)[0][0] / 4
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
+
+
+def test_gradient_shap_draws_from_seed_and_image_id(model, data):
+    images, targets = data[0][:1].repeat(2, 1, 1, 1), data[1][:1].repeat(2)
+
+    def maps(**settings):
+        return attribute(model, images, targets, "gradient_shap", n_samples=1, **settings)
+
+    assert not torch.equal(maps()[0], maps()[1]), "two ids, two draws"
+    same = maps(image_ids=torch.tensor([4, 4]))
+    assert torch.equal(same[0], same[1])
+    assert not torch.equal(maps(seed=1), maps(seed=2))
+
+
+def test_several_methods_at_once_equal_each_alone_and_share_the_gradient(model, data):
+    images, targets = data[0][:3], data[1][:3]
+    together = attribute_all(model, images, targets, METHODS, options=OPTIONS)
+    for method, maps in together.items():
+        assert torch.equal(maps, attribute(model, images, targets, method, **OPTIONS.get(method, {})))
+    passes = []
+    with_hook = copy.deepcopy(model)
+    with_hook.register_forward_hook(lambda *_: passes.append(1))
+    attribute_all(with_hook, images, targets, ["saliency", "input_x_gradient"])
+    assert len(passes) == 1
+
+
+def test_every_pass_has_the_same_number_of_rows(model, data):
+    shapes = set()
+    with_hook = copy.deepcopy(model)
+    with_hook.register_forward_hook(lambda module, arguments, logits: shapes.add(tuple(arguments[0].shape)))
+    methods = [method for method in METHODS if method != "deep_lift_captum"]
+    attribute_all(with_hook, *data, methods, options=OPTIONS, batch_size=3)
+    assert shapes == {(micro_batch_rows(SIZE, SIZE), 3, SIZE, SIZE)}
+    shapes.clear()
+    attribute(with_hook, *data, "saliency", micro_batch=5)
+    assert shapes == {(5, 3, SIZE, SIZE)}
+
+
+def test_micro_batch_follows_the_image_size_alone():
+    assert [micro_batch_rows(size, size) for size in (32, 96, 224, 2000)] == [32, 24, 4, 1]
+
+
+def test_no_images_give_no_maps(model):
+    maps = attribute_all(model, torch.zeros(0, 3, SIZE, SIZE), torch.zeros(0, dtype=torch.long), METHODS)
+    assert {tuple(found.shape) for found in maps.values()} == {(0, 3, SIZE, SIZE)}
+
+
+# ------------------------------------------------------------------------------------------------ completeness
+
+
+def relative_misses(network, images, targets, method):
+    maps = attribute(network, images, targets, method)
+    with torch.no_grad():
+        logits = network(torch.cat([images, torch.zeros_like(images[:1])])).double()
+    difference = (logits[:-1] - logits[-1]).gather(1, targets[:, None])[:, 0]
+    size = difference.abs()
+    return (maps.double().sum((1, 2, 3)) - difference).abs() / torch.maximum(size, size.mean())
+
+
+def test_deep_lift_is_complete_where_captums_is_not(model, double, data):
+    images, targets = data
+    assert relative_misses(model, images, targets, "deep_lift").max() < 1e-3
+    assert relative_misses(double, images.double(), targets, "deep_lift").max() < 1e-6
+    captums = relative_misses(double, images.double(), targets, "deep_lift_captum")
+    assert captums.median() > 0.01, "Captum's DeepLift became complete: drop ours"
+
+
+def test_deep_lift_leaves_the_logits_as_they_are(model, data):
+    images = data[0]
+    with rescaled(model, reference_inputs(model, torch.zeros_like(images[:1]))):
+        hooked = model(images)
+    assert torch.equal(hooked, model(images))
+
+
+grids = st.lists(st.integers(-2, 2), min_size=72, max_size=72).map(lambda v: torch.tensor(v).double().view(2, 1, 6, 6))
+
+
+@given(grids, st.sampled_from([(2, 2, 0), (3, 2, 1), (3, 1, 0)]))
+@settings(max_examples=150, deadline=None)
+def test_max_pool_rule_is_complete_and_bounded_also_with_ties_and_overlap(pair, pool):
+    module = nn.Sequential(nn.MaxPool2d(*pool), nn.ReLU())
+    image, reference = pair[:1].requires_grad_(), pair[1:]
+    with rescaled(module, reference_inputs(module, reference)):
+        output = module(image)
+    multipliers = torch.autograd.grad(output.sum(), image)[0]
+    expected = (module(image) - module(reference)).sum()
+    torch.testing.assert_close((multipliers * (image - reference)).sum(), expected, rtol=0, atol=1e-12)
+    assert multipliers.min() >= 0
+    if pool[1] == pool[0]:
+        assert multipliers.max() <= 1
+
+
+def test_completeness_delta_is_the_sum_less_the_difference_to_black(double, data):
+    images, targets = data[0].double(), data[1]
+    maps = torch.rand(images.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    found = completeness_delta(double, images, targets, maps)
+    with torch.no_grad():
+        for i, (image, target) in enumerate(zip(images, targets, strict=True)):
+            difference = double(image[None])[0, target] - double(torch.zeros_like(image)[None])[0, target]
+            assert abs(found[i] - (maps[i].sum() - difference)) < 1e-8
+    fine = attribute(double, images[:2], targets[:2], "integrated_gradients", n_steps=100)
+    coarse = attribute(double, images[:2], targets[:2], "integrated_gradients", n_steps=2)
+    misses = [completeness_delta(double, images[:2], targets[:2], m).abs().mean() for m in (fine, coarse)]
+    assert misses[0] < misses[1] / 2
+
+
+# ------------------------------------------------------------------------------------------------ guards
+
+
+def state(model):
+    """Everything that attribution must leave as it was."""
+    modules = [
+        {k: dict(v) if isinstance(v, dict) else v for k, v in vars(m).items() if k != "_parameters"}
+        for m in model.modules()
+    ]
+    parameters = [(p, p.requires_grad, p.grad, p.stride(), p.detach().clone()) for p in model.parameters()]
+    return modules, parameters
+
+
+def assert_same_state(before, after):
+    assert before[0] == after[0]
+    for old, new in zip(before[1], after[1], strict=True):
+        assert old[0] is new[0] and old[1:4] == new[1:4] and torch.equal(old[4], new[4])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_model_is_left_as_it_was(model, data, method):
+    network = copy.deepcopy(model)
+    calls = []
+    handle = network.features[3].register_forward_hook(lambda *_: calls.append(1))
+    before = state(network)
+    torch.manual_seed(0)
+    expected_draw = torch.rand(1)
+    torch.manual_seed(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        attribute(network, data[0][:2], data[1][:2], method)
+    assert torch.equal(torch.rand(1), expected_draw), "torch's global generator was used"
+    assert_same_state(before, state(network))
+    calls.clear()
+    handle.remove()  # a handle from before must still work
+    network(data[0][:1])
+    assert not calls
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("failing_call", [1, 2])
+def test_model_is_left_as_it_was_after_an_exception(model, data, method, failing_call):
+    network = copy.deepcopy(model)
+    calls = []
+
+    def fail(*_):
+        calls.append(1)
+        if len(calls) == failing_call:
+            raise RuntimeError("planted")
+
+    network.classifier[1].register_forward_hook(fail)
+    before = state(network)
+    with pytest.raises(RuntimeError, match="planted"):
+        attribute_all(network, data[0][:2], data[1][:2], [method, "saliency"], batch_size=1)
+    assert_same_state(before, state(network))
+
+
+def in_training(network):
+    network.features.train()
+
+
+def in_place(network):
+    network.features[2].inplace = True
+
+
+def reused(network):
+    network.features[2] = network.features[5]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [(in_training, "training mode: features.*eval"), (in_place, "features.2.*inplace=False"), (reused, "two places")],
+)
+def test_unfit_models_are_refused(model, data, spoil, message):
+    network = copy.deepcopy(model)
+    spoil(network)
+    for allow_dropout in (False, True):
+        with pytest.raises(ValueError, match=message):
+            attribute(network, *data, "saliency", allow_dropout=allow_dropout)
+
+
+def test_deep_lift_refuses_what_it_has_no_rule_for(data):
+    network = nn.Sequential(nn.Conv2d(3, 1, SIZE), nn.Sigmoid(), nn.Flatten(), nn.Linear(1, 2)).eval()
+    with pytest.raises(TypeError, match=r"no rule for 1 \(Sigmoid\(\)\)"):
+        attribute(network, *data, "deep_lift")
+
+
+class TwiceTheSameReLU(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.head, self.relu = nn.Linear(3 * SIZE * SIZE, 2), nn.ReLU()
+
+    def forward(self, x):
+        return self.relu(self.head(self.relu(x).flatten(1)))
+
+
+def test_deep_lift_refuses_a_module_that_is_called_twice(data):
+    with pytest.raises(RuntimeError, match="twice"):
+        attribute(TwiceTheSameReLU().eval(), *data, "deep_lift")
+
+
+def replaced(tensor, index, value):
+    tensor = tensor.clone()
+    tensor[index] = value
+    return tensor
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (lambda x, t: {"images": replaced(x, (3, 0, 5, 5), float("nan"))}, ValueError, r"not finite.*image 3$"),
+        (lambda x, t: {"images": replaced(x, (slice(1, 3), 0, 5, 5), float("inf"))}, ValueError, "image 1, 2$"),
+        (lambda x, t: {"images": x[:, :1]}, ValueError, "shape"),
+        (lambda x, t: {"images": x[0]}, ValueError, "shape"),
+        (lambda x, t: {"images": x.double()}, TypeError, "float64 .* model is torch.float32"),
+        (lambda x, t: {"images": (255 * x).byte()}, TypeError, "uint8"),
+        (lambda x, t: {"targets": t[:3]}, ValueError, "targets have shape"),
+        (lambda x, t: {"targets": t.float()}, TypeError, "integers"),
+        (lambda x, t: {"targets": t - 1}, ValueError, "targets contain -1"),
+        (lambda x, t: {"targets": t + 1}, ValueError, "target is 2.*classes 0 to 1"),
+        (lambda x, t: {"image_ids": torch.arange(3)}, ValueError, "image_ids have shape"),
+        (lambda x, t: {"batch_size": 0}, ValueError, "batch_size is 0"),
+        (lambda x, t: {"micro_batch": -1}, ValueError, "micro_batch is -1"),
+        (lambda x, t: {"seed": -1}, ValueError, "seed is -1"),
+        (lambda x, t: {"method": "salency"}, ValueError, "did you mean 'saliency'.*guided_backprop"),
+        (lambda x, t: {"n_step": 5}, TypeError, "did you mean 'n_steps'.*n_steps=50"),
+        (lambda x, t: {"n_steps": 0}, ValueError, "n_steps=0"),
+        (lambda x, t: {"n_steps": 2.5}, ValueError, "n_steps=2.5"),
+        (lambda x, t: {"method": "lrp", "n_steps": 5}, TypeError, "lrp has no option 'n_steps'.*none"),
+    ],
+)
+def test_wrong_arguments_are_refused_with_a_reason(model, data, change, error, message):
+    images, targets = data
+    arguments = {"images": images, "targets": targets, "method": "integrated_gradients", **change(images, targets)}
+    with pytest.raises(error, match=message):
+        attribute(model, **arguments)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_target_out_of_range_is_refused_by_every_method(model, data, method):
+    with pytest.raises(ValueError, match="classes 0 to 1"):
+        attribute(model, data[0][:1], torch.tensor([2]), method)
+
+
+def test_maps_that_are_not_finite_are_refused(model, data):
+    network = copy.deepcopy(model)
+    with torch.no_grad():
+        network.classifier[-1].weight.fill_(float("inf"))
+    with pytest.raises(ValueError, match=r"map of saliency for image id 10, 11"):
+        attribute(network, data[0][:2], data[1][:2], "saliency", image_ids=torch.tensor([10, 11]))
+
+
+# ------------------------------------------------------------------------------------------------ active dropout
+
+
+@pytest.fixture(scope="module")
+def with_dropout(model):
+    network = copy.deepcopy(model)
+    for module in network.modules():
+        if isinstance(module, nn.Dropout):
+            module.train()
+    return network
+
+
+def test_active_dropout_must_be_allowed(with_dropout, data):
+    with pytest.raises(ValueError, match=r"classifier.2, classifier.5.*allow_dropout"):
+        attribute(with_dropout, *data, "saliency")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_active_dropout_draws_per_image(model, with_dropout, data, method):
+    images, targets = data[0][:3], data[1][:3]
+    options = OPTIONS.get(method, {})
+    before, generator = state(with_dropout), torch.get_rng_state()
+    maps = attribute(with_dropout, images, targets, method, allow_dropout=True, **options)
+    assert torch.equal(torch.get_rng_state(), generator)
+    assert_same_state(before, state(with_dropout))
+    assert not torch.equal(maps, attribute(model, images, targets, method, **options))
+    order = torch.tensor([2, 0])
+    part = attribute(
+        with_dropout,
+        images[order],
+        targets[order],
+        method,
+        allow_dropout=True,
+        image_ids=order,
+        batch_size=1,
+        **options,
+    )
+    assert torch.equal(part, maps[order])
+    other = attribute(with_dropout, images, targets, method, allow_dropout=True, seed=1, **options)
+    assert not torch.equal(maps, other)
+
+
+def test_deep_lift_is_complete_under_each_dropout_mask(with_dropout, data):
+    maps = attribute(with_dropout, *data, "deep_lift", allow_dropout=True, seed=4)
+    delta = completeness_delta(with_dropout, *data, maps, allow_dropout=True, seed=4)
+    assert delta.abs().max() < 1e-3
+    assert completeness_delta(with_dropout, *data, maps, allow_dropout=True, seed=5).abs().max() > 1e-2
+
+
+def test_dropout_masks_keep_the_right_share_and_scale(data):
+    network = nn.Sequential(nn.Flatten(), nn.Dropout(0.3), nn.Linear(3 * SIZE * SIZE, 2, bias=False)).eval()
+    with torch.no_grad():
+        network[2].weight.fill_(1.0)
+    network[1].train()
+    gradient = attribute(network, *data, "saliency", allow_dropout=True)
+    kept = gradient != 0
+    assert abs(kept.double().mean() - 0.7) < 0.01
+    torch.testing.assert_close(gradient[kept], torch.full_like(gradient[kept], 1 / 0.7))

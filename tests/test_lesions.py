@@ -1,0 +1,178 @@
+"""The lesion patches: equal to the released ones, and saved so that nothing is lost or guessed."""
+
+import os
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pretrain_xai import lesions
+from pretrain_xai.lesions import LesionError, LesionPatch
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+PUBLISHED = Path(os.environ.get("PRETRAIN_XAI_PUBLISHED", REPOSITORY.parent / "shared" / "published"))
+
+
+class NumpyUnpickler(pickle.Unpickler):
+    """Load arrays and nothing else."""
+
+    def find_class(self, module: str, name: str) -> object:
+        if module.split(".", maxsplit=1)[0] == "numpy" and name in {"_reconstruct", "scalar", "ndarray", "dtype"}:
+            return super().find_class(module, name)
+        raise pickle.UnpicklingError(f"{module}.{name} is not expected in a file of patches")
+
+
+@pytest.fixture(scope="module")
+def patches():
+    return lesions.generate_patches(30)
+
+
+def test_round_patches_equal_the_released_ones_in_order(patches):
+    file = PUBLISHED / "round_lesions.pkl"
+    if not file.exists():
+        pytest.skip(f"the released patches are not at {file}")
+    with file.open("rb") as stream:
+        released = NumpyUnpickler(stream).load()
+    assert len(released) == len(patches["round"]) == 30
+    for ours, (weights, compactness) in zip(patches["round"], released, strict=True):
+        assert ours.compactness == compactness
+        np.testing.assert_allclose(ours.weights, weights, rtol=0, atol=1e-9)
+
+
+def test_classes_differ_in_shape_and_not_in_mass(patches):
+    assert list(patches) == ["round", "irregular"]
+    assert all(patch.compactness >= 0.8 for patch in patches["round"])
+    assert all(patch.compactness <= 0.4 for patch in patches["irregular"])
+    for patch in patches["round"] + patches["irregular"]:
+        assert patch.weights.min() == 0
+        assert 0.5 < patch.weights.max() <= 1
+        # the blurred mass, 67.375 +- 1 px, times the enlargement of 2 per side
+        assert patch.weights.sum() == pytest.approx(4 * 67.375, abs=4 * 1.3)
+
+
+def test_a_longer_list_begins_with_the_shorter_one_and_global_state_is_left_alone(patches):
+    np.random.seed(3)
+    before = np.random.get_state()[1].copy()
+    for name, few in lesions.generate_patches(2).items():
+        assert_equal_pools(few, patches[name][:2])
+    assert (np.random.get_state()[1] == before).all()
+
+
+def test_progress_bar_only_when_asked(capsys):
+    lesions.generate_patches(1)
+    assert capsys.readouterr().err == ""
+    lesions.generate_patches(1, progress=True)
+    assert "2/2" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", [0, -3])
+def test_no_patches_is_an_error(number):
+    with pytest.raises(LesionError, match=f"at least 1, not {number}"):
+        lesions.generate_patches(number)
+
+
+@pytest.mark.parametrize(
+    "weights", [np.zeros(4), np.zeros((0, 3)), np.ones((3, 3)), np.array([[0.0, np.nan]]), -np.eye(2)]
+)
+def test_a_patch_that_could_not_be_laid_is_refused(weights):
+    with pytest.raises(LesionError, match="lesion patch must"):
+        LesionPatch(weights, 0.9)
+
+
+def test_saved_patches_come_back_and_repeat_to_the_byte(patches, tmp_path):
+    first, second = tmp_path / "a.npz", tmp_path / "deep" / "b.npz"
+    lesions.save_patches(first, patches)
+    lesions.save_patches(second, patches)
+    assert first.read_bytes() == second.read_bytes()
+    assert [file.name for file in second.parent.iterdir()] == ["b.npz"]
+    loaded = lesions.load_patches(first)
+    assert list(loaded) == ["round", "irregular"]
+    for name, pool in patches.items():
+        assert_equal_pools(loaded[name], pool)
+
+
+def test_empty_pools_can_be_saved(tmp_path):
+    lesions.save_patches(tmp_path / "none.npz", {"round": [], "irregular": []})
+    assert lesions.load_patches(tmp_path / "none.npz") == {"round": [], "irregular": []}
+
+
+@pytest.mark.parametrize("kept", [0, 1, 40, 300, 0.5, 0.9, 0.999])
+def test_a_truncated_file_is_named(patches, tmp_path, kept):
+    file = tmp_path / "lesions.npz"
+    lesions.save_patches(file, patches)
+    content = file.read_bytes()
+    file.write_bytes(content[: kept if isinstance(kept, int) else int(kept * len(content))])
+    with pytest.raises(LesionError, match=r"lesions\.npz is cut off or is not a file of lesion patches"):
+        lesions.load_patches(file)
+
+
+@given(position=st.floats(0, 1, exclude_max=True), value=st.integers(0, 255))
+def test_a_damaged_byte_is_an_error_or_does_no_harm(tmp_path_factory, position, value):
+    file = tmp_path_factory.mktemp("damaged") / "lesions.npz"
+    pool = [LesionPatch(np.arange(6.0).reshape(2, 3), 0.9)]
+    lesions.save_patches(file, {"round": pool, "irregular": pool})
+    content = bytearray(file.read_bytes())
+    content[int(position * len(content))] = value
+    file.write_bytes(content)
+    try:
+        loaded = lesions.load_patches(file)
+    except LesionError:
+        return
+    assert_equal_pools(loaded["round"], pool)
+    assert_equal_pools(loaded["irregular"], pool)
+
+
+def write_pickle(file):
+    np.save(file, np.array([{"a": 1}]), allow_pickle=True)
+
+
+def write_other_arrays(file):
+    np.savez(file, images=np.zeros(3))
+
+
+def write_plain_array(file):
+    np.save(file, np.zeros(3))
+
+
+def write_wrong_sizes(file):
+    parts = {"shapes": np.array([[2, 2]]), "weights": np.arange(5.0), "compactness": np.array([0.9])}
+    np.savez(file, **{f"{name}_{part}": value for name in lesions.CLASSES for part, value in parts.items()})
+
+
+@pytest.mark.parametrize("write", [write_pickle, write_other_arrays, write_plain_array, write_wrong_sizes])
+def test_a_foreign_file_is_named(tmp_path, write):
+    file = tmp_path / "foreign.npz"
+    with file.open("wb") as stream:
+        write(stream)
+    with pytest.raises(LesionError, match=r"foreign\.npz is cut off or is not a file of lesion patches"):
+        lesions.load_patches(file)
+
+
+def test_a_missing_file_says_so(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.npz"):
+        lesions.load_patches(tmp_path / "nowhere.npz")
+
+
+def test_split_pools_are_dealt_in_order(patches):
+    pools = lesions.split_patches(patches, {"train": 15, "validation": 0, "test": 10})
+    for name, pool in patches.items():
+        assert pools["train"][name] == pool[:15]
+        assert pools["validation"][name] == []
+        assert pools["test"][name] == pool[15:25]
+
+
+def test_too_few_patches_to_split_names_class_and_need(patches):
+    short = {"round": patches["round"], "irregular": patches["irregular"][:9]}
+    with pytest.raises(LesionError, match=r"9 irregular patches are too few .* need 10"):
+        lesions.split_patches(short, {"train": 6, "test": 4})
+    with pytest.raises(LesionError, match="not be negative"):
+        lesions.split_patches(patches, {"train": 6, "test": -1})
+
+
+def assert_equal_pools(ours, theirs):
+    assert len(ours) == len(theirs)
+    for one, other in zip(ours, theirs, strict=True):
+        assert one.compactness == other.compactness
+        np.testing.assert_array_equal(one.weights, other.weights)

@@ -1,0 +1,210 @@
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from pretrain_xai.localization import (
+    LUMINANCE,
+    SCORES,
+    chance,
+    confusion_counts,
+    negative_predictive_value,
+    pointing_game,
+    reduce_channels,
+    relevance_mass_accuracy,
+    relevance_rank_accuracy,
+    true_negative_rate,
+    true_positive_rate,
+)
+
+
+@st.composite
+def maps_and_masks(draw, levels=4):
+    """Maps with many ties, masks with at least one pixel, full ones among them."""
+    shape = (draw(st.integers(1, 4)), draw(st.integers(1, 5)), draw(st.integers(1, 5)))
+    dtype = draw(st.sampled_from([np.float32, np.float64]))
+    maps = draw(hnp.arrays(np.int64, shape, elements=st.integers(0, levels))).astype(dtype)
+    masks = draw(hnp.arrays(np.bool_, shape))
+    for mask in masks:
+        mask.flat[draw(st.integers(0, mask.size - 1))] = True
+    return maps, masks
+
+
+def expected_hits(values, inside):
+    """The mean number of hits over the orders of tied pixels: fill k places group by group."""
+    left, hits = int(inside.sum()), 0.0
+    for level in sorted(set(values), reverse=True):
+        group = [bool(i) for v, i in zip(values, inside, strict=True) if v == level]
+        taken = min(left, len(group))
+        hits += taken * sum(group) / len(group)
+        left -= taken
+    return hits
+
+
+def released_hits(values, inside):
+    """TP and FP by the released rule: strictly above the (k+1)-th largest value; all if there is none."""
+    k = int(inside.sum())
+    ordered = sorted(values, reverse=True)
+    kept = [k == len(values) or v > ordered[k] for v in values]
+    hits = sum(s and bool(i) for s, i in zip(kept, inside, strict=True))
+    return hits, sum(kept) - hits
+
+
+@given(maps_and_masks())
+@settings(max_examples=300, deadline=None)
+def test_counts_equal_literal_loops(case):
+    maps, masks = case
+    expected, strict = confusion_counts(maps, masks), confusion_counts(maps, masks, ties="strict")
+    for n, (values, inside) in enumerate(zip(maps.reshape(len(maps), -1), masks.reshape(len(maps), -1), strict=True)):
+        k, n_pixels = inside.sum(), inside.size
+        tp = expected_hits(values, inside)
+        np.testing.assert_allclose([c[n] for c in expected], [tp, k - tp, k - tp, n_pixels - 2 * k + tp], atol=1e-12)
+        tp, fp = released_hits(values, inside)
+        assert [c[n] for c in strict] == [tp, fp, k - tp, n_pixels - k - fp]
+    np.testing.assert_array_equal(relevance_rank_accuracy(maps, masks), true_positive_rate(maps, masks))
+    assert all(c.dtype == np.float64 for c in (*expected, *strict))
+
+
+@given(maps_and_masks())
+@settings(max_examples=200, deadline=None)
+def test_mass_and_pointing_equal_literal_loops(case):
+    maps, masks = case
+    for n, (values, inside) in enumerate(zip(maps.astype(np.float64), masks, strict=True)):
+        mass = values[inside].sum() / values.sum() if values.any() else inside.mean()
+        hit = inside[values == values.max()].mean()
+        assert relevance_mass_accuracy(maps, masks)[n] == pytest.approx(mass, abs=1e-12)
+        assert pointing_game(maps, masks)[n] == pytest.approx(hit, abs=1e-12)
+
+
+@given(maps_and_masks(levels=1000))
+@settings(max_examples=100, deadline=None)
+def test_scores_do_not_depend_on_the_other_images(case):
+    maps, masks = case
+    for score in SCORES.values():
+        alone = [score.function(maps[n : n + 1], masks[n : n + 1])[0] for n in range(len(maps))]
+        np.testing.assert_array_equal(score.function(maps, masks), alone)
+
+
+@pytest.mark.parametrize("name", SCORES)
+@pytest.mark.parametrize("level", [0.0, 0.3])
+def test_constant_maps_score_exactly_chance(name, level):
+    masks = np.random.default_rng(0).random((20, 7, 9)) < np.linspace(0.05, 0.9, 20)[:, None, None]
+    masks[:, 0, 0] = True
+    score = SCORES[name]
+    found = score.function(np.full(masks.shape, level), masks)
+    np.testing.assert_allclose(found, score.chance(masks), rtol=1e-14)
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_random_maps_score_chance_on_average_and_the_mask_itself_the_best(name):
+    rng = np.random.default_rng(1)
+    masks = np.repeat(rng.random((1, 8, 8)) < 0.2, 20_000, axis=0)
+    score = SCORES[name]
+    found = score.function(rng.random(masks.shape), masks)
+    assert abs(found.mean() - score.chance(masks)[0]) < 5 * found.std() / np.sqrt(len(found))
+    best = score.function(masks[:1].astype(float), masks[:1])[0]
+    assert best == 1.0 and score.higher_is_better
+
+
+def test_rates_of_a_worked_example():
+    maps = np.array([[[4.0, 3, 2], [2, 1, 0]]])
+    masks = np.array([[[True, False, True], [False, True, False]]])
+    # 3 places: 4 (in), 3 (out), and one of the two 2s, of which one is in
+    assert relevance_rank_accuracy(maps, masks)[0] == pytest.approx((1 + 0.5) / 3)
+    assert true_positive_rate(maps, masks, ties="strict")[0] == pytest.approx(1 / 3)
+    assert true_negative_rate(maps, masks, ties="strict")[0] == pytest.approx(2 / 3)
+    assert negative_predictive_value(maps, masks, ties="strict")[0] == pytest.approx(2 / 4)
+    assert relevance_mass_accuracy(maps, masks)[0] == pytest.approx(7 / 12)
+    np.testing.assert_array_equal(chance(masks), [0.5])
+
+
+def test_a_full_mask_is_found_whole_and_has_no_negatives():
+    maps, masks = np.random.default_rng(0).random((2, 3, 3)), np.ones((2, 3, 3), dtype=bool)
+    for ties in ("expected", "strict"):
+        np.testing.assert_array_equal(true_positive_rate(maps, masks, ties), [1, 1])
+        assert np.isnan(true_negative_rate(maps, masks, ties)).all()
+        assert np.isnan(negative_predictive_value(maps, masks, ties)).all()
+
+
+def test_rank_accuracy_takes_signed_maps_and_mass_accuracy_does_not():
+    maps, masks = np.array([[[1.0, 2.0]], [[-1.0, -2.0]]]), np.array([[[True, False]]] * 2)
+    np.testing.assert_array_equal(relevance_rank_accuracy(maps, masks), [0, 1])
+    with pytest.raises(ValueError, match="maps of images 1 have negative values"):
+        relevance_mass_accuracy(maps, masks)
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_unfit_maps_and_masks_are_refused_by_image(name):
+    score = SCORES[name].function
+    maps, masks = np.ones((15, 4, 4)), np.ones((15, 4, 4), dtype=bool)
+    empty, broken = masks.copy(), maps.copy()
+    empty[[2, 5]] = False
+    broken[1, 0, 0], broken[3, 0, 0] = np.nan, np.inf
+    with pytest.raises(ValueError, match="masks of images 2, 5 are empty"):
+        score(maps, empty)
+    with pytest.raises(ValueError, match=r"masks of images 0, 1, .*, 9 and 5 more are empty"):
+        score(maps, ~masks)
+    with pytest.raises(ValueError, match="maps of images 1, 3 are not finite"):
+        score(broken, masks)
+    with pytest.raises(ValueError, match=r"\(15, 4, 4\) and masks \(14, 4, 4\)"):
+        score(maps, masks[:14])
+    with pytest.raises(ValueError, match="must both be"):
+        score(maps[0], masks[0])
+    with pytest.raises(TypeError, match="masks are float64, bool"):
+        score(maps, masks.astype(float))
+
+
+def test_unknown_rules_are_refused():
+    with pytest.raises(ValueError, match="unknown rule for ties 'other'; known are expected, strict"):
+        confusion_counts(np.ones((1, 2, 2)), np.ones((1, 2, 2), dtype=bool), ties="other")
+    with pytest.raises(ValueError, match="unknown channel reduction 'mean'; known are sum_abs, abs_sum, luminance"):
+        reduce_channels(np.ones((1, 3, 2, 2)), "mean")
+    with pytest.raises(ValueError, match=r"shape \(1, 1, 2, 2\)"):
+        reduce_channels(np.ones((1, 1, 2, 2)))
+
+
+@given(hnp.arrays(np.float32, (2, 3, 2, 3), elements=st.floats(-100, 100, width=32)))
+@settings(deadline=None)
+def test_channel_reductions_equal_literal_loops(attributions):
+    loops = {
+        "sum_abs": lambda r, g, b: abs(r + g + b),
+        "abs_sum": lambda r, g, b: abs(r) + abs(g) + abs(b),
+        "luminance": lambda r, g, b: LUMINANCE[0] * abs(r) + LUMINANCE[1] * abs(g) + LUMINANCE[2] * abs(b),
+    }
+    for how, loop in loops.items():
+        found = reduce_channels(attributions, how)
+        assert found.dtype == np.float32 and found.shape == (2, 2, 3)
+        for n, y, x in np.ndindex(2, 2, 3):
+            assert found[n, y, x] == pytest.approx(loop(*attributions[n, :, y, x].astype(float)), rel=1e-4, abs=1e-4)
+    np.testing.assert_array_equal(reduce_channels(attributions), reduce_channels(attributions, "sum_abs"))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_equals_quantus_where_nothing_ties():
+    quantus = pytest.importorskip("quantus")
+    rng = np.random.default_rng(0)
+    maps = rng.permuted(np.tile(np.arange(100.0), (12, 1)), axis=1).reshape(12, 10, 10)
+    masks = rng.random((12, 10, 10)) < 0.2
+    masks[:, 3, 3] = True
+    scores = {
+        "relevance_rank_accuracy": quantus.RelevanceRankAccuracy,
+        "relevance_mass_accuracy": quantus.RelevanceMassAccuracy,
+        "pointing_game": quantus.PointingGame,
+    }
+    for name, oracle in scores.items():
+        expected = oracle(abs=False, normalise=False, disable_warnings=True)(
+            model=None,
+            x_batch=np.zeros((12, 1, 10, 10)),
+            y_batch=np.zeros(12, dtype=int),
+            a_batch=maps[:, None],
+            s_batch=masks[:, None],
+        )
+        np.testing.assert_allclose(SCORES[name].function(maps, masks), np.asarray(expected, dtype=float), rtol=1e-12)
+
+
+def test_importing_the_module_does_not_import_torch():
+    code = "import sys, pretrain_xai.localization; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
