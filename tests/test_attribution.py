@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from pretrain_xai.attribution import METHODS, attribute, attribute_all, completeness_delta
 from pretrain_xai.deep_lift import reference_inputs, rescaled
 from pretrain_xai.micro_batches import micro_batch_rows
+from pretrain_xai.model_guard import dropout_per_row, guarded
 from torch import nn
 from torchvision.models import vgg
 
@@ -253,9 +254,15 @@ def assert_same_state(before, after):
         assert old[0] is new[0] and old[1:4] == new[1:4] and torch.equal(old[4], new[4])
 
 
+def fresh(model):
+    network = copy.deepcopy(model).requires_grad_(True)
+    network.features[0].requires_grad_(False)
+    return network
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_model_is_left_as_it_was(model, data, method):
-    network = copy.deepcopy(model)
+    network = fresh(model)
     calls = []
     handle = network.features[3].register_forward_hook(lambda *_: calls.append(1))
     before = state(network)
@@ -276,7 +283,7 @@ def test_model_is_left_as_it_was(model, data, method):
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("failing_call", [1, 2])
 def test_model_is_left_as_it_was_after_an_exception(model, data, method, failing_call):
-    network = copy.deepcopy(model)
+    network = fresh(model)
     calls = []
 
     def fail(*_):
@@ -288,6 +295,20 @@ def test_model_is_left_as_it_was_after_an_exception(model, data, method, failing
     before = state(network)
     with pytest.raises(RuntimeError, match="planted"):
         attribute_all(network, data[0][:2], data[1][:2], [method, "saliency"], batch_size=1)
+    assert_same_state(before, state(network))
+
+
+def test_guard_removes_hooks_and_marks_that_a_method_leaves_behind(model):
+    network = fresh(model)
+    network.features[3].rule = "mine"
+    before = state(network)
+    with guarded(network):
+        assert not any(parameter.requires_grad for parameter in network.parameters())
+        for module in network.modules():
+            module.register_forward_hook(lambda *_: None)
+            module.register_forward_pre_hook(lambda *_: None)
+            module.register_full_backward_hook(lambda *_: None)
+            module.rule = "left behind"
     assert_same_state(before, state(network))
 
 
@@ -442,5 +463,21 @@ def test_dropout_masks_keep_the_right_share_and_scale(data):
     network[1].train()
     gradient = attribute(network, *data, "saliency", allow_dropout=True)
     kept = gradient != 0
+    assert not torch.equal(kept[0], kept[1]), "one mask for two images"
     assert abs(kept.double().mean() - 0.7) < 0.01
     torch.testing.assert_close(gradient[kept], torch.full_like(gradient[kept], 1 / 0.7))
+
+
+def test_dropout_masks_differ_between_images_steps_copies_and_modules():
+    network = nn.Sequential(nn.Dropout(0.5), nn.Dropout(0.5))
+    ones = torch.ones(4, 10_000)
+    with dropout_per_row(network, seed=0) as keys:
+        keys[:] = [(0, 0), (0, 1)]
+        first = network(ones)
+        keys[:] = [(1, 0), (0, 1)]
+        second = network(ones)
+    masks = [*first, second[0], second[2]]
+    assert not any(torch.equal(a, b) for i, a in enumerate(masks) for b in masks[:i])
+    assert torch.equal(first[1], second[1])
+    for mask in masks:
+        assert set(mask.unique().tolist()) == {0, 4} and abs(mask.mean() - 1) < 0.1

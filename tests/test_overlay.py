@@ -368,7 +368,7 @@ def test_stuck_placement_begins_anew():
     seeds = [seed for seed in range(200) if overlay._Streams.of(seed, CORRECTED).number(3, 6) == 3]
     results = [overlay_lesions(strip, patches, seed, CORRECTED) for seed in seeds]
     assert all(result.n_lesions == 3 for result in results)
-    assert any(len(result.drawn_indices) > placement.RESTART_AFTER for result in results)
+    assert any(len(result.drawn_indices) > placement.STUCK_AFTER for result in results)
 
 
 # --- model resolution

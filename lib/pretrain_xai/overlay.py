@@ -9,7 +9,17 @@ from scipy import sparse
 from skimage import transform
 
 from pretrain_xai.lesions import CLASSES, LesionPatch
-from pretrain_xai.placement import Draw, OverlayError, joint_shape, place_centres, place_corners, window
+from pretrain_xai.placement import (
+    Draw,
+    OverlayError,
+    Placement,
+    centre_candidates,
+    joint_shape,
+    no_room,
+    place_centres,
+    place_corners,
+    window,
+)
 from pretrain_xai.protocol import Protocol
 
 #: lesions per slice, smallest and largest number
@@ -118,19 +128,27 @@ def overlay_lesions(
     _check_settings(patches, protocol, lesion_intensity, brain_intensity, name)
     streams = _Streams.of(seed, protocol)
     n_lesions, label = streams.number(FEWEST, MOST + 1), streams.label(0, 2)
-    orders = _patch_orders(streams, label, patches, protocol)
-    drawn = {pool: [patches[pool][k].weights for k in orders[pool][:n_lesions]] for pool in CLASSES}
-    weights = drawn[CLASSES[label]]
-    veils = [_rescale(patch, protocol.lesion_floor, lesion_intensity) for patch in weights]
-
     brain = slice_ > 0
     if protocol.corner_placement:
+        orders = _patch_orders(streams, label, patches, protocol)
+        weights = _weights(patches[CLASSES[label]], orders[CLASSES[label]][:n_lesions])
+        veils = [_rescale(patch, protocol.lesion_floor, lesion_intensity) for patch in weights]
         placed = place_corners(brain, veils, streams.position, max_attempts, name)
         corners = np.array(placed.pixels)
     else:
-        joint = [joint_shape(*pair) for pair in zip(*(drawn[pool] for pool in CLASSES), strict=True)]
         largest = _shapes([patch.weights for pool in CLASSES for patch in patches[pool]]).max(axis=0)
-        placed = place_centres(brain, joint, largest, streams.position, max_attempts, name)
+        candidates = centre_candidates(brain, largest, name)
+        placed = Placement()
+        # the largest patches may not fit together: then others are drawn, of both classes alike
+        while len(placed.pixels) < n_lesions:
+            orders = _patch_orders(streams, label, patches, protocol)
+            drawn = [_weights(patches[pool], orders[pool][:n_lesions]) for pool in CLASSES]
+            joint = [joint_shape(*pair) for pair in zip(*drawn, strict=True)]
+            placed = place_centres(brain.shape, candidates, joint, streams.position, placed.drawn)
+            if len(placed.drawn) > max_attempts:
+                raise no_room(name, f"no room for {n_lesions} lesions within {max_attempts} attempts")
+        weights = drawn[label]
+        veils = [_rescale(patch, protocol.lesion_floor, lesion_intensity) for patch in weights]
         corners = np.array(placed.pixels) - _shapes(weights) // 2
 
     clean = _rescale(slice_, 0.0, brain_intensity)
@@ -262,6 +280,10 @@ def _patch_orders(
         n_patches = len(patches[pool])
         orders[pool] = np.arange(n_patches) if fixed else streams.orders[pool](n_patches)
     return orders
+
+
+def _weights(pool: list[LesionPatch], chosen: np.ndarray) -> list[np.ndarray]:
+    return [pool[k].weights for k in chosen]
 
 
 def _sum_of(patches: Sequence[np.ndarray], corners: Iterable[np.ndarray], shape: tuple[int, int]) -> np.ndarray:

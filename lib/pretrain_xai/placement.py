@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy import ndimage
 
-#: corrected placement: begin the slice anew after so many rejected positions in a row
-RESTART_AFTER = 200
+#: corrected placement: other patches are drawn after so many rejected positions in a row
+STUCK_AFTER = 200
 
 Draw = Callable[[int, int], int]  # a whole number from low (included) to high (excluded)
 
@@ -45,50 +45,65 @@ def place_corners(brain: np.ndarray, veils: list[np.ndarray], draw: Draw, max_at
             placed.accepted.append(rank)
             if len(placed.pixels) == len(veils):
                 return placed
-    raise _no_room(name, f"no room for {len(veils)} lesions within {max_attempts} attempts")
+    raise no_room(name, f"no room for {len(veils)} lesions within {max_attempts} attempts")
 
 
-def place_centres(
-    brain: np.ndarray, joint: Sequence[np.ndarray], largest: np.ndarray, draw: Draw, max_attempts: int, name: str
-) -> Placement:
-    """Place lesions by their centres, knowing nothing of the class.
-
-    Candidates are the pixels around which the largest box of all (`largest`) lies in the brain. A centre is accepted
-    if its `joint` shape, which covers a drawn patch of either class, meets no earlier one. So the centres would have
-    been the same for the other class.
+def centre_candidates(brain: np.ndarray, largest: np.ndarray, name: str) -> np.ndarray:
+    """Return the pixels (row-major) around which the largest box of both pools lies in the brain.
 
     Parameters
     ----------
     brain : bool array of shape (h, w)
-    joint : bool arrays, one per lesion
-        From `joint_shape`.
     largest : int array of shape (2,)
-        Height and width of a box that covers every patch of both pools.
+        Height and width of a box that covers every patch of both classes.
     """
     fits = ndimage.minimum_filter(brain.astype(np.uint8), size=tuple(largest), mode="constant", cval=0)
     candidates = np.flatnonzero(fits)
     if not len(candidates):
-        raise _no_room(name, f"the largest lesion box, {largest[0]} x {largest[1]} px, fits nowhere in the brain")
-    placed, rejected, taken = Placement(), 0, np.zeros(brain.shape, dtype=bool)
-    for _ in range(max_attempts):
-        shape = joint[len(placed.pixels)]
+        raise no_room(name, f"the largest lesion box, {largest[0]} x {largest[1]} px, fits nowhere in the brain")
+    return candidates
+
+
+def place_centres(
+    shape: tuple[int, int], candidates: np.ndarray, joint: Sequence[np.ndarray], draw: Draw, drawn: Sequence[int] = ()
+) -> Placement:
+    """Place lesions by their centres, knowing nothing of the class.
+
+    A centre is accepted if its joint shape, which covers a drawn patch of either class, meets no earlier one. So the
+    centres would have been the same for the other class.
+
+    Parameters
+    ----------
+    shape : (h, w)
+        Of the slice.
+    candidates : int array
+        From `centre_candidates`.
+    joint : bool arrays, one per lesion
+        From `joint_shape`.
+    drawn : sequence of int
+        The ranks drawn before, if this is not the first try.
+
+    Returns
+    -------
+    Placement
+        With fewer pixels than lesions if STUCK_AFTER positions in a row were rejected.
+    """
+    placed, rejected, taken = Placement(drawn=list(drawn)), 0, np.zeros(shape, dtype=bool)
+    while len(placed.pixels) < len(joint) and rejected < STUCK_AFTER:
+        covered = joint[len(placed.pixels)]
         rank = int(draw(0, len(candidates)))
         placed.drawn.append(rank)
-        centre = divmod(int(candidates[rank]), brain.shape[1])
-        place = window(tuple(np.array(centre) - np.array(shape.shape) // 2), shape.shape)
-        if not (taken[place] & shape).any():
-            rejected = 0
-            taken[place] |= shape
-            placed.pixels.append(centre)
-            placed.accepted.append(rank)
-            if len(placed.pixels) == len(joint):
-                return placed
-        elif (rejected := rejected + 1) == RESTART_AFTER:
-            rejected = 0
-            taken[:] = False
-            placed.pixels.clear()
-            placed.accepted.clear()
-    raise _no_room(name, f"no room for {len(joint)} lesions within {max_attempts} attempts")
+        centre = divmod(int(candidates[rank]), shape[1])
+        corner = tuple(np.array(centre) - np.array(covered.shape) // 2)
+        place = window(corner, covered.shape)
+        if (taken[place] & covered).any():
+            rejected += 1
+            continue
+        rejected = 0
+        taken[place] |= covered
+        placed.pixels.append(centre)
+        placed.accepted.append(rank)
+    return placed
 
 
 def joint_shape(one: np.ndarray, other: np.ndarray) -> np.ndarray:
@@ -107,5 +122,6 @@ def window(corner: tuple[int, int], shape: tuple[int, int]) -> tuple[slice, slic
     return slice(top, top + height), slice(left, left + width)
 
 
-def _no_room(name: str, reason: str) -> OverlayError:
+def no_room(name: str, reason: str) -> OverlayError:
+    """Return the error for a slice that can't hold its lesions."""
     return OverlayError(f"{name}: {reason}; leave this slice out, or use smaller lesions or larger slices")

@@ -120,7 +120,7 @@ def explanation_scores(confusion: pd.DataFrame) -> pd.DataFrame:
 def explanation_medians(confusion: pd.DataFrame) -> pd.DataFrame:
     """Return the median explanation performance per cell and method, over models and images as in the boxplots."""
     groups = explanation_scores(confusion).groupby([*CELL, "method"])
-    return groups.agg(median=("value", "median"), models=("seed", _seeds), n_models=("seed", "nunique")).reset_index()
+    return groups.agg(median=("value", "median"), models=("seed", _seeds), n_models=("source", "nunique")).reset_index()
 
 
 def tied_rows(confusion: pd.DataFrame) -> pd.DataFrame:
@@ -207,7 +207,7 @@ def _classification_side(release: Release) -> pd.DataFrame:
     published = pd.read_csv(NUMBERS / "classification.csv").melt(CELL, var_name="metric", value_name="published")
     groups = classification_metrics(release.predictions).groupby(CELL)
     means = groups[RATES].mean().reset_index().melt(CELL, var_name="metric", value_name="recomputed")
-    models = groups.agg(models=("seed", _seeds), n_models=("seed", "nunique")).reset_index()
+    models = groups.agg(models=("seed", _seeds), n_models=("model", "nunique")).reset_index()
     found = published.merge(means, how="left", on=[*CELL, "metric"]).merge(models, how="left", on=CELL)
     return found.assign(table="classification", method="").fillna({"n_models": 0, "models": ""})
 

@@ -2,12 +2,13 @@
 
 import dataclasses
 import difflib
+import typing
 from collections.abc import Iterator
 from functools import cached_property
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from pretrain_xai import paths
 from pretrain_xai.protocol import PROTOCOLS, Protocol
@@ -186,10 +187,14 @@ class Study(Settings):
 
     @model_validator(mode="after")
     def _consistent(self) -> "Study":
-        known = [field.name for field in dataclasses.fields(Protocol)]
-        for switch in self.switches:
-            if switch not in known:
-                raise ValueError(f"switches: {switch!r} is none of {', '.join(known)}{_suggest(switch, known)}")
+        types = typing.get_type_hints(Protocol)
+        for switch, value in self.switches.items():
+            if switch not in types:
+                raise ValueError(f"switches: {switch!r} is none of {', '.join(types)}{_suggest(switch, list(types))}")
+            try:
+                TypeAdapter(types[switch]).validate_python(value, strict=True)
+            except ValidationError as error:
+                raise ValueError(f"switches.{switch}: {error.errors()[0]['msg']}, found {value!r}") from None
         for selection, cells in self.finetuning.selections.items():
             if set(cells) != set(self.pretraining.corpora):
                 raise ValueError(f"finetuning.selections.{selection} must have one entry per pretraining corpus")

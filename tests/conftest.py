@@ -1,0 +1,53 @@
+"""What tests share: the tiny study, run once in a folder of its own."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from pretrain_xai import paths
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def tiny_root(tmp_path_factory) -> Path:
+    """Return a root folder in which the tiny study was run by the batch, as a user would run it."""
+    from pretrain_xai.batch import main
+
+    root = tmp_path_factory.mktemp("tiny")
+    shutil.copytree(REPOSITORY / "studies", root / "studies")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PRETRAIN_XAI_ROOT", str(root))
+        assert main(["tiny"]) == 0
+    return root
+
+
+@pytest.fixture
+def tiny(tiny_root, monkeypatch) -> str:
+    """Return the name of the finished tiny study, whose root is in use during the test."""
+    monkeypatch.setenv("PRETRAIN_XAI_ROOT", str(tiny_root))
+    return "tiny"
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch) -> Path:
+    """Return an empty root folder with the study files, in use during the test."""
+    shutil.copytree(REPOSITORY / "studies", tmp_path / "studies")
+    monkeypatch.setenv("PRETRAIN_XAI_ROOT", str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def published_folder() -> Path:
+    """Return the authors' release if it is at hand; skip clearly if not."""
+    folder = Path(os.environ.get("PRETRAIN_XAI_PUBLISHED", REPOSITORY.parent / "shared" / "published"))
+    if not folder.is_dir():
+        pytest.skip(f"the authors' release is not in {folder} (set PRETRAIN_XAI_PUBLISHED)")
+    return folder
+
+
+def pytest_configure() -> None:
+    """Let every test use one thread, as the batch does."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    assert paths.REPOSITORY == REPOSITORY

@@ -1,0 +1,145 @@
+"""Study files: one clear line for whatever is wrong."""
+
+import dataclasses
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from pretrain_xai import paths
+from pretrain_xai.batch import check_methods, main
+from pretrain_xai.protocol import CORRECTED, PUBLISHED, Protocol
+from pretrain_xai.study import Run, Study, StudyError, load_study
+
+STUDIES = sorted(path.stem for path in (paths.REPOSITORY / "studies").glob("*.yaml"))
+
+
+def tiny_settings() -> dict:
+    return yaml.safe_load((paths.REPOSITORY / "studies" / "tiny.yaml").read_text())
+
+
+def edited(root, place: str, value) -> str:
+    """Write a copy of the tiny study with one setting changed, and return its name."""
+    settings = tiny_settings()
+    *sections, name = place.split(".")
+    section = settings
+    for part in sections:
+        section = section[part]
+    section[name] = value
+    (root / "studies" / "edited.yaml").write_text(yaml.safe_dump(settings))
+    return "edited"
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_study_file_is_valid(name):
+    study = load_study(name)
+    check_methods(study)
+    runs = list(study.runs())
+    assert len(runs) == len(set(runs)) > 0
+
+
+def test_demo_is_the_grid_of_the_design():
+    runs = list(load_study("demo").runs())
+    assert {run.finetune_depth for run in runs} == {1, 2, 3, 4, 5}
+    assert {run.pretraining for run in runs} == {"natural", "mri"}
+    assert len(runs) == 10
+    assert len(load_study("demo").attribution.methods) == 8
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "words"),
+    [
+        ("dataset.image_size", "96", ["dataset.image_size", "integer", "'96'"]),
+        ("dataset.image_sise", 96, ["dataset.image_sise", "not permitted"]),
+        ("threads", 1.5, ["threads", "integer"]),
+        ("pretraining.corpora", ["imagenette"], ["pretraining.corpora", "natural", "mri"]),
+        ("finetuning.depths", [6], ["finetuning.depths", "6"]),
+        ("finetuning.training.epochs", 0, ["finetuning.training.epochs", "greater than 0"]),
+        ("switches", {"tie": "strict"}, ["switches", "'tie'", "did you mean 'ties'"]),
+        ("switches", {"ties": "sometimes"}, ["switches.ties", "expected", "strict", "'sometimes'"]),
+        ("switches", {"dropout_active": "yes"}, ["switches.dropout_active", "'yes'"]),
+        ("lesions.patches", {"train": 5}, ["lesions.patches", "validation"]),
+        ("finetuning.selections", {"best": {"natural": {"learning_rate": 0.1, "seeds": [0]}}}, ["one entry per"]),
+        ("finetuning.selections.best.mri.learning_rate", [0.1, 0.2], ["learning_rate", "five"]),
+    ],
+)
+def test_a_wrong_setting_is_one_line_that_names_it(root, place, value, words):
+    with pytest.raises(StudyError) as error:
+        load_study(edited(root, place, value))
+    message = str(error.value)
+    assert "\n" not in message and "edited.yaml" in message
+    for word in words:
+        assert word in message
+
+
+def test_an_unknown_method_is_one_line_before_anything_runs(root, capfd):
+    study = edited(root, "attribution.methods", ["integrated_gradient"])
+    assert main([study]) == 2
+    printed = capfd.readouterr()
+    assert printed.out == ""
+    assert len(printed.err.splitlines()) == 1
+    assert "did you mean 'integrated_gradients'" in printed.err
+    assert not (root / "data").exists()
+
+
+def test_an_unknown_option_of_a_method_is_refused(root):
+    study = load_study(edited(root, "attribution.options", {"integrated_gradients": {"n_step": 4}}))
+    with pytest.raises(StudyError, match="n_steps"):
+        check_methods(study)
+
+
+def test_a_missing_study_names_those_there_are():
+    with pytest.raises(StudyError, match=r"no study 'dmeo'.*did you mean 'demo'"):
+        load_study("dmeo")
+
+
+@pytest.mark.parametrize("text", ["[1, 2", "- a\n- b", "title: !!python/object/apply:os.system ['touch hacked']", ""])
+def test_what_is_no_settings_file_is_refused(root, text, monkeypatch):
+    monkeypatch.chdir(root)
+    (root / "studies" / "broken.yaml").write_text(text)
+    with pytest.raises(StudyError, match=r"broken\.yaml"):
+        load_study("broken")
+    assert not (root / "hacked").exists()
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.floats() | st.text(max_size=5),
+        lambda children: st.lists(children, max_size=3) | st.dictionaries(st.text(max_size=5), children, max_size=3),
+        max_leaves=8,
+    ),
+    st.sampled_from(sorted(tiny_settings())),
+)
+def test_any_value_for_any_section_gives_a_study_or_a_study_error(tmp_path_factory, value, section):
+    root = tmp_path_factory.mktemp("fuzz")
+    (root / "studies").mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PRETRAIN_XAI_ROOT", str(root))
+        (root / "studies" / "fuzz.yaml").write_text(yaml.safe_dump(tiny_settings() | {section: value}))
+        try:
+            assert isinstance(load_study("fuzz"), Study)
+        except StudyError as error:
+            assert "\n" not in str(error)
+
+
+def test_switches_override_single_fields_of_the_protocol(root):
+    study = load_study(edited(root, "switches", {"ties": "strict", "lesion_floor": 0.1}))
+    assert study.switched == dataclasses.replace(CORRECTED, ties="strict", lesion_floor=0.1)
+    assert study.protocol_name == "corrected+lesion_floor=0.1+ties=strict"
+
+
+def test_published_differs_from_corrected_in_every_switch():
+    for field in dataclasses.fields(Protocol):
+        assert getattr(PUBLISHED, field.name) != getattr(CORRECTED, field.name), field.name
+
+
+def test_learning_rates_and_seeds_per_depth(root):
+    cells = {
+        "natural": {"learning_rate": [0.1, 0.2, 0.3, 0.4, 0.5], "seeds": [[1], [2], [3], [4], [5, 6]]},
+        "mri": {"learning_rate": 0.7, "seeds": [9]},
+    }
+    study = load_study(edited(root, "finetuning.selections", {"best": cells}))
+    assert study.learning_rate(Run("best", "natural", 5, 6)) == 0.5
+    assert study.learning_rate(Run("best", "mri", 1, 9)) == 0.7
+    with pytest.raises(StudyError, match="no model 'best-natural-depth1-seed9'"):
+        study.check_run(Run("best", "natural", 1, 9))
