@@ -79,7 +79,9 @@ plt.show(figure)
 # %%
 brain = table.assign(brain_share=[(slice_ > 0).mean() for slice_ in slices])
 figure, ax = plt.subplots(figsize=(figures.ONE_COLUMN, 2))
-previews.plot_distributions(ax, brain.groupby(["subject", "sex"], as_index=False)["brain_share"].mean(), "brain_share", "sex")
+previews.plot_distributions(
+    ax, brain.groupby(["subject", "sex"], as_index=False)["brain_share"].mean(), "brain_share", "sex"
+)
 plt.show(figure)
 
 # %%

@@ -92,7 +92,9 @@ plt.show(figure)
 
 # %%
 counts = images.groupby(["split", "label"], sort=False).size().unstack()
-print(f"median mask: {np.median(images['mask_pixels']) / height / width:.3f} of the image, which is the level of chance")
+print(
+    f"median mask: {np.median(images['mask_pixels']) / height / width:.3f} of the image, which is the level of chance"
+)
 counts
 
 # %% [markdown]
@@ -102,5 +104,6 @@ counts
 # %%
 if config.protocol == "corrected" and not config.switches:
     assert_passed(audit)
-record(folder / "audit.csv", parameters={"study": study, "protocol": config.protocol_name}, inputs=[paths.lesions(study), paths.slices(study) / "slices.npy"])
+inputs = [paths.lesions(study), paths.slices(study) / "slices.npy"]
+record(folder / "audit.csv", parameters={"study": study, "protocol": config.protocol_name}, inputs=inputs)
 print(f"saved {', '.join(pools)} in {folder}")

@@ -91,7 +91,10 @@ plt.show(figure)
 predictions = pd.concat(
     [
         prediction_table(
-            run, name, splits[name].labels, predict(network, splits[name].images, dropout_active=protocol.dropout_active)
+            run,
+            name,
+            splits[name].labels,
+            predict(network, splits[name].images, dropout_active=protocol.dropout_active),
         )
         for name in ("validation", "test")
     ]
@@ -104,7 +107,12 @@ write_table(predictions, folder / "predictions.parquet")
 # %%
 record(
     folder / "weights.safetensors",
-    parameters={"study": study, "run": run, "protocol": config.protocol_name, "learning_rate": config.learning_rate(run)},
+    parameters={
+        "study": study,
+        "run": run,
+        "protocol": config.protocol_name,
+        "learning_rate": config.learning_rate(run),
+    },
     inputs=[paths.pretrained(study, pretraining), paths.dataset(study) / "train" / "images.npy"],
 )
 metrics = classification_metrics(predictions[predictions["split"] == "test"])

@@ -51,9 +51,7 @@ predictions.groupby("split")["image_index"].agg(["nunique", "size"])
 # From subjects that no training has seen.
 
 # %%
-table = classification_table(
-    predictions[predictions["split"] == "test"], swapped_rates=config.switched.swapped_rates
-)
+table = classification_table(predictions[predictions["split"] == "test"], swapped_rates=config.switched.swapped_rates)
 write_table(table, paths.classification(study))
 record(paths.classification(study), parameters={"study": study, "split": "test"}, inputs=files)
 table.style.format(precision=3).hide(axis="index")

@@ -83,7 +83,9 @@ if pretraining == UNTRAINED:  # edge filters and the image itself: what finds le
 path = paths.scores(study) / f"{run.name}.parquet"
 write_scores(identify_scores(scores, study, config, run), path)
 inputs = [paths.dataset(study) / "test" / "images.npy", paths.intersections(study)]
-record(path, parameters={"study": study, "run": run, "methods": methods, "protocol": config.protocol_name}, inputs=inputs)
+record(
+    path, parameters={"study": study, "run": run, "methods": methods, "protocol": config.protocol_name}, inputs=inputs
+)
 
 # %% [markdown]
 # ## Keep a few maps for the heatmaps

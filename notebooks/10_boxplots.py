@@ -45,7 +45,9 @@ intersections = read_table(paths.intersections(study))
 scores = read_scores(study).query("selection == @selection")
 scores = scored_on(scores, intersections, selection, CORRECT_FOR_ALL)
 n_images = scores["image_index"].nunique()
-assert (scores.groupby(["pretraining", "finetune_depth", "seed"], observed=True)["image_index"].nunique() == n_images).all()
+assert (
+    scores.groupby(["pretraining", "finetune_depth", "seed"], observed=True)["image_index"].nunique() == n_images
+).all()
 print(f"{scores[['pretraining', 'finetune_depth', 'seed']].drop_duplicates().shape[0]} models, {n_images} images each")
 
 # %% [markdown]

@@ -37,12 +37,13 @@ figures.use_style()
 # the share of the strongest pixels that lie in the lesions.
 
 # %%
-widgets.interact(
+menus = widgets.interactive(
     explorer.show,
     image=widgets.Dropdown(options=explorer.image_options, description="image"),
     method=widgets.Dropdown(options=explorer.method_options, description="method"),
     finetune_depth=widgets.SelectionSlider(options=config.finetuning.depths, description="depth"),
-);
+)
+menus
 
 # %% [markdown]
 # ## Montage

@@ -218,6 +218,7 @@ METHODS: Mapping[str, Method] = {
 
 
 def check_options(method: str, options: Mapping[str, Any]) -> None:
+    """Raise a ValueError or TypeError that lists what is valid if `method` or one of its options is not."""
     if method not in METHODS:
         raise ValueError(f"unknown method {method!r}{_closest(method, METHODS)}; methods are {', '.join(METHODS)}")
     valid = METHODS[method].options

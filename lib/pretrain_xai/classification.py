@@ -47,7 +47,7 @@ def classification_metrics(predictions: pd.DataFrame, *, swapped_rates: bool = F
     """
     label, predicted = (predictions[name].to_numpy() for name in ("label", "predicted"))
     if set(np.unique(label)) != {0, 1}:
-        raise ValueError(f"metrics need images of both classes, found the labels {sorted(set(label))}")
+        raise ValueError(f"metrics need images of both classes, found the labels {np.unique(label).tolist()}")
     score = (predictions["logit_1"] - predictions["logit_0"]).to_numpy()
     sensitivity, specificity = np.mean(predicted[label == 1] == 1), np.mean(predicted[label == 0] == 0)
     if swapped_rates:

@@ -1,5 +1,6 @@
 """Explain one model's images and score the maps, streamed: scores are kept, and the maps of a few examples."""
 
+import secrets
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -12,6 +13,7 @@ from pretrain_xai.attribution import METHODS, attribute_all, completeness_delta
 from pretrain_xai.comparison_maps import COMPARISON_MAPS, comparison_maps
 from pretrain_xai.dataset import Split
 from pretrain_xai.localization import chance, confusion_counts, reduce_channels
+from pretrain_xai.models import evaluation_mode
 from pretrain_xai.protocol import Protocol
 from pretrain_xai.study import Attribution
 from pretrain_xai.training import as_batch, predict
@@ -48,11 +50,12 @@ def explain_and_score(
         images, masks, labels = split.images[chunk], split.masks[chunk], split.labels[chunk]
         predicted = predict(network, images, dropout_active=protocol.dropout_active).argmax(axis=1)
         known = {"image_index": chunk, "label": labels, "predicted": predicted}
-        for method, attributions in _attributions(network, images, labels, chunk, methods, settings, protocol).items():
-            scores = _localization(reduce_channels(attributions.numpy(), protocol.channel_reduction), masks, protocol)
-            if METHODS[method].complete:
-                deltas = completeness_delta(network, as_batch(images), torch.from_numpy(labels), attributions)
-                scores["completeness_delta"] = (deltas.numpy(), np.full(len(chunk), np.nan))
+        for method, (attributions, deltas) in _attributions(
+            network, images, labels, chunk, methods, settings, protocol
+        ).items():
+            scores = _localization(reduce_channels(attributions, protocol.channel_reduction), masks, protocol)
+            if deltas is not None:
+                scores["completeness_delta"] = (deltas, np.full(len(chunk), np.nan))
             tables.append(_long(scores, {"method": method, **known}))
     return _sorted(tables)
 
@@ -80,7 +83,7 @@ def example_maps(
     """Return each method's channel-reduced maps of a few images: float32 arrays of shape (n_images, height, width)."""
     images, labels = split.images[image_indices], split.labels[image_indices]
     attributions = _attributions(network, images, labels, image_indices, methods, settings, protocol)
-    return {method: reduce_channels(maps.numpy(), protocol.channel_reduction) for method, maps in attributions.items()}
+    return {method: reduce_channels(maps, protocol.channel_reduction) for method, (maps, _) in attributions.items()}
 
 
 def _attributions(
@@ -91,20 +94,24 @@ def _attributions(
     methods: Sequence[str],
     settings: Attribution,
     protocol: Protocol,
-) -> dict[str, torch.Tensor]:
-    """Return signed maps by the names of the study's methods."""
+) -> dict[str, tuple[np.ndarray, np.ndarray | None]]:
+    """Return signed maps (n, 3, height, width) and completeness deltas (n,), by the names of the study's methods."""
     computed = {name: _PUBLISHED_METHODS.get(name, name) if protocol.captum_deep_lift else name for name in methods}
-    network.eval()
-    maps = attribute_all(
-        network,
-        as_batch(images),
-        torch.from_numpy(labels),
-        list(computed.values()),
-        image_ids=torch.from_numpy(np.asarray(image_indices, dtype=np.int64)),
-        seed=settings.seed,
-        options={computed[name]: options for name, options in settings.options.items() if name in computed},
-    )
-    return {name: maps[actual] for name, actual in computed.items()}
+    inputs, targets = as_batch(images), torch.from_numpy(labels)
+    drawn = {
+        "image_ids": torch.from_numpy(np.asarray(image_indices, dtype=np.int64)),
+        "seed": secrets.randbits(31) if protocol.gradient_shap_unseeded else settings.seed,
+        "allow_dropout": protocol.dropout_active,
+    }
+    options = {computed[name]: options for name, options in settings.options.items() if name in computed}
+    with evaluation_mode(network, dropout_active=protocol.dropout_active):
+        maps = attribute_all(network, inputs, targets, list(computed.values()), options=options, **drawn)
+        deltas = {
+            name: completeness_delta(network, inputs, targets, maps[actual], **drawn).numpy()
+            for name, actual in computed.items()
+            if METHODS[actual].complete
+        }
+    return {name: (maps[actual].numpy(), deltas.get(name)) for name, actual in computed.items()}
 
 
 def _localization(maps: np.ndarray, masks: np.ndarray, protocol: Protocol) -> dict[str, tuple[np.ndarray, np.ndarray]]:

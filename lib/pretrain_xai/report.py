@@ -20,7 +20,9 @@ SECTIONS = (
     (
         "boxplots_tpr",
         "How well do the methods find the lesions?",
-        "Relevance Rank Accuracy on test images that all models classify correctly: of the k strongest pixels of a map, the share inside the lesions (k pixels). Boxes are quartiles with the median; whiskers reach 1.5 interquartile ranges; the dashed line is chance; diamonds are classification accuracies.",
+        "Relevance Rank Accuracy on test images that all models classify correctly: of the k strongest pixels of a map, "
+        "the share inside the lesions, which have k pixels. Boxes are quartiles with the median; whiskers reach 1.5 "
+        "interquartile ranges; the dashed line is chance; diamonds are classification accuracies.",
     ),
     (
         "classification",
@@ -30,7 +32,8 @@ SECTIONS = (
     (
         "heatmaps_correct_*",
         "Where do the methods look?",
-        "A test image that all models classify correctly. Lesions are outlined; each map is scaled to its own maximum; numbers are Relevance Rank Accuracies.",
+        "A test image that all models classify correctly. Lesions are outlined; each map is scaled to its own maximum; "
+        "numbers are Relevance Rank Accuracies.",
     ),
     (
         "heatmaps_wrong_*",
@@ -50,7 +53,8 @@ SECTIONS = (
     (
         "audit",
         "Is there anything but lesions to learn?",
-        "By class: size of lesion masks, of patch boxes before resizing, mean brightening and lesion centres. Boxes of irregular lesions are larger by construction; with corrected placement the centres do not depend on the class.",
+        "By class: size of lesion masks, of patch boxes before resizing, mean brightening, and lesion centres. Boxes of "
+        "irregular lesions are larger by construction; with corrected placement the centres do not depend on the class.",
     ),
 )
 
@@ -90,22 +94,23 @@ def _answers(scores: pd.DataFrame, classification: pd.DataFrame, study: Study) -
     sentences = []
     for corpus in study.pretraining.corpora:
         rows = tpr[tpr["pretraining"] == corpus]
-        depths = [rows["finetune_depth"].min(), rows["finetune_depth"].max()]
-        accuracy = [
-            classification.query("pretraining == @corpus and finetune_depth == @d")["accuracy"].mean() for d in depths
-        ]
-        median = [rows.loc[rows["finetune_depth"] == d, "value"].median() for d in depths]
+        by_depth = rows.groupby("finetune_depth")["value"].median()
+        accuracy = classification[classification["pretraining"] == corpus].groupby("finetune_depth")["accuracy"].mean()
+        low, high = by_depth.index[[0, -1]]
         sentences.append(
-            f"Pre-trained on {label(corpus)}, accuracy goes from {accuracy[0]:.2f} (depth {depths[0]}) to {accuracy[1]:.2f} "
-            f"(depth {depths[1]}), and the median Relevance Rank Accuracy over all methods from {median[0]:.2f} to {median[1]:.2f}."
+            f"Pre-trained on {label(corpus)}, accuracy goes from {accuracy[low]:.2f} (depth {low}) to {accuracy[high]:.2f} "
+            f"(depth {high}), and the median Relevance Rank Accuracy over all methods from {by_depth[low]:.2f} to "
+            f"{by_depth[high]:.2f}."
         )
     by_method = tpr[tpr["finetune_depth"] > 0].groupby("method", observed=True)["value"].median().sort_values()
-    untrained = tpr[(tpr["pretraining"] == UNTRAINED) & tpr["method"].isin(study.attribution.methods)]["value"].median()
+    untrained = tpr[(tpr["pretraining"] == UNTRAINED) & tpr["method"].isin(study.attribution.methods)]
     sentences.append(
-        f"Over all fine-tuned models {label(by_method.index[-1])} finds most of the lesions (median {by_method.iloc[-1]:.2f}) "
-        f"and {label(by_method.index[0])} least ({by_method.iloc[0]:.2f}); the untrained network reaches {untrained:.2f}, "
-        f"chance is {tpr['chance'].mean():.3f}."
+        f"Over all fine-tuned models {label(by_method.index[-1])} finds most of the lesions "
+        f"(median {by_method.iloc[-1]:.2f}) and {label(by_method.index[0])} least ({by_method.iloc[0]:.2f}); the untrained "
+        f"network reaches {untrained['value'].median():.2f}, chance is {tpr['chance'].mean():.3f}."
     )
+    if classification.groupby(["selection", "pretraining", "finetune_depth"]).size().max() == 1:
+        sentences.append("With one seed per model these numbers say how images differ, not how networks would.")
     return sentences
 
 

@@ -41,13 +41,17 @@ def declared_parameters(notebook: Path) -> dict[str, Any]:
     """
     try:
         cells = nbformat.read(notebook, as_version=4).cells
-    except (OSError, ValueError, nbformat.ValidationError) as error:
+        tagged = [cell.source for cell in cells if "parameters" in cell.metadata.get("tags", [])]
+    except Exception as error:  # nbformat raises nearly anything for JSON that is no notebook
         raise ParameterError(f"{notebook}: not a readable notebook: {' '.join(str(error).split())[:200]}") from None
-    tagged = [cell.source for cell in cells if "parameters" in cell.metadata.get("tags", [])]
     if len(tagged) != 1:
         raise ParameterError(f"{notebook}: expected one cell with the tag 'parameters', found {len(tagged)}")
+    try:
+        statements = ast.parse(tagged[0]).body
+    except SyntaxError as error:
+        raise ParameterError(f"{notebook}: parameters cell, line {error.lineno}: {error.msg}") from None
     declared = {}
-    for statement in ast.parse(tagged[0]).body:
+    for statement in statements:
         if not isinstance(statement, ast.AnnAssign) or not isinstance(statement.target, ast.Name):
             raise ParameterError(f"{notebook}: parameters cell, line {statement.lineno}: expected `name: type = value`")
         declared[statement.target.id] = _to_type(statement.annotation)
@@ -74,7 +78,8 @@ def run_notebook(notebook: Path, output: Path, parameters: dict[str, Any]) -> No
     Raises
     ------
     papermill.PapermillExecutionError
-        A cell failed; the executed notebook with its traceback is at `output` all the same.
+        A cell failed; the executed notebook with its traceback is at `output` all the same. So are the cells that ran before
+        a kernel died.
     """
     import papermill
     from traitlets.config import Config
@@ -84,7 +89,9 @@ def run_notebook(notebook: Path, output: Path, parameters: dict[str, Any]) -> No
     sockets = Path(tempfile.mkdtemp(prefix="px"))
     connection = {"transport": "ipc", "connection_file": str(sockets / "k.json"), "ip": str(sockets / "k")}
     try:
+        failure = None
         with atomic_path(output) as temporary:
+            shutil.copyfile(notebook, temporary)
             try:
                 papermill.execute_notebook(
                     notebook,
@@ -94,9 +101,10 @@ def run_notebook(notebook: Path, output: Path, parameters: dict[str, Any]) -> No
                     start_timeout=120,
                     config=Config({"KernelManager": connection}),
                 )
-            except papermill.PapermillExecutionError:
-                shutil.copyfile(temporary, output)
-                raise
+            except Exception as error:  # raised below, after what was executed has its name
+                failure = error
+        if failure is not None:
+            raise failure
     finally:
         shutil.rmtree(sockets, ignore_errors=True)
 

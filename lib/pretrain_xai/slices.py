@@ -23,7 +23,9 @@ from pretrain_xai.tables import TableError, read_table, write_table
 MARGIN = 12
 #: nodes of a smooth random field along z, y, x
 NODES = (4, 6, 5)
-#: the lowest intensity of a brain voxel; 0 is background
+#: interpolated intensities up to this are background: the template's darkest brain voxel has 0.11
+TEMPLATE_EDGE = 0.1
+#: the lowest intensity of a simulated brain voxel; 0 is background
 DARKEST_BRAIN = 0.02
 
 SCALE_SD = 0.03  #: between subjects, per axis
@@ -125,7 +127,7 @@ def _simulate_subject(
     source -= _widening(offset, age)
 
     intensity = map_coordinates(template.volume, source + centre, order=1, mode="constant")
-    brain = map_coordinates((template.volume > 0).astype(np.float32), source + centre, order=1) > 0.5
+    brain = intensity > TEMPLATE_EDGE
     bias = np.exp(_smooth_field(rng.normal(0, BIAS_SD, (1, *NODES)), offset.shape[1:])[0])
     intensity = np.clip(intensity, 0, 1) ** np.exp(rng.normal(0, GAMMA_SD)) * bias
     intensity += rng.normal(0, NOISE_SD, intensity.shape)
@@ -183,7 +185,7 @@ def read_slices(folder: Path) -> tuple[np.ndarray, pd.DataFrame]:
     table = read_table(folder / "slices.csv")
     try:
         slices = np.load(folder / "slices.npy", mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:
         raise TableError(f"{folder / 'slices.npy'} can't be read: {error}") from None
     if len(slices) != len(table):
         raise TableError(f"{folder}: slices.npy has {len(slices)} slices, slices.csv {len(table)} rows")

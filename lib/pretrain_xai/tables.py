@@ -3,11 +3,9 @@
 import dataclasses
 from collections.abc import Iterable
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
-from pyarrow import ArrowInvalid
 
 from pretrain_xai import paths
 from pretrain_xai.provenance import atomic_path
@@ -76,7 +74,7 @@ def read_table(path: Path) -> pd.DataFrame:
             if path.suffix == ".parquet"
             else pd.read_csv(path, keep_default_na=False, na_values=[""])
         )
-    except (ArrowInvalid, OSError, ValueError) as error:
+    except Exception as error:  # pandas and Arrow raise nearly anything for a damaged file
         raise TableError(f"{path} can't be read as a table: {' '.join(str(error).split())}") from None
 
 
@@ -152,7 +150,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return dict(arrays)
-    except (OSError, ValueError, EOFError, BadZipFile) as error:
+    except Exception as error:  # numpy, zipfile and zlib raise nearly anything for a damaged file
         raise TableError(f"{path} can't be read as arrays: {error}") from None
 
 

@@ -1,0 +1,154 @@
+"""The batch: does what is missing, only that, and the same again after a kill."""
+
+import hashlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from pretrain_xai import paths
+from pretrain_xai.batch import BatchError, only_batch
+
+EVERYTHING_AFTER_FINETUNING = {
+    "classification_metrics",
+    "find_intersections",
+    "explanation_metrics",
+    "heatmaps",
+    "boxplots",
+    "boxplots_incorrect",
+    "report",
+}
+
+
+def batch(root: Path, *options: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "pretrain_xai.batch", "tiny", *options]
+    environment = os.environ | {"PRETRAIN_XAI_ROOT": str(root)}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+def planned(root: Path) -> dict[str, int]:
+    """Return how many jobs of each rule the batch would run."""
+    printed = batch(root, "--dry-run").stdout
+    table = re.search(r"^job +count\n-+ +-+\n(.*?)^total", printed, re.MULTILINE | re.DOTALL)
+    rows = (line.split() for line in table[1].splitlines()) if table else ()
+    return {rule: int(count) for rule, count in rows if rule != "all"}
+
+
+@pytest.fixture
+def changed(tiny_root):
+    """Return a function that changes one setting of the finished tiny study, for the length of the test."""
+    file = tiny_root / "studies" / "tiny.yaml"
+    original = file.read_text()
+
+    def change(place: str, value) -> None:
+        settings = yaml.safe_load(original)
+        *sections, name = place.split(".")
+        section = settings
+        for part in sections:
+            section = section[part]
+        section[name] = value
+        file.write_text(yaml.safe_dump(settings))
+
+    yield change
+    file.write_text(original)
+
+
+def test_a_second_batch_does_nothing_and_quickly(tiny_root):
+    started = time.monotonic()
+    result = batch(tiny_root)
+    assert result.returncode == 0, result.stderr
+    assert "Nothing to be done" in result.stdout + result.stderr
+    assert time.monotonic() - started < 15
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "rules"),
+    [
+        ("title", "Another title", {"report"}),
+        (
+            "attribution.options",
+            {"integrated_gradients": {"n_steps": 5}},
+            EVERYTHING_AFTER_FINETUNING - {"classification_metrics", "find_intersections"},
+        ),
+        ("finetuning.training.epochs", 2, EVERYTHING_AFTER_FINETUNING | {"finetune"}),
+        ("switches", {"swapped_rates": True}, None),
+    ],
+)
+def test_a_changed_setting_runs_only_what_depends_on_it(tiny_root, changed, place, value, rules):
+    changed(place, value)
+    jobs = planned(tiny_root)
+    if rules is None:  # the score table says under which protocol it was made
+        assert {"classification_metrics", "explanation_metrics"} <= set(jobs)
+        assert not {"finetune", "pretrain", "make_slices"} & set(jobs)
+    else:
+        assert set(jobs) == rules
+
+
+def test_one_more_seed_runs_only_its_own_models(tiny_root, changed):
+    changed(
+        "finetuning.selections",
+        {"best": {"natural": {"learning_rate": 0.001, "seeds": [0]}, "mri": {"learning_rate": 0.001, "seeds": [0, 1]}}},
+    )
+    jobs = planned(tiny_root)
+    assert jobs["finetune"] == 2
+    assert "pretrain" not in jobs
+
+
+def test_a_missing_score_file_is_the_only_one_made_again(tiny_root):
+    """Remade, it has the same bytes."""
+    file = tiny_root / "data" / "tiny" / "scores" / "best-natural-depth1-seed0.parquet"
+    original = file.read_bytes()
+    file.unlink()
+    assert planned(tiny_root)["explanation_metrics"] == 1
+    assert batch(tiny_root).returncode == 0
+    assert file.read_bytes() == original
+
+
+def test_two_batches_on_one_study_do_not_mix(root):
+    with only_batch("tiny"):
+        result = batch(root)
+    assert result.returncode == 2
+    assert len(result.stderr.splitlines()) == 1
+    assert "another batch is running the study 'tiny'" in result.stderr
+    with only_batch("tiny"), pytest.raises(BatchError), only_batch("tiny"):
+        pass
+
+
+def digests(root: Path) -> dict[str, str]:
+    """Return the digests of all tables, weights and arrays of the tiny study."""
+    folder = root / "data" / "tiny"
+    kinds = {".csv", ".parquet", ".npy", ".npz", ".safetensors"}
+    files = sorted(file for file in folder.rglob("[!.]*") if file.suffix in kinds)
+    return {str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("seconds", [12, 30])
+def test_a_killed_batch_resumes_and_ends_with_the_same_bytes(tiny_root, tmp_path, seconds):
+    """SIGKILL the whole process group in the middle; what was finished is kept, the rest is run."""
+    shutil.copytree(paths.REPOSITORY / "studies", tmp_path / "studies")
+    environment = os.environ | {"PRETRAIN_XAI_ROOT": str(tmp_path)}
+    command = [sys.executable, "-m", "pretrain_xai.batch", "tiny"]
+    process = subprocess.Popen(
+        command, env=environment, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    time.sleep(seconds)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    finished = digests(tmp_path)
+    assert finished.items() <= digests(tiny_root).items(), "no partial file under a final name"
+    times = {name: (tmp_path / "data" / "tiny" / name).stat().st_mtime_ns for name in finished}
+    time.sleep(5)  # kernels that outlived the driver end by themselves
+
+    result = batch(tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert digests(tmp_path) == digests(tiny_root)
+    lesions = "lesions.npz"
+    if lesions in times:
+        assert (tmp_path / "data" / "tiny" / lesions).stat().st_mtime_ns == times[lesions], "finished work is kept"

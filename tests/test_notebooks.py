@@ -1,0 +1,109 @@
+"""Notebooks: pairs agree, no outputs are committed, each says what and why, each runs on the tiny study."""
+
+import ast
+import json
+import re
+import statistics
+import subprocess
+import sys
+
+import jupytext
+import nbformat
+import pytest
+from jupytext.compare import compare_notebooks
+from pretrain_xai import paths
+from pretrain_xai.run_notebook import check_parameters, declared_parameters, run_notebook
+
+SOURCES = sorted(paths.NOTEBOOKS.glob("*.py"))
+NAMES = [path.stem for path in SOURCES]
+#: notebooks that need more than a study: the authors' release
+APART = {"14_published"}
+
+
+def code_cells(path) -> list[str]:
+    return [cell.source for cell in jupytext.read(path).cells if cell.cell_type == "code"]
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=NAMES)
+def test_pair_agrees_and_has_no_outputs(source):
+    twin = nbformat.read(source.with_suffix(".ipynb"), as_version=4)
+    compare_notebooks(twin, jupytext.read(source), fmt="py:percent")
+    assert not any(
+        cell.get("outputs") or cell.get("execution_count") for cell in twin.cells if cell.cell_type == "code"
+    )
+
+
+def test_every_notebook_has_its_source():
+    assert {path.stem for path in paths.NOTEBOOKS.glob("*.ipynb")} == set(NAMES)
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=NAMES)
+def test_notebook_says_what_and_the_library_says_how(source):
+    code = code_cells(source)
+    tree = ast.parse("\n".join(code))
+    assert not [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.Lambda)]
+    assert max(len(cell.splitlines()) for cell in code) <= 24
+    prose = [cell.source for cell in jupytext.read(source).cells if cell.cell_type == "markdown"]
+    assert len(prose) >= 0.6 * len(code)
+    for word in ("**Question.**", "**Reads**", "**Writes**", "**Takes**"):
+        assert word in prose[0]
+    assert re.match(r"# [A-Z][a-z]+", prose[0]), "the title is a verb phrase"
+
+
+def test_notebooks_are_short():
+    lines = [sum(len(cell.splitlines()) for cell in code_cells(source)) for source in SOURCES]
+    assert statistics.median(lines) <= 180
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=NAMES)
+def test_parameters_are_typed_literals_with_a_comment(source):
+    assert "study" in declared_parameters(source.with_suffix(".ipynb"))
+    (cell,) = (c for c in jupytext.read(source).cells if "parameters" in c.metadata.get("tags", []))
+    for statement in ast.parse(cell.source).body:
+        ast.literal_eval(statement.value)
+        assert "#" in cell.source.splitlines()[statement.lineno - 1]
+
+
+def test_the_batch_executed_every_notebook(tiny):
+    executed = {path.parent.name for path in paths.executed(tiny).glob("*/*.ipynb")}
+    assert executed == {name for name in NAMES if name[:2].isdigit()} - APART
+    for path in paths.executed(tiny).glob("*/*.ipynb"):
+        papermill = json.loads(path.read_text())["metadata"]["papermill"]
+        assert papermill["end_time"] and not papermill["exception"]
+
+
+def test_no_notebook_printed_a_warning_or_an_absolute_path_of_its_source(tiny):
+    for path in paths.executed(tiny).glob("*/*.ipynb"):
+        for cell in nbformat.read(path, as_version=4).cells:
+            for output in cell.get("outputs", []):
+                text = "".join(output.get("text", ""))
+                assert "Warning" not in text, f"{path.name}: {text[:300]}"
+
+
+def test_explore_runs_and_shows_a_montage_without_widgets(tiny, tmp_path):
+    notebook = paths.NOTEBOOKS / "explore.ipynb"
+    run_notebook(notebook, tmp_path / "out.ipynb", check_parameters(notebook, {"study": tiny}))
+    outputs = [o for cell in nbformat.read(tmp_path / "out.ipynb", as_version=4).cells for o in cell.get("outputs", [])]
+    assert sum("image/png" in output.get("data", {}) for output in outputs) >= 1
+
+
+def test_plain_papermill_runs_a_notebook_from_any_folder(tiny, tmp_path):
+    """Whoever knows only papermill can use it; the working folder does not matter."""
+    notebook, output = paths.NOTEBOOKS / "08_explanation_metrics.ipynb", tmp_path / "out.ipynb"
+    scores = paths.scores(tiny) / "best-mri-depth5-seed0.parquet"
+    before = scores.read_bytes()
+    command = [sys.executable, "-m", "papermill", str(notebook), str(output), "--no-progress-bar"]
+    values = {"study": tiny, "pretraining": "mri", "finetune_depth": "5", "seed": "0"}
+    command += [word for name, value in values.items() for word in ("-p", name, value)]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    assert scores.read_bytes() == before, "the same run gives the same bytes"
+
+
+def test_a_notebook_whose_inputs_are_missing_names_the_make_target(root):
+    """A fresh clone, before `make demo`: one line says what to run."""
+    notebook, output = paths.NOTEBOOKS / "10_boxplots.ipynb", root / "out.ipynb"
+    command = [sys.executable, "-m", "pretrain_xai.run_notebook", str(notebook), str(output)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert "make demo" in result.stderr

@@ -1,0 +1,69 @@
+"""The repository as a newcomer finds it."""
+
+import re
+import subprocess
+import sys
+import tomllib
+
+import pytest
+import yaml
+from pretrain_xai import paths
+
+ROOT = paths.REPOSITORY
+
+
+def git_files(*arguments: str) -> list[str]:
+    result = subprocess.run(["git", "ls-files", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+    if result.returncode:
+        pytest.skip("not a git checkout")
+    return result.stdout.splitlines()
+
+
+def pins(lines: list[str]) -> dict[str, str]:
+    matches = (re.match(r"([A-Za-z0-9_.-]+)==([^\s;]+)", line.strip()) for line in lines)
+    return {match[1].lower().replace("_", "-"): match[2] for match in matches if match}
+
+
+def test_pinned_sets_agree():
+    """pyproject.toml, environment.yml and requirements.txt name the same versions."""
+    full = pins((ROOT / "requirements.txt").read_text().splitlines())
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    used = pins(project["dependencies"])
+    tests = pins(project["optional-dependencies"]["test"])
+    (pip,) = [
+        part["pip"]
+        for part in yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+        if isinstance(part, dict)
+    ]
+    assert len(used) == len(project["dependencies"]), "every dependency is pinned"
+    assert pins(pip) == used
+    assert "-e ." in pip
+    assert (used | tests).items() <= full.items()
+    wanted = "jupyterlab jupytext papermill torch torchvision captum nibabel numpy pandas seaborn"
+    assert set(wanted.split()) <= used.keys()
+
+
+def test_no_committed_file_names_a_download_address_of_packages():
+    for name in ("requirements.txt", "environment.yml", "pyproject.toml", "Makefile", ".ci/run"):
+        assert "://" not in (ROOT / name).read_text(), name
+
+
+def test_git_tracks_the_library_and_no_result():
+    assert git_files("lib")
+    for folder in ("data", "figures", "papermill_runs"):
+        assert git_files(folder) == [f"{folder}/README.md"]
+
+
+def test_make_help_lists_the_targets_of_the_readme():
+    printed = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for target in ("demo", "test", "lab", "published", "notebooks", "bench", "dry-run", "help"):
+        assert f"make {target}" in printed
+
+
+def test_light_modules_do_not_import_torch():
+    """A notebook that only draws starts fast."""
+    code = (
+        "import sys; import pretrain_xai.lesions, pretrain_xai.localization, pretrain_xai.published, pretrain_xai.plotting;"
+        "import pretrain_xai.dataset, pretrain_xai.tables, pretrain_xai.selection; sys.exit('torch' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
