@@ -1,21 +1,63 @@
 # One study from lesions to report: `make demo`, or `snakemake --profile profiles/local --config study=demo`.
 # Data are outputs; executed notebooks are logs, so that Snakemake keeps them, with their traceback, when they fail.
+# A notebook runs again when its inputs, its settings or its code change (`params`, see pretrain_xai.stages).
 import sys
 
 from pretrain_xai import paths
-from pretrain_xai.stages import code_digest, fingerprint
+from pretrain_xai.stages import STAGES, code_digest, fingerprint
 from pretrain_xai.study import Run, load_study
 
 STUDY = config.get("study", "demo")
 study = load_study(STUDY)
 
-DATA, FIGURES, EXECUTED = f"data/{STUDY}", f"figures/{STUDY}", f"papermill_runs/{STUDY}"
-DATASET = f"{DATA}/dataset"
+
+def near(path):
+    """The path from the working folder: outputs of one rule must not be absolute in one place and relative in another."""
+    return path.relative_to(paths.root()).as_posix()
+
+
+def owner(notebook):
+    """The study whose files the notebook makes: a variant shares what its switch does not change."""
+    return paths.owner(STUDY, STAGES[notebook].artefact)
+
+
+def log_of(notebook, run="run"):
+    return f"{near(paths.executed(owner(notebook)))}/{notebook}/{run}.ipynb"
+
+
+def command(notebook, parameters=""):
+    program = f"{sys.executable} -m pretrain_xai.run_notebook {paths.NOTEBOOKS}/{notebook}.ipynb"
+    return f"{program} {{log}} -p study {owner(notebook)} {parameters}"
+
+
+def figure(notebook, name):
+    return multiext(f"{near(paths.figures(owner(notebook)))}/{name}", ".png", ".pdf", ".csv")
+
+
+def dataset(*splits):
+    names = ("images.npy", "strength.npy", "images.csv", "lesions.csv")
+    return [f"{near(paths.dataset(STUDY))}/{split}/{name}" for split in splits for name in names]
+
+
 RUN = "{selection}-{pretraining}-depth{finetune_depth}-seed{seed}"
-MODELS = [run.name for run in study.runs()]
-SCORED = MODELS + [run.name for run in study.untrained_runs()]
+OF_RUN = (
+    "-p selection {wildcards.selection} -p pretraining {wildcards.pretraining}"
+    " -p finetune_depth {wildcards.finetune_depth} -p seed {wildcards.seed}"
+)
+RUNS = [run.name for run in study.runs()]
+UNTRAINED_RUNS = [run.name for run in study.untrained_runs()]
 SELECTION = next(iter(study.finetuning.selections))
-NOTEBOOK = f"{sys.executable} -m pretrain_xai.run_notebook {paths.NOTEBOOKS}"
+METHODS = f"[{', '.join(study.attribution.methods)}]"
+
+AUDIT = near(paths.dataset(STUDY) / "audit.csv")
+PRETRAINED = near(paths.pretrained(STUDY, "{pretraining}"))
+FINETUNED = near(paths.finetuned(STUDY, RUN))
+PREDICTIONS = [near(paths.finetuned(STUDY, run) / "predictions.parquet") for run in RUNS]
+CLASSIFICATION = near(paths.classification(STUDY))
+INTERSECTIONS = near(paths.intersections(STUDY))
+SCORES = [near(paths.scores(STUDY) / f"{run}.parquet") for run in RUNS + UNTRAINED_RUNS]
+EXAMPLES = [near(paths.example_maps(STUDY) / f"{run}.npz") for run in RUNS]
+REPORT = near(paths.figures(STUDY) / "report.html")
 
 
 workdir: paths.root()
@@ -34,11 +76,7 @@ def learning_rate(wildcards):
 
 
 def weights(wildcards):
-    return [] if wildcards.pretraining == "none" else [f"{DATA}/finetuned/{RUN}/weights.safetensors".format(**wildcards)]
-
-
-def dataset(split):
-    return multiext(f"{DATASET}/{split}/", "images.npy", "masks.npy", "images.csv")
+    return [] if wildcards.pretraining == "none" else [f"{FINETUNED}/weights.safetensors".format(**wildcards)]
 
 
 localrules:
@@ -47,29 +85,29 @@ localrules:
 
 rule all:
     input:
-        f"{FIGURES}/report.html",
+        [CLASSIFICATION, *SCORES] if paths.split_name(STUDY)[1] else REPORT,
 
 
 rule make_lesions:
     output:
-        f"{DATA}/lesions.npz",
+        near(paths.lesions(STUDY)),
     log:
-        f"{EXECUTED}/01_make_lesions/run.ipynb",
+        log_of("01_make_lesions"),
     params:
         fingerprint(study, "01_make_lesions"),
     shell:
-        f"{NOTEBOOK}/01_make_lesions.ipynb {{log}} -p study {STUDY}"
+        command("01_make_lesions")
 
 
 rule make_slices:
     output:
-        multiext(f"{DATA}/slices/", "slices.npy", "slices.csv", "participants.csv"),
+        multiext(f"{near(paths.slices(STUDY))}/", "slices.npy", "slices.csv", "participants.csv"),
     log:
-        f"{EXECUTED}/02_make_slices/run.ipynb",
+        log_of("02_make_slices"),
     params:
         fingerprint(study, "02_make_slices"),
     shell:
-        f"{NOTEBOOK}/02_make_slices.ipynb {{log}} -p study {STUDY}"
+        command("02_make_slices")
 
 
 rule build_dataset:
@@ -77,148 +115,146 @@ rule build_dataset:
         rules.make_lesions.output,
         rules.make_slices.output,
     output:
-        [dataset(split) for split in study.dataset.seed_bases],
-        f"{DATASET}/audit.csv",
-        multiext(f"{FIGURES}/audit", ".png", ".pdf", ".csv"),
+        dataset(*study.dataset.seed_bases),
+        AUDIT,
+        figure("03_build_dataset", "audit"),
     log:
-        f"{EXECUTED}/03_build_dataset/run.ipynb",
+        log_of("03_build_dataset"),
     params:
         fingerprint(study, "03_build_dataset"),
     shell:
-        f"{NOTEBOOK}/03_build_dataset.ipynb {{log}} -p study {STUDY}"
+        command("03_build_dataset")
 
 
 rule pretrain:
     input:
         lambda wildcards: rules.make_slices.output if wildcards.pretraining == "mri" else [],
     output:
-        f"{DATA}/pretrained/{{pretraining}}.safetensors",
-        f"{DATA}/pretrained/{{pretraining}}.history.csv",
+        PRETRAINED,
+        PRETRAINED.replace(".safetensors", ".history.csv"),
     log:
-        f"{EXECUTED}/04_pretrain/{{pretraining}}.ipynb",
+        log_of("04_pretrain", "{pretraining}"),
     params:
         fingerprint(study, "04_pretrain"),
     threads: study.threads
     shell:
-        f"{NOTEBOOK}/04_pretrain.ipynb {{log}} -p study {STUDY} -p pretraining {{wildcards.pretraining}}"
+        command("04_pretrain", "-p pretraining {wildcards.pretraining}")
 
 
 rule finetune:
     input:
         rules.pretrain.output,
-        [dataset(split) for split in study.dataset.seed_bases],
+        dataset(*study.dataset.seed_bases),
     output:
-        multiext(f"{DATA}/finetuned/{RUN}/", "weights.safetensors", "history.csv", "predictions.parquet"),
+        multiext(f"{FINETUNED}/", "weights.safetensors", "history.csv", "predictions.parquet"),
     log:
-        f"{EXECUTED}/05_finetune/{RUN}.ipynb",
+        log_of("05_finetune", RUN),
     params:
         fingerprint(study, "05_finetune"),
         learning_rate=learning_rate,
     threads: study.threads
     shell:
-        f"{NOTEBOOK}/05_finetune.ipynb {{log}} -p study {STUDY} -p selection {{wildcards.selection}}"
-        " -p pretraining {wildcards.pretraining} -p finetune_depth {wildcards.finetune_depth} -p seed {wildcards.seed}"
+        command("05_finetune", OF_RUN)
 
 
 rule classification_metrics:
     input:
-        expand(f"{DATA}/finetuned/{{run}}/predictions.parquet", run=MODELS),
+        PREDICTIONS,
     output:
-        f"{DATA}/classification.csv",
-        multiext(f"{FIGURES}/classification", ".png", ".pdf", ".csv"),
+        CLASSIFICATION,
+        figure("06_classification_metrics", "classification"),
     log:
-        f"{EXECUTED}/06_classification_metrics/run.ipynb",
+        log_of("06_classification_metrics"),
     params:
         fingerprint(study, "06_classification_metrics"),
     shell:
-        f"{NOTEBOOK}/06_classification_metrics.ipynb {{log}} -p study {STUDY}"
+        command("06_classification_metrics")
 
 
 rule find_intersections:
     input:
-        expand(f"{DATA}/finetuned/{{run}}/predictions.parquet", run=MODELS),
+        PREDICTIONS,
     output:
-        f"{DATA}/intersections.csv",
+        INTERSECTIONS,
     log:
-        f"{EXECUTED}/07_find_intersections/run.ipynb",
+        log_of("07_find_intersections"),
     params:
         fingerprint(study, "07_find_intersections"),
     shell:
-        f"{NOTEBOOK}/07_find_intersections.ipynb {{log}} -p study {STUDY}"
+        command("07_find_intersections")
 
 
 rule explanation_metrics:
     input:
         weights,
         dataset("test"),
-        rules.find_intersections.output,
+        INTERSECTIONS,
     output:
-        f"{DATA}/scores/{RUN}.parquet",
-        f"{DATA}/example_maps/{RUN}.npz",
+        near(paths.scores(STUDY) / f"{RUN}.parquet"),
+        near(paths.example_maps(STUDY) / f"{RUN}.npz"),
     log:
-        f"{EXECUTED}/08_explanation_metrics/{RUN}.ipynb",
+        log_of("08_explanation_metrics", RUN),
     params:
         fingerprint(study, "08_explanation_metrics"),
     threads: study.threads
     shell:
-        f"{NOTEBOOK}/08_explanation_metrics.ipynb {{log}} -p study {STUDY} -p selection {{wildcards.selection}}"
-        " -p pretraining {wildcards.pretraining} -p finetune_depth {wildcards.finetune_depth} -p seed {wildcards.seed}"
-        f" -p methods '[{', '.join(study.attribution.methods)}]'"
+        command("08_explanation_metrics", f"{OF_RUN} -p methods '{METHODS}'")
 
 
 rule heatmaps:
     input:
-        expand(f"{DATA}/example_maps/{{run}}.npz", run=MODELS),
+        EXAMPLES,
+        PREDICTIONS,
         dataset("test"),
-        rules.find_intersections.output,
+        INTERSECTIONS,
     output:
-        [multiext(f"{FIGURES}/heatmaps_correct_{name}", ".png", ".pdf", ".csv") for name in study.pretraining.corpora],
+        [figure("09_heatmaps", f"heatmaps_correct_{corpus}") for corpus in study.pretraining.corpora],
     log:
-        f"{EXECUTED}/09_heatmaps/run.ipynb",
+        log_of("09_heatmaps"),
     params:
         fingerprint(study, "09_heatmaps"),
     shell:
-        f"{NOTEBOOK}/09_heatmaps.ipynb {{log}} -p study {STUDY} -p selection {SELECTION}"
+        command("09_heatmaps", f"-p selection {SELECTION}")
 
 
 rule boxplots:
     input:
-        expand(f"{DATA}/scores/{{run}}.parquet", run=SCORED),
-        f"{DATA}/classification.csv",
-        rules.find_intersections.output,
+        SCORES,
+        CLASSIFICATION,
+        INTERSECTIONS,
     output:
-        multiext(f"{FIGURES}/boxplots_tpr", ".png", ".pdf", ".csv"),
-        multiext(f"{FIGURES}/boxplots_tnr", ".png", ".pdf", ".csv"),
+        figure("10_boxplots", "boxplots_tpr"),
+        figure("10_boxplots", "boxplots_tnr"),
     log:
-        f"{EXECUTED}/10_boxplots/run.ipynb",
+        log_of("10_boxplots"),
     params:
         fingerprint(study, "10_boxplots"),
     shell:
-        f"{NOTEBOOK}/10_boxplots.ipynb {{log}} -p study {STUDY} -p selection {SELECTION}"
+        command("10_boxplots", f"-p selection {SELECTION}")
 
 
 rule boxplots_incorrect:
     input:
-        expand(f"{DATA}/scores/{{run}}.parquet", run=SCORED),
+        SCORES,
     output:
-        multiext(f"{FIGURES}/boxplots_wrong", ".png", ".pdf", ".csv"),
+        figure("11_boxplots_incorrect", "boxplots_wrong"),
     log:
-        f"{EXECUTED}/11_boxplots_incorrect/run.ipynb",
+        log_of("11_boxplots_incorrect"),
     params:
         fingerprint(study, "11_boxplots_incorrect"),
     shell:
-        f"{NOTEBOOK}/11_boxplots_incorrect.ipynb {{log}} -p study {STUDY} -p selection {SELECTION}"
+        command("11_boxplots_incorrect", f"-p selection {SELECTION}")
 
 
 rule report:
     input:
-        f"{DATASET}/audit.csv",
+        AUDIT,
         rules.classification_metrics.output,
         rules.heatmaps.output,
         rules.boxplots.output,
         rules.boxplots_incorrect.output,
     output:
-        f"{FIGURES}/report.html",
+        REPORT,
     params:
         study.model_dump(mode="json"),
         code=code_digest(paths.LIBRARY / "report.py"),

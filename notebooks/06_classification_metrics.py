@@ -66,7 +66,7 @@ mean_over_seeds(table).style.format(precision=3).hide(axis="index")
 # ## Figure
 
 # %%
-figure = classification_figure(table, METRICS[:1] + METRICS[2:])
+figure = classification_figure(table, config.pretraining.corpora, METRICS[:1] + METRICS[2:])
 figures.save_figure(figure, table, study, "classification", parameters={"study": study}, inputs=files)
 plt.show(figure)
 

@@ -43,7 +43,7 @@ figures.use_style()
 # ## Load the maps
 
 # %%
-test = read_split(paths.dataset(study) / "test")
+test = read_split(paths.dataset(study) / "test", config.switched.mask_threshold)
 intersections = read_table(paths.intersections(study))
 chosen = example_images(intersections, selection, test.labels, settings.example_images, settings.seed)
 maps = read_examples(study, config, selection, test)

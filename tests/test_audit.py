@@ -5,10 +5,11 @@ import dataclasses
 import numpy as np
 import pandas as pd
 import pytest
+from pretrain_xai import dataset
 from pretrain_xai.audit import AuditError, assert_passed, audit_splits, probe_accuracy
 from pretrain_xai.dataset import build_splits, read_split
 from pretrain_xai.lesions import generate_patches
-from pretrain_xai.overlay import clean_at_model_resolution
+from pretrain_xai.overlay import OverlayError, clean_at_model_resolution, to_model_resolution
 from pretrain_xai.protocol import CORRECTED
 from pretrain_xai.slices import simulate_cohort, simulate_participants
 from pretrain_xai.study import Dataset
@@ -101,15 +102,25 @@ def test_every_image_depends_on_its_own_slice_only(tmp_path, cohort, patches):
     for split in SHARES:
         long_split, short_split = (read_split(tmp_path / name / split) for name in ("all", "short"))
         for name in ("images", "masks", "labels"):
-            np.testing.assert_array_equal(getattr(long_split, name)[:20], getattr(short_split, name))
+            np.testing.assert_array_equal(getattr(long_split, name)[:20], getattr(short_split, name)[:])
 
 
 def test_images_equal_the_lesion_free_slices_away_from_lesions(tmp_path, cohort, patches):
     slices, table = cohort
     build_splits(tmp_path, slices, table, patches, SHARES, SETTINGS, CORRECTED)
     test = read_split(tmp_path / "test")
-    for image, mask, row in zip(test.images, test.masks, test.table["slice_index"], strict=True):
+    for image, mask, row in zip(test.images, test.masks[:], test.table["slice_index"], strict=True):
         clean = clean_at_model_resolution(slices[row], SETTINGS.image_size, SETTINGS.brain_intensity)
         assert (image >= clean - 1e-6).all(), "lesions only brighten"
         assert (image - clean)[mask].min() > 0.05, "every mask pixel is brightened"
         assert 0 < mask.mean() < 0.2
+
+
+def test_a_slice_whose_lesions_vanish_is_an_error_that_names_it(tmp_path, cohort, patches, monkeypatch):
+    def fade(overlay, size):
+        image, strength, clean, support = to_model_resolution(overlay, size)
+        return image, 0.4 * strength, clean, support
+
+    monkeypatch.setattr(dataset, "to_model_resolution", fade)
+    with pytest.raises(OverlayError, match=r"slice \d+ \(sub-\d+\): no pixel of 48 x 48 shows a lesion"):
+        audited(tmp_path, cohort, patches)

@@ -13,7 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pretrain_xai import lesions, overlay, placement
 from pretrain_xai.lesions import LesionPatch
-from pretrain_xai.overlay import LesionSlice, OverlayError, draw_label, overlay_lesions, to_model_resolution
+from pretrain_xai.overlay import (
+    LesionSlice,
+    OverlayError,
+    draw_label,
+    lesion_masks,
+    overlay_lesions,
+    to_model_resolution,
+)
 from pretrain_xai.protocol import CORRECTED, PUBLISHED
 from scipy import ndimage
 from skimage.transform import resize
@@ -61,7 +68,8 @@ def test_published_overlay_is_that_of_the_released_code(patches, reference, inde
     np.testing.assert_allclose(result.image, reference["images"][index], rtol=0, atol=1e-12)
     np.testing.assert_allclose(result.ground_truth, reference["ground_truths"][index], rtol=0, atol=1e-12)
 
-    image, lesion_mask, _, support = to_model_resolution(result, 224, PUBLISHED.mask_threshold)
+    image, strength, _, support = to_model_resolution(result, 224)
+    lesion_mask = lesion_masks(strength, PUBLISHED.mask_threshold)
     assert (image.dtype, lesion_mask.dtype) == (np.float32, bool)
     np.testing.assert_allclose(image, reference["images_224"][index], rtol=0, atol=1e-6)
     np.testing.assert_array_equal(lesion_mask, reference["ground_truths_224"][index] > 0)
@@ -247,7 +255,7 @@ def test_lesion_floor_lightens_the_whole_box(patches, protocol):
     assert changed[1].sum() == floored.boxes.prod(axis=1).sum() > changed[0].sum()
     # the audit sees it too: outside the support only a floor leaves a trace
     for result, leaks in ((plain, False), (floored, True)):
-        image, _, clean, support = to_model_resolution(result, 160, 0.5)
+        image, _, clean, support = to_model_resolution(result, 160)
         assert (np.abs(image - clean)[~support].max() > 1e-3) == leaks
         assert leaks or np.abs(image - clean)[~support].max() < 1e-6
 
@@ -395,7 +403,8 @@ def by_hand(weights, shape=(12, 12), corner=(3, 4)):
 def test_mask_is_where_a_lesion_reaches_half_of_its_own_maximum():
     weights = np.array([[0.0, 0.1, 0.2], [0.1, 0.4, 0.19]])
     result = by_hand(weights)
-    image, mask, clean, support = to_model_resolution(result, 12, 0.5)
+    image, strength, clean, support = to_model_resolution(result, 12)
+    mask = lesion_masks(strength, 0.5)
     expected = np.zeros((12, 12), dtype=bool)
     expected[3, 6] = expected[4, 5] = True
     np.testing.assert_array_equal(mask, expected)
@@ -414,22 +423,19 @@ def test_mask_is_where_a_lesion_reaches_half_of_its_own_maximum():
 def test_resize_is_that_of_skimage(height, width, size, threshold):
     weights = np.random.default_rng(size).uniform(0.01, 1, size=(5, 4))
     result = by_hand(weights, shape=(height, width), corner=(3, 4))
-    try:
-        image, mask, clean, support = to_model_resolution(result, size, threshold)
-    except OverlayError:
-        assert resize(result.ground_truth / weights.max(), (size, size)).max() < threshold + 1e-9
-        return
+    image, found, clean, support = to_model_resolution(result, size)
+    mask = lesion_masks(found, threshold)
     np.testing.assert_allclose(image, resize(result.image, (size, size)), rtol=0, atol=1e-6)
     np.testing.assert_allclose(clean, resize(result.clean, (size, size)), rtol=0, atol=1e-6)
     strength = resize(result.ground_truth / weights.max(), (size, size))
     np.testing.assert_array_equal(support, strength > 0)
-    decided = abs(strength - threshold) > 1e-9 if threshold else np.ones_like(mask)
+    decided = abs(strength - threshold) > 1e-6 if threshold else np.ones_like(mask)
     np.testing.assert_array_equal(mask[decided], (strength > threshold)[decided])
 
 
 def test_clean_slice_is_the_one_under_the_lesions(patches):
     slice_ = brain_slice()
-    _, _, clean, _ = to_model_resolution(overlay_lesions(slice_, patches, 0, CORRECTED, brain_intensity=0.6), 96, 0.5)
+    _, _, clean, _ = to_model_resolution(overlay_lesions(slice_, patches, 0, CORRECTED, brain_intensity=0.6), 96)
     np.testing.assert_array_equal(overlay.clean_at_model_resolution(slice_, 96, 0.6), clean)
     with pytest.raises(OverlayError, match="no pixel is above 0"):
         overlay.clean_at_model_resolution(np.zeros((9, 9)), 96, 0.6)
@@ -439,21 +445,22 @@ def test_faint_lesion_beside_a_strong_one_has_a_mask_of_its_own(patches):
     result = overlay_lesions(brain_slice(), patches, 0, CORRECTED)
     faint = tuple(weights * (0.1 if k == 0 else 1) for k, weights in enumerate(result.weights))
     masks = [
-        to_model_resolution(dataclasses.replace(result, weights=weights), 128, 0.5)[1]
+        lesion_masks(to_model_resolution(dataclasses.replace(result, weights=weights), 128)[1], 0.5)
         for weights in (result.weights, faint)
     ]
     np.testing.assert_array_equal(*masks)
 
 
-@pytest.mark.parametrize(("size", "threshold"), [(0, 0.5), (-4, 0.5), (64, 1.0), (64, -0.1), (64, np.nan)])
-def test_model_resolution_refuses_what_makes_no_mask(size, threshold):
-    with pytest.raises(OverlayError, match=r"size must be at least 1 and mask_threshold in \[0, 1\)"):
-        to_model_resolution(by_hand(np.eye(3)), size, threshold)
+@pytest.mark.parametrize("size", [0, -4])
+def test_model_resolution_refuses_a_size_below_1(size):
+    with pytest.raises(OverlayError, match="size must be at least 1"):
+        to_model_resolution(by_hand(np.eye(3)), size)
 
 
-def test_an_empty_mask_is_an_error():
-    with pytest.raises(OverlayError, match=r"by hand: no pixel reaches 0\.9 of a lesion's maximum at 3 px"):
-        to_model_resolution(by_hand(np.eye(3)), 3, 0.9)
+@pytest.mark.parametrize("threshold", [1.0, -0.1, np.nan])
+def test_a_mask_threshold_out_of_range_is_refused(threshold):
+    with pytest.raises(OverlayError, match=r"mask_threshold must be in \[0, 1\)"):
+        lesion_masks(np.zeros((2, 2)), threshold)
 
 
 # --- bad input

@@ -10,8 +10,8 @@ from numpy.lib.format import open_memmap
 from tqdm.auto import tqdm
 
 from pretrain_xai.lesions import Patches, split_patches
-from pretrain_xai.overlay import FEWEST, LesionSlice, overlay_lesions, to_model_resolution
-from pretrain_xai.protocol import Protocol
+from pretrain_xai.overlay import FEWEST, LesionSlice, OverlayError, lesion_masks, overlay_lesions, to_model_resolution
+from pretrain_xai.protocol import CORRECTED, Protocol
 from pretrain_xai.provenance import atomic_path
 from pretrain_xai.study import Dataset
 from pretrain_xai.tables import TableError, read_table, write_table
@@ -49,20 +49,42 @@ class LabelledImages:
 
 
 @dataclass(frozen=True)
+class LesionMasks:
+    """The lesion masks of a split, made from the lesions' strength when they are indexed, as bool arrays.
+
+    Attributes
+    ----------
+    strength : float32 array of shape (n, height, width), range [0, 1], memory-mapped
+        What the strongest lesion at a pixel reaches, as a share of its patch's own maximum.
+    threshold : float
+        `Protocol.mask_threshold`.
+    """
+
+    strength: np.ndarray
+    threshold: float
+
+    def __len__(self) -> int:
+        return len(self.strength)
+
+    def __getitem__(self, index: int | slice | np.ndarray | list[int]) -> np.ndarray:
+        return lesion_masks(np.asarray(self.strength[index]), self.threshold)
+
+
+@dataclass(frozen=True)
 class Split(LabelledImages):
     """The images of one split of the dataset.
 
     Attributes
     ----------
-    masks : bool array of shape (n, height, width), memory-mapped
-        The lesion masks.
+    masks : LesionMasks
+        The lesion masks; indexed, a bool array of shape (..., height, width).
     table : DataFrame
         One row per image: `image_index`, `slice_index`, `subject`, `sex`, `age`, `z`, `split`, `label`, `n_lesions`, `seed`,
         and what the audit reports: `mask_pixels`, `box_pixels`, `lightening`, `outside_difference`, and the ranks of the
         first positions drawn, accepted or not (`draw_0` ...).
     """
 
-    masks: np.ndarray
+    masks: LesionMasks
     table: pd.DataFrame
 
 
@@ -89,7 +111,8 @@ def build_splits(
     """
     pools = patch_pools(patches, {split: shares[split] for split in settings.seed_bases}, protocol)
     for split, seed_base in settings.seed_bases.items():
-        rows = table[table["split"] == split]
+        sources = ["validation", "test"] if split == "test" and protocol.selection_on_test else [split]
+        rows = table[table["split"].isin(sources)].assign(split=split)
         build_split(folder / split, slices, rows, pools[split], seed_base, settings, protocol)
     return pools
 
@@ -103,7 +126,7 @@ def build_split(
     settings: Dataset,
     protocol: Protocol,
 ) -> None:
-    """Lay lesions over the slices of one split and write images, masks and tables to `folder`, streamed.
+    """Lay lesions over the slices of one split and write images, lesions and tables to `folder`, streamed.
 
     Slice i (in the order of `table`) takes the seed `seed_base + i`, so that every image depends on its own slice only.
 
@@ -116,11 +139,10 @@ def build_split(
     patches : dict
         The split's pool of each class.
     """
-    size = settings.image_size
+    size, shape = settings.image_size, (len(table), settings.image_size, settings.image_size)
     rows, lesions, thumbnails = [], [], []
-    with atomic_path(folder / "images.npy") as images_file, atomic_path(folder / "masks.npy") as masks_file:
-        images = open_memmap(images_file, mode="w+", dtype=np.float32, shape=(len(table), size, size))
-        masks = open_memmap(masks_file, mode="w+", dtype=bool, shape=(len(table), size, size))
+    with atomic_path(folder / "images.npy") as images_file, atomic_path(folder / "strength.npy") as strength_file:
+        images, strength = (open_memmap(file, "w+", np.float32, shape) for file in (images_file, strength_file))
         for position, row in enumerate(tqdm(table.index, desc=folder.name, unit="image")):
             overlay = overlay_lesions(
                 slices[row],
@@ -131,14 +153,13 @@ def build_split(
                 brain_intensity=settings.brain_intensity,
                 name=f"slice {row} ({table.at[row, 'subject']})",
             )
-            images[position], masks[position], clean, support = to_model_resolution(
-                overlay, size, protocol.mask_threshold
-            )
-            rows.append(_image_row(overlay, images[position], masks[position], clean, support))
+            images[position], strength[position], clean, support = to_model_resolution(overlay, size)
+            mask = _lesion_mask(overlay, strength[position])
+            rows.append(_image_row(overlay, images[position], mask, clean, support))
             lesions.append(_lesion_rows(position, overlay))
             thumbnails.append(_thumbnail(clean))
         images.flush()
-        masks.flush()
+        strength.flush()
     named = table.rename_axis("slice_index").reset_index().assign(seed=seed_base + np.arange(len(table)))
     write_table(
         pd.concat([named, pd.DataFrame(rows)], axis=1).rename_axis("image_index").reset_index(), folder / "images.csv"
@@ -148,8 +169,8 @@ def build_split(
         np.save(temporary, np.stack(thumbnails))
 
 
-def read_split(folder: Path) -> Split:
-    """Read the split that `build_split` wrote; images and masks stay on disk until they are used.
+def read_split(folder: Path, mask_threshold: float = CORRECTED.mask_threshold) -> Split:
+    """Read the split that `build_split` wrote; images and lesions stay on disk until they are used.
 
     Raises
     ------
@@ -157,12 +178,12 @@ def read_split(folder: Path) -> Split:
         A file is missing or broken, or their numbers of images differ.
     """
     table = read_table(folder / "images.csv")
-    images, masks = (_read_array(folder / f"{name}.npy") for name in ("images", "masks"))
-    if not len(images) == len(masks) == len(table):
-        raise TableError(
-            f"{folder}: {len(images)} images, {len(masks)} masks, {len(table)} rows; make the dataset again"
-        )
-    return Split(images, table["label"].to_numpy(dtype=np.int64), masks, table)
+    images, strength = (_read_array(folder / f"{name}.npy") for name in ("images", "strength"))
+    if not len(images) == len(strength) == len(table):
+        counts = f"{len(images)} images, {len(strength)} lesion maps, {len(table)} rows"
+        raise TableError(f"{folder}: {counts}; make the dataset again")
+    labels = table["label"].to_numpy(dtype=np.int64)
+    return Split(images, labels, LesionMasks(strength, mask_threshold), table)
 
 
 def _read_array(path: Path) -> np.ndarray:
@@ -170,6 +191,14 @@ def _read_array(path: Path) -> np.ndarray:
         return np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise TableError(f"{path} can't be read: {error}") from None
+
+
+def _lesion_mask(overlay: LesionSlice, strength: np.ndarray) -> np.ndarray:
+    """Return the mask that the audit reports, which must not be empty; scores make theirs by the protocol's threshold."""
+    mask = lesion_masks(strength, CORRECTED.mask_threshold)
+    if not mask.any():
+        raise OverlayError(f"{overlay.name}: no pixel of {len(mask)} x {len(mask)} shows a lesion; raise image_size")
+    return mask
 
 
 def _image_row(

@@ -22,7 +22,7 @@ class Explorer:
     def __init__(self, study_name: str, study: Study, selection: str) -> None:
         self.corpora = study.pretraining.corpora
         self.methods = study.attribution.methods
-        self.test = read_split(paths.dataset(study_name) / "test")
+        self.test = read_split(paths.dataset(study_name) / "test", study.switched.mask_threshold)
         self.maps = read_examples(study_name, study, selection, self.test)
 
     @property

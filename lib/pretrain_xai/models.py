@@ -33,7 +33,8 @@ class VGG(vgg.VGG):
     """
 
     def __init__(self, features: nn.Module, classifier: nn.Module, standardise: nn.Module | None) -> None:
-        super().__init__(features, init_weights=False)
+        with torch.device("meta"):  # torchvision's own classifier, 119 million weights at any width, is replaced
+            super().__init__(features, init_weights=False)
         self.classifier = classifier
         self.standardise = standardise
 

@@ -174,9 +174,7 @@ def draw_label(seed: int, protocol: Protocol) -> int:
     return int(streams.label(0, 2))
 
 
-def to_model_resolution(
-    overlay: LesionSlice, size: int, mask_threshold: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def to_model_resolution(overlay: LesionSlice, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Resize a slice and its lesions to `size` x `size`, as `skimage.transform.resize` does by default.
 
     Parameters
@@ -184,14 +182,12 @@ def to_model_resolution(
     overlay : LesionSlice
     size : int
         Side of the model's input in pixels.
-    mask_threshold : float in [0, 1)
-        A pixel belongs to the lesion mask if some resized patch reaches this share of the patch's own maximum; at 0,
-        as published, if the resized ground truth is above 0.
 
     Returns
     -------
     image : float32 array of shape (size, size), range [0, 1]
-    lesion_mask : bool array of shape (size, size)
+    strength : float32 array of shape (size, size), range [0, 1]
+        What the strongest lesion at a pixel reaches, as a share of its patch's own maximum; see `lesion_masks`.
     clean : float32 array of shape (size, size), range [0, 1]
         The slice without lesions.
     support : bool array of shape (size, size)
@@ -201,28 +197,26 @@ def to_model_resolution(
     Raises
     ------
     OverlayError
-        If `size` or `mask_threshold` is out of range, or no pixel reaches the threshold.
+        If `size` is out of range.
     """
-    if size < 1 or not 0 <= mask_threshold < 1:
-        raise OverlayError(f"size must be at least 1 and mask_threshold in [0, 1), not {size} and {mask_threshold}")
-    support = _resize(overlay.ground_truth, size) > 0
-    lesion_mask = support if mask_threshold == 0 else _above(overlay, size, mask_threshold)
-    if not lesion_mask.any():
-        raise OverlayError(
-            f"{overlay.name}: no pixel reaches {mask_threshold} of a lesion's maximum at {size} px; "
-            "lower mask_threshold or raise size"
-        )
-    image, clean = (_resize(array, size).astype(np.float32) for array in (overlay.image, overlay.clean))
-    return image, lesion_mask, clean, support
-
-
-def _above(overlay: LesionSlice, size: int, mask_threshold: float) -> np.ndarray:
-    """Mark the pixels where a lesion, resized, reaches `mask_threshold` of its own maximum."""
-    mask = np.zeros((size, size), dtype=bool)
+    if size < 1:
+        raise OverlayError(f"size must be at least 1, not {size}")
+    strength = np.zeros((size, size))
     for corner, patch in zip(overlay.corners, overlay.weights, strict=True):
         alone = _sum_of([patch / patch.max()], [corner], overlay.image.shape)
-        mask |= _resize(alone, size) >= mask_threshold
-    return mask
+        np.maximum(strength, _resize(alone, size), out=strength)
+    image, clean = (_resize(array, size).astype(np.float32) for array in (overlay.image, overlay.clean))
+    return image, strength.astype(np.float32), clean, _resize(overlay.ground_truth, size) > 0
+
+
+def lesion_masks(strength: np.ndarray, mask_threshold: float) -> np.ndarray:
+    """Return the pixels where a lesion reaches `mask_threshold` of its patch's maximum, bool array of the same shape.
+
+    At a threshold of 0, as published, those where the resized ground truth is above 0.
+    """
+    if not 0 <= mask_threshold < 1:
+        raise OverlayError(f"mask_threshold must be in [0, 1), not {mask_threshold}")
+    return strength >= np.float32(mask_threshold) if mask_threshold > 0 else strength > 0
 
 
 def _resize(array: np.ndarray, size: int) -> np.ndarray:

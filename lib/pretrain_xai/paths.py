@@ -2,6 +2,10 @@
 
 Notebooks run from different folders (JupyterLab from `notebooks/`, papermill from the caller's), so no other
 module or notebook spells out a path.
+
+A study may have variants, `<study>+<switch>`: the study with one switch of its protocol as published (or all of them,
+`<study>+published`). A variant's files lie in a folder of its own; what the switch does not change is shared with the
+study.
 """
 
 import os
@@ -11,6 +15,31 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[2]
 NOTEBOOKS = REPOSITORY / "notebooks"
 LIBRARY = Path(__file__).resolve().parent
+
+#: between the name of a study and that of its variant
+VARIANT_MARK = "+"
+#: what a study computes, in this order
+ARTEFACTS = ("lesions", "slices", "pretrained", "dataset", "finetuned", "classification", "intersections", "scores")
+#: the first of these that a switch of the protocol changes
+FIRST_CHANGED = {
+    "lesion_floor": "dataset",
+    "round_never_shuffled": "dataset",
+    "shared_patch_pool": "dataset",
+    "corner_placement": "dataset",
+    "shared_seed": "dataset",
+    "selection_on_test": "dataset",
+    "first_conv_frozen": "finetuned",
+    "head_kept": "finetuned",
+    "dropout_active": "finetuned",
+    "swapped_rates": "classification",
+    "channel_reduction": "scores",
+    "mask_threshold": "scores",
+    "ties": "scores",
+    "signed_edges": "scores",
+    "captum_deep_lift": "scores",
+    "gradient_shap_unseeded": "scores",
+    "published": "dataset",
+}
 
 
 def root() -> Path:
@@ -22,66 +51,93 @@ def root() -> Path:
     return Path(os.environ.get("PRETRAIN_XAI_ROOT", REPOSITORY)).resolve()
 
 
+def split_name(study: str) -> tuple[str, str]:
+    """Return the name of the study file and of the variant, "" if there is none."""
+    base, _, variant = study.partition(VARIANT_MARK)
+    return base, variant
+
+
+def owner(study: str, artefact: str) -> str:
+    """Return whose `artefact` the study uses: its own, or that of the study whose variant it is."""
+    base, variant = split_name(study)
+    first = FIRST_CHANGED.get(variant, ARTEFACTS[0])
+    return study if ARTEFACTS.index(artefact) >= ARTEFACTS.index(first) else base
+
+
 def study_file(study: str) -> Path:
     """Return the file that describes `study`."""
-    return root() / "studies" / f"{study}.yaml"
+    return root() / "studies" / f"{split_name(study)[0]}.yaml"
 
 
 def data(study: str) -> Path:
     """Return the folder of everything that `study` computes."""
-    return root() / "data" / study
+    return root() / "data" / _folder(study)
 
 
 def figures(study: str) -> Path:
     """Return the folder of the figures and of the report of `study`."""
-    return root() / "figures" / study
+    return root() / "figures" / _folder(study)
 
 
 def executed(study: str) -> Path:
     """Return the folder of the executed notebooks of `study`."""
-    return root() / "papermill_runs" / study
+    return root() / "papermill_runs" / _folder(study)
 
 
 def lesions(study: str) -> Path:
     """Return the file of the lesion patches."""
-    return data(study) / "lesions.npz"
+    return _data(study, "lesions") / "lesions.npz"
 
 
 def slices(study: str) -> Path:
-    """Return the folder with `slices.npy`, its table `slices.csv` and `participants.tsv`."""
-    return data(study) / "slices"
-
-
-def dataset(study: str) -> Path:
-    """Return the folder with one sub-folder of images, masks and labels per split, and the audit."""
-    return data(study) / "dataset"
+    """Return the folder with `slices.npy`, its table `slices.csv` and `participants.csv`."""
+    return _data(study, "slices") / "slices"
 
 
 def pretrained(study: str, pretraining: str) -> Path:
     """Return the weight file of a network that was pre-trained on the corpus `pretraining`."""
-    return data(study) / "pretrained" / f"{pretraining}.safetensors"
+    return _data(study, "pretrained") / "pretrained" / f"{pretraining}.safetensors"
+
+
+def dataset(study: str) -> Path:
+    """Return the folder with one sub-folder of images, lesions and labels per split, and the audit."""
+    return _data(study, "dataset") / "dataset"
 
 
 def finetuned(study: str, run: str) -> Path:
     """Return the folder with the weights, the history and the predictions of one fine-tuned model."""
-    return data(study) / "finetuned" / run
+    return _data(study, "finetuned") / "finetuned" / run
 
 
 def classification(study: str) -> Path:
     """Return the table with one row of classification metrics per model."""
-    return data(study) / "classification.csv"
+    return _data(study, "classification") / "classification.csv"
 
 
 def intersections(study: str) -> Path:
     """Return the table of the image lists: right for all models, wrong for one, wrong for all."""
-    return data(study) / "intersections.csv"
+    return _data(study, "intersections") / "intersections.csv"
 
 
 def scores(study: str) -> Path:
     """Return the folder with one file of explanation scores per model."""
-    return data(study) / "scores"
+    return _data(study, "scores") / "scores"
 
 
 def example_maps(study: str) -> Path:
     """Return the folder with one file of example attribution maps per model."""
-    return data(study) / "example_maps"
+    return _data(study, "scores") / "example_maps"
+
+
+def switch_scores(study: str) -> Path:
+    """Return the folder with one file per model: its scores under each switch that needs no training."""
+    return _data(study, "scores") / "switch_scores"
+
+
+def _data(study: str, artefact: str) -> Path:
+    return data(owner(study, artefact))
+
+
+def _folder(study: str) -> Path:
+    base, variant = split_name(study)
+    return Path(base, "protocols", variant) if variant else Path(base)

@@ -73,7 +73,7 @@ def plot_score_boxes(
     ax.set_xticks(list(ticks), list(ticks.values()))
     for text, position in zip(ax.get_xticklabels(), ticks, strict=False):  # a shared axis shows none
         text.set_rotation(90 if position < _depth_position(scores, 1) else 0)
-    ax.set_ylim(0, 1)
+    ax.set_ylim(0, 1.03)  # room for markers at 1
     return ax
 
 
@@ -104,7 +104,9 @@ def boxplot_figure(
         ax.set_title(label(method))
     for ax in axes[:, 0]:
         ax.set_ylabel(ylabel)
-    figure.supxlabel("comparison maps and untrained network, then fine-tuned blocks (5: whole network)", fontsize=7)
+    depths = "fine-tuned blocks (5: whole network)"
+    left = "comparison maps and untrained network, then " if (scores["pretraining"] == UNTRAINED).any() else ""
+    figure.supxlabel(left + depths, fontsize=7)
     figure.legend(handles=_legend(corpora, scores, classification), loc="outside upper center", ncols=6)
     return figure
 
@@ -116,9 +118,8 @@ def score_box_data(scores: pd.DataFrame) -> pd.DataFrame:
     return quartiles.assign(n=groups["value"].count(), mean_chance=groups["chance"].mean()).reset_index()
 
 
-def plot_classification(ax: Axes, table: pd.DataFrame, metric: str = "accuracy") -> Axes:
+def plot_classification(ax: Axes, table: pd.DataFrame, corpora: Sequence[str], metric: str = "accuracy") -> Axes:
     """Draw a classification metric by depth: one marker per model, depths are categories and not joined by lines."""
-    corpora = list(dict.fromkeys(table["pretraining"]))
     for number, corpus in enumerate(corpora):
         rows = table[table["pretraining"] == corpus]
         shift = 0.16 * (number - (len(corpora) - 1) / 2)
@@ -136,19 +137,19 @@ def plot_classification(ax: Axes, table: pd.DataFrame, metric: str = "accuracy")
     ax.set(
         xticks=FINETUNE_DEPTHS,
         xlim=(0.5, 5.5),
-        ylim=(0.45, 1.02),
+        ylim=(min(0.45, table[metric].min() - 0.04), 1.03),
         xlabel="fine-tuned blocks (5: whole network)",
         ylabel=label(metric),
     )
     return ax
 
 
-def classification_figure(table: pd.DataFrame, metrics: Sequence[str]) -> Figure:
+def classification_figure(table: pd.DataFrame, corpora: Sequence[str], metrics: Sequence[str]) -> Figure:
     """Draw several classification metrics side by side."""
     width = min(TWO_COLUMNS, ONE_COLUMN / 2 * len(metrics) + 0.4)
     figure, axes = plt.subplots(1, len(metrics), figsize=(width, 2.3), squeeze=False)
     for ax, metric in zip(axes.flat, metrics, strict=True):
-        plot_classification(ax, table, metric).set_title(label(metric))
+        plot_classification(ax, table, corpora, metric).set_title(label(metric))
         ax.set(xlabel="", ylabel="")
     figure.supxlabel("fine-tuned blocks (5: whole network)", fontsize=7)
     figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
@@ -185,7 +186,7 @@ def heatmap_figure(image: np.ndarray, mask: np.ndarray, maps: pd.DataFrame, meth
     figure, axes = plt.subplots(
         len(methods),
         len(titles) + 1,
-        figsize=((len(titles) + 1) * cell, len(methods) * cell * 1.02 + 0.4),
+        figsize=((len(titles) + 1) * cell, len(methods) * cell * 0.9 + 0.4),
         squeeze=False,
     )
     lookup = maps.set_index(["method", "title"])

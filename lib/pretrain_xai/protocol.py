@@ -48,7 +48,21 @@ class Protocol:
     #: keep the two-way sex head of the network pre-trained on MRI
     head_kept: bool = False
 
+    @property
+    def corrects_dataset(self) -> bool:
+        """Whether the images hold nothing but their lesions that tells the class, so that the audit must pass."""
+        return all(getattr(self, name) == getattr(CORRECTED, name) for name in DATASET_SWITCHES)
 
+
+#: the switches that change the images with lesions
+DATASET_SWITCHES = (
+    "lesion_floor",
+    "round_never_shuffled",
+    "shared_patch_pool",
+    "corner_placement",
+    "shared_seed",
+    "selection_on_test",
+)
 CORRECTED = Protocol()
 PUBLISHED = Protocol(
     dropout_active=True,

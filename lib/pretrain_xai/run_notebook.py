@@ -54,7 +54,7 @@ def declared_parameters(notebook: Path) -> dict[str, Any]:
     for statement in statements:
         if not isinstance(statement, ast.AnnAssign) or not isinstance(statement.target, ast.Name):
             raise ParameterError(f"{notebook}: parameters cell, line {statement.lineno}: expected `name: type = value`")
-        declared[statement.target.id] = _to_type(statement.annotation)
+        declared[statement.target.id] = _to_type(notebook, statement.annotation)
     return declared
 
 
@@ -109,12 +109,20 @@ def run_notebook(notebook: Path, output: Path, parameters: dict[str, Any]) -> No
         shutil.rmtree(sockets, ignore_errors=True)
 
 
-def _to_type(annotation: ast.expr) -> Any:
-    names = {node.id for node in ast.walk(annotation) if isinstance(node, ast.Name)}
-    if unknown := names - TYPES.keys():
-        raise ParameterError(f"parameters cell: unknown type {sorted(unknown)[0]!r}; use {', '.join(TYPES)}")
-    # the names were checked, so that this evaluates nothing but types such as `list[str]` or `int | None`
-    return eval(ast.unparse(annotation), {"__builtins__": {}}, TYPES)
+def _to_type(notebook: Path, annotation: ast.expr) -> Any:
+    text = ast.unparse(annotation)
+    if not all(_is_of_types(node) for node in ast.walk(annotation)):
+        raise ParameterError(f"{notebook}: parameters cell: unknown type {text!r}; use {', '.join(TYPES)}")
+    # all parts were checked, so that this evaluates nothing but types such as `list[str]` or `int | None`
+    return eval(text, {"__builtins__": {}}, TYPES)
+
+
+def _is_of_types(node: ast.AST) -> bool:
+    if isinstance(node, ast.Name):
+        return node.id in TYPES
+    if isinstance(node, ast.Constant):
+        return node.value is None
+    return isinstance(node, ast.Subscript | ast.Tuple | ast.BinOp | ast.BitOr | ast.expr_context)
 
 
 def _check(notebook: Path, name: str, text: str, declared: dict[str, Any]) -> Any:

@@ -93,7 +93,7 @@ def simulate_cohort(
     rows : DataFrame with `subject`, `sex`, `age`, `split`, `z` (mm), one row per slice
     """
     template = load_template()
-    shape_field = np.random.default_rng(seed).normal(size=(3, *NODES))
+    shape_field = np.random.default_rng(seed).normal(0, SEX_SHAPE_MM, (3, *NODES))
     for number, person in enumerate(tqdm(participants.itertuples(), total=len(participants), desc="subjects")):
         rng = np.random.default_rng([seed, number])
         z = _slice_positions(slices_per_subject, z_range, rng)
@@ -122,9 +122,9 @@ def _simulate_subject(
 
     side = 0.5 if male else -0.5
     scale = np.exp(side * np.array(SEX_SCALE) + rng.normal(0, SCALE_SD, 3))[:, None, None, None]
-    warp = rng.normal(0, WARP_MM, (3, *NODES)) + 2 * side * SEX_SHAPE_MM * shape_field
-    source = _rotate(offset, rng.normal(0, ROTATION_SD)) / scale + _smooth_field(warp, offset.shape[1:])
-    source -= _widening(offset, age)
+    warp = _smooth_field(rng.normal(0, WARP_MM, (3, *NODES)), offset.shape[1:])
+    source = _rotate(offset, rng.normal(0, ROTATION_SD)) / scale + warp - _widening(offset, age)
+    source += 2 * side * _smooth_field(shape_field, offset.shape[1:])
 
     intensity = map_coordinates(template.volume, source + centre, order=1, mode="constant")
     brain = intensity > TEMPLATE_EDGE
@@ -135,10 +135,10 @@ def _simulate_subject(
 
 
 def _smooth_field(nodes: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Interpolate (components, *NODES) to (components, *shape) by a tensor product of cubic splines."""
+    """Interpolate (components, nz, ny, nx) to (components, *shape) by a tensor product of cubic splines."""
     bases = [
         make_interp_spline(np.linspace(0, 1, n), np.eye(n))(np.linspace(0, 1, size))
-        for n, size in zip(NODES, shape, strict=True)
+        for n, size in zip(nodes.shape[1:], shape, strict=True)
     ]
     return np.einsum("zk,yj,xi,ckji->czyx", *bases, nodes, optimize=True)
 

@@ -16,39 +16,44 @@ import jupytext
 from pydantic import BaseModel
 
 from pretrain_xai import paths
+from pretrain_xai.protocol import DATASET_SWITCHES
 from pretrain_xai.study import Study
 
 
 @dataclass(frozen=True)
 class Stage:
-    """The settings (dotted names of a study file) and protocol switches that a notebook's results depend on."""
+    """What a notebook makes (one of `paths.ARTEFACTS`) and what its results depend on.
 
+    `settings` are dotted names of a study file, `switches` fields of the protocol.
+    """
+
+    artefact: str
     settings: tuple[str, ...] = ()
     switches: tuple[str, ...] = ()
 
 
-_OVERLAY = ("lesion_floor", "round_never_shuffled", "shared_patch_pool", "corner_placement", "shared_seed")
 _SCORING = ("channel_reduction", "mask_threshold", "ties", "signed_edges", "captum_deep_lift", "gradient_shap_unseeded")
 
 STAGES = {
-    "01_make_lesions": Stage(("lesions",)),
-    "02_make_slices": Stage(("slices",)),
-    "03_build_dataset": Stage(
-        ("lesions", "slices.seed", "dataset", "protocol", "switches"),
-        (*_OVERLAY, "mask_threshold", "selection_on_test"),
+    "01_make_lesions": Stage("lesions", ("lesions",)),
+    "02_make_slices": Stage("slices", ("slices",)),
+    "03_build_dataset": Stage("dataset", ("lesions", "slices.seed", "dataset"), DATASET_SWITCHES),
+    "04_pretrain": Stage(
+        "pretrained", ("pretraining", "network", "dataset.image_size", "dataset.brain_intensity", "threads")
     ),
-    "04_pretrain": Stage(("pretraining", "network", "dataset.image_size", "dataset.brain_intensity", "threads")),
     "05_finetune": Stage(
-        ("finetuning.training", "network", "threads"), ("dropout_active", "first_conv_frozen", "head_kept")
+        "finetuned",
+        ("finetuning.training", "network", "threads"),
+        ("dropout_active", "first_conv_frozen", "head_kept"),
     ),
-    "06_classification_metrics": Stage((), ("swapped_rates",)),
-    "07_find_intersections": Stage(),
+    "06_classification_metrics": Stage("classification", ("pretraining.corpora",), ("swapped_rates",)),
+    "07_find_intersections": Stage("intersections"),
     "08_explanation_metrics": Stage(
-        ("attribution", "network", "threads", "protocol_name"), ("dropout_active", *_SCORING)
+        "scores", ("attribution", "network", "threads", "protocol_name"), ("dropout_active", *_SCORING)
     ),
-    "09_heatmaps": Stage(("attribution", "pretraining.corpora")),
-    "10_boxplots": Stage(("attribution.methods", "pretraining.corpora")),
-    "11_boxplots_incorrect": Stage(("attribution.methods", "pretraining.corpora")),
+    "09_heatmaps": Stage("scores", ("attribution", "pretraining.corpora"), ("mask_threshold",)),
+    "10_boxplots": Stage("scores", ("attribution.methods", "pretraining.corpora")),
+    "11_boxplots_incorrect": Stage("scores", ("attribution.methods", "pretraining.corpora")),
 }
 
 

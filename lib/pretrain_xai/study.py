@@ -11,7 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from pretrain_xai import paths
-from pretrain_xai.protocol import PROTOCOLS, Protocol
+from pretrain_xai.protocol import PROTOCOLS, PUBLISHED, Protocol
 
 #: "best" selects the best checkpoint of a model, "matched" those of about equal accuracy
 Selection = Literal["best", "matched"]
@@ -251,17 +251,18 @@ class Study(Settings):
 
 
 def load_study(name: str) -> Study:
-    """Read and check `studies/<name>.yaml`.
+    """Read and check `studies/<name>.yaml`; `<name>+<switch>` is the study with one switch as published.
 
     Raises
     ------
     StudyError
         One line: the file, the setting, what was found and what was expected.
     """
+    base, variant = paths.split_name(name)
     path = paths.study_file(name)
     if not path.is_file():
         known = sorted(file.stem for file in path.parent.glob("*.yaml"))
-        raise StudyError(f"there is no study {name!r} ({path}); there are {', '.join(known)}{_suggest(name, known)}")
+        raise StudyError(f"there is no study {base!r} ({path}); there are {', '.join(known)}{_suggest(base, known)}")
     try:
         settings = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -269,9 +270,23 @@ def load_study(name: str) -> Study:
     if not isinstance(settings, dict):
         raise StudyError(f"{path}: expected settings by name, found {type(settings).__name__}")
     try:
-        return Study.model_validate(settings)
+        return Study.model_validate(settings | _variant_settings(name, variant, settings))
     except ValidationError as error:
         raise StudyError(f"{path}: {'; '.join(_one_line(detail) for detail in error.errors())}") from None
+
+
+def _variant_settings(name: str, variant: str, settings: dict[str, Any]) -> dict[str, Any]:
+    if not variant:
+        return {}
+    if variant == "published":
+        return {"protocol": "published", "switches": {}}
+    switches = dataclasses.asdict(PUBLISHED)
+    if variant not in switches:
+        known = ["published", *switches]
+        raise StudyError(
+            f"{name!r}: {variant!r} is no switch of the protocol; there are {', '.join(known)}{_suggest(variant, known)}"
+        )
+    return {"switches": (settings.get("switches") or {}) | {variant: switches[variant]}}
 
 
 def _one_line(detail: Any) -> str:

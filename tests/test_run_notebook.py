@@ -1,0 +1,225 @@
+"""Notebooks run with checked parameters, side by side, and leave a whole file also when they fail."""
+
+import ast
+import os
+import subprocess
+import sys
+
+import nbformat
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from papermill.parameterize import parameterize_notebook
+from pretrain_xai import paths
+from pretrain_xai.run_notebook import ParameterError, check_parameters, declared_parameters, main
+
+PARAMETERS = """
+text: str = "a"  # any words
+seed: int = 0
+rate: float = 0.1
+flag: bool = False
+names: list[str] = ["a"]
+limit: int | None = None
+options: dict = {}
+"""
+KERNEL = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+#: what would run code, end a string or a line, or be filled in, if it were pasted into one
+NASTY = '"""; import os; os.system("touch hacked")\n\'\\" {seed} \\n # ünï \t$HOME'
+
+
+def write_notebook(path, parameters: str | None, *cells: str):
+    notebook = nbformat.v4.new_notebook(metadata=KERNEL)
+    if parameters is not None:
+        notebook.cells.append(nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters"]}))
+    notebook.cells += [nbformat.v4.new_code_cell(cell) for cell in cells]
+    nbformat.write(notebook, path)
+    return path
+
+
+@pytest.fixture
+def notebook(tmp_path):
+    return write_notebook(tmp_path / "measure.ipynb", PARAMETERS)
+
+
+def outputs(path) -> str:
+    """Return all that the cells of an executed notebook printed."""
+    cells = nbformat.read(path, as_version=4).cells
+    return "".join(output.get("text", "") for cell in cells for output in cell.outputs)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("text", "3", "3"),
+        ("text", "", ""),
+        ("text", "null", "null"),
+        ("text", NASTY, NASTY),
+        ("seed", "-3", -3),
+        ("rate", "0.5", 0.5),
+        ("rate", "2", 2.0),
+        ("flag", "true", True),
+        ("names", "[saliency, lrp]", ["saliency", "lrp"]),
+        ("names", "[]", []),
+        ("limit", "null", None),
+        ("limit", "4", 4),
+        ("options", "{n_steps: 4}", {"n_steps": 4}),
+    ],
+)
+def test_texts_become_what_the_notebook_declares(notebook, name, text, value):
+    checked = check_parameters(notebook, {name: text})
+    assert checked == {name: value}
+    assert type(checked[name]) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("seed", "3.5", "int"),
+        ("seed", "three", "int"),
+        ("seed", "true", "int"),
+        ("seed", "", "int"),
+        ("seed", "__import__('os')", "int"),
+        ("rate", "fast", "float"),
+        ("flag", "maybe", "bool"),
+        ("flag", "1", "bool"),
+        ("names", "[1, 2]", r"list\[str\]"),
+        ("names", "saliency", r"list\[str\]"),
+        ("names", "[saliency", r"list\[str\]"),
+        ("names", "!!python/object/apply:os.system ['touch hacked']", r"list\[str\]"),
+        ("limit", "many", r"int \| None"),
+        ("options", "[1]", "dict"),
+    ],
+)
+def test_a_text_of_the_wrong_type_is_one_line_that_names_it(notebook, name, text, expected, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ParameterError, match=rf"measure\.ipynb: parameter '{name}' must be {expected}, found") as error:
+        check_parameters(notebook, {name: text})
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "hacked").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("sed", "did you mean 'seed'"),
+        ("Names", "did you mean 'names'"),
+        ("x; import os", ""),
+        ("seed=1;x", ""),
+        ("", ""),
+    ],
+)
+def test_an_unknown_parameter_is_refused_with_those_there_are(notebook, name, hint):
+    with pytest.raises(ParameterError) as error:
+        check_parameters(notebook, {name: "1"})
+    assert f"no parameter {name!r}" in str(error.value)
+    assert hint in str(error.value) and "text, seed, rate, flag, names, limit, options" in str(error.value)
+
+
+@given(st.text(), st.lists(st.text(max_size=5), max_size=3))
+def test_any_text_is_that_very_text_in_the_cell_that_is_injected(tmp_path_factory, text, names):
+    path = write_notebook(tmp_path_factory.mktemp("any") / "measure.ipynb", PARAMETERS)
+    parameters = check_parameters(path, {"text": text}) | {"names": names}
+    injected = parameterize_notebook(nbformat.read(path, as_version=4), parameters).cells[1].source
+    values = {line.targets[0].id: ast.literal_eval(line.value) for line in ast.parse(injected).body}
+    assert values == {"text": text, "names": names}
+
+
+@pytest.mark.parametrize(
+    ("parameters", "words"),
+    [
+        (None, "expected one cell with the tag 'parameters', found 0"),
+        ("seed = 0", "line 1: expected `name: type = value`"),
+        ("seed: int = 0\nimport os", "line 2: expected `name: type = value`"),
+        ("%matplotlib inline", "parameters cell, line 1"),
+        ("seed: integer = 0", "unknown type 'integer'"),
+        ("seed: __import__('os') = 0", "unknown type"),
+        ("seed: ().__class__ = 0", "unknown type '().__class__'"),
+        ("seed: 'int' = 0", "unknown type"),
+    ],
+)
+def test_a_notebook_that_declares_no_typed_parameters_is_refused(tmp_path, parameters, words):
+    path = write_notebook(tmp_path / "untyped.ipynb", parameters)
+    with pytest.raises(ParameterError) as error:
+        declared_parameters(path)
+    assert "untyped.ipynb" in str(error.value) and words in str(error.value)
+
+
+@pytest.mark.parametrize("content", ["", "not JSON", "[]", "{}", "3", "null", '{"cells": 3, "nbformat": 4}'])
+def test_what_is_no_notebook_is_one_line_and_leaves_no_output(tmp_path, content, capsys):
+    (tmp_path / "broken.ipynb").write_text(content)
+    for name in ("broken", "missing"):
+        assert main([str(tmp_path / f"{name}.ipynb"), str(tmp_path / "out.ipynb")]) == 1
+        printed = capsys.readouterr()
+        assert printed.out == "" and len(printed.err.splitlines()) == 1
+        assert f"{name}.ipynb: not a readable notebook" in printed.err
+    assert not (tmp_path / "out.ipynb").exists()
+
+
+def test_a_wrong_parameter_is_one_line_before_a_kernel_starts(notebook, tmp_path, capsys):
+    assert main([str(notebook), str(tmp_path / "out.ipynb"), "-p", "sed", "1"]) == 1
+    assert capsys.readouterr().err.splitlines() == [
+        f"error: {notebook}: no parameter 'sed' (did you mean 'seed'?); "
+        "it has text, seed, rate, flag, names, limit, options"
+    ]
+    assert not (tmp_path / "out.ipynb").exists()
+
+
+def test_every_notebook_of_the_project_declares_typed_parameters():
+    notebooks = sorted(paths.NOTEBOOKS.glob("*.ipynb"))
+    assert len(notebooks) > 10
+    for path in notebooks:
+        assert declared_parameters(path), path.name
+
+
+def test_values_arrive_as_they_were_given_and_the_output_is_whole(tmp_path, monkeypatch, capsys):
+    """`{seed}` and backslashes included: nothing in a value is code, a place holder or an escape."""
+    monkeypatch.chdir(tmp_path)
+    path = write_notebook(
+        tmp_path / "echo.ipynb", PARAMETERS, "print(ascii([text, seed, rate, flag, names, limit, options]))"
+    )
+    output = tmp_path / "runs" / "echo.ipynb"
+    given_values = {"text": NASTY, "rate": "2.5e-7", "names": "['a\"; b', 'c''d']", "options": "{k: [1, x]}"}
+    assert main([str(path), str(output), *(word for pair in given_values.items() for word in ("-p", *pair))]) == 0
+    expected = [NASTY, 0, 2.5e-7, False, ['a"; b', "c'd"], None, {"k": [1, "x"]}]
+    assert outputs(output) == ascii(expected) + "\n"
+    assert not (tmp_path / "hacked").exists()
+    assert [file.name for file in output.parent.iterdir()] == ["echo.ipynb"]
+    assert capsys.readouterr().out.startswith("echo ")
+    metadata = nbformat.read(output, as_version=4).metadata.papermill
+    assert metadata.end_time and metadata.exception is None
+
+
+def test_a_failing_cell_keeps_its_traceback_and_is_one_line(tmp_path, capsys):
+    path = write_notebook(tmp_path / "fails.ipynb", PARAMETERS, "print('so far')", "1 / seed", "print('never')")
+    output = tmp_path / "runs" / "fails.ipynb"
+    output.parent.mkdir()
+    output.write_text("of an earlier run")
+    assert main([str(path), str(output), "-p", "seed", "0"]) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error == f"error: fails: ZeroDivisionError: division by zero (see {output})"
+    executed = nbformat.read(output, as_version=4)
+    tracebacks = [entry for cell in executed.cells for entry in cell.get("outputs", []) if entry.output_type == "error"]
+    assert len(tracebacks) == 1 and tracebacks[0].ename == "ZeroDivisionError"
+    assert "so far" in outputs(output) and "never" not in outputs(output)
+    assert [file.name for file in output.parent.iterdir()] == ["fails.ipynb"]
+
+
+def test_a_killed_kernel_is_a_failure_that_keeps_what_ran_before(tmp_path, capsys):
+    """As when memory runs out."""
+    kill = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+    path = write_notebook(tmp_path / "dies.ipynb", PARAMETERS, "print('so far')", kill)
+    assert main([str(path), str(tmp_path / "out.ipynb")]) == 1
+    assert "error: dies: DeadKernelError" in capsys.readouterr().err.splitlines()[-1]
+    assert outputs(tmp_path / "out.ipynb") == "so far\n"
+
+
+def test_two_notebooks_at_once_do_not_meet(tmp_path):
+    path = write_notebook(tmp_path / "slow.ipynb", PARAMETERS, "import time\ntime.sleep(1)", "print(f'seed {seed}')")
+    environment = os.environ | {"PYTHONPATH": str(paths.LIBRARY.parent)}
+    command = [sys.executable, "-m", "pretrain_xai.run_notebook", str(path)]
+    runs = [
+        subprocess.Popen([*command, str(tmp_path / f"{seed}.ipynb"), "-p", "seed", str(seed)], env=environment)
+        for seed in (11, 22)
+    ]
+    assert [run.wait() for run in runs] == [0, 0]
+    assert [outputs(tmp_path / f"{seed}.ipynb") for seed in (11, 22)] == ["seed 11\n", "seed 22\n"]

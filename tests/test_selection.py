@@ -1,0 +1,154 @@
+"""The image lists: right for all models, wrong for one, wrong for all, against literal sets."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pretrain_xai.selection import (
+    CORRECT_FOR_ALL,
+    WRONG_FOR_ALL,
+    WRONG_FOR_ONE,
+    NoImagesError,
+    example_images,
+    explained_images,
+    find_intersections,
+    image_list,
+    scored_on,
+)
+from pretrain_xai.study import MODEL_COLUMNS, Run
+from pretrain_xai.tables import read_table, write_table
+
+RUNS = [Run("best", "mri", 1, 0), Run("best", "mri", 5, 0), Run("best", "natural", 1, 116560000)]
+
+
+def predictions_of(wrong: dict[Run, set[int]], n_images: int) -> pd.DataFrame:
+    """Return predictions of images labelled 0, 1, 0, 1 ..., wrong where it says."""
+    rows = [
+        {
+            **{name: getattr(run, name) for name in MODEL_COLUMNS},
+            "image_index": image,
+            "label": image % 2,
+            "predicted": 1 - image % 2 if image in images else image % 2,
+        }
+        for run, images in wrong.items()
+        for image in range(n_images)
+    ]
+    return pd.DataFrame(rows)
+
+
+@pytest.fixture
+def three_models() -> pd.DataFrame:
+    """Of 8 images: 0, 3, 4, 7 right for all; 6 wrong for all."""
+    return find_intersections(predictions_of(dict(zip(RUNS, [{1, 6}, {1, 2, 6}, {5, 6}], strict=True)), 8))
+
+
+def test_three_models_give_these_lists(three_models):
+    assert image_list(three_models, "best", CORRECT_FOR_ALL).tolist() == [0, 3, 4, 7]
+    assert image_list(three_models, "best", WRONG_FOR_ALL).tolist() == [6]
+    assert [image_list(three_models, "best", WRONG_FOR_ONE, run).tolist() for run in RUNS] == [
+        [1, 6],
+        [1, 2, 6],
+        [5, 6],
+    ]
+    assert len(three_models) == 4 + 1 + 7
+    assert image_list(three_models, "matched", CORRECT_FOR_ALL).tolist() == []
+
+
+def test_the_lists_survive_a_csv_file(three_models, tmp_path):
+    write_table(three_models, tmp_path / "intersections.csv")
+    read = read_table(tmp_path / "intersections.csv")
+    for images in (CORRECT_FOR_ALL, WRONG_FOR_ALL):
+        assert image_list(read, "best", images).tolist() == image_list(three_models, "best", images).tolist()
+    for run in RUNS:
+        assert (
+            explained_images(read, run, None, 0).tolist() == explained_images(three_models, run, None, 0).tolist() != []
+        )
+
+
+def test_selections_do_not_mix():
+    matched = Run("matched", "mri", 1, 0)
+    table = find_intersections(predictions_of({RUNS[0]: {0}, matched: {1}}, 3))
+    assert image_list(table, "best", CORRECT_FOR_ALL).tolist() == [1, 2]
+    assert image_list(table, "matched", CORRECT_FOR_ALL).tolist() == [0, 2]
+
+
+def test_models_that_saw_different_images_can_not_be_intersected():
+    predictions = predictions_of({run: set() for run in RUNS}, 4)
+    with pytest.raises(ValueError, match=r"'best'.*predicted different images"):
+        find_intersections(predictions.iloc[:-1])
+
+
+@given(st.lists(st.sets(st.integers(0, 9)), min_size=1, max_size=4), st.randoms(use_true_random=False))
+def test_intersections_are_those_of_sets(wrong, random):
+    runs = [Run("best", "mri", depth, 0) for depth in range(1, len(wrong) + 1)]
+    predictions = predictions_of(dict(zip(runs, wrong, strict=True)), 10)
+    rows = list(range(len(predictions)))
+    random.shuffle(rows)
+    table = find_intersections(predictions.iloc[rows])
+    assert set(image_list(table, "best", CORRECT_FOR_ALL)) == set(range(10)) - set.union(*wrong)
+    assert set(image_list(table, "best", WRONG_FOR_ALL)) == set.intersection(*wrong)
+    for run, images in zip(runs, wrong, strict=True):
+        assert image_list(table, "best", WRONG_FOR_ONE, run).tolist() == sorted(images)
+    pd.testing.assert_frame_equal(table, find_intersections(predictions))
+
+
+def test_scores_are_kept_for_the_images_of_a_list(three_models):
+    scores = pd.DataFrame({"image_index": [7, 6, 0, 1, 7], "value": range(5)})
+    assert scored_on(scores, three_models, "best", CORRECT_FOR_ALL)["value"].tolist() == [0, 2, 4]
+
+
+def test_explained_images_are_the_common_ones_and_the_models_own_errors(three_models):
+    assert explained_images(three_models, RUNS[1], None, 0).tolist() == [0, 1, 2, 3, 4, 6, 7]
+    assert explained_images(three_models, Run("best", "none", 0, 0), None, 0).tolist() == [0, 3, 4, 7]
+
+
+@given(max_images=st.integers(1, 25), seed=st.integers(0, 5))
+def test_the_sample_of_common_images_is_the_same_for_all_models(max_images, seed):
+    wrong = dict(zip(RUNS, [set(range(20, 24)), set(range(20, 40)), {39}], strict=True))
+    table = find_intersections(predictions_of(wrong, 40))
+    samples = []
+    for run in [*RUNS, Run("best", "none", 0, 0)]:
+        images = explained_images(table, run, max_images, seed)
+        assert images.tolist() == sorted(set(images.tolist()))
+        samples.append([image for image in images if image < 20])
+        own = [image for image in images if image >= 20]
+        assert set(own) <= wrong.get(run, set())
+        assert len(own) == min(max_images, len(wrong.get(run, set())))
+    assert all(sample == samples[0] for sample in samples)
+    assert len(samples[0]) == min(max_images, 20)
+
+
+def test_another_seed_is_another_sample():
+    table = find_intersections(predictions_of({RUNS[0]: set()}, 100))
+    assert explained_images(table, RUNS[0], 5, 0).tolist() != explained_images(table, RUNS[0], 5, 1).tolist()
+
+
+def test_no_common_image_is_an_error_that_says_so():
+    table = find_intersections(predictions_of({RUNS[0]: {0}, RUNS[1]: {1}}, 2))
+    with pytest.raises(NoImagesError, match=r"'best': no image is classified correctly by all models"):
+        explained_images(table, RUNS[0], None, 0)
+
+
+def test_example_images_are_of_both_classes_in_turn_then_those_most_models_get_wrong(three_models):
+    labels = np.arange(8) % 2
+    examples = example_images(three_models, "best", labels, count=3, seed=0)
+    right, wrong = examples[examples["correct"]], examples[~examples["correct"]]
+    assert labels[right["image_index"]].tolist() == [0, 1, 0]
+    assert set(right["image_index"]) < {0, 3, 4, 7}
+    assert right["n_wrong"].tolist() == [0, 0, 0]
+    assert wrong["image_index"].tolist() == [6, 1, 2]
+    assert wrong["n_wrong"].tolist() == [3, 2, 1]
+    again = example_images(three_models, "best", labels, count=3, seed=0)
+    pd.testing.assert_frame_equal(examples, again)
+
+
+def test_example_images_of_one_class_only_and_of_perfect_models():
+    table = find_intersections(predictions_of({RUNS[0]: {0, 2, 4}}, 6))
+    assert (
+        example_images(table, "best", np.arange(6) % 2, count=9, seed=0)["correct"].tolist() == [True] * 3 + [False] * 3
+    )
+    perfect = find_intersections(predictions_of({RUNS[0]: set()}, 4))
+    examples = example_images(perfect, "best", np.arange(4) % 2, count=2, seed=1)
+    assert examples["correct"].tolist() == [True, True]
+    assert examples.columns.tolist() == ["image_index", "n_wrong", "correct"]

@@ -1,0 +1,217 @@
+"""Tables and arrays as files: the same bytes for the same content, one clear error for a damaged file."""
+
+import time
+import zipfile
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pretrain_xai import paths
+from pretrain_xai.study import Run, load_study
+from pretrain_xai.tables import (
+    CLASSIFICATION_COLUMNS,
+    SCORE_COLUMNS,
+    TableError,
+    identify_scores,
+    read_arrays,
+    read_classification,
+    read_folder,
+    read_predictions,
+    read_scores,
+    read_table,
+    write_arrays,
+    write_scores,
+    write_table,
+)
+
+TABLE = pd.DataFrame(
+    {
+        "name": ["none", "NA", "nan", "null", 'a "quoted", word', "ünï"],
+        "count": [1, 2, 3, 4, 5, 6],
+        "value": [0.1, 1 / 3, np.nan, 1e-17, -2.5, 1e300],
+        "correct": [True, False, True, True, False, False],
+    }
+)
+ARRAYS = {
+    "maps": np.random.default_rng(0).random((2, 3, 4)),
+    "image_index": np.array([5, 6]),
+    "mask": np.eye(3, dtype=bool),
+}
+
+
+def scores_of(run: Run, values: list[float]) -> pd.DataFrame:
+    rows = pd.DataFrame({"method": "saliency", "image_index": range(len(values)), "label": 0, "predicted": 0})
+    rows = rows.assign(metric="relevance_rank_accuracy", value=values, chance=0.05)
+    return identify_scores(rows, "tiny", load_study("tiny"), run)
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_a_table_survives_its_file(tmp_path, ending):
+    write_table(TABLE, tmp_path / f"table.{ending}")
+    pd.testing.assert_frame_equal(read_table(tmp_path / f"table.{ending}"), TABLE)
+
+
+@given(
+    st.lists(
+        st.tuples(st.text(min_size=1, alphabet=st.characters(exclude_categories=["Cc", "Cs"])), st.floats()), min_size=1
+    )
+)
+def test_any_words_and_numbers_survive_a_parquet_file(tmp_path_factory, rows):
+    path = tmp_path_factory.mktemp("any") / "table.parquet"
+    table = pd.DataFrame(rows, columns=["word", "number"])
+    write_table(table, path)
+    pd.testing.assert_frame_equal(read_table(path), table)
+
+
+def test_arrays_survive_their_file(tmp_path):
+    write_arrays(tmp_path / "arrays.npz", **ARRAYS)
+    read = read_arrays(tmp_path / "arrays.npz")
+    assert list(read) == list(ARRAYS)
+    for name, array in ARRAYS.items():
+        assert read[name].dtype == array.dtype
+        np.testing.assert_array_equal(read[name], array)
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet", "npz"])
+def test_equal_content_gives_equal_bytes_at_any_time(tmp_path, ending, monkeypatch):
+    files = [tmp_path / f"{name}.{ending}" for name in ("one", "other")]
+    for file in files:
+        if ending == "npz":
+            write_arrays(file, **ARRAYS)
+        else:
+            write_table(TABLE, file)
+        now = time.time()
+        monkeypatch.setattr(time, "time", lambda now=now: now + 1e6)
+    assert files[0].read_bytes() == files[1].read_bytes()
+    if ending == "npz":
+        assert {member.date_time[0] for member in zipfile.ZipFile(files[0]).infolist()} == {1980}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> dict[str, bytes]:
+    folder = tmp_path_factory.mktemp("whole")
+    write_table(TABLE, folder / "table.parquet")
+    write_arrays(folder / "arrays.npz", **ARRAYS)
+    return {file.suffix: file.read_bytes() for file in folder.iterdir()}
+
+
+def readers(folder, content: dict[str, bytes]):
+    """Yield a call that reads a file with each content."""
+    for suffix, reader in ((".parquet", read_table), (".npz", read_arrays)):
+        path = folder / f"broken{suffix}"
+        path.write_bytes(content[suffix])
+        yield path, reader
+
+
+@given(kept=st.floats(0, 1, exclude_max=True))
+def test_a_file_cut_anywhere_is_an_error_that_names_it(tmp_path_factory, whole, kept):
+    cut = {suffix: content[: int(kept * len(content))] for suffix, content in whole.items()}
+    for path, reader in readers(tmp_path_factory.mktemp("cut"), cut):
+        with pytest.raises(TableError) as error:
+            reader(path)
+        assert str(path) in str(error.value)
+
+
+@given(st.binary(max_size=60))
+def test_random_bytes_are_an_error_that_names_the_file(tmp_path_factory, content):
+    for path, reader in readers(tmp_path_factory.mktemp("random"), {".parquet": content, ".npz": content}):
+        with pytest.raises(TableError) as error:
+            reader(path)
+        assert str(path) in str(error.value)
+
+
+@given(place=st.floats(0, 1, exclude_max=True), byte=st.integers(0, 255))
+def test_a_damaged_byte_is_read_or_a_table_error_and_nothing_else(tmp_path_factory, whole, place, byte):
+    damaged = {suffix: bytearray(content) for suffix, content in whole.items()}
+    for content in damaged.values():
+        content[int(place * len(content))] = byte
+    for path, reader in readers(tmp_path_factory.mktemp("damaged"), damaged):
+        try:
+            reader(path)
+        except TableError as error:
+            assert str(path) in str(error)
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00", b'a,b\n"1,2\n', b"a,b\n1,2\n1,2,3\n"])
+def test_a_csv_file_that_is_none_is_one_line_that_names_it(tmp_path, content):
+    path = tmp_path / "table.csv"
+    path.write_bytes(content)
+    with pytest.raises(TableError, match=r"table\.csv can't be read as a table") as error:
+        read_table(path)
+    assert "\n" not in str(error.value)
+
+
+def test_pickled_arrays_are_refused(tmp_path):
+    np.savez(tmp_path / "arrays.npz", object=np.array([{"a": 1}], dtype=object))
+    with pytest.raises(TableError, match=r"arrays\.npz"):
+        read_arrays(tmp_path / "arrays.npz")
+
+
+def test_one_array_without_a_name_is_refused(tmp_path):
+    with (tmp_path / "arrays.npz").open("wb") as file:
+        np.save(file, np.arange(3))
+    with pytest.raises(TableError, match=r"arrays\.npz"):
+        read_arrays(tmp_path / "arrays.npz")
+
+
+def test_what_is_missing_says_which_study_to_run(root):
+    for reader, path in (
+        (read_table, paths.data("mine") / "no.csv"),
+        (read_arrays, paths.data("mine") / "no.npz"),
+        (read_folder, paths.data("mine") / "none"),
+    ):
+        with pytest.raises(TableError, match=r"is missing: run `make study STUDY=mine` first"):
+            reader(path)
+
+
+def test_a_folder_is_read_in_the_order_of_names_without_hidden_or_other_files(tmp_path):
+    for name, value in (("b", 2), ("a", 1), (".c-unfinished", 3)):
+        write_table(pd.DataFrame({"value": [value]}), tmp_path / f"{name}.parquet")
+    (tmp_path / "a.parquet.json").write_text("{}")
+    (tmp_path / ".d-x.parquet").write_bytes(b"PAR1 half of")
+    assert read_folder(tmp_path)["value"].tolist() == [1, 2]
+
+
+def test_scores_have_their_columns_and_come_back_by_study(root):
+    runs = [Run("best", "mri", 1, 0), Run("best", "none", 0, 0)]
+    for number, run in enumerate(runs):
+        write_scores(scores_of(run, [0.5, number]), paths.scores("tiny") / f"{run.name}.parquet")
+    scores = read_scores("tiny")
+    assert scores.columns.tolist() == SCORE_COLUMNS
+    assert scores["value"].tolist() == [0.5, 0, 0.5, 1]
+    assert scores["pretraining"].tolist() == ["mri", "mri", "none", "none"]
+    for name in ("study", "protocol", "selection", "pretraining", "method", "metric"):
+        assert scores[name].dtype == "category"
+    assert scores[
+        ["study", "protocol", "channel_reduction", "mask_threshold"]
+    ].drop_duplicates().to_numpy().tolist() == [["tiny", "corrected", "sum_abs", 0.5]]
+
+
+@pytest.mark.parametrize(("change", "named"), [({"columns": ["chance"]}, "chance"), (None, "extra")])
+def test_scores_with_other_columns_are_not_written(root, change, named):
+    table = scores_of(Run("best", "mri", 1, 0), [0.5])
+    table = table.drop(**change) if change else table.assign(extra=1)
+    with pytest.raises(TableError, match=rf"score columns differ: \['{named}'\]"):
+        write_scores(table, paths.scores("tiny") / "a.parquet")
+    assert not paths.scores("tiny").exists()
+
+
+def test_read_classification_gives_the_columns_in_order(root):
+    table = pd.DataFrame([dict.fromkeys(CLASSIFICATION_COLUMNS, 1) | {"extra": 2}])[
+        ["extra", *CLASSIFICATION_COLUMNS[::-1]]
+    ]
+    write_table(table, paths.classification("tiny"))
+    assert read_classification("tiny").columns.tolist() == CLASSIFICATION_COLUMNS
+
+
+def test_predictions_of_all_runs_or_an_error(root):
+    runs = [Run("best", "mri", depth, 0) for depth in (1, 2)]
+    for run in runs[:1]:
+        write_table(
+            pd.DataFrame({"depth": [run.finetune_depth]}), paths.finetuned("tiny", run.name) / "predictions.parquet"
+        )
+    assert read_predictions("tiny", runs[:1])["depth"].tolist() == [1]
+    with pytest.raises(TableError, match=r"best-mri-depth2-seed0/predictions\.parquet is missing"):
+        read_predictions("tiny", runs)

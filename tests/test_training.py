@@ -1,0 +1,266 @@
+"""The training loop: repeatable, able to learn, and by the published rules."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from pretrain_xai import training
+from pretrain_xai.dataset import LabelledImages
+from pretrain_xai.models import build_network
+from pretrain_xai.study import Network, Training
+from pretrain_xai.training import as_batch, predict, train
+from torch import nn
+
+NARROW = Network(architecture="vgg11", width=1 / 16)
+
+
+def noise(n_images: int, seed: int = 0) -> LabelledImages:
+    rng = np.random.default_rng(seed)
+    return LabelledImages(rng.random((n_images, 32, 32), dtype=np.float32), np.arange(n_images) % 2)
+
+
+def halves(n_images: int, seed: int) -> LabelledImages:
+    """Return images whose bright half, left or right, is the class."""
+    data = noise(n_images, seed)
+    for image, label in zip(data.images, data.labels, strict=True):
+        image[:, slice(16, 32) if label else slice(16)] *= 0.3
+    return data
+
+
+def linear() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 2))
+
+
+def final_weights(seed: int, settings: Training) -> tuple[list[torch.Tensor], list[float]]:
+    network = build_network(NARROW, 2, seed=0)
+    history = train(network, noise(20), noise(10, 1), settings, learning_rate=0.05, seed=seed)
+    return list(network.state_dict().values()), history["train_loss"].tolist()
+
+
+@pytest.mark.parametrize(
+    "settings", [{"optimizer": "sgd"}, {"optimizer": "adamw", "schedule": "one_cycle", "clip_norm": 1.0}]
+)
+def test_a_seed_repeats_the_training_to_the_bit_whatever_the_global_generators_do(settings):
+    settings = Training(epochs=2, batch_size=8, **settings)
+    torch.manual_seed(1)
+    weights, losses = final_weights(3, settings)
+    torch.manual_seed(2)
+    again, losses_again = final_weights(3, settings)
+    assert all(torch.equal(one, other) for one, other in zip(weights, again, strict=True))
+    assert losses == losses_again
+    other, other_losses = final_weights(4, settings)
+    assert not any(torch.equal(one, two) for one, two in zip(weights, other, strict=True) if one.ndim > 1)
+    assert losses != other_losses
+
+
+def test_training_leaves_the_global_generator_alone():
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    network = build_network(NARROW, 2, seed=0)
+    torch.manual_seed(5)
+    train(network, noise(8), noise(4), Training(epochs=1), learning_rate=0.01, seed=0)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_what_can_be_learnt_is_learnt_and_noise_is_not():
+    settings = Training(epochs=6, batch_size=16, optimizer="adamw")
+    network = linear()
+    history = train(network, halves(128, 0), halves(64, 1), settings, learning_rate=1e-3, seed=0)
+    test = halves(200, 2)
+    assert np.mean(predict(network, test.images).argmax(1) == test.labels) > 0.95
+    assert history["train_loss"].iloc[-1] < 0.5 * history["train_loss"].iloc[0]
+    network = linear()
+    train(network, noise(128, 0), noise(64, 1), settings, learning_rate=1e-3, seed=0)
+    assert np.mean(predict(network, noise(200, 2).images).argmax(1) == noise(200, 2).labels) < 0.65
+
+
+def test_every_image_is_seen_once_per_epoch_in_an_order_of_its_own():
+    data = LabelledImages(
+        np.arange(23, dtype=np.float32)[:, None, None] * np.ones((1, 2, 2), np.float32), np.arange(23)
+    )
+    rng = np.random.default_rng(0)
+    epochs = []
+    for _ in range(2):
+        batches = list(training._shuffled_batches(data, 5, rng))
+        assert [len(labels) for _, labels in batches] == [5, 5, 5, 5, 3]
+        assert all(torch.equal(images[:, 0, 0, 0].long(), labels) for images, labels in batches)
+        epochs.append(torch.cat([labels for _, labels in batches]).tolist())
+    assert sorted(epochs[0]) == sorted(epochs[1]) == list(range(23))
+    assert epochs[0] != epochs[1]
+
+
+def test_accuracy_and_loss_are_means_over_batches():
+    """Three batches of 4, 4 and 1: the last image counts as much as four others, as in the released code."""
+    data = noise(9)
+    network = linear()
+    order = np.random.default_rng(0).permutation(9)
+    batches = [order[:4], order[4:8], order[8:]]
+    logits = predict(network, data.images)
+    right = logits.argmax(1) == data.labels
+    losses = -torch.log_softmax(torch.from_numpy(logits), 1).numpy()[np.arange(9), data.labels]
+    history = train(network, data, data, Training(epochs=1, batch_size=4), learning_rate=1e-12, seed=0)
+    assert history.at[0, "train_accuracy"] == pytest.approx(np.mean([right[batch].mean() for batch in batches]))
+    assert history.at[0, "train_loss"] == pytest.approx(np.mean([losses[batch].mean() for batch in batches]), rel=1e-5)
+    assert history.at[0, "validation_accuracy"] == pytest.approx(right.mean())
+    assert history.at[0, "validation_loss"] == pytest.approx(losses.mean(), rel=1e-5)
+
+
+def test_learning_rates_follow_the_schedule():
+    step = train(linear(), noise(4), noise(4), Training(epochs=16), learning_rate=0.1, seed=0)
+    assert step["learning_rate"].tolist() == pytest.approx([0.1] * 7 + [0.01] * 7 + [0.001] * 2)
+    cycle = train(linear(), noise(4), noise(4), Training(epochs=10, schedule="one_cycle"), learning_rate=0.1, seed=0)
+    rates = cycle["learning_rate"].tolist()
+    assert max(rates) == pytest.approx(0.1) and rates.index(max(rates)) in (2, 3)
+    assert rates[0] == pytest.approx(0.1 / 25) and rates[-1] < 0.01
+
+
+def test_gradients_are_scaled_down_to_the_norm(monkeypatch):
+    seen = []
+    monkeypatch.setattr(torch.optim.SGD, "step", lambda self: seen.append(gradient_norm(self)))
+    bright = LabelledImages(noise(8).images * 1000, noise(8).labels)
+    train(linear(), bright, bright, Training(epochs=1, clip_norm=0.25), learning_rate=0.1, seed=0)
+    train(linear(), bright, bright, Training(epochs=1), learning_rate=0.1, seed=0)
+    assert seen[0] == pytest.approx(0.25, rel=1e-3)
+    assert seen[1] > 10
+
+
+def gradient_norm(optimizer: torch.optim.Optimizer) -> float:
+    gradients = [parameter.grad.flatten() for group in optimizer.param_groups for parameter in group["params"]]
+    return torch.cat(gradients).norm().item()
+
+
+def published_epochs(
+    accuracies: list[tuple[float, float]], acc_dif: float | None, stop_value: float | None
+) -> list[bool]:
+    """Replay the published rules on (validation, training) accuracies: for each epoch that is run, is it a checkpoint?"""
+    checkpoints: list[bool] = []
+    best = 0.0
+    for epoch, (validation, trained) in enumerate(accuracies):
+        better = round(validation, 4) > best and (acc_dif is None or abs(validation - trained) <= acc_dif)
+        checkpoints.append(epoch == 0 or better)
+        if checkpoints[-1]:
+            best = round(validation, 4)
+        if epoch >= 3 and stop_value is not None:
+            successive = 0
+            for past in (epoch - 2, epoch - 1, epoch):
+                change = abs(accuracies[past][0] - accuracies[past - 1][0])
+                if change < stop_value and accuracies[past][0] < accuracies[past][1]:
+                    successive += 1
+            if successive == 3:
+                break
+    return checkpoints
+
+
+#: few different values, so that ties, the limits themselves and three small changes in a row are common
+ACCURACY = st.sampled_from([0.5, 0.70001, 0.70004, 0.702, 0.705, 0.71, 0.75, 0.8])
+
+
+@given(
+    accuracies=st.lists(st.tuples(ACCURACY, ACCURACY), min_size=1, max_size=12),
+    acc_dif=st.sampled_from([None, 0.005, 0.05, 0.06]),
+    stop_value=st.sampled_from([None, 0.001, 0.004, 0.005, 0.05]),
+)
+def test_checkpoints_and_stop_are_those_of_the_published_rules(accuracies, acc_dif, stop_value):
+    history = []
+    for validation, trained in accuracies:
+        row = {"validation_accuracy": validation, "train_accuracy": trained}
+        row["checkpoint"] = training._is_checkpoint(row, history, acc_dif)
+        history.append(row)
+        if training._has_settled(history, stop_value):
+            break
+    assert [row["checkpoint"] for row in history] == published_epochs(accuracies, acc_dif, stop_value)
+
+
+def test_the_stopping_rule_is_strict_in_the_change_and_needs_validation_below_training():
+    def settled(validation: list[float], trained: float) -> bool:
+        rows = [{"validation_accuracy": value, "train_accuracy": trained} for value in validation]
+        return training._has_settled(rows, 0.25)
+
+    assert settled([0.5, 0.5, 0.5, 0.5], 0.6)
+    assert not settled([0.5, 0.5, 0.5], 0.6)
+    assert not settled([0.5, 0.75, 0.75, 0.75], 0.9)  # a change of exactly the limit
+    assert not settled([0.5, 0.5, 0.5, 0.5], 0.5)
+
+
+@pytest.fixture
+def scripted(monkeypatch):
+    """Let the validation accuracies be a script, and return the weights after each epoch."""
+    snapshots: list[dict[str, torch.Tensor]] = []
+    script = [0.5, 0.7, 0.6, 0.9, 0.8, 0.8, 0.8, 0.8, 0.95]
+
+    def validate(network, data, dropout_active):
+        snapshots.append({name: tensor.clone() for name, tensor in network.state_dict().items()})
+        return {"validation_loss": 0.0, "validation_accuracy": script[len(snapshots) - 1]}
+
+    monkeypatch.setattr(training, "_validate", validate)
+    return snapshots
+
+
+def test_the_best_checkpoint_is_left_in_the_network(scripted):
+    network = linear()
+    history = train(network, noise(8), noise(4), Training(epochs=6), learning_rate=0.1, seed=0)
+    assert history["checkpoint"].tolist() == [True, True, False, True, False, False]
+    assert not network.training
+    for epoch, snapshot in enumerate(scripted):
+        same = all(torch.equal(tensor, snapshot[name]) for name, tensor in network.state_dict().items())
+        assert same == (epoch == 3)
+
+
+def test_training_ends_when_validation_has_settled(scripted, monkeypatch):
+    real = training._train_epoch
+    monkeypatch.setattr(training, "_train_epoch", lambda *given: real(*given) | {"train_accuracy": 0.99})
+    history = train(linear(), noise(8), noise(4), Training(epochs=9, stop_value=0.005), learning_rate=0.1, seed=0)
+    assert history["epoch"].tolist() == list(range(8))
+
+
+@pytest.mark.parametrize("training_mode", [True, False])
+def test_predict_is_the_plain_network_in_evaluation_mode_and_leaves_its_mode(training_mode):
+    network = build_network(NARROW, 2, seed=0).train(training_mode)
+    data = noise(training.PREDICTION_BATCH + 7)
+    logits = predict(network, data.images)
+    assert {module.training for module in network.modules()} == {training_mode}
+    assert logits.dtype == np.float32
+    with torch.no_grad():
+        plain = [network.eval()(torch.from_numpy(image).expand(1, 3, 32, 32)) for image in data.images]
+    np.testing.assert_allclose(logits, torch.cat(plain).numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_active_dropout_makes_predictions_vary_with_torchs_generator():
+    network = build_network(NARROW, 2, seed=0)
+    images = noise(8).images
+    assert np.array_equal(predict(network, images), predict(network, images))
+    torch.manual_seed(0)
+    one, two = (predict(network, images, dropout_active=True) for _ in range(2))
+    torch.manual_seed(0)
+    assert not np.array_equal(one, two)
+    assert np.array_equal(one, predict(network, images, dropout_active=True))
+    assert not any(module.training for module in network.modules())
+
+
+def test_dropout_is_awake_in_validation_only_if_asked():
+    network = build_network(NARROW, 2, seed=0)
+    data = noise(64)
+    asleep, awake = (training._validate(network, data, active)["validation_loss"] for active in (False, True))
+    assert asleep == training._validate(network, data, False)["validation_loss"]
+    assert asleep != awake
+
+
+def test_as_batch_of_grey_colour_and_bytes():
+    rng = np.random.default_rng(0)
+    grey = rng.random((2, 4, 5), dtype=np.float32)
+    batch = as_batch(grey)
+    assert batch.shape == (2, 3, 4, 5) and batch.dtype == torch.float32
+    assert batch.is_contiguous(memory_format=torch.channels_last)
+    assert all(np.array_equal(batch[:, channel], grey) for channel in range(3))
+
+    colour = rng.integers(0, 256, (2, 4, 5, 3), dtype=np.uint8)
+    batch = as_batch(colour)
+    assert batch.shape == (2, 3, 4, 5)
+    for channel in range(3):
+        np.testing.assert_allclose(batch[:, channel], colour[..., channel] / 255, atol=1e-7)
+    assert as_batch(np.full((1, 2, 2), 255, np.uint8)).unique().tolist() == [1.0]
+    assert as_batch(grey.astype(np.float64)).dtype == torch.float32
+    assert as_batch(colour[::-1]).shape == (2, 3, 4, 5)  # a view with negative strides
