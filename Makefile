@@ -5,7 +5,7 @@ PUBLISHED ?= data/published
 RUN := .venv/bin/python
 READY := .venv/.installed
 
-.PHONY: help demo study dry-run published lab notebooks test test-system bench lint
+.PHONY: help demo study dry-run switches protocols published lab notebooks test test-system bench lint
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' Makefile | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -13,8 +13,9 @@ help:  ## list the targets
 $(READY): requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "; try make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv .venv
-	.venv/bin/pip install --requirement requirements.txt
-	.venv/bin/pip install --no-deps --no-build-isolation --editable .
+	@echo "installing the pinned packages into .venv: some minutes and 7 GB, once"
+	.venv/bin/pip install --quiet --requirement requirements.txt
+	.venv/bin/pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
 demo: $(READY)  ## run the demo study and write figures/demo/report.html
@@ -25,6 +26,12 @@ study: $(READY)  ## run the study STUDY=<a file in studies/>
 
 dry-run: $(READY)  ## say what STUDY=... would run, and why
 	@$(RUN) -m pretrain_xai.batch $(STUDY) --dry-run --quiet host
+
+switches: $(READY)  ## what each flaw that needs no training does to each number of STUDY=... (demo)
+	@$(RUN) -m pretrain_xai.batch $(STUDY) --protocols rescored && $(RUN) -m pretrain_xai.report $(STUDY)
+
+protocols: $(READY)  ## the same for all flaws: trains STUDY=... (demo) nine times more
+	@$(RUN) -m pretrain_xai.batch $(STUDY) --protocols all && $(RUN) -m pretrain_xai.report $(STUDY)
 
 published: $(READY)  ## read the authors' release in PUBLISHED=<folder> and compare it with the paper
 	@$(RUN) -m pretrain_xai.run_notebook notebooks/14_published.ipynb papermill_runs/published/14_published/run.ipynb -p folder "$(PUBLISHED)"

@@ -4,6 +4,7 @@
 import sys
 
 from pretrain_xai import paths
+from pretrain_xai.protocol_effects import finished_variants
 from pretrain_xai.stages import STAGES, code_digest, fingerprint
 from pretrain_xai.study import Run, load_study
 
@@ -244,6 +245,41 @@ rule boxplots_incorrect:
         fingerprint(study, "11_boxplots_incorrect"),
     shell:
         command("11_boxplots_incorrect", f"-p selection {SELECTION}")
+
+
+rule score_switches:
+    input:
+        weights,
+        dataset("test"),
+        INTERSECTIONS,
+    output:
+        near(paths.switch_scores(STUDY) / f"{RUN}.parquet"),
+    log:
+        log_of("11b_score_switches", RUN),
+    params:
+        fingerprint(study, "11b_score_switches"),
+    threads: study.threads
+    shell:
+        command("11b_score_switches", OF_RUN)
+
+
+# `make switches` and `make protocols`: not part of the study itself
+rule compare_protocols:
+    input:
+        SCORES,
+        CLASSIFICATION,
+        INTERSECTIONS,
+        [near(paths.switch_scores(STUDY) / f"{run}.parquet") for run in RUNS + UNTRAINED_RUNS],
+    output:
+        near(paths.data(STUDY) / "protocols.csv"),
+        figure("12_compare_protocols", "protocols"),
+    log:
+        log_of("12_compare_protocols"),
+    params:
+        fingerprint(study, "12_compare_protocols"),
+        variants=finished_variants(STUDY, study),
+    shell:
+        command("12_compare_protocols", f"-p selection {SELECTION}")
 
 
 rule report:

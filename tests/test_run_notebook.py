@@ -9,6 +9,7 @@ import nbformat
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 from pretrain_xai import paths
 from pretrain_xai.run_notebook import ParameterError, check_parameters, declared_parameters, main
@@ -44,7 +45,7 @@ def notebook(tmp_path):
 def outputs(path) -> str:
     """Return all that the cells of an executed notebook printed."""
     cells = nbformat.read(path, as_version=4).cells
-    return "".join(output.get("text", "") for cell in cells for output in cell.outputs)
+    return "".join(output.get("text", "") for cell in cells for output in cell.get("outputs", []))
 
 
 @pytest.mark.parametrize(
@@ -119,7 +120,7 @@ def test_an_unknown_parameter_is_refused_with_those_there_are(notebook, name, hi
 def test_any_text_is_that_very_text_in_the_cell_that_is_injected(tmp_path_factory, text, names):
     path = write_notebook(tmp_path_factory.mktemp("any") / "measure.ipynb", PARAMETERS)
     parameters = check_parameters(path, {"text": text}) | {"names": names}
-    injected = parameterize_notebook(nbformat.read(path, as_version=4), parameters).cells[1].source
+    injected = parameterize_notebook(load_notebook_node(str(path)), parameters).cells[1].source
     values = {line.targets[0].id: ast.literal_eval(line.value) for line in ast.parse(injected).body}
     assert values == {"text": text, "names": names}
 

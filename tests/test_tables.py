@@ -50,7 +50,7 @@ def scores_of(run: Run, values: list[float]) -> pd.DataFrame:
 @pytest.mark.parametrize("ending", ["csv", "parquet"])
 def test_a_table_survives_its_file(tmp_path, ending):
     write_table(TABLE, tmp_path / f"table.{ending}")
-    pd.testing.assert_frame_equal(read_table(tmp_path / f"table.{ending}"), TABLE)
+    pd.testing.assert_frame_equal(read_table(tmp_path / f"table.{ending}"), TABLE, check_exact=True)
 
 
 @given(

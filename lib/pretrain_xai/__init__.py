@@ -1,1 +1,1 @@
-"""How well do explanation methods find the lesions that they should find?"""
+"""A study of how well explanation methods find the lesions that they should find."""

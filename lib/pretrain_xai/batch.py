@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pretrain_xai import paths
+from pretrain_xai.protocol_effects import RETRAINED
 from pretrain_xai.study import Study, StudyError, load_study
 
 
@@ -75,6 +76,15 @@ def run_batch(study: str, options: Sequence[str]) -> int:
         return subprocess.run(command, env=environment, pass_fds=[lock], check=False).returncode
 
 
+def run_protocols(study: str, options: Sequence[str], *, retrain: bool) -> int:
+    """Run the variants of a study and compare them with it; return the first exit status that is not 0."""
+    for variant in RETRAINED if retrain else ():
+        print(f"\n{study} with {variant} as published", flush=True)
+        if status := run_batch(f"{study}{paths.VARIANT_MARK}{variant}", options):
+            return status
+    return run_batch(study, ["compare_protocols", *options])
+
+
 def stage_times(study: str) -> dict[str, list[float]]:
     """Return the seconds that each executed notebook of the study took, by stage."""
     times: dict[str, list[float]] = {}
@@ -102,11 +112,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return 0, or another status after one line that says what is wrong."""
     parser = argparse.ArgumentParser(prog="python -m pretrain_xai.batch", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("study", help="a file in studies/, without .yaml")
+    parser.add_argument(
+        "--protocols",
+        choices=["rescored", "all"],
+        help="compare with the study as published: the switches that need no training, or all",
+    )
     options, snakemake_options = parser.parse_known_args(arguments)
     started = time.monotonic()
     try:
         check_methods(load_study(options.study))
         status = run_batch(options.study, snakemake_options)
+        if status == 0 and options.protocols:
+            status = run_protocols(options.study, snakemake_options, retrain=options.protocols == "all")
     except (StudyError, BatchError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -11,10 +11,10 @@ from tqdm.auto import tqdm
 
 from pretrain_xai.attribution import METHODS, attribute_all, completeness_delta
 from pretrain_xai.comparison_maps import COMPARISON_MAPS, comparison_maps
-from pretrain_xai.dataset import Split
+from pretrain_xai.dataset import LesionMasks, Split
 from pretrain_xai.localization import chance, confusion_counts, reduce_channels
 from pretrain_xai.models import evaluation_mode
-from pretrain_xai.protocol import Protocol
+from pretrain_xai.protocol import NEW_MAPS, RESCORED, Protocol, switched_protocols
 from pretrain_xai.study import Attribution
 from pretrain_xai.training import as_batch, predict
 
@@ -72,6 +72,49 @@ def score_comparison_maps(split: Split, image_indices: np.ndarray, protocol: Pro
     return _sorted(tables)
 
 
+def score_under_switches(
+    network: nn.Module,
+    split: Split,
+    image_indices: np.ndarray,
+    methods: Sequence[str],
+    settings: Attribution,
+    protocol: Protocol,
+) -> pd.DataFrame:
+    """Score one network's maps under the protocol, and under it with each switch of RESCORED as published.
+
+    Maps are computed anew only where a switch changes them, not where it changes their scores.
+
+    Returns
+    -------
+    DataFrame with `switch` ("none": the protocol itself), `method`, `image_index`, `value` (Relevance Rank Accuracy) and
+    `chance`.
+    """
+    tables = []
+    for chunk in tqdm(_chunks(image_indices), desc="switches", unit="chunk", total=-(-len(image_indices) // CHUNK)):
+        images, labels = split.images[chunk], split.labels[chunk]
+        unchanged = _attributions(network, images, labels, chunk, methods, settings, protocol)
+        for switch, switched in switched_protocols(protocol).items():
+            concerned = [method for method in methods if not RESCORED.get(switch) or method in RESCORED[switch]]
+            maps = unchanged
+            if switch in NEW_MAPS:
+                maps = _attributions(network, images, labels, chunk, concerned, settings, switched)
+            for method in concerned:
+                reduced = reduce_channels(maps[method][0], switched.channel_reduction)
+                tables.append(_rank_accuracy(reduced, split, chunk, switched).assign(switch=switch, method=method))
+    return pd.concat(tables, ignore_index=True)
+
+
+def score_comparison_maps_under_switches(split: Split, image_indices: np.ndarray, protocol: Protocol) -> pd.DataFrame:
+    """Score the maps that need no network; as `score_under_switches`."""
+    tables = []
+    for switch, switched in switched_protocols(protocol).items():
+        for name in [n for n in COMPARISON_MAPS if not RESCORED.get(switch) or n in RESCORED[switch]]:
+            for chunk in _chunks(image_indices):
+                maps = comparison_maps(split.images[chunk], name, signed_edges=switched.signed_edges)
+                tables.append(_rank_accuracy(maps, split, chunk, switched).assign(switch=switch, method=name))
+    return pd.concat(tables, ignore_index=True)
+
+
 def example_maps(
     network: nn.Module,
     split: Split,
@@ -125,6 +168,12 @@ def _localization(maps: np.ndarray, masks: np.ndarray, protocol: Protocol) -> di
         **{name: (values, none) for name, values in counts._asdict().items()},
         "k": (masks.sum(axis=(1, 2)).astype(np.float64), none),
     }
+
+
+def _rank_accuracy(maps: np.ndarray, split: Split, chunk: np.ndarray, protocol: Protocol) -> pd.DataFrame:
+    masks = LesionMasks(split.masks.strength, protocol.mask_threshold)[chunk]
+    value, level = _localization(maps, masks, protocol)["relevance_rank_accuracy"]
+    return pd.DataFrame({"image_index": chunk, "value": value, "chance": level})
 
 
 def _long(scores: dict[str, tuple[np.ndarray, np.ndarray]], known: dict) -> pd.DataFrame:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -16,8 +17,11 @@ from matplotlib.patches import Patch
 from pretrain_xai.comparison_maps import COMPARISON_MAPS
 from pretrain_xai.figures import ONE_COLUMN, TWO_COLUMNS
 from pretrain_xai.names import colour, hatch, label
+from pretrain_xai.protocol_effects import effect_matrix
 from pretrain_xai.study import FINETUNE_DEPTHS, UNTRAINED
 
+#: the classification metrics that a switch may change
+METRICS = ("auroc", "auprc", "accuracy", "sensitivity", "specificity")
 BOX_WIDTH = 0.36
 _THIN = {"color": "black", "linewidth": 0.6}
 
@@ -153,6 +157,40 @@ def classification_figure(table: pd.DataFrame, corpora: Sequence[str], metrics: 
         ax.set(xlabel="", ylabel="")
     figure.supxlabel("fine-tuned blocks (5: whole network)", fontsize=7)
     figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
+    return figure
+
+
+def effect_figure(effects: pd.DataFrame, methods: Sequence[str]) -> Figure:
+    """Draw what each switch changes: explanation scores on the left, classification metrics on the right.
+
+    Parameters
+    ----------
+    effects : DataFrame
+        From `protocol_effects.compare_protocols`.
+    """
+    matrices = [effect_matrix(effects, quantities) for quantities in (methods, METRICS)]
+    n_rows = len(matrices[0])
+    figure, axes = plt.subplots(
+        1, 2, figsize=(TWO_COLUMNS, 0.26 * n_rows + 1.6), width_ratios=[len(methods), len(METRICS)], sharey=True
+    )
+    limit = max(np.nanmax(np.abs(matrix.to_numpy()), initial=0.01) for matrix in matrices)
+    for ax, matrix, title in zip(axes, matrices, ("median Relevance Rank Accuracy", "classification"), strict=True):
+        sns.heatmap(
+            matrix.rename(columns=label, index=label),
+            ax=ax,
+            cmap="RdBu_r",
+            vmin=-limit,
+            vmax=limit,
+            annot=True,
+            fmt="+.2f",
+            annot_kws={"fontsize": 6},
+            cbar=ax is axes[1],
+            cbar_kws={"label": "published minus corrected"},
+            linewidths=0.5,
+        )
+        ax.set(title=title, xlabel="", ylabel="")
+        ax.tick_params(length=0)
+        plt.setp(ax.get_xticklabels(), rotation=45, ha="right", rotation_mode="anchor")
     return figure
 
 

@@ -4,6 +4,7 @@
 what it should have done. A study file may override single fields of either.
 """
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
@@ -83,3 +84,24 @@ PUBLISHED = Protocol(
     head_kept=True,
 )
 PROTOCOLS = {"corrected": CORRECTED, "published": PUBLISHED}
+#: switches that change scores of the same networks, and the methods that each concerns (none: all)
+RESCORED: dict[str, tuple[str, ...]] = {
+    "dropout_active": (),
+    "channel_reduction": (),
+    "mask_threshold": (),
+    "ties": (),
+    "captum_deep_lift": ("deep_lift",),
+    "gradient_shap_unseeded": ("gradient_shap",),
+    "signed_edges": ("sobel", "laplace"),
+}
+#: those of them that change the maps, and not only how maps are scored
+NEW_MAPS = ("dropout_active", "captum_deep_lift", "gradient_shap_unseeded")
+#: the name of the study itself among its variants
+UNCHANGED = "none"
+
+
+def switched_protocols(protocol: Protocol) -> dict[str, Protocol]:
+    """Return the protocol itself, and with each rescored switch as published."""
+    return {UNCHANGED: protocol} | {
+        switch: dataclasses.replace(protocol, **{switch: getattr(PUBLISHED, switch)}) for switch in RESCORED
+    }

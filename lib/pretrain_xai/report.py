@@ -41,6 +41,12 @@ SECTIONS = (
         "The kept test image that most models get wrong; ✗ marks the depths whose model is wrong.",
     ),
     (
+        "protocols",
+        "What do the flaws of the released code do to the numbers?",
+        "Each switch alone as published, and all together: published minus corrected, mean over the fine-tuned models. Of "
+        "rescored switches the networks and images are the same; for the others networks were trained anew.",
+    ),
+    (
         "boxplots_wrong",
         "How well are lesions found in misclassified images?",
         "Each model on the test images that it gets wrong itself.",

@@ -54,6 +54,8 @@ STAGES = {
     "09_heatmaps": Stage("scores", ("attribution", "pretraining.corpora"), ("mask_threshold",)),
     "10_boxplots": Stage("scores", ("attribution.methods", "pretraining.corpora")),
     "11_boxplots_incorrect": Stage("scores", ("attribution.methods", "pretraining.corpora")),
+    "11b_score_switches": Stage("scores", ("attribution", "network", "threads"), ("dropout_active", *_SCORING)),
+    "12_compare_protocols": Stage("scores", ("attribution.methods", "protocol", "switches")),
 }
 
 

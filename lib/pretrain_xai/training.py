@@ -35,13 +35,18 @@ def as_batch(images: np.ndarray) -> Tensor:
     return tensor.permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
 
 
-def predict(network: nn.Module, images: np.ndarray, *, dropout_active: bool = False) -> np.ndarray:
+def predict(network: nn.Module, images: np.ndarray, *, dropout_active: bool = False, seed: int = 0) -> np.ndarray:
     """Return the logits, float32 array of shape (n, n_classes).
 
-    The network is in evaluation mode; with `dropout_active` its dropout layers stay alive, drawing from torch's generator.
+    The network is in evaluation mode; with `dropout_active` its dropout layers stay alive and draw from `seed`.
     """
     starts = range(0, len(images), PREDICTION_BATCH)
-    with evaluation_mode(network, dropout_active=dropout_active), torch.inference_mode():
+    with (
+        evaluation_mode(network, dropout_active=dropout_active),
+        torch.inference_mode(),
+        torch.random.fork_rng(devices=[]),
+    ):
+        torch.manual_seed(seed)
         logits = [network(as_batch(images[start : start + PREDICTION_BATCH])) for start in starts]
     return torch.cat(logits).numpy()
 

@@ -1,0 +1,88 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Score one model under every switch that needs no training
+#
+# **Question.** What would the released code's way of scoring have said about the same network and the same images?
+#
+# **Reads** one model's weights, the test images and the list of images to explain. **Writes** one row per image, method and
+# switch to `data/<study>/switch_scores/`. **Takes** half a minute per model of the demo.
+
+# %% [markdown]
+# Seven of the released code's flaws do not touch the training: dropout stays alive while explaining, channels are weighted
+# by luminance although they are copies, the mask grows with the resize, tied pixels are dropped, edge filters keep their
+# signs, DeepLift is incomplete, GradientSHAP has no seed. Each is switched on alone; maps are computed anew only
+# where a switch changes them.
+
+# %% tags=["parameters"]
+study: str = "demo"  # a file in studies/
+selection: str = "best"  # how models are chosen: best or matched
+pretraining: str = "natural"  # the corpus that the network saw first; none: untrained network and comparison maps
+finetune_depth: int = 3  # 1: last block only ... 5: whole network; 0: untrained
+seed: int = 0  # of the fine-tuning
+
+# %%
+import pandas as pd
+
+from pretrain_xai import paths
+from pretrain_xai.dataset import read_split
+from pretrain_xai.explanation import score_comparison_maps_under_switches, score_under_switches
+from pretrain_xai.models import load_finetuned
+from pretrain_xai.provenance import record
+from pretrain_xai.selection import CORRECT_FOR_ALL, explained_images, image_list
+from pretrain_xai.study import UNTRAINED, Run, load_study
+from pretrain_xai.tables import read_table, write_table
+from pretrain_xai.training import configure_torch
+
+config = load_study(study)
+protocol = config.switched
+settings = config.attribution
+run = config.check_run(Run(selection, pretraining, finetune_depth, seed))
+configure_torch(config.threads)
+
+# %% [markdown]
+# ## Load the model and choose the images
+#
+# Those that all models classify correctly and that are scored in the study itself.
+
+# %%
+network = load_finetuned(study, config, run)
+test = read_split(paths.dataset(study) / "test", protocol.mask_threshold)
+intersections = read_table(paths.intersections(study))
+explained = explained_images(intersections, run, settings.max_images, settings.seed)
+images = explained[pd.Index(explained).isin(image_list(intersections, selection, CORRECT_FOR_ALL))]
+print(f"{run.name}: {len(images)} of {len(test)} test images")
+
+# %% [markdown]
+# ## Score
+
+# %%
+scores = score_under_switches(network, test, images, settings.methods, settings, protocol)
+if pretraining == UNTRAINED:
+    scores = pd.concat([scores, score_comparison_maps_under_switches(test, images, protocol)])
+
+# %%
+path = paths.switch_scores(study) / f"{run.name}.parquet"
+named = scores.assign(selection=selection, pretraining=pretraining, finetune_depth=finetune_depth, seed=seed)
+write_table(named, path)
+inputs = [paths.dataset(study) / "test" / "images.npy", paths.intersections(study)]
+record(path, parameters={"study": study, "run": run, "protocol": config.protocol_name}, inputs=inputs)
+
+# %% [markdown]
+# ## Read the result
+#
+# Median Relevance Rank Accuracy; the row *none* is the study itself.
+
+# %%
+medians = scores.groupby(["switch", "method"], sort=False)["value"].median().unstack()
+medians.round(3)
+
+# %%
+shift = (medians - medians.loc["none"]).abs().max(axis=1).drop("none")
+print(f"the largest change of a median: {shift.max():.3f}, by {shift.idxmax()}; saved {path}")

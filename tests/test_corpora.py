@@ -1,0 +1,90 @@
+"""The pre-training corpora: classes, ranges, and validation images that share nothing with the training."""
+
+import typing
+
+import numpy as np
+import pandas as pd
+import pytest
+from pretrain_xai import corpora, paths
+from pretrain_xai.corpora import CORPORA, PHOTOGRAPHS, VALIDATION_SHARE, mri_corpus, natural_corpus
+from pretrain_xai.slices import write_slices
+from pretrain_xai.study import Pretraining, Study, load_study
+
+SPLITS = {"pretraining": 3, "pretraining_validation": 2, "train": 2}
+
+
+@pytest.fixture(scope="module")
+def study() -> Study:
+    study = load_study("tiny")
+    dataset = study.dataset.model_copy(update={"image_size": 32})
+    pretraining = study.pretraining.model_copy(update={"crops_per_photograph": 8})
+    return study.model_copy(update={"dataset": dataset, "pretraining": pretraining})
+
+
+@pytest.fixture
+def slices_folder(root):
+    """Write slices of 40 x 30 pixels: a square brain whose intensity numbers the subject; men in odd rows."""
+    subjects = [(split, number) for split, count in SPLITS.items() for number in range(count)]
+
+    def cohort():
+        for row, (split, number) in enumerate(subjects):
+            brain = np.zeros((1, 40, 30), np.float32)
+            brain[:, 8:32, 6:24] = np.linspace(0.1, 1, 18, dtype=np.float32)
+            brain[:, 8:20, 6:15] = (row + 1) / 10
+            yield brain, pd.DataFrame({"subject": [f"{split}{number}"], "sex": ["FM"[row % 2]], "split": [split]})
+
+    write_slices(paths.slices("tiny"), cohort(), n_slices=len(subjects))
+
+
+def test_crops_of_every_photograph_are_a_class(study):
+    training, validation = natural_corpus("tiny", study)
+    for part, count in ((training, 8), (validation, 2)):
+        assert part.images.shape == (16 * count, 32, 32, 3)
+        assert part.images.dtype == np.uint8
+        assert np.bincount(part.labels).tolist() == [count] * len(PHOTOGRAPHS) == [count] * 16
+        assert (np.ptp(part.images.reshape(len(part), -1), axis=1) > 0).mean() > 0.9
+
+
+def test_crops_repeat_with_the_seed(study):
+    first, again = (natural_corpus("tiny", study)[0].images for _ in range(2))
+    np.testing.assert_array_equal(first, again)
+    other = study.pretraining.model_copy(update={"seed": 1})
+    assert (natural_corpus("tiny", study.model_copy(update={"pretraining": other}))[0].images != first).any()
+
+
+@pytest.mark.parametrize("width", [200, 201, 255])
+def test_training_and_validation_crops_share_no_column(study, monkeypatch, width):
+    """Photographs whose intensity is the number of the column."""
+    columns = np.broadcast_to(np.arange(width, dtype=np.uint8)[None, :, None], (120, width, 3))
+    monkeypatch.setattr(corpora, "_load_photograph", lambda name: columns)
+    training, validation = natural_corpus("tiny", study)
+    assert training.images.max() < round(width * (1 - VALIDATION_SHARE)) <= validation.images.min()
+    assert training.images.min() < width * 0.1 and validation.images.max() > width * 0.9
+    gradients = np.sign(training.images[:, 0, -1, 0].astype(int) - training.images[:, 0, 0, 0])
+    assert set(gradients) == {-1, 1}, "half of the crops are mirrored"
+
+
+@pytest.mark.parametrize("name", PHOTOGRAPHS)
+def test_photographs_have_three_channels_and_room_for_the_largest_crop(name):
+    photograph = corpora._load_photograph(name)
+    assert photograph.dtype == np.uint8 and photograph.shape[2] == 3
+    height, width, _ = photograph.shape
+    largest = round(width * corpora.CROP_SHARE[1])
+    assert largest <= height and largest <= width - round(width * (1 - VALIDATION_SHARE))
+
+
+def test_the_mri_corpus_has_the_subjects_set_aside_and_their_sex(study, slices_folder):
+    training, validation = mri_corpus("tiny", study)
+    assert training.images.shape == (3, 32, 32) and validation.images.shape == (2, 32, 32)
+    assert training.images.dtype == np.float32
+    assert training.labels.tolist() == [0, 1, 0] and validation.labels.tolist() == [1, 0]
+    for images in (training.images, validation.images):
+        assert images.min() == 0
+        assert 0.9 * study.dataset.brain_intensity < images.max() <= study.dataset.brain_intensity + 1e-6
+    first, second = (images[10, 10] for images in training.images[:2])
+    assert first < second, "each subject's own slice"
+
+
+def test_a_study_may_use_the_corpora_that_there_are():
+    (names,) = typing.get_args(Pretraining.model_fields["corpora"].annotation)
+    assert set(typing.get_args(names)) == set(CORPORA)

@@ -1,0 +1,166 @@
+"""Lesion-free slices: brains in range, repeatable subjects, and whole files."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pretrain_xai.slices import (
+    DARKEST_BRAIN,
+    load_template,
+    read_slices,
+    simulate_cohort,
+    simulate_participants,
+    write_slices,
+)
+from pretrain_xai.tables import TableError
+
+Z_RANGE = (0.0, 30.0)
+
+
+def cohort_of(
+    participants: pd.DataFrame, seed: int = 0, slices_per_subject: int = 2
+) -> tuple[np.ndarray, pd.DataFrame]:
+    slices, rows = zip(*simulate_cohort(participants, slices_per_subject, Z_RANGE, seed), strict=True)
+    return np.concatenate(slices), pd.concat(rows, ignore_index=True)
+
+
+@pytest.fixture(scope="module")
+def participants() -> pd.DataFrame:
+    return simulate_participants({"train": 4, "validation": 2, "test": 3}, np.random.default_rng(0))
+
+
+@pytest.fixture(scope="module")
+def cohort(participants) -> tuple[np.ndarray, pd.DataFrame]:
+    return cohort_of(participants)
+
+
+@given(st.dictionaries(st.sampled_from(["train", "validation", "test", "pretraining"]), st.integers(1, 40), min_size=1))
+def test_splits_are_disjoint_and_have_as_many_women_as_men(subjects):
+    table = simulate_participants(subjects, np.random.default_rng(0))
+    assert table["participant_id"].is_unique
+    assert table["split"].value_counts().to_dict() == subjects
+    for split, rows in table.groupby("split"):
+        sexes = rows["sex"].value_counts().reindex(["F", "M"], fill_value=0)
+        assert abs(sexes["F"] - sexes["M"]) == subjects[split] % 2
+    assert table["age"].between(22, 36).all()
+
+
+def test_the_order_of_the_sexes_is_random_and_repeats_with_the_seed():
+    tables = [simulate_participants({"train": 40}, np.random.default_rng(seed)) for seed in (0, 0, 1)]
+    pd.testing.assert_frame_equal(tables[0], tables[1])
+    assert tables[0]["sex"].tolist() != tables[2]["sex"].tolist()
+    assert tables[0]["sex"].tolist() not in (["F", "M"] * 20, ["F"] * 20 + ["M"] * 20)
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_other_brains(participants, cohort):
+    slices, table = cohort
+    again, table_again = cohort_of(participants.head(2))
+    assert again.tobytes() == slices[:4].tobytes(), "a longer participants table repeats the subjects of a shorter one"
+    pd.testing.assert_frame_equal(table_again, table.head(4))
+    other, _ = cohort_of(participants.head(2), seed=1)
+    assert all((one != two).mean() > 0.2 for one, two in zip(slices[:4], other, strict=True))
+
+
+def test_every_slice_has_its_subjects_row(participants, cohort):
+    slices, table = cohort
+    assert len(slices) == len(table) == 18
+    known = participants.set_index("participant_id")
+    for name in ("sex", "age", "split"):
+        assert (known.loc[table["subject"], name].to_numpy() == table[name].to_numpy()).all()
+    assert table["z"].between(*Z_RANGE).all()
+    heights = table["z"].to_numpy().reshape(-1, 2)
+    np.testing.assert_allclose(np.diff(heights), 15)
+    assert len(np.unique(heights[:, 0])) == len(participants)
+
+
+def test_background_is_exactly_0_and_brain_above_it_and_nothing_is_cut_off(cohort):
+    slices, _ = cohort
+    assert slices.dtype == np.float32
+    assert slices.shape[1:] == load_template().box[2:]
+    assert slices.min() == 0 and slices.max() <= 1
+    brain = slices > 0
+    assert slices[brain].min() >= np.float32(DARKEST_BRAIN)
+    assert ((brain.mean(axis=(1, 2)) > 0.3) & (brain.mean(axis=(1, 2)) < 0.8)).all()
+    for edge in (slices[:, 0], slices[:, -1], slices[:, :, 0], slices[:, :, -1]):
+        assert not edge.any()
+    assert brain[:, slices.shape[1] // 2, 30:-30].mean() > 0.9
+
+
+def test_no_two_subjects_have_the_same_brain(cohort):
+    slices, _ = cohort
+    first = slices[::2]
+    assert all((one != other).mean() > 0.2 for i, one in enumerate(first) for other in first[:i])
+
+
+def test_the_same_subject_has_a_larger_brain_as_a_man(participants):
+    areas = {sex: (cohort_of(participants.head(4).assign(sex=sex))[0] > 0).sum(axis=(1, 2)) for sex in ("F", "M")}
+    ratio = areas["M"] / areas["F"]
+    assert ratio.mean() > 1.02
+    assert (ratio > 1).mean() >= 0.75
+
+
+def test_the_middle_of_an_older_brain_is_wider(participants):
+    """The ventricles are dark: the darker the middle, the wider they are."""
+    middle = {}
+    for age in (22, 36):
+        slices, _ = cohort_of(participants.head(4).assign(age=age))
+        height, width = slices.shape[1:]
+        middle[age] = slices[:, height // 2 - 20 : height // 2 + 20, width // 2 - 20 : width // 2 + 20].mean()
+    assert middle[36] < middle[22]
+
+
+def test_slices_survive_their_files_and_stay_on_disk(tmp_path, participants, cohort):
+    slices, table = cohort
+    write_slices(tmp_path, simulate_cohort(participants, 2, Z_RANGE, 0), n_slices=18)
+    read, read_table = read_slices(tmp_path)
+    assert isinstance(read, np.memmap)
+    np.testing.assert_array_equal(read, slices)
+    pd.testing.assert_frame_equal(read_table, table, check_exact=True)
+    before = (tmp_path / "slices.npy").read_bytes()
+    write_slices(tmp_path, simulate_cohort(participants, 2, Z_RANGE, 0), n_slices=18)
+    assert (tmp_path / "slices.npy").read_bytes() == before
+
+
+def small_cohort(*counts: int):
+    """Yield subjects with so many slices of 2 x 3 pixels."""
+    for number, count in enumerate(counts):
+        yield np.full((count, 2, 3), number, np.float32), pd.DataFrame({"subject": [f"sub-{number}"] * count})
+
+
+@pytest.mark.parametrize("n_slices", [1, 4, 6, 100])
+def test_another_number_of_slices_than_told_writes_nothing(tmp_path, n_slices):
+    with pytest.raises(ValueError, match=str(n_slices) if n_slices > 5 else None):
+        write_slices(tmp_path, small_cohort(2, 3), n_slices=n_slices)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_subjects_are_an_error(tmp_path):
+    with pytest.raises(ValueError, match="expected 3 slices, got 0"):
+        write_slices(tmp_path, iter(()), n_slices=3)
+
+
+def test_slices_and_rows_of_different_numbers_are_an_error(tmp_path):
+    write_slices(tmp_path, small_cohort(2, 3), n_slices=5)
+    text = (tmp_path / "slices.csv").read_text()
+    (tmp_path / "slices.csv").write_text(text + "sub-9\n")
+    with pytest.raises(TableError, match=r"slices\.npy has 5 slices, slices\.csv 6 rows"):
+        read_slices(tmp_path)
+
+
+@given(kept=st.floats(0, 1, exclude_max=True))
+def test_a_cut_file_of_slices_is_an_error_that_names_it(tmp_path_factory, kept):
+    folder = tmp_path_factory.mktemp("cut")
+    write_slices(folder, small_cohort(2, 3), n_slices=5)
+    content = (folder / "slices.npy").read_bytes()
+    (folder / "slices.npy").write_bytes(content[: int(kept * len(content))])
+    with pytest.raises(TableError, match=r"slices\.npy can't be read"):
+        read_slices(folder)
+
+
+@pytest.mark.parametrize("name", ["slices.npy", "slices.csv"])
+def test_a_missing_file_is_an_error_that_names_it(tmp_path, name):
+    write_slices(tmp_path, small_cohort(2, 3), n_slices=5)
+    (tmp_path / name).unlink()
+    with pytest.raises(TableError, match=name.replace(".", r"\.")):
+        read_slices(tmp_path)

@@ -1,0 +1,256 @@
+"""What makes a notebook run again: code that does something else, and every setting that it uses."""
+
+import ast
+import dataclasses
+import shutil
+from functools import cache
+from pathlib import Path
+
+import pytest
+from pretrain_xai import paths
+from pretrain_xai.protocol import Protocol
+from pretrain_xai.stages import STAGES, Stage, code_digest, fingerprint, library_files
+from pretrain_xai.study import Study, load_study
+
+#: of a Study, what a rule of the Snakefile watches in another way: the models (its inputs) and their learning rates
+WATCHED = {"runs", "untrained_runs", "check_run", "learning_rate"}
+
+CODE = {
+    "notebooks/count.py": "# %% [markdown]\n# # Count\n\n# %%\nfrom pretrain_xai.direct import count\n\ncount(2)\n",
+    "lib/pretrain_xai/direct.py": (
+        '"""Count."""\n\nfrom pretrain_xai import indirect\n\n\n'
+        'def count(n):\n    """Count to n."""\n    return n + indirect.START\n'
+    ),
+    "lib/pretrain_xai/indirect.py": "START = 0  # where to start\n",
+    "lib/pretrain_xai/unused.py": "STOP = 9\n",
+}
+
+
+@pytest.fixture
+def digest(tmp_path, monkeypatch):
+    """Return a function that gives the digest of the notebook after an edit, each time in a new copy of the code."""
+
+    def digest_after(file: str | None = None, old: str = "", new: str = "") -> str:
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        for name, text in CODE.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            assert name != file or old in text
+            (folder / name).write_text(text.replace(old, new) if name == file else text)
+        monkeypatch.setattr(paths, "NOTEBOOKS", folder / "notebooks")
+        monkeypatch.setattr(paths, "LIBRARY", folder / "lib" / "pretrain_xai")
+        return code_digest(folder / "notebooks" / "count.py")
+
+    return digest_after
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new"),
+    [
+        ("notebooks/count.py", "# # Count", "# # Count to two\n#\n# In prose."),
+        ("notebooks/count.py", "count(2)", "# %% [markdown]\n# A remark.\n\n# %%\ncount(2)  # to two"),
+        ("lib/pretrain_xai/direct.py", '"""Count."""', '"""Count, slowly."""'),
+        ("lib/pretrain_xai/direct.py", "Count to n.", "Count to n.\n\n    And no further.\n    "),
+        ("lib/pretrain_xai/direct.py", '    """Count to n."""\n', ""),
+        ("lib/pretrain_xai/direct.py", "return n + indirect.START", "# why\n\n    return (n + indirect.START)"),
+        ("lib/pretrain_xai/indirect.py", "  # where to start", ""),
+        ("lib/pretrain_xai/unused.py", "9", "10"),
+    ],
+)
+def test_words_and_unused_code_do_not_count(digest, file, old, new):
+    assert digest() == digest(file, old, new)
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new"),
+    [
+        ("notebooks/count.py", "count(2)", "count(3)"),
+        ("lib/pretrain_xai/direct.py", "n + indirect", "n - indirect"),
+        ("lib/pretrain_xai/indirect.py", "START = 0", "START = 1"),
+        ("lib/pretrain_xai/indirect.py", "START = 0", "from pretrain_xai.unused import STOP\nSTART = 0"),
+    ],
+)
+def test_a_change_of_what_is_done_counts_also_in_a_module_imported_by_another(digest, file, old, new):
+    assert digest() != digest(file, old, new)
+
+
+def test_constants_of_the_real_library_count_for_those_that_import_it(tmp_path, monkeypatch):
+    digests = []
+    for folder, old, new in (
+        (tmp_path / "a", "", ""),
+        (tmp_path / "b", "PREDICTION_BATCH = 64", "PREDICTION_BATCH = 65"),
+    ):
+        shutil.copytree(paths.REPOSITORY / "lib", folder / "lib")
+        shutil.copytree(paths.REPOSITORY / "notebooks", folder / "notebooks")
+        training = folder / "lib" / "pretrain_xai" / "training.py"
+        assert old in training.read_text()
+        training.write_text(training.read_text().replace(old, new))
+        monkeypatch.setattr(paths, "NOTEBOOKS", folder / "notebooks")
+        monkeypatch.setattr(paths, "LIBRARY", folder / "lib" / "pretrain_xai")
+        digests.append({name: code_digest(folder / "notebooks" / f"{name}.py") for name in STAGES})
+    changed = {name for name in STAGES if digests[0][name] != digests[1][name]}
+    assert {"04_pretrain", "05_finetune", "08_explanation_metrics"} <= changed
+    assert not changed & {"01_make_lesions", "02_make_slices", "03_build_dataset", "06_classification_metrics"}
+
+
+def changed_by(study: Study, other: Study) -> set[str]:
+    return {name for name in STAGES if fingerprint(study, name) != fingerprint(other, name)}
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "notebooks"),
+    [
+        ("title", "Another", set()),
+        ("slices.z_range", [0.0, 31.0], {"02_make_slices"}),
+        ("network.width", 0.5, {"04_pretrain", "05_finetune", "08_explanation_metrics"}),
+        ("threads", 2, {"04_pretrain", "05_finetune", "08_explanation_metrics"}),
+        ("dataset.image_size", 96, {"03_build_dataset", "04_pretrain"}),
+        ("dataset.lesion_intensity", 0.4, {"03_build_dataset"}),
+        ("pretraining.learning_rate", 0.5, {"04_pretrain"}),
+        ("finetuning.training.momentum", 0.9, {"05_finetune"}),
+    ],
+)
+def test_a_setting_counts_for_the_notebooks_that_use_it(place, value, notebooks):
+    study = load_study("tiny")
+    settings = study.model_dump()
+    *sections, name = place.split(".")
+    section = settings
+    for part in sections:
+        section = section[part]
+    assert section[name] != value
+    section[name] = value
+    assert changed_by(study, Study.model_validate(settings)) == notebooks
+
+
+@pytest.mark.parametrize(
+    ("switch", "notebook"),
+    [
+        ("lesion_floor", "03_build_dataset"),
+        ("head_kept", "05_finetune"),
+        ("swapped_rates", "06_classification_metrics"),
+        ("ties", "08_explanation_metrics"),
+    ],
+)
+def test_a_switch_counts_for_the_notebook_that_uses_it_and_not_for_those_before(switch, notebook):
+    study = load_study("tiny")
+    value = {"lesion_floor": 0.1, "ties": "strict"}.get(switch, True)
+    changed = changed_by(study, study.model_copy(update={"switches": {switch: value}}))
+    assert notebook in changed
+    assert not changed & {"01_make_lesions", "02_make_slices", "04_pretrain"}
+
+
+def test_every_notebook_of_the_batch_is_a_stage():
+    snakefile = (paths.REPOSITORY / "Snakefile").read_text()
+    for name in STAGES:
+        assert (paths.NOTEBOOKS / f"{name}.py").is_file()
+        assert f'fingerprint(study, "{name}")' in snakefile or name in snakefile
+
+
+# What follows reads a notebook as a person would: which settings and switches does it use, itself or through the library
+# functions to which it hands the study or the protocol?
+
+
+@cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
+def definitions(path: Path, called: ast.expr) -> list[tuple[Path, ast.FunctionDef]]:
+    """Return the library functions that a called name, or entry of a registry of functions, stands for in a file."""
+    if isinstance(called, ast.Subscript):
+        called = called.value
+    if not isinstance(called, ast.Name):
+        return []
+    tree = tree_of(path)
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef) and node.name == called.id:
+            return [(path, node)]
+        if (
+            isinstance(node, ast.AnnAssign)
+            and ast.unparse(node.target) == called.id
+            and isinstance(node.value, ast.Dict)
+        ):
+            return [found for value in node.value.values for found in definitions(path, value)]
+        if isinstance(node, ast.ImportFrom) and called.id in {alias.name for alias in node.names}:
+            module = paths.LIBRARY.parent.joinpath(*(node.module or "").split(".")).with_suffix(".py")
+            return definitions(module, called) if module in library_files(path) else []
+    return []
+
+
+def resolve(node: ast.AST, aliases: dict[str, str]) -> str | None:
+    """Return what an expression is of the study, such as `study.switched.ties`, if it is."""
+    if isinstance(node, ast.Name):
+        return aliases.get(node.id)
+    if isinstance(node, ast.Attribute) and (of := resolve(node.value, aliases)):
+        return f"{of}.{node.attr}"
+    return "study" if isinstance(node, ast.Call) and ast.unparse(node.func) == "load_study" else None
+
+
+def uses(path: Path, tree: ast.AST, aliases: dict[str, str]) -> set[str]:
+    """Return what the code uses of the study, given the names under which it knows the study and parts of it."""
+    aliases, found = dict(aliases), set()
+
+    def visit(node: ast.AST) -> None:
+        if (
+            isinstance(node, ast.Assign)
+            and isinstance(node.targets[0], ast.Name)
+            and (of := resolve(node.value, aliases))
+        ):
+            aliases[node.targets[0].id] = of
+        elif isinstance(node, ast.Call):
+            visit_call(node)
+        elif of := resolve(node, aliases):
+            found.add(of)
+        else:
+            for child in ast.iter_child_nodes(node):
+                visit(child)
+
+    def visit_call(call: ast.Call) -> None:
+        functions = definitions(path, call.func)
+        visit(call.func)
+        given = [*enumerate(call.args), *((keyword.arg, keyword.value) for keyword in call.keywords)]
+        for place, argument in given:
+            of = resolve(argument, aliases)
+            if of not in ("study", "study.switched") or not functions:
+                if place != "parameters":  # provenance: says what was used, and changes no result
+                    visit(argument)
+                continue
+            for file, function in functions:
+                known = function.args.args
+                name = known[place].arg if isinstance(place, int) else place
+                found.update(uses(file, function, {name: of}))
+
+    visit(tree)
+    return found
+
+
+def used_by(notebook: str) -> set[str]:
+    path = paths.NOTEBOOKS / f"{notebook}.py"
+    return {name.removeprefix("study.") for name in uses(path, tree_of(path), {})}
+
+
+def undeclared(used: set[str], stage: Stage) -> set[str]:
+    declared = {*stage.settings, *(f"switched.{switch}" for switch in stage.switches)}
+    return {
+        name
+        for name in used
+        if name.split(".")[0] not in WATCHED and not any(f"{name}.".startswith(f"{known}.") for known in declared)
+    }
+
+
+@pytest.mark.parametrize("notebook", STAGES)
+def test_every_setting_and_switch_that_a_notebook_uses_is_declared(notebook):
+    assert undeclared(used_by(notebook), STAGES[notebook]) == set()
+
+
+def test_the_reading_of_notebooks_finds_what_is_used():
+    """In the notebook, in the functions that get the study, and in those that they call."""
+    assert {"network", "switched.head_kept", "switched.dropout_active", "finetuning.training"} <= used_by("05_finetune")
+    assert {"switched.corner_placement", "switched.shared_patch_pool"} <= used_by("03_build_dataset")
+    assert {"pretraining.crops_per_photograph", "dataset.brain_intensity"} <= used_by("04_pretrain")
+    assert {"switched.channel_reduction", "switched.ties"} <= used_by("08_explanation_metrics")
+    assert undeclared({"network", "switched.ties"}, Stage(("networks",), ("tie",))) == {"network", "switched.ties"}
+
+
+def test_every_declared_switch_is_one_and_every_switch_is_declared():
+    known = {field.name for field in dataclasses.fields(Protocol)}
+    assert {switch for stage in STAGES.values() for switch in stage.switches} == known
