@@ -27,7 +27,7 @@ from matplotlib import pyplot as plt
 from pretrain_xai import paths, published_tables
 from pretrain_xai.figures import ONE_COLUMN, save_figure, use_style
 from pretrain_xai.names import label
-from pretrain_xai.plotting import score_box_data
+from pretrain_xai.plotting import boxplot_figure, score_box_data
 from pretrain_xai.provenance import record
 from pretrain_xai.published import read_release
 from pretrain_xai.published_files import EDGE_FILTERS, METHODS
@@ -126,14 +126,12 @@ tables["incorrect_medians"]
 
 # %%
 saved = []
-boxes = {"kind": "box", "x": "finetune_depth", "y": "value", "hue": "pretraining", "col": "method", "col_wrap": 4}
-boxes |= {"col_order": list(map(label, methods)), "showfliers": False, "linewidth": 0.6, "height": 1.8, "aspect": 0.9}
 for selection, ratios in release.incorrect_ratios.groupby("selection"):
-    grid = sns.catplot(ratios.assign(method=ratios["method"].map(label)), **boxes)  # figure:
-    grid.set_titles("{col_name}").set_axis_labels("fine-tuned blocks", "explanation performance").set(ylim=(0, 1))
+    shown = ratios.assign(chance=float("nan"))
+    figure = boxplot_figure(shown, methods, list(shown["pretraining"].unique()), ylabel="explanation performance")
     about = {"parameters": {"folder": folder, "selection": selection}, "inputs": inputs}
-    shown = score_box_data(ratios.assign(chance=float("nan")))
-    saved.append(save_figure(grid.figure, shown, study, f"misclassified_{selection}", **about))
+    saved.append(save_figure(figure, score_box_data(shown), study, f"misclassified_{selection}", **about))
+    plt.show(figure)
 
 # %% [markdown]
 # ## Comparison maps, and the models where released
@@ -147,7 +145,7 @@ tables["explanation_medians"].round(4)
 # %%
 scores = published_tables.explanation_scores(release.confusion)
 for selection, maps in scores.query("pretraining == 'none'").groupby("selection"):
-    figure, ax = plt.subplots(figsize=(ONE_COLUMN, 2.6))  # figure:
+    figure, ax = plt.subplots(figsize=(ONE_COLUMN, 2.6))
     order = [name for name in (*EDGE_FILTERS, *methods) if name in set(maps["method"])]
     sns.boxplot(maps, x="value", y="method", order=order, showfliers=False, color="0.75", linewidth=0.6, ax=ax)
     ax.axvline(maps["chance"].mean(), color="black", linestyle="--", linewidth=0.7)
@@ -161,10 +159,10 @@ for selection, maps in scores.query("pretraining == 'none'").groupby("selection"
 # %%
 trained = scores.query("pretraining != 'none'")
 for selection, shown in trained.groupby("selection"):
-    grid = sns.catplot(shown.assign(method=shown["method"].map(label)), **boxes)  # figure:
-    grid.set_titles("{col_name}").set_axis_labels("fine-tuned blocks", "explanation performance").set(ylim=(0, 1))
+    figure = boxplot_figure(shown, methods, list(shown["pretraining"].unique()), ylabel="explanation performance")
     about = {"parameters": {"folder": folder, "selection": selection}, "inputs": inputs}
-    saved.append(save_figure(grid.figure, score_box_data(shown), study, f"explanations_{selection}", **about))
+    saved.append(save_figure(figure, score_box_data(shown), study, f"explanations_{selection}", **about))
+    plt.show(figure)
 print(f"{trained['source'].nunique()} trained models with explanation scores")
 
 # %% [markdown]
@@ -208,7 +206,7 @@ summary.agg(numbers=("n", "sum"), smallest=("difference", "min"), largest=("diff
 
 # %%
 for name, table in tables.items():
-    path = paths.data(study) / "tables" / f"{name}.csv"
+    path = paths.figures(study) / "tables" / f"{name}.csv"
     write_table(table, path)
     record(path, parameters={"folder": folder}, inputs=inputs)
     saved.append(path)

@@ -215,7 +215,7 @@ def test_a_killed_kernel_is_a_failure_that_keeps_what_ran_before(tmp_path, capsy
 
 
 def test_two_notebooks_at_once_do_not_meet(tmp_path):
-    path = write_notebook(tmp_path / "slow.ipynb", PARAMETERS, "import time\ntime.sleep(1)", "print(f'seed {seed}')")
+    path = write_notebook(tmp_path / "slow.ipynb", PARAMETERS, "import time\ntime.sleep(0.5)", "print(f'seed {seed}')")
     environment = os.environ | {"PYTHONPATH": str(paths.LIBRARY.parent)}
     command = [sys.executable, "-m", "pretrain_xai.run_notebook", str(path)]
     runs = [

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pretrain_xai.selection import (
     CORRECT_FOR_ALL,
@@ -79,6 +79,7 @@ def test_models_that_saw_different_images_can_not_be_intersected():
         find_intersections(predictions.iloc[:-1])
 
 
+@settings(max_examples=40)
 @given(st.lists(st.sets(st.integers(0, 9)), min_size=1, max_size=4), st.randoms(use_true_random=False))
 def test_intersections_are_those_of_sets(wrong, random):
     runs = [Run("best", "mri", depth, 0) for depth in range(1, len(wrong) + 1)]
@@ -103,6 +104,7 @@ def test_explained_images_are_the_common_ones_and_the_models_own_errors(three_mo
     assert explained_images(three_models, Run("best", "none", 0, 0), None, 0).tolist() == [0, 3, 4, 7]
 
 
+@settings(max_examples=40)
 @given(max_images=st.integers(1, 25), seed=st.integers(0, 5))
 def test_the_sample_of_common_images_is_the_same_for_all_models(max_images, seed):
     wrong = dict(zip(RUNS, [set(range(20, 24)), set(range(20, 40)), {39}], strict=True))

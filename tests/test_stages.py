@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 from pretrain_xai import paths
-from pretrain_xai.protocol import Protocol
+from pretrain_xai.protocol import CORRECTED, PUBLISHED, Protocol
 from pretrain_xai.stages import STAGES, Stage, code_digest, fingerprint, library_files
 from pretrain_xai.study import Study, load_study
 
+SWITCHES = {field.name for field in dataclasses.fields(Protocol)}
 #: of a Study, what a rule of the Snakefile watches in another way: the models (its inputs) and their learning rates
 WATCHED = {"runs", "untrained_runs", "check_run", "learning_rate"}
 
@@ -101,8 +102,8 @@ def changed_by(study: Study, other: Study) -> set[str]:
     [
         ("title", "Another", set()),
         ("slices.z_range", [0.0, 31.0], {"02_make_slices"}),
-        ("network.width", 0.5, {"04_pretrain", "05_finetune", "08_explanation_metrics"}),
-        ("threads", 2, {"04_pretrain", "05_finetune", "08_explanation_metrics"}),
+        ("network.width", 0.5, {"04_pretrain", "05_finetune", "08_explanation_metrics", "11b_score_switches"}),
+        ("threads", 2, {"04_pretrain", "05_finetune", "08_explanation_metrics", "11b_score_switches"}),
         ("dataset.image_size", 96, {"03_build_dataset", "04_pretrain"}),
         ("dataset.lesion_intensity", 0.4, {"03_build_dataset"}),
         ("pretraining.learning_rate", 0.5, {"04_pretrain"}),
@@ -158,10 +159,13 @@ def definitions(path: Path, called: ast.expr) -> list[tuple[Path, ast.FunctionDe
     """Return the library functions that a called name, or entry of a registry of functions, stands for in a file."""
     if isinstance(called, ast.Subscript):
         called = called.value
+    if isinstance(called, ast.Attribute):  # a method of a class of the same file
+        classes = [node for node in tree_of(path).body if isinstance(node, ast.ClassDef)]
+        methods = [node for owner in classes if owner.name == ast.unparse(called.value) for node in owner.body]
+        return [(path, node) for node in methods if isinstance(node, ast.FunctionDef) and node.name == called.attr]
     if not isinstance(called, ast.Name):
         return []
-    tree = tree_of(path)
-    for node in tree.body:
+    for node in tree_of(path).body:
         if isinstance(node, ast.FunctionDef) and node.name == called.id:
             return [(path, node)]
         if (
@@ -196,6 +200,9 @@ def uses(path: Path, tree: ast.AST, aliases: dict[str, str]) -> set[str]:
             and (of := resolve(node.value, aliases))
         ):
             aliases[node.targets[0].id] = of
+        elif isinstance(node, ast.For) and ast.unparse(node.iter) == "switched_protocols(protocol).items()":
+            aliases[node.target.elts[1].id] = aliases["protocol"]  # variants of what it was given
+            visit(ast.Module(node.body, []))
         elif isinstance(node, ast.Call):
             visit_call(node)
         elif of := resolve(node, aliases):
@@ -215,8 +222,8 @@ def uses(path: Path, tree: ast.AST, aliases: dict[str, str]) -> set[str]:
                     visit(argument)
                 continue
             for file, function in functions:
-                known = function.args.args
-                name = known[place].arg if isinstance(place, int) else place
+                known = [argument.arg for argument in function.args.args if argument.arg not in ("self", "cls")]
+                name = known[place] if isinstance(place, int) else place
                 found.update(uses(file, function, {name: of}))
 
     visit(tree)
@@ -228,13 +235,23 @@ def used_by(notebook: str) -> set[str]:
     return {name.removeprefix("study.") for name in uses(path, tree_of(path), {})}
 
 
+def switches_behind(name: str) -> set[str]:
+    """Return the switches on which an attribute of the protocol depends: itself, or those behind a property."""
+    if name in SWITCHES:
+        return {name}
+    changed = {switch: dataclasses.replace(CORRECTED, **{switch: getattr(PUBLISHED, switch)}) for switch in SWITCHES}
+    return {switch for switch, protocol in changed.items() if getattr(protocol, name) != getattr(CORRECTED, name)}
+
+
 def undeclared(used: set[str], stage: Stage) -> set[str]:
-    declared = {*stage.settings, *(f"switched.{switch}" for switch in stage.switches)}
-    return {
-        name
-        for name in used
-        if name.split(".")[0] not in WATCHED and not any(f"{name}.".startswith(f"{known}.") for known in declared)
-    }
+    settings = {name for name in used if name.split(".")[0] not in {*WATCHED, "switched"}}
+    missing = {name for name in settings if not any(f"{name}.".startswith(f"{known}.") for known in stage.settings)}
+    if {"protocol", "switches"} <= set(stage.settings):
+        return missing  # all switches at once
+    if "switched" in used:
+        missing.add("switched")  # as a whole
+    switches = [switches_behind(name.split(".")[1]) for name in used if name.startswith("switched.")]
+    return missing | set().union(*switches) - set(stage.switches)
 
 
 @pytest.mark.parametrize("notebook", STAGES)
@@ -248,9 +265,10 @@ def test_the_reading_of_notebooks_finds_what_is_used():
     assert {"switched.corner_placement", "switched.shared_patch_pool"} <= used_by("03_build_dataset")
     assert {"pretraining.crops_per_photograph", "dataset.brain_intensity"} <= used_by("04_pretrain")
     assert {"switched.channel_reduction", "switched.ties"} <= used_by("08_explanation_metrics")
-    assert undeclared({"network", "switched.ties"}, Stage(("networks",), ("tie",))) == {"network", "switched.ties"}
+    stage = Stage("scores", ("networks",), ("tie",))
+    assert undeclared({"network.width", "switched.ties", "runs"}, stage) == {"network.width", "ties"}
+    assert "lesion_floor" in undeclared({"switched.corrects_dataset"}, stage)
 
 
 def test_every_declared_switch_is_one_and_every_switch_is_declared():
-    known = {field.name for field in dataclasses.fields(Protocol)}
-    assert {switch for stage in STAGES.values() for switch in stage.switches} == known
+    assert {switch for stage in STAGES.values() for switch in stage.switches} == SWITCHES

@@ -39,7 +39,9 @@ class Explorer:
 
     def show(self, image: int, method: str, finetune_depth: int) -> None:
         """Draw one image and its maps where the notebook is."""
-        figure, axes = plt.subplots(1, len(self.corpora) + 1, figsize=(TWO_COLUMNS, 2.9), squeeze=False)
+        figure, axes = plt.subplots(
+            1, len(self.corpora) + 1, figsize=(TWO_COLUMNS, 2.9), squeeze=False, layout="constrained"
+        )
         self._draw(axes[0], image, method, finetune_depth)
         figure.suptitle(f"{label(method)}, depth {finetune_depth}; chance {self._chance(image):.3f}")
         plt.show(figure)
@@ -48,7 +50,11 @@ class Explorer:
         """Draw every kept image in a row with its maps."""
         images = self.maps["image_index"].unique()
         figure, axes = plt.subplots(
-            len(images), len(self.corpora) + 1, figsize=(TWO_COLUMNS * 0.75, 1.75 * len(images)), squeeze=False
+            len(images),
+            len(self.corpora) + 1,
+            figsize=(TWO_COLUMNS * 0.75, 1.75 * len(images)),
+            squeeze=False,
+            layout="constrained",
         )
         for row, image in zip(axes, images, strict=True):
             self._draw(row, image, method, finetune_depth)

@@ -98,7 +98,13 @@ def boxplot_figure(
     """
     n_rows = -(-len(methods) // 4)
     figure, axes = plt.subplots(
-        n_rows, 4, figsize=(TWO_COLUMNS, 2.15 * n_rows + 0.5), sharey=True, sharex=True, squeeze=False
+        n_rows,
+        4,
+        figsize=(TWO_COLUMNS, 2.15 * n_rows + 0.5),
+        sharey=True,
+        sharex=True,
+        squeeze=False,
+        layout="constrained",
     )
     for ax in axes.flat[len(methods) :]:
         ax.remove()
@@ -151,7 +157,7 @@ def plot_classification(ax: Axes, table: pd.DataFrame, corpora: Sequence[str], m
 def classification_figure(table: pd.DataFrame, corpora: Sequence[str], metrics: Sequence[str]) -> Figure:
     """Draw several classification metrics side by side."""
     width = min(TWO_COLUMNS, ONE_COLUMN / 2 * len(metrics) + 0.4)
-    figure, axes = plt.subplots(1, len(metrics), figsize=(width, 2.3), squeeze=False)
+    figure, axes = plt.subplots(1, len(metrics), figsize=(width, 2.3), squeeze=False, layout="constrained")
     for ax, metric in zip(axes.flat, metrics, strict=True):
         plot_classification(ax, table, corpora, metric).set_title(label(metric))
         ax.set(xlabel="", ylabel="")
@@ -171,7 +177,12 @@ def effect_figure(effects: pd.DataFrame, methods: Sequence[str]) -> Figure:
     matrices = [effect_matrix(effects, quantities) for quantities in (methods, METRICS)]
     n_rows = len(matrices[0])
     figure, axes = plt.subplots(
-        1, 2, figsize=(TWO_COLUMNS, 0.26 * n_rows + 1.6), width_ratios=[len(methods), len(METRICS)], sharey=True
+        1,
+        2,
+        figsize=(TWO_COLUMNS, 0.26 * n_rows + 1.6),
+        width_ratios=[len(methods), len(METRICS)],
+        sharey=True,
+        layout="constrained",
     )
     limit = max(np.nanmax(np.abs(matrix.to_numpy()), initial=0.01) for matrix in matrices)
     for ax, matrix, title in zip(axes, matrices, ("median Relevance Rank Accuracy", "classification"), strict=True):
@@ -226,6 +237,7 @@ def heatmap_figure(image: np.ndarray, mask: np.ndarray, maps: pd.DataFrame, meth
         len(titles) + 1,
         figsize=((len(titles) + 1) * cell, len(methods) * cell * 0.9 + 0.4),
         squeeze=False,
+        layout="constrained",
     )
     lookup = maps.set_index(["method", "title"])
     for row, method in enumerate(methods):

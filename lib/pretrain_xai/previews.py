@@ -21,7 +21,9 @@ CLASS_COLOURS = sns.color_palette("colorblind")[:2]
 def patch_figure(patches: Patches, n_shown: int) -> Figure:
     """Draw the first patches of each class at one scale."""
     side = max(max(patch.weights.shape) for pool in patches.values() for patch in pool[:n_shown])
-    figure, axes = plt.subplots(len(patches), n_shown, figsize=(TWO_COLUMNS, 0.95 * len(patches)), squeeze=False)
+    figure, axes = plt.subplots(
+        len(patches), n_shown, figsize=(TWO_COLUMNS, 0.95 * len(patches)), squeeze=False, layout="constrained"
+    )
     for row, (name, pool) in zip(axes, patches.items(), strict=True):
         for ax, patch in zip(row, pool, strict=False):
             _show(ax, _centred(patch.weights, side)).set_xlabel(f"{patch.compactness:.2f}", labelpad=1)
@@ -35,7 +37,9 @@ def slice_figure(slices: np.ndarray, table: pd.DataFrame, n_subjects: int) -> Fi
     subjects = table["subject"].unique()[:n_subjects]
     n_slices = int((table["subject"] == subjects[0]).sum())
     height = TWO_COLUMNS / n_slices * slices.shape[1] / slices.shape[2] * 1.1
-    figure, axes = plt.subplots(n_subjects, n_slices, figsize=(TWO_COLUMNS, height * n_subjects), squeeze=False)
+    figure, axes = plt.subplots(
+        n_subjects, n_slices, figsize=(TWO_COLUMNS, height * n_subjects), squeeze=False, layout="constrained"
+    )
     for row, subject in zip(axes, subjects, strict=True):
         rows = table[table["subject"] == subject]
         for ax, (index, z) in zip(row, rows["z"].items(), strict=True):
@@ -46,7 +50,9 @@ def slice_figure(slices: np.ndarray, table: pd.DataFrame, n_subjects: int) -> Fi
 
 def image_figure(split: Split, n_shown: int) -> Figure:
     """Draw images of each class with their lesion masks outlined."""
-    figure, axes = plt.subplots(len(CLASSES), n_shown, figsize=(TWO_COLUMNS, 0.98 * len(CLASSES)), squeeze=False)
+    figure, axes = plt.subplots(
+        len(CLASSES), n_shown, figsize=(TWO_COLUMNS, 0.98 * len(CLASSES)), squeeze=False, layout="constrained"
+    )
     for number, (row, name) in enumerate(zip(axes, CLASSES, strict=True)):
         for ax, index in zip(row, np.flatnonzero(split.labels == number), strict=False):
             outline_lesions(_show(ax, split.images[index]), split.masks[index], color=CLASS_COLOURS[number])
@@ -56,7 +62,9 @@ def image_figure(split: Split, n_shown: int) -> Figure:
 
 def corpus_figure(corpus: LabelledImages, n_shown: int) -> Figure:
     """Draw images of a pre-training corpus, of as many classes as there is room for."""
-    figure, axes = plt.subplots(1, n_shown, figsize=(TWO_COLUMNS, TWO_COLUMNS / n_shown * 1.15), squeeze=False)
+    figure, axes = plt.subplots(
+        1, n_shown, figsize=(TWO_COLUMNS, TWO_COLUMNS / n_shown * 1.15), squeeze=False, layout="constrained"
+    )
     order = np.argsort(np.argsort(corpus.labels, kind="stable") % max(1, len(corpus) // n_shown), kind="stable")
     for ax, index in zip(axes.flat, np.sort(order[:n_shown]), strict=True):
         _show(ax, corpus.images[index]).set_title(f"class {corpus.labels[index]}", fontsize=6, pad=1)
@@ -65,7 +73,7 @@ def corpus_figure(corpus: LabelledImages, n_shown: int) -> Figure:
 
 def history_figure(history: pd.DataFrame) -> Figure:
     """Draw loss and accuracy by epoch; the kept checkpoint is marked."""
-    figure, axes = plt.subplots(1, 2, figsize=(1.4 * ONE_COLUMN, 1.8))
+    figure, axes = plt.subplots(1, 2, figsize=(1.4 * ONE_COLUMN, 1.8), layout="constrained")
     kept = history[history["checkpoint"]].iloc[-1]
     for ax, quantity in zip(axes, ("loss", "accuracy"), strict=True):
         for part, style in (("train", ":"), ("validation", "-")):
@@ -82,7 +90,7 @@ def history_figure(history: pd.DataFrame) -> Figure:
 def audit_figure(images: pd.DataFrame, lesions: pd.DataFrame) -> Figure:
     """Draw by class what must not differ, and what does by construction: masks, boxes, brightening, positions."""
     named = images.assign(lesions=[CLASSES[number] for number in images["label"]])
-    figure, axes = plt.subplots(1, 4, figsize=(TWO_COLUMNS, 1.9))
+    figure, axes = plt.subplots(1, 4, figsize=(TWO_COLUMNS, 1.9), layout="constrained")
     for ax, column in zip(axes, ("mask_pixels", "box_pixels", "lightening"), strict=False):
         plot_distributions(ax, named, column, "lesions")
         ax.get_legend().remove()

@@ -86,7 +86,7 @@ def _rescored(study_name: str, study: Study, selection: str) -> Iterator[pd.Data
 
 
 def _rates(study_name: str, study: Study, selection: str) -> Iterator[pd.DataFrame]:
-    """Swapped rates need no run: each takes the other's place."""
+    """Yield the swapped rates, which need no run: each takes the other's place."""
     if study.switched.swapped_rates == PUBLISHED.swapped_rates:
         return
     table = _classification(study_name, selection)

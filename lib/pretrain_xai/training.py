@@ -90,7 +90,7 @@ def train(
         for epoch in range(settings.epochs):
             row = {"epoch": epoch, "learning_rate": schedule.get_last_lr()[0]}
             row |= _train_epoch(network, training_set, settings, optimizer, schedule, rng)
-            row |= _validate(network, validation_set, dropout_active)
+            row |= _validate(network, validation_set, dropout_active, seed + epoch)
             row["checkpoint"] = _is_checkpoint(row, history, settings.acc_dif)
             history.append(row)
             if row["checkpoint"]:
@@ -138,8 +138,8 @@ def _shuffled_batches(data: LabelledImages, size: int, rng: np.random.Generator)
         yield as_batch(data.images[chosen]), torch.from_numpy(data.labels[chosen].astype(np.int64))
 
 
-def _validate(network: nn.Module, data: LabelledImages, dropout_active: bool) -> dict[str, float]:
-    logits = torch.from_numpy(predict(network, data.images, dropout_active=dropout_active))
+def _validate(network: nn.Module, data: LabelledImages, dropout_active: bool, seed: int) -> dict[str, float]:
+    logits = torch.from_numpy(predict(network, data.images, dropout_active=dropout_active, seed=seed))
     labels = torch.from_numpy(data.labels.astype(np.int64))
     return {
         "validation_loss": functional.cross_entropy(logits, labels).item(),

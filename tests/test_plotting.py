@@ -1,0 +1,157 @@
+"""Figures draw the numbers that they are given: the data in the artists, never pixels."""
+
+import json
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib import pyplot as plt
+from pretrain_xai import paths
+from pretrain_xai.figures import save_figure
+from pretrain_xai.plotting import (
+    boxplot_figure,
+    effect_figure,
+    heatmap_figure,
+    plot_classification,
+    plot_score_boxes,
+    score_box_data,
+)
+from pretrain_xai.provenance import sha256
+
+mpl.use("Agg")
+CORPORA = ["natural", "mri"]
+
+
+@pytest.fixture(autouse=True)
+def close_figures():
+    yield
+    plt.close("all")
+
+
+def scores(methods=("saliency", "lrp")) -> pd.DataFrame:
+    """Return scores whose medians are known: (depth + corpus / 10) / 10, and comparison maps at 0.01."""
+    rows = []
+    for method in methods:
+        rows.append(("none", 0, method, 0.05))
+        for depth in (1, 2, 3, 4, 5):
+            rows += [(corpus, depth, method, depth / 10 + number / 100) for number, corpus in enumerate(CORPORA)]
+    rows += [("none", 0, name, 0.01) for name in ("sobel", "laplace", "intensity")]
+    centre = pd.DataFrame(rows, columns=["pretraining", "finetune_depth", "method", "value"])
+    spread = [centre.assign(value=centre["value"] + shift) for shift in (-0.005, 0.0, 0.005)]
+    return pd.concat(spread, ignore_index=True).assign(chance=0.03)
+
+
+def medians(ax) -> list[float]:
+    """Return the heights of the median lines, from left to right."""
+    lines = [line for line in ax.lines if len(line.get_xdata()) == 2 and line.get_linewidth() == 1.1]
+    return [line.get_ydata()[0] for line in sorted(lines, key=lambda line: line.get_xdata()[0])]
+
+
+def test_boxes_stand_in_the_order_of_the_paper_with_their_medians():
+    _, ax = plt.subplots()
+    shown = scores(["saliency"])
+    plot_score_boxes(ax, shown, CORPORA)
+    expected = [0.01, 0.01, 0.01, 0.05] + [depth / 10 + corpus / 100 for depth in range(1, 6) for corpus in (0, 1)]
+    np.testing.assert_allclose(medians(ax), expected)
+    labels = [text.get_text() for text in ax.get_xticklabels()]
+    assert labels == ["Sobel", "Laplace", "intensity", "untrained", "1", "2", "3", "4", "5"]
+
+
+def test_chance_is_drawn_at_the_mean_chance_level():
+    _, ax = plt.subplots()
+    plot_score_boxes(ax, scores(["saliency"]), CORPORA)
+    assert any(np.allclose(line.get_ydata(), 0.03) and line.get_linestyle() != "-" for line in ax.lines)
+
+
+def test_accuracies_are_markers_that_no_line_joins():
+    table = pd.DataFrame({"pretraining": ["natural", "mri"], "finetune_depth": [1, 5], "accuracy": [0.7, 0.9]})
+    _, ax = plt.subplots()
+    plot_score_boxes(ax, scores(["saliency"]), CORPORA, table)
+    diamonds = [line for line in ax.lines if line.get_marker() == "D"]
+    assert sorted(float(line.get_ydata()[0]) for line in diamonds) == [0.7, 0.9]
+    assert all(len(line.get_xdata()) == 1 for line in diamonds)
+
+
+def test_a_panel_per_method_with_one_legend():
+    figure = boxplot_figure(scores(), ["saliency", "lrp"], CORPORA, ylabel="score")
+    assert [ax.get_title() for ax in figure.axes] == ["Saliency", "LRP"]
+    assert len(figure.legends) == 1
+    texts = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert texts == ["photographs", "MRI (sex)", "untrained network", "comparison maps", "chance"]
+
+
+def test_box_data_are_the_numbers_that_are_drawn():
+    table = score_box_data(scores(["saliency"])).set_index(["pretraining", "finetune_depth", "method"])
+    assert table.loc[("mri", 4, "saliency"), "median"] == pytest.approx(0.41)
+    assert table.loc[("mri", 4, "saliency"), "n"] == 3
+    assert (table["mean_chance"] == 0.03).all()
+
+
+def test_classification_markers_have_the_values_of_the_table():
+    table = pd.DataFrame(
+        {"pretraining": ["natural"] * 2 + ["mri"], "finetune_depth": [1, 2, 1], "accuracy": [0.6, 0.7, 0.1]}
+    )
+    _, ax = plt.subplots()
+    plot_classification(ax, table, CORPORA)
+    drawn = {line.get_label(): list(line.get_ydata()) for line in ax.lines if line.get_marker() not in ("None", "")}
+    assert drawn == {"photographs": [0.6, 0.7], "MRI (sex)": [0.1]}
+    assert ax.get_ylim()[0] < 0.1, "no marker is cut off"
+
+
+def test_heatmaps_show_each_map_and_its_score():
+    image = np.random.default_rng(0).random((8, 8))
+    mask = np.zeros((8, 8), bool)
+    mask[2:5, 2:5] = True
+    maps = pd.DataFrame(
+        [
+            {"title": f"depth {depth}", "method": method, "map": np.full((8, 8), depth + number), "score": depth / 10}
+            for depth in (1, 2)
+            for number, method in enumerate(("saliency", "lrp"))
+        ]
+    )
+    figure = heatmap_figure(image, mask, maps, ["saliency", "lrp"])
+    axes = np.reshape(figure.axes, (2, 3))
+    np.testing.assert_array_equal(axes[0, 0].images[0].get_array(), image)
+    np.testing.assert_array_equal(axes[1, 2].images[0].get_array(), np.full((8, 8), 3))
+    assert [text.get_text() for text in axes[0, 2].texts] == ["0.20"]
+
+
+def test_effects_are_means_over_fine_tuned_models_and_empty_where_not_concerned():
+    effects = pd.DataFrame(
+        [
+            ("ties", False, "mri", 1, "saliency", 0.5, 0.4, -0.1),
+            ("ties", False, "mri", 2, "saliency", 0.5, 0.2, -0.3),
+            ("ties", False, "none", 0, "saliency", 0.5, 9.0, 8.5),
+            ("published", True, "mri", 1, "accuracy", 0.9, 0.8, -0.1),
+        ],
+        columns=[
+            "switch",
+            "retrained",
+            "pretraining",
+            "finetune_depth",
+            "quantity",
+            "corrected",
+            "switched",
+            "difference",
+        ],
+    )
+    figure = effect_figure(effects, ["saliency"])
+    texts = [text.get_text() for ax in figure.axes[:2] for text in ax.texts]
+    assert texts == ["-0.20", "-0.10"]
+
+
+def test_a_saved_figure_is_repeatable_and_has_its_numbers_and_its_source(root):
+    data = pd.DataFrame({"x": [1.5, 2.5]})
+    files = []
+    for _ in range(2):
+        figure, ax = plt.subplots(figsize=(1, 1))
+        ax.plot(data["x"])
+        png = save_figure(figure, data, "mine", "line", parameters={"a": 1}, inputs=[root / "studies" / "tiny.yaml"])
+        files.append({suffix: png.with_suffix(suffix).read_bytes() for suffix in (".pdf", ".png", ".csv")})
+    assert files[0] == files[1]
+    assert png == paths.figures("mine") / "line.png"
+    pd.testing.assert_frame_equal(pd.read_csv(png.with_suffix(".csv")), data)
+    facts = json.loads(png.with_suffix(".json").read_text())
+    assert facts["parameters"] == {"a": 1}
+    assert facts["inputs"] == {"studies/tiny.yaml": sha256(root / "studies" / "tiny.yaml")}
