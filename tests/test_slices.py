@@ -58,7 +58,8 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_other_brains(partic
     again, table_again = cohort_of(participants.head(2))
     assert again.tobytes() == slices[:4].tobytes(), "a longer participants table repeats the subjects of a shorter one"
     pd.testing.assert_frame_equal(table_again, table.head(4))
-    other, _ = cohort_of(participants.head(2), seed=1)
+    other, other_table = cohort_of(participants.head(2), seed=1)
+    assert not set(other_table["z"]) & set(table["z"])
     assert all((one != two).mean() > 0.2 for one, two in zip(slices[:4], other, strict=True))
 
 

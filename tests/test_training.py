@@ -183,6 +183,15 @@ def test_the_stopping_rule_is_strict_in_the_change_and_needs_validation_below_tr
     assert not settled([0.5, 0.5, 0.5], 0.6)
     assert not settled([0.5, 0.75, 0.75, 0.75], 0.9)  # a change of exactly the limit
     assert not settled([0.5, 0.5, 0.5, 0.5], 0.5)
+    assert settled([0.75, 0.625, 0.5, 0.5], 0.7)  # the first of the four is above the training accuracy
+    assert not settled([0.5, 0.5, 0.5, 0.5, 0.75], 0.9)
+
+
+def test_a_checkpoint_may_differ_from_the_training_accuracy_by_exactly_the_limit():
+    history = [{"validation_accuracy": 0.5, "train_accuracy": 0.5, "checkpoint": True}]
+    row = {"validation_accuracy": 0.75, "train_accuracy": 0.5}
+    assert training._is_checkpoint(row, history, 0.25)
+    assert not training._is_checkpoint(row, history, 0.249)
 
 
 @pytest.fixture

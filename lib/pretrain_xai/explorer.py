@@ -8,11 +8,11 @@ from matplotlib.figure import Figure
 from pretrain_xai import paths
 from pretrain_xai.dataset import read_split
 from pretrain_xai.examples import read_examples
-from pretrain_xai.figures import TWO_COLUMNS
+from pretrain_xai.figures import TWO_COLUMNS, outline_lesions
 from pretrain_xai.lesions import CLASSES
 from pretrain_xai.localization import chance
 from pretrain_xai.names import label
-from pretrain_xai.plotting import outline_lesions, plot_heatmap
+from pretrain_xai.plotting import plot_heatmap
 from pretrain_xai.study import Study
 
 

@@ -4,8 +4,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pretrain_xai import paths
@@ -51,3 +53,9 @@ def save_figure(
             figure.savefig(temporary, **options)
     record(base.with_suffix(".png"), parameters=parameters, inputs=inputs, to=base.with_suffix(".json"))
     return base.with_suffix(".png")
+
+
+def outline_lesions(ax: Axes, mask: np.ndarray, color: str = "white") -> Axes:
+    """Draw the outline of a bool mask of shape (height, width)."""
+    ax.contour(mask, levels=[0.5], colors=color, linewidths=0.6)
+    return ax

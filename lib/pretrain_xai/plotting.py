@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from pretrain_xai.comparison_maps import COMPARISON_MAPS
-from pretrain_xai.figures import ONE_COLUMN, TWO_COLUMNS
+from pretrain_xai.figures import ONE_COLUMN, TWO_COLUMNS, outline_lesions
 from pretrain_xai.names import colour, hatch, label
 from pretrain_xai.protocol_effects import effect_matrix
 from pretrain_xai.study import FINETUNE_DEPTHS, UNTRAINED
@@ -212,12 +212,6 @@ def plot_heatmap(ax: Axes, heatmap: np.ndarray, mask: np.ndarray | None = None) 
         outline_lesions(ax, mask)
     ax.set(xticks=[], yticks=[])
     ax.spines[:].set_visible(False)
-    return ax
-
-
-def outline_lesions(ax: Axes, mask: np.ndarray, color: str = "white") -> Axes:
-    """Draw the outline of a bool mask of shape (height, width)."""
-    ax.contour(mask, levels=[0.5], colors=color, linewidths=0.6)
     return ax
 
 

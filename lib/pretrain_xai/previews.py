@@ -10,10 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pretrain_xai.dataset import LabelledImages, Split
-from pretrain_xai.figures import ONE_COLUMN, TWO_COLUMNS
+from pretrain_xai.figures import ONE_COLUMN, TWO_COLUMNS, outline_lesions
 from pretrain_xai.lesions import CLASSES, Patches
 from pretrain_xai.names import label
-from pretrain_xai.plotting import outline_lesions
 
 CLASS_COLOURS = sns.color_palette("colorblind")[:2]
 

@@ -24,12 +24,18 @@ from pretrain_xai.study import Study
 class Stage:
     """What a notebook makes (one of `paths.ARTEFACTS`) and what its results depend on.
 
-    `settings` are dotted names of a study file, `switches` fields of the protocol.
+    `settings` are dotted names of a study file, `switches` fields of the protocol. `draws` says that figures are among
+    the results; pictures that only the executed notebook shows do not count.
     """
 
     artefact: str
     settings: tuple[str, ...] = ()
     switches: tuple[str, ...] = ()
+    draws: bool = False
+
+
+#: modules that only draw
+_DRAWING = ("figures", "names", "plotting", "previews")
 
 
 _SCORING = ("channel_reduction", "mask_threshold", "ties", "signed_edges", "captum_deep_lift", "gradient_shap_unseeded")
@@ -37,7 +43,7 @@ _SCORING = ("channel_reduction", "mask_threshold", "ties", "signed_edges", "capt
 STAGES = {
     "01_make_lesions": Stage("lesions", ("lesions",)),
     "02_make_slices": Stage("slices", ("slices",)),
-    "03_build_dataset": Stage("dataset", ("lesions", "slices.seed", "dataset"), DATASET_SWITCHES),
+    "03_build_dataset": Stage("dataset", ("lesions", "slices.seed", "dataset"), DATASET_SWITCHES, draws=True),
     "04_pretrain": Stage(
         "pretrained", ("pretraining", "network", "dataset.image_size", "dataset.brain_intensity", "threads")
     ),
@@ -46,16 +52,16 @@ STAGES = {
         ("finetuning.training", "network", "threads"),
         ("dropout_active", "first_conv_frozen", "head_kept"),
     ),
-    "06_classification_metrics": Stage("classification", ("pretraining.corpora",), ("swapped_rates",)),
+    "06_classification_metrics": Stage("classification", ("pretraining.corpora",), ("swapped_rates",), draws=True),
     "07_find_intersections": Stage("intersections"),
     "08_explanation_metrics": Stage(
         "scores", ("attribution", "network", "threads", "protocol_name"), ("dropout_active", *_SCORING)
     ),
-    "09_heatmaps": Stage("scores", ("attribution", "pretraining.corpora"), ("mask_threshold",)),
-    "10_boxplots": Stage("scores", ("attribution.methods", "pretraining.corpora")),
-    "11_boxplots_incorrect": Stage("scores", ("attribution.methods", "pretraining.corpora")),
+    "09_heatmaps": Stage("scores", ("attribution", "pretraining.corpora"), ("mask_threshold",), draws=True),
+    "10_boxplots": Stage("scores", ("attribution.methods", "pretraining.corpora"), draws=True),
+    "11_boxplots_incorrect": Stage("scores", ("attribution.methods", "pretraining.corpora"), draws=True),
     "11b_score_switches": Stage("scores", ("attribution", "network", "threads"), ("dropout_active", *_SCORING)),
-    "12_compare_protocols": Stage("scores", ("attribution.methods", "protocol", "switches")),
+    "12_compare_protocols": Stage("scores", ("attribution.methods", "protocol", "switches"), draws=True),
 }
 
 
@@ -63,27 +69,30 @@ def fingerprint(study: Study, notebook: str) -> dict[str, Any]:
     """Return what the results of `notebook` (a key of STAGES) depend on, besides the files that it reads."""
     stage = STAGES[notebook]
     return {
-        "code": code_digest(paths.NOTEBOOKS / f"{notebook}.py"),
+        "code": code_digest(paths.NOTEBOOKS / f"{notebook}.py", () if stage.draws else _DRAWING),
         **{name: _setting(study, name) for name in stage.settings},
         **{name: getattr(study.switched, name) for name in stage.switches},
     }
 
 
 @cache
-def code_digest(path: Path) -> str:
-    """Return a digest of what a Python file or percent notebook and all that it imports of this library do."""
+def code_digest(path: Path, without: tuple[str, ...] = ()) -> str:
+    """Return a digest of what a Python file or percent notebook does, with all that it imports of this library.
+
+    `without` names modules of the library that do not count.
+    """
     digest = hashlib.sha256()
-    for source in sorted({path, *library_files(path)}):
+    for source in sorted({path, *library_files(path, without)}):
         digest.update(_meaning(_code(source)).encode())
     return digest.hexdigest()[:16]
 
 
-def library_files(path: Path) -> set[Path]:
+def library_files(path: Path, without: tuple[str, ...] = ()) -> set[Path]:
     """Return the files of this library that a Python file or percent notebook imports, directly or not."""
     found: set[Path] = set()
     waiting = [path]
     while waiting:
-        new = set(_imported(_code(waiting.pop()))) - found
+        new = {file for file in _imported(_code(waiting.pop())) if file.stem not in without} - found
         found |= new
         waiting += new
     return found
