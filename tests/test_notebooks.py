@@ -107,3 +107,13 @@ def test_a_notebook_whose_inputs_are_missing_names_the_make_target(root):
     assert result.returncode == 1
     assert len(result.stderr.strip().splitlines()) == 1
     assert "make demo" in result.stderr
+
+
+def test_an_error_that_a_user_can_mend_is_one_line_in_a_notebook(root):
+    """The executed notebook shows no traceback of the library."""
+    notebook, output = paths.NOTEBOOKS / "12_compare_protocols.ipynb", root / "out.ipynb"
+    subprocess.run([sys.executable, "-m", "pretrain_xai.run_notebook", str(notebook), str(output)], check=False)
+    cells = nbformat.read(output, as_version=4).cells
+    (error,) = [o for cell in cells for o in cell.get("outputs", []) if o["output_type"] == "error"]
+    assert len(error["traceback"]) == 1
+    assert "make switches STUDY=demo" in error["traceback"][0]

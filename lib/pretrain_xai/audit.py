@@ -14,6 +14,7 @@ from sklearn.linear_model import Ridge
 from sklearn.model_selection import KFold, cross_val_predict
 from sklearn.preprocessing import StandardScaler
 
+from pretrain_xai.errors import UserError
 from pretrain_xai.lesions import Patches
 from pretrain_xai.overlay import FEWEST
 from pretrain_xai.tables import read_table
@@ -26,7 +27,7 @@ N_PERMUTATIONS, BOUND_QUANTILE = 499, 0.99
 USAGE_LEVEL = 1e-4
 
 
-class AuditError(ValueError):
+class AuditError(UserError):
     """The dataset tells the class by something other than its lesions."""
 
 

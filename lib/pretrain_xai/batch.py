@@ -16,11 +16,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pretrain_xai import paths
+from pretrain_xai.errors import UserError
 from pretrain_xai.protocol_effects import RETRAINED
 from pretrain_xai.study import Study, StudyError, load_study
 
 
-class BatchError(RuntimeError):
+class BatchError(UserError):
     """The batch can't start."""
 
 

@@ -13,6 +13,7 @@ from skimage import filters, measure, transform
 from tqdm.auto import tqdm
 
 from pretrain_xai import provenance
+from pretrain_xai.errors import UserError
 
 #: the two classes; the position is the label
 CLASSES = ("round", "irregular")
@@ -39,7 +40,7 @@ PARTS = ("shapes", "weights", "compactness")
 READ_ERRORS = (OSError, EOFError, ValueError, KeyError, TypeError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
-class LesionError(ValueError):
+class LesionError(UserError):
     """Lesion patches that cannot be used, or a file that does not hold any."""
 
 

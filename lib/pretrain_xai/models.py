@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torchvision.models import vgg
 
 from pretrain_xai import paths
+from pretrain_xai.errors import UserError
 from pretrain_xai.provenance import atomic_path
 from pretrain_xai.study import UNTRAINED, Network, Run, Standardise, Study
 
@@ -20,7 +21,7 @@ N_CLASSES = 2
 CONFIGURATIONS = {"vgg11": "A", "vgg13": "B", "vgg16": "D", "vgg19": "E"}
 
 
-class WeightsError(ValueError):
+class WeightsError(UserError):
     """A weight file is missing, broken or does not fit the network."""
 
 

@@ -6,13 +6,15 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy import ndimage
 
+from pretrain_xai.errors import UserError
+
 #: corrected placement: other patches are drawn after so many rejected positions in a row
 STUCK_AFTER = 200
 
 Draw = Callable[[int, int], int]  # a whole number from low (included) to high (excluded)
 
 
-class OverlayError(ValueError):
+class OverlayError(UserError):
     """A slice that cannot carry the lesions, or settings that cannot be met."""
 
 

@@ -21,13 +21,14 @@ import nbformat
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
+from pretrain_xai.errors import UserError
 from pretrain_xai.provenance import atomic_path
 
 #: what an annotation in a parameters cell may be made of
 TYPES = {"str": str, "int": int, "float": float, "bool": bool, "list": list, "dict": dict, "None": None}
 
 
-class ParameterError(ValueError):
+class ParameterError(UserError):
     """A parameter is unknown or of the wrong type, or the notebook declares none."""
 
 

@@ -19,6 +19,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from pretrain_xai.errors import UserError
+
 #: six times what the largest result file of the study needs; one instruction makes at most one small object
 MAX_INSTRUCTIONS = 20_000_000
 #: the longest line that a text instruction (a module and a name) may read
@@ -33,7 +35,7 @@ _TORCH_STORAGES = {
 }
 
 
-class ReleaseError(ValueError):
+class ReleaseError(UserError):
     """A file of the authors' release, or one like it, is missing, damaged, unsafe or of an unknown kind."""
 
 

@@ -3,13 +3,14 @@
 import numpy as np
 import pandas as pd
 
+from pretrain_xai.errors import UserError
 from pretrain_xai.study import MODEL_COLUMNS, Run
 
 #: the image lists: right for every model of a selection, wrong for every one, wrong for one model
 CORRECT_FOR_ALL, WRONG_FOR_ALL, WRONG_FOR_ONE = "correct_for_all", "wrong_for_all", "wrong_for_one"
 
 
-class NoImagesError(ValueError):
+class NoImagesError(UserError):
     """No image is left to explain."""
 
 
@@ -35,7 +36,8 @@ def find_intersections(predictions: pd.DataFrame) -> pd.DataFrame:
     for selection, group in predictions.groupby("selection", observed=True):
         wrong = (group["predicted"] != group["label"]).rename("wrong")
         n_models = len(group[MODEL_COLUMNS].drop_duplicates())
-        if (group.groupby("image_index").size() != n_models).any():
+        per_image = group.groupby("image_index").size()
+        if (per_image != n_models).any() or group.duplicated([*MODEL_COLUMNS, "image_index"]).any():
             raise ValueError(
                 f"selection {selection!r}: its models predicted different images, their lists can't be intersected"
             )

@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from pretrain_xai import paths
+from pretrain_xai.errors import UserError
 from pretrain_xai.protocol import PROTOCOLS, PUBLISHED, Protocol
 
 #: "best" selects the best checkpoint of a model, "matched" those of about equal accuracy
@@ -23,7 +24,7 @@ MODEL_COLUMNS = ["selection", "pretraining", "finetune_depth", "seed"]
 UNTRAINED = "none"
 
 
-class StudyError(ValueError):
+class StudyError(UserError):
     """A study file is missing or wrong; the message says what to change."""
 
 

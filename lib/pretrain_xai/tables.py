@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from pretrain_xai import paths
+from pretrain_xai.errors import UserError
 from pretrain_xai.provenance import atomic_path
 from pretrain_xai.study import Run, Study
 
@@ -44,7 +45,7 @@ CLASSIFICATION_COLUMNS = [
 _CATEGORIES = ["study", "protocol", "selection", "pretraining", "method", "channel_reduction", "metric"]
 
 
-class TableError(ValueError):
+class TableError(UserError):
     """A table is missing, broken or not what it should be; the message says what to run."""
 
 
@@ -155,5 +156,8 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
 
 
 def _missing(path: Path) -> str:
-    study = path.relative_to(paths.root() / "data").parts[0] if path.is_relative_to(paths.root() / "data") else "demo"
-    return f"{path} is missing: run `make study STUDY={study}` first (`make demo` for the demo)"
+    data = paths.root() / "data"
+    study = path.relative_to(data).parts[0] if path.is_relative_to(data) else "demo"
+    target = "switches" if path == paths.switch_scores(study) else "study"
+    command = "make demo" if (study, target) == ("demo", "study") else f"make {target} STUDY={study}"
+    return f"{path} is missing: run `{command}` first"
