@@ -12,14 +12,14 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 @pytest.fixture(scope="session")
 def tiny_root(tmp_path_factory) -> Path:
-    """Return a root folder in which the tiny study was run by the batch, as a user would run it."""
+    """Return a root folder in which the batch ran the tiny study and its switches, as a user would."""
     from pretrain_xai.batch import main
 
     root = tmp_path_factory.mktemp("tiny")
     shutil.copytree(REPOSITORY / "studies", root / "studies")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PRETRAIN_XAI_ROOT", str(root))
-        assert main(["tiny"]) == 0
+        assert main(["tiny", "--protocols", "rescored"]) == 0
     return root
 
 
