@@ -15,7 +15,7 @@ from pretrain_xai.provenance import git_describe, package_versions, write_text
 from pretrain_xai.study import UNTRAINED, Study, StudyError, load_study
 from pretrain_xai.tables import TableError, read_classification, read_scores, read_table
 
-#: figures in the order of the page: name pattern, heading, caption
+#: figures in the order of the page: name (one per corpus where it says so), heading, caption
 SECTIONS = (
     (
         "boxplots_tpr",
@@ -30,13 +30,13 @@ SECTIONS = (
         "Metrics on test images of subjects that no training has seen; the dashed line is chance.",
     ),
     (
-        "heatmaps_correct_*",
+        "heatmaps_correct_{corpus}",
         "Where do the methods look?",
         "A test image that all models classify correctly. Lesions are outlined; each map is scaled to its own maximum; "
         "numbers are Relevance Rank Accuracies.",
     ),
     (
-        "heatmaps_wrong_*",
+        "heatmaps_wrong_{corpus}",
         "Where do they look when models are wrong?",
         "The kept test image that most models get wrong; ✗ marks the depths whose model is wrong.",
     ),
@@ -83,7 +83,7 @@ def write_report(study_name: str) -> Path:
         study=study,
         name=study_name,
         answers=_answers(scores, read_classification(study_name), study),
-        figures=[_figure(study_name, *section) for section in SECTIONS],
+        sections=[_section(study_name, study, *section) for section in SECTIONS],
         tables=_tables(study_name, scores),
         settings=paths.study_file(study_name).read_text(encoding="utf-8"),
         stages=_stages(study_name),
@@ -125,10 +125,14 @@ def _is_right(scores: pd.DataFrame) -> pd.Series:
     return untrained | (scores["label"] == scores["predicted"]).fillna(False)
 
 
-def _figure(study_name: str, pattern: str, heading: str, caption: str) -> dict:
+def _section(study_name: str, study: Study, name: str, heading: str, caption: str) -> dict:
+    """Return the heading and the figures, each a name and a caption, that the study has made."""
+    captions = {name: caption}
+    if "{corpus}" in name:
+        corpora = study.pretraining.corpora
+        captions = {name.format(corpus=c): f"Networks pre-trained on {label(c)}. {caption}" for c in corpora}
     folder = paths.figures(study_name)
-    names = [file.stem for file in sorted(folder.glob(f"{pattern}.png")) if not file.name.startswith(".")]
-    return {"heading": heading, "caption": caption, "names": names}
+    return {"heading": heading, "figures": [item for item in captions.items() if (folder / f"{item[0]}.png").is_file()]}
 
 
 def _tables(study_name: str, scores: pd.DataFrame) -> list[tuple[str, str]]:

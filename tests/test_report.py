@@ -1,0 +1,58 @@
+"""The report's page: whole, static, and made of the study's own numbers."""
+
+import re
+
+import pytest
+from pretrain_xai import paths
+from pretrain_xai.report import main, write_report
+from pretrain_xai.tables import read_classification
+
+
+def test_report_is_static_and_every_link_leads_somewhere(tiny):
+    page = paths.figures(tiny) / "report.html"
+    text = page.read_text(encoding="utf-8")
+    assert "<script" not in text
+    links = re.findall(r'(?:src|href)="([^"]+)"', text)
+    assert len(links) > 30
+    for link in links:
+        assert "://" not in link
+        assert (page.parent / link).exists(), link
+
+
+def test_report_shows_each_figure_with_an_alternative_text(tiny):
+    text = write_report(tiny).read_text(encoding="utf-8")
+    for name in ("boxplots_tpr", "boxplots_tnr", "boxplots_wrong", "classification", "audit", "protocols"):
+        assert f'src="{name}.png"' in text
+    for corpus in ("natural", "mri"):
+        assert f'src="heatmaps_correct_{corpus}.png"' in text
+    assert len(re.findall(r'alt="[^"]{20,}"', text)) == text.count("<img")
+
+
+def test_answers_are_numbers_of_the_tables(tiny):
+    text = write_report(tiny).read_text(encoding="utf-8")
+    accuracy = read_classification(tiny).set_index(["pretraining", "finetune_depth"])["accuracy"]
+    for corpus, name in (("natural", "photographs"), ("mri", r"MRI \(sex\)")):
+        low, high = (accuracy[corpus, depth] for depth in (1, 5))
+        assert re.search(
+            rf"Pre-trained on {name}, accuracy goes from {low:.2f} \(depth 1\) to {high:.2f} \(depth 5\)", text
+        )
+
+
+def test_settings_versions_and_executed_notebooks_are_there(tiny):
+    text = write_report(tiny).read_text(encoding="utf-8")
+    assert "title: Tiny study for tests" in text
+    assert re.search(r"torch 2\.\d+", text)
+    assert "08_explanation_metrics" in text
+
+
+def test_a_study_that_was_not_run_is_one_line(root, capsys):
+    assert main(["tiny"]) == 1
+    printed = capsys.readouterr().err
+    assert len(printed.splitlines()) == 1
+    assert "make study STUDY=tiny" in printed
+
+
+@pytest.mark.parametrize("study", ["nothing", "demo+nothing"])
+def test_an_unknown_study_is_one_line(root, capsys, study):
+    assert main([study]) == 1
+    assert len(capsys.readouterr().err.splitlines()) == 1
