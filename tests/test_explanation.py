@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 import torch
 from pretrain_xai.attribution import attribute
-from pretrain_xai.dataset import Split
-from pretrain_xai.explanation import example_maps, explain_and_score, score_comparison_maps
+from pretrain_xai.dataset import LesionMasks, Split
+from pretrain_xai.explanation import example_maps, explain_and_score, score_comparison_maps, score_under_switches
 from pretrain_xai.models import build_network
-from pretrain_xai.protocol import CORRECTED
+from pretrain_xai.protocol import CORRECTED, RESCORED, switched_protocols
 from pretrain_xai.study import Attribution, Network
 from pretrain_xai.training import as_batch, predict
 
@@ -27,8 +27,8 @@ def network():
 def split() -> Split:
     rng = np.random.default_rng(0)
     images = rng.random((70, 32, 32)).astype(np.float32)
-    masks = rng.random((70, 32, 32)) < 0.1
-    return Split(images, rng.integers(0, 2, 70), masks, pd.DataFrame())
+    strength = np.maximum(0, rng.random((70, 32, 32)) - 0.8).astype(np.float32) * 5  # a tenth is above half
+    return Split(images, rng.integers(0, 2, 70), LesionMasks(strength, 0.5), pd.DataFrame())
 
 
 def value(scores, method, metric, image) -> float:
@@ -94,8 +94,34 @@ def test_switches_reach_the_scores(network, split):
         assert set(changed["method"]) == set(METHODS)
 
 
+def test_captums_deep_lift_runs_where_deterministic_algorithms_are_asked_for(network, split):
+    """As in every notebook, which calls `configure_torch`; and the setting is as before afterwards."""
+    protocol = dataclasses.replace(CORRECTED, captum_deep_lift=True)
+    torch.use_deterministic_algorithms(True)
+    try:
+        scores = explain_and_score(network, split, np.arange(2), ["deep_lift"], SETTINGS, protocol)
+        assert torch.are_deterministic_algorithms_enabled()
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert scores["value"].notna().any()
+
+
+def test_every_switch_is_scored_as_if_the_study_had_it(network, split):
+    """Rescoring equals the scores of a study whose protocol has the switch."""
+    indices = np.arange(6)
+    rescored = score_under_switches(network, split, indices, METHODS, SETTINGS, CORRECTED)
+    assert set(rescored["switch"]) == {"none", *RESCORED} - {"signed_edges", "gradient_shap_unseeded"}
+    for switch, protocol in switched_protocols(CORRECTED).items():
+        rows = rescored[rescored["switch"] == switch].set_index(["method", "image_index"])["value"]
+        masks = LesionMasks(split.masks.strength, protocol.mask_threshold)
+        study = Split(split.images, split.labels, masks, split.table)
+        whole = explain_and_score(network, study, indices, METHODS, SETTINGS, protocol)
+        whole = whole[whole["metric"] == "relevance_rank_accuracy"].set_index(["method", "image_index"])["value"]
+        np.testing.assert_allclose(rows, whole[rows.index])
+
+
 def test_ties_reach_the_scores_of_comparison_maps(split):
-    flat = Split(np.zeros((2, 32, 32), np.float32), split.labels[:2], split.masks[:2], pd.DataFrame())
+    flat = Split(np.zeros((2, 32, 32), np.float32), split.labels[:2], split.masks, pd.DataFrame())
     expected = score_comparison_maps(flat, np.arange(2), CORRECTED)
     strict = score_comparison_maps(flat, np.arange(2), dataclasses.replace(CORRECTED, ties="strict"))
     rra = expected[expected["metric"] == "relevance_rank_accuracy"]

@@ -6,7 +6,8 @@ A method is one function of a `Block` of images and one entry of `METHODS`.
 import difflib
 import inspect
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -179,13 +180,24 @@ def _by_captum(attribution: type[captum.attr.Attribution], n_rows: int | None = 
 
     def compute(block: Block) -> Tensor:
         def explain(rows: Tensor, targets: Tensor) -> Tensor:
-            with warnings.catch_warnings(), torch.enable_grad():
+            with warnings.catch_warnings(), torch.enable_grad(), _any_algorithm():
                 warnings.filterwarnings("ignore", message="Setting (forward, )?backward hooks", category=UserWarning)
                 return attribution(block.network.model).attribute(rows.requires_grad_(), target=targets)
 
         return block.per_row(explain, n_rows)
 
     return compute
+
+
+@contextmanager
+def _any_algorithm() -> Iterator[None]:
+    """Let Captum's DeepLift unpool: torch has no version of it that it calls deterministic, though on a CPU it is."""
+    wanted = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(False)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(wanted)
 
 
 @dataclass(frozen=True)
