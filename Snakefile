@@ -86,7 +86,13 @@ localrules:
 
 rule all:
     input:
-        [CLASSIFICATION, *SCORES] if paths.split_name(STUDY)[1] else REPORT,
+        # every result by name, so that a lost one is made again; a variant has no figures of its own
+        PREDICTIONS,
+        CLASSIFICATION,
+        INTERSECTIONS,
+        SCORES,
+        EXAMPLES,
+        [] if paths.split_name(STUDY)[1] else REPORT,
 
 
 rule make_lesions:

@@ -53,7 +53,7 @@ def changed(tiny_root):
         for part in sections:
             section = section[part]
         section[name] = value
-        file.write_text(yaml.safe_dump(settings))
+        file.write_text(yaml.safe_dump(settings, sort_keys=False))  # the order of splits counts
 
     yield change
     file.write_text(original)

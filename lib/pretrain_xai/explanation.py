@@ -142,7 +142,7 @@ def _attributions(
     computed = {name: _PUBLISHED_METHODS.get(name, name) if protocol.captum_deep_lift else name for name in methods}
     inputs, targets = as_batch(images), torch.from_numpy(labels)
     drawn = {
-        "image_ids": torch.from_numpy(np.asarray(image_indices, dtype=np.int64)),
+        "image_ids": torch.from_numpy(np.array(image_indices, dtype=np.int64)),
         "seed": secrets.randbits(31) if protocol.gradient_shap_unseeded else settings.seed,
         "allow_dropout": protocol.dropout_active,
     }

@@ -60,12 +60,11 @@ def image_figure(split: Split, n_shown: int) -> Figure:
 
 
 def corpus_figure(corpus: LabelledImages, n_shown: int) -> Figure:
-    """Draw images of a pre-training corpus, of as many classes as there is room for."""
+    """Draw images from all over a pre-training corpus."""
     figure, axes = plt.subplots(
         1, n_shown, figsize=(TWO_COLUMNS, TWO_COLUMNS / n_shown * 1.15), squeeze=False, layout="constrained"
     )
-    order = np.argsort(np.argsort(corpus.labels, kind="stable") % max(1, len(corpus) // n_shown), kind="stable")
-    for ax, index in zip(axes.flat, np.sort(order[:n_shown]), strict=True):
+    for ax, index in zip(axes.flat, np.linspace(0, len(corpus) - 1, n_shown).astype(int), strict=True):
         _show(ax, corpus.images[index]).set_title(f"class {corpus.labels[index]}", fontsize=6, pad=1)
     return figure
 

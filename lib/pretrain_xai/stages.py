@@ -24,8 +24,8 @@ from pretrain_xai.study import Study
 class Stage:
     """What a notebook makes (one of `paths.ARTEFACTS`) and what its results depend on.
 
-    `settings` are dotted names of a study file, `switches` fields of the protocol. `draws` says that figures are among
-    the results; pictures that only the executed notebook shows do not count.
+    `settings` are dotted names of a study file, `switches` fields of the protocol. `draws` says that the results are
+    figures; else drawing code does not count, so that a changed style trains no network again.
     """
 
     artefact: str
@@ -43,7 +43,7 @@ _SCORING = ("channel_reduction", "mask_threshold", "ties", "signed_edges", "capt
 STAGES = {
     "01_make_lesions": Stage("lesions", ("lesions",)),
     "02_make_slices": Stage("slices", ("slices",)),
-    "03_build_dataset": Stage("dataset", ("lesions", "slices.seed", "dataset"), DATASET_SWITCHES, draws=True),
+    "03_build_dataset": Stage("dataset", ("lesions", "slices.seed", "dataset"), DATASET_SWITCHES),
     "04_pretrain": Stage(
         "pretrained", ("pretraining", "network", "dataset.image_size", "dataset.brain_intensity", "threads")
     ),
