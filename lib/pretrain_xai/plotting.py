@@ -174,20 +174,20 @@ def effect_figure(effects: pd.DataFrame, methods: Sequence[str]) -> Figure:
     effects : DataFrame
         From `protocol_effects.compare_protocols`.
     """
-    matrices = [effect_matrix(effects, quantities) for quantities in (methods, METRICS)]
-    n_rows = len(matrices[0])
+    scored = [*methods, *(name for name in COMPARISON_MAPS if (effects["quantity"] == name).any())]
+    matrix = effect_matrix(effects, [*scored, *METRICS]).rename(index=label)
+    limit = max(float(np.nanmax(np.abs(matrix.to_numpy()))), 0.01)
     figure, axes = plt.subplots(
         1,
         2,
-        figsize=(TWO_COLUMNS, 0.26 * n_rows + 1.6),
-        width_ratios=[len(methods), len(METRICS)],
-        sharey=True,
+        figsize=(TWO_COLUMNS, 0.22 * len(matrix) + 1.5),
+        width_ratios=[len(scored), len(METRICS)],
         layout="constrained",
     )
-    limit = max(np.nanmax(np.abs(matrix.to_numpy()), initial=0.01) for matrix in matrices)
-    for ax, matrix, title in zip(axes, matrices, ("median Relevance Rank Accuracy", "classification"), strict=True):
+    parts = ((scored, "median Relevance Rank Accuracy"), (list(METRICS), "classification"))
+    for ax, (columns, title) in zip(axes, parts, strict=True):
         sns.heatmap(
-            matrix.rename(columns=label, index=label),
+            matrix[columns].rename(columns=label),
             ax=ax,
             cmap="RdBu_r",
             vmin=-limit,
@@ -195,13 +195,15 @@ def effect_figure(effects: pd.DataFrame, methods: Sequence[str]) -> Figure:
             annot=True,
             fmt="+.2f",
             annot_kws={"fontsize": 6},
-            cbar=ax is axes[1],
-            cbar_kws={"label": "published minus corrected"},
+            cbar=False,
             linewidths=0.5,
+            yticklabels=ax is axes[0],
         )
         ax.set(title=title, xlabel="", ylabel="")
         ax.tick_params(length=0)
         plt.setp(ax.get_xticklabels(), rotation=45, ha="right", rotation_mode="anchor")
+    bar = figure.colorbar(axes[0].collections[0], ax=axes, aspect=30, pad=0.01)
+    bar.set_label("published minus corrected")
     return figure
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 import pandas as pd
 
 from pretrain_xai import paths
+from pretrain_xai.comparison_maps import COMPARISON_MAPS
 from pretrain_xai.names import label
 from pretrain_xai.protocol import PUBLISHED, RESCORED, UNCHANGED
 from pretrain_xai.selection import CORRECT_FOR_ALL, scored_on
@@ -57,9 +58,13 @@ def finished_variants(study_name: str, study: Study) -> list[str]:
 
 
 def effect_matrix(effects: pd.DataFrame, quantities: Sequence[str]) -> pd.DataFrame:
-    """Return the mean difference over the fine-tuned models: a row per switch, a column per quantity; NaN: not concerned."""
-    trained = effects[(effects["finetune_depth"] > 0) & effects["quantity"].isin(quantities)]
-    matrix = trained.groupby(["switch", "quantity"], sort=False)["difference"].mean().unstack()
+    """Return the mean difference over the fine-tuned models: a row per switch, a column per quantity; NaN: not concerned.
+
+    Comparison maps, which have no model, are taken as they are.
+    """
+    counted = (effects["finetune_depth"] > 0) | effects["quantity"].isin(COMPARISON_MAPS)
+    counted &= effects["quantity"].isin(quantities)
+    matrix = effects[counted].groupby(["switch", "quantity"], sort=False)["difference"].mean().unstack()
     order = [switch for switch in (*RESCORED, "swapped_rates", *RETRAINED) if switch in matrix.index]
     return matrix.reindex(index=order, columns=list(quantities))
 
