@@ -58,7 +58,8 @@ largest_effects(effects, 20).style.format(precision=3).hide(axis="index")
 # ## Figure
 #
 # Changes from corrected to published, means over the fine-tuned models: of each method's median Relevance Rank Accuracy,
-# and of the classification metrics. Empty: the switch does not concern it.
+# and of the classification metrics. Empty: the switch does not concern it. The published mask is larger, so that the level of
+# chance rises with it.
 
 # %%
 figure = effect_figure(effects, config.attribution.methods)
