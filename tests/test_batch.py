@@ -110,6 +110,15 @@ def test_a_missing_score_file_is_the_only_one_made_again(tiny_root):
     assert file.read_bytes() == original
 
 
+def test_a_notebook_run_again_by_hand_makes_nothing_out_of_date(tiny_root):
+    """It writes the same bytes, and a file that keeps its bytes keeps its time."""
+    notebook = paths.NOTEBOOKS / "07_find_intersections.ipynb"
+    command = [sys.executable, "-m", "pretrain_xai.run_notebook", str(notebook), str(tiny_root / "by_hand.ipynb")]
+    environment = os.environ | {"PRETRAIN_XAI_ROOT": str(tiny_root)}
+    subprocess.run([*command, "-p", "study", "tiny"], env=environment, check=True)
+    assert planned(tiny_root) == {}
+
+
 def test_two_batches_on_one_study_do_not_mix(root):
     with only_batch("tiny"):
         result = batch(root)

@@ -110,3 +110,15 @@ def test_a_figure_is_four_files_whose_pictures_and_numbers_repeat(root):
     facts = json.loads(content[1][".json"])
     assert (facts["file"], facts["sha256"]) == ("figures/tiny/line.png", sha256(saved))
     assert b"%PDF" in content[0][".pdf"][:8] and b"CreationDate" not in content[0][".pdf"]
+
+
+def test_a_file_that_keeps_its_bytes_keeps_its_time(tmp_path):
+    path = tmp_path / "table.csv"
+    write_text(path, "a\n1\n")
+    os.utime(path, ns=(10**18, 10**18))
+    write_text(path, "a\n1\n")
+    assert path.stat().st_mtime_ns == 10**18
+    write_text(path, "a\n2\n")
+    assert path.stat().st_mtime_ns != 10**18
+    assert path.read_text() == "a\n2\n"
+    assert list(tmp_path.iterdir()) == [path]

@@ -1,5 +1,6 @@
 """Write files whole or not at all, and say beside each where it came from."""
 
+import filecmp
 import hashlib
 import json
 import os
@@ -24,7 +25,8 @@ PACKAGES = ("torch", "torchvision", "captum", "numpy", "scipy", "scikit-image", 
 def atomic_path(path: Path) -> Iterator[Path]:
     """Give a temporary path in the folder of `path`, which becomes `path` if the block ends without an error.
 
-    A reader therefore sees the old file or the whole new one, also after a kill.
+    A reader therefore sees the old file or the whole new one, also after a kill. A file that would get the bytes that it
+    has keeps its time: a notebook that is run again by hand makes nothing out of date.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
@@ -33,7 +35,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         temporary.chmod(0o666 & ~_umask())
-        os.replace(temporary, path)
+        if not (path.is_file() and filecmp.cmp(temporary, path, shallow=False)):
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
