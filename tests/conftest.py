@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from pretrain_xai import paths
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -48,6 +49,8 @@ def published_folder() -> Path:
 
 
 def pytest_configure() -> None:
-    """Let every test use one thread, as the batch does."""
+    """Let every test use one thread, as the batch does, and take its time; a CI run draws the same cases every time."""
+    settings.register_profile("project", deadline=None, derandomize="CI" in os.environ)
+    settings.load_profile("project")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     assert paths.REPOSITORY == REPOSITORY

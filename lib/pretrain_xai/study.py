@@ -293,7 +293,8 @@ def _variant_settings(name: str, variant: str, settings: dict[str, Any]) -> dict
 def _one_line(detail: Any) -> str:
     place = ".".join(str(part) for part in detail["loc"])
     found = "" if detail["type"] in ("missing", "value_error") else f", found {detail['input']!r}"
-    return f"{place}: {detail['msg'].removeprefix('Value error, ')}{found}".removeprefix(": ")
+    line = f"{place}: {detail['msg'].removeprefix('Value error, ')}{found}".removeprefix(": ")
+    return " ".join(line.split())  # names and texts in the file may hold line breaks
 
 
 def _suggest(word: str, known: list[str]) -> str:
