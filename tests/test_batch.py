@@ -130,10 +130,11 @@ def test_two_batches_on_one_study_do_not_mix(root):
 
 
 def digests(root: Path) -> dict[str, str]:
-    """Return the digests of all tables, weights and arrays of the tiny study."""
+    """Return the digests of all tables, weights and arrays of the tiny study, without those of its switches."""
     folder = root / "data" / "tiny"
     kinds = {".csv", ".parquet", ".npy", ".npz", ".safetensors"}
-    files = sorted(file for file in folder.rglob("[!.]*") if file.suffix in kinds)
+    apart = {paths.switch_scores("tiny").name, "protocols.csv"}  # `make switches`, which is not part of the study
+    files = sorted(file for file in folder.rglob("[!.]*") if file.suffix in kinds and not apart & set(file.parts))
     return {str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
 
