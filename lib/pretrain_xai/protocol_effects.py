@@ -7,23 +7,13 @@ import pandas as pd
 from pretrain_xai import paths
 from pretrain_xai.comparison_maps import COMPARISON_MAPS
 from pretrain_xai.names import label
-from pretrain_xai.protocol import PUBLISHED, RESCORED, UNCHANGED
+from pretrain_xai.protocol import DATASET_SWITCHES, PUBLISHED, RESCORED, UNCHANGED
 from pretrain_xai.selection import CORRECT_FOR_ALL, scored_on
 from pretrain_xai.study import Study
 from pretrain_xai.tables import read_classification, read_folder, read_scores, read_table
 
 #: switches for which networks must be fine-tuned anew, and all switches together
-RETRAINED = (
-    "first_conv_frozen",
-    "lesion_floor",
-    "round_never_shuffled",
-    "shared_patch_pool",
-    "corner_placement",
-    "shared_seed",
-    "selection_on_test",
-    "head_kept",
-    "published",
-)
+RETRAINED = ("first_conv_frozen", *DATASET_SWITCHES, "head_kept", "published")
 CELL = ["pretraining", "finetune_depth"]
 EFFECT_COLUMNS = ["switch", "retrained", *CELL, "quantity", "corrected", "switched", "difference"]
 
