@@ -3,9 +3,11 @@
 In float32 a network's gradient for an image changes with the shape of the batch: rounding decides ties of max pools in
 the constant background. All passes here therefore have `micro_batch_rows` rows, padded with zeros; a row does not
 influence the others, so maps are equal to the bit (on one machine, with one number of threads).
+
+Path methods pass through the `lean` form of the network: what is affine before the first rectifier is done once per image.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,10 +18,11 @@ import torch
 from torch import Tensor, nn
 
 from pretrain_xai.deep_lift import Reference, reference_inputs
+from pretrain_xai.lean import Lean, lean
 from pretrain_xai.model_guard import RowKey, dropout_per_row, guarded
 
-#: pixels of a micro-batch, 24 rows at 96 px and 4 at 224 px: a pass over more costs no less per row on a CPU
-PIXEL_BUDGET = 24 * 96 * 96
+#: pixels of a micro-batch, 32 rows at 96 px and 5 at 224 px: a pass over more costs hardly less per row on a CPU
+PIXEL_BUDGET = 32 * 96 * 96
 MAXIMUM_ROWS = 32
 
 
@@ -29,11 +32,31 @@ def micro_batch_rows(height: int, width: int) -> int:
 
 
 def input_gradients(model: nn.Module, rows: Tensor, targets: Tensor) -> Tensor:
-    """Return the gradient of each row's target logit with respect to the row, shape (n_rows, 3, height, width)."""
+    """Return the gradient of each row's target logit with respect to the row, of the shape of `rows`."""
     rows = rows.detach().requires_grad_()
     with torch.enable_grad():
         logits = model(rows).gather(1, targets[:, None])
     return torch.autograd.grad(logits.sum(), rows)[0]
+
+
+class Run(NamedTuple):
+    """Neighbouring rows of a pass that hold one step of neighbouring images."""
+
+    step: int
+    images: slice
+    rows: slice
+
+
+def step_runs(n_images: int, n_steps: int, n_rows: int) -> Iterator[list[Run]]:
+    """Pack all steps of all images into passes of `n_rows`, step by step; only the last pass may be part empty."""
+    for first in range(0, n_images * n_steps, n_rows):
+        runs, place = [], first
+        while place < min(first + n_rows, n_images * n_steps):
+            step, image = divmod(place, n_images)
+            end = min(n_images * (step + 1), first + n_rows)
+            runs.append(Run(step, slice(image, image + end - place), slice(place - first, end - first)))
+            place = end
+        yield runs
 
 
 class MicroBatch(NamedTuple):
@@ -63,7 +86,14 @@ class Network:
 
     def formatted(self, images: Tensor) -> Tensor:
         """Return `images` in the memory format in which passes are fast."""
-        return images.detach().contiguous(memory_format=self.memory_format)
+        return images.detach().contiguous(
+            memory_format=self.memory_format if images.ndim == 4 else torch.contiguous_format
+        )
+
+    def name_rows(self, keys: Iterable[RowKey]) -> None:
+        """Say which image and step the rows of the next pass are, for the draws of active dropout."""
+        if self.dropout_keys is not None:
+            self.dropout_keys[:] = keys
 
     @cached_property
     def black_inputs(self) -> Reference:
@@ -71,6 +101,34 @@ class Network:
         parameter = next(self.model.parameters())
         black = self.formatted(parameter.new_zeros(self.rows, *self.row_shape))
         return {module: inputs[:1] for module, inputs in reference_inputs(self.model, black).items()}
+
+    @cached_property
+    def lean(self) -> Lean:
+        """The network's beginning and rest."""
+        return lean(self.model, next(self.model.parameters()).new_zeros(1, *self.row_shape))
+
+    def padded(self, images: Tensor) -> Tensor:
+        """Return at most `rows` images as the first rows of a pass."""
+        rows = self.formatted(images.new_zeros(self.rows, *images.shape[1:]))
+        rows[: len(images)] = images
+        return rows
+
+    @torch.no_grad()
+    def begin(self, images: Tensor) -> Tensor:
+        """Apply the affine beginning to at most `rows` images."""
+        return self.formatted(self.lean.beginning(self.padded(images)))[: len(images)]
+
+    @cached_property
+    def black_begun(self) -> Tensor:
+        """What the beginning makes of a black image, one row."""
+        return self.begin(next(self.model.parameters()).new_zeros(1, *self.row_shape))
+
+    @torch.enable_grad()
+    def begin_transposed(self, gradients: Tensor) -> Tensor:
+        """Take gradients with respect to what `begin` returns to gradients with respect to the images."""
+        images = self.formatted(gradients.new_zeros(self.rows, *self.row_shape)).requires_grad_()
+        begun = self.lean.beginning(images)
+        return torch.autograd.grad(begun, images, self.padded(gradients))[0][: len(gradients)]
 
 
 @dataclass
@@ -90,8 +148,7 @@ class Block:
         pairs = [(image, step) for image in range(n_images) for step in range(n_steps)]
         for start in range(0, len(pairs), n_rows):
             batch = self._packed(pairs[start : start + n_rows], scale, n_rows)
-            if self.network.dropout_keys is not None:
-                self.network.dropout_keys[:] = [(self.image_ids[image], step) for image, step in batch.pairs]
+            self.network.name_rows((self.image_ids[image], step) for image, step in batch.pairs)
             yield batch
 
     def _packed(self, pairs: list[tuple[int, int]], scale: Tensor, n_rows: int) -> MicroBatch:
@@ -104,12 +161,29 @@ class Block:
 
     def path_gradients(self, coefficients: np.ndarray, weights: np.ndarray) -> Tensor:
         """Return the sum over steps s, in their order, of weights[s] * gradient at coefficients[:, s] * images."""
-        total = torch.zeros_like(self.images)
-        for batch in self.micro_batches(coefficients):
-            gradients = input_gradients(self.network.model, batch.rows, batch.targets)
-            for (image, step), gradient in zip(batch.pairs, gradients, strict=False):  # without the padding
-                total[image].add_(gradient, alpha=float(weights[step]))
+        total = torch.empty_like(self.images)
+        for start in range(0, len(self.images), self.network.rows):
+            part = slice(start, start + self.network.rows)
+            total[part] = self._path_gradients(part, coefficients[part], weights)
         return total
+
+    def _path_gradients(self, part: slice, coefficients: np.ndarray, weights: np.ndarray) -> Tensor:
+        """As `path_gradients`, of at most as many images as a pass has rows."""
+        network, targets, ids = self.network, self.targets[part], self.image_ids[part]
+        black, begun = network.black_begun, network.begin(self.images[part])
+        difference, total = begun - black, torch.zeros_like(begun)
+        scale = torch.as_tensor(coefficients, dtype=begun.dtype, device=begun.device)
+        scale = scale.reshape(*coefficients.shape, *[1] * (begun.ndim - 1))
+        rows, row_targets = network.padded(begun[:0]), targets.new_zeros(network.rows, dtype=torch.long)
+        for runs in step_runs(*coefficients.shape, network.rows):
+            for run in runs:
+                torch.addcmul(black, difference[run.images], scale[run.images, run.step], out=rows[run.rows])
+                row_targets[run.rows] = targets[run.images]
+            network.name_rows((i, run.step) for run in runs for i in ids[run.images])
+            gradients = input_gradients(network.lean.rest, rows, row_targets)
+            for run in runs:
+                total[run.images].add_(gradients[run.rows], alpha=float(weights[run.step]))
+        return network.begin_transposed(total)
 
     def per_row(self, explain: Callable[[Tensor, Tensor], Tensor], n_rows: int | None = None) -> Tensor:
         """Return explain(rows, targets) of every image."""
@@ -156,10 +230,26 @@ def network_of(
     with (
         guarded(model, allow_dropout=allow_dropout),
         dropout_per_row(model, seed) as keys,
-        _checked_logits(model, highest),
+        _weights_in(model, memory_format),
     ):
         rows = micro_batch or micro_batch_rows(*images.shape[2:])
-        yield Network(model, rows, tuple(images.shape[1:]), seed, keys, memory_format)
+        network = Network(model, rows, tuple(images.shape[1:]), seed, keys, memory_format)
+        with _checked_logits(network.lean.rest, highest), _checked_logits(model, highest):
+            yield network
+
+
+@contextmanager
+def _weights_in(model: nn.Module, memory_format: torch.memory_format) -> Iterator[None]:
+    """Lay out the weights of convolutions like the images, which else happens at every pass; put the old ones back."""
+    kernels = [parameter for parameter in model.parameters() if parameter.ndim == 4]
+    before = [kernel.data for kernel in kernels]
+    try:
+        for kernel in kernels:
+            kernel.data = kernel.data.contiguous(memory_format=memory_format)
+        yield
+    finally:
+        for kernel, data in zip(kernels, before, strict=True):
+            kernel.data = data
 
 
 @contextmanager

@@ -1,0 +1,100 @@
+"""The same network with less work in a pass: an affine beginning, and a rest in which rectifiers work behind max pools.
+
+Path methods take gradients at many multiples of an image. What is affine in front of the first rectifier need then be
+applied once per image, and its transpose once to the sum of the gradients; that is a quarter of a pass of the demo's VGG.
+In the rest two exact identities save work: relu then max pool = max pool then relu (also the gradient, to the bit: where the
+maximum is positive both choose the same pixel, else both give 0), and pooling then a linear layer = one linear layer.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torchvision.models import vgg
+
+from pretrain_xai import models
+from pretrain_xai.deep_lift import LINEAR
+
+
+class Lean(NamedTuple):
+    """A network as `rest(beginning(images))`, where `beginning` is affine."""
+
+    beginning: nn.Module
+    rest: nn.Module
+
+
+def lean(model: nn.Module, image: Tensor) -> Lean:
+    """Split `model`, which shares its modules with the result, so that hooks and modes of its modules stay in force.
+
+    Parameters
+    ----------
+    model : nn.Module
+        In evaluation mode. torchvision's VGG, the study's, or an `nn.Sequential`; any other model is left whole, and so is
+        one with hooks of its own.
+    image : float tensor of shape (1, 3, height, width)
+        Of the size, dtype and device of the images; its values do not matter.
+
+    Returns
+    -------
+    Lean
+        Logits and gradients equal the model's but for rounding.
+    """
+    layers = _layers(model)
+    if layers is None:
+        return Lean(nn.Identity(), model)
+    n_affine = next((i for i, layer in enumerate(layers) if not isinstance(layer, LINEAR)), 0)
+    beginning, rest = nn.Sequential(*layers[:n_affine]), _pools_first(layers[n_affine:])
+    with torch.no_grad():
+        rest = _merged_pooling(rest, beginning(image))
+    return Lean(beginning, nn.Sequential(*rest))
+
+
+def _layers(model: nn.Module) -> list[nn.Module] | None:
+    """Return the modules that `model` applies one after the other, or None if it may do anything else."""
+    forward = type(model).forward
+    if model._forward_hooks or model._forward_pre_hooks:
+        return None
+    if forward is nn.Sequential.forward:
+        parts = list(model.children())
+    elif forward in (vgg.VGG.forward, models.VGG.forward):
+        standardise = getattr(model, "standardise", None)
+        parts = [] if standardise is None else [standardise]
+        parts += [model.features, model.avgpool, nn.Flatten(), model.classifier]
+    else:
+        return None
+    return [layer for part in parts for layer in (_layers(part) or [part])]
+
+
+def _pools_first(layers: Sequence[nn.Module]) -> list[nn.Module]:
+    result: list[nn.Module] = []
+    for layer in layers:
+        behind_relu = isinstance(layer, nn.MaxPool2d) and result and isinstance(result[-1], nn.ReLU)
+        result.insert(len(result) - 1 if behind_relu else len(result), layer)
+    return result
+
+
+def _merged_pooling(layers: list[nn.Module], x: Tensor) -> list[nn.Module]:
+    """Replace adaptive average pooling, flattening and a linear layer by one linear layer, if that makes it smaller.
+
+    `x` is one input of the first layer. At 224 px VGG's pooling is the identity; of smaller images it repeats pixels.
+    """
+    for i, (pool, flatten, linear) in enumerate(zip(layers, layers[1:], layers[2:], strict=False)):
+        if (type(pool), type(flatten), type(linear)) == (nn.AdaptiveAvgPool2d, nn.Flatten, nn.Linear):
+            pooled = pool(x)
+            if x.numel() >= pooled.numel():
+                return layers
+            merged = nn.utils.skip_init(nn.Linear, x.numel(), linear.out_features, dtype=x.dtype, device=x.device)
+            merged.weight = nn.Parameter(_transposed_pooling(pool, linear.weight, x), requires_grad=False)
+            merged.bias = linear.bias
+            return [*layers[:i], nn.Flatten(), merged, *layers[i + 3 :]]
+        x = layers[i](x)
+    return layers
+
+
+@torch.enable_grad()
+def _transposed_pooling(pool: nn.Module, weight: Tensor, x: Tensor) -> Tensor:
+    """Return the weights, shape (n_outputs, n_inputs), of pooling inputs like `x` and then weighting by `weight`."""
+    inputs = x.new_zeros(len(weight), *x.shape[1:], requires_grad=True)
+    pooled = pool(inputs)
+    return torch.autograd.grad(pooled, inputs, weight.detach().reshape(pooled.shape))[0].flatten(1)
