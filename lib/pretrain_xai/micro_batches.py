@@ -172,12 +172,13 @@ class Block:
         network, targets, ids = self.network, self.targets[part], self.image_ids[part]
         black, begun = network.black_begun, network.begin(self.images[part])
         difference, total = begun - black, torch.zeros_like(begun)
-        scale = torch.as_tensor(coefficients, dtype=begun.dtype, device=begun.device)
+        # from the image back to black, so that at the image itself no bit changes: rounding would decide ties of max pools
+        scale = torch.as_tensor(coefficients, dtype=begun.dtype, device=begun.device) - 1
         scale = scale.reshape(*coefficients.shape, *[1] * (begun.ndim - 1))
         rows, row_targets = network.padded(begun[:0]), targets.new_zeros(network.rows, dtype=torch.long)
         for runs in step_runs(*coefficients.shape, network.rows):
             for run in runs:
-                torch.addcmul(black, difference[run.images], scale[run.images, run.step], out=rows[run.rows])
+                torch.addcmul(begun[run.images], difference[run.images], scale[run.images, run.step], out=rows[run.rows])
                 row_targets[run.rows] = targets[run.images]
             network.name_rows((i, run.step) for run in runs for i in ids[run.images])
             gradients = input_gradients(network.lean.rest, rows, row_targets)

@@ -1,0 +1,225 @@
+"""Attribution: is it exact, what does single precision cost, how fast is it, how much memory does it take.
+
+`make bench` prints all of it, side by side in one run. Ratios are what counts; absolute times depend on the machine.
+"""
+
+import resource
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable, Mapping
+
+import captum.attr
+import numpy as np
+import pandas as pd
+import torch
+from pretrain_xai import paths
+from pretrain_xai.attribution import METHODS, attribute, attribute_all
+from pretrain_xai.dataset import read_split
+from pretrain_xai.localization import reduce_channels, relevance_rank_accuracy
+from pretrain_xai.micro_batches import input_gradients, micro_batch_rows
+from pretrain_xai.models import build_network, load_finetuned
+from pretrain_xai.study import Network, load_study
+from pretrain_xai.training import as_batch, configure_torch
+from torch import Tensor, nn
+
+CORES = 2
+STEPS = 50
+#: what the attribution of VGG-16 at 224 px may take, GiB
+MEMORY_BUDGET = 4.0
+#: forward and backward passes that the eight methods need: IG's steps, 5 SHAP samples, and one each for DeepLift, the
+#: gradient that Saliency and InputXGradient share, Guided Backprop, Deconvolution and LRP
+PASSES = STEPS + 5 + 5
+EIGHT = load_study("demo").attribution.methods
+#: Captum's own, as its documentation calls them
+CAPTUM: Mapping[str, Callable[[nn.Module, Tensor, Tensor, int], Tensor]] = {
+    "integrated_gradients": lambda model, x, y, steps: captum.attr.IntegratedGradients(model).attribute(
+        x, target=y, n_steps=steps
+    ),
+    "gradient_shap": lambda model, x, y, _: captum.attr.GradientShap(model).attribute(
+        x, torch.zeros_like(x[:1]), target=y
+    ),
+    "deep_lift": lambda model, x, y, _: captum.attr.DeepLift(model).attribute(x, target=y),
+    "saliency": lambda model, x, y, _: captum.attr.Saliency(model).attribute(x, target=y, abs=False),
+    "input_x_gradient": lambda model, x, y, _: captum.attr.InputXGradient(model).attribute(x, target=y),
+    "guided_backprop": lambda model, x, y, _: captum.attr.GuidedBackprop(model).attribute(x, target=y),
+    "deconvolution": lambda model, x, y, _: captum.attr.Deconvolution(model).attribute(x, target=y),
+    "lrp": lambda model, x, y, _: captum.attr.LRP(model).attribute(x, target=y),
+}
+#: for these Captum gives no reference: other draws, another rule for max pools
+WITHOUT_REFERENCE = ("gradient_shap", "deep_lift")
+
+
+def demo_model(count: int) -> tuple[nn.Module, Tensor, Tensor, np.ndarray]:
+    """Return a trained network of the demo, `count` of its test images on black, their labels and lesion masks."""
+    study = load_study("demo")
+    run = max(study.runs(), key=lambda run: (run.finetune_depth, run.pretraining))
+    if not (paths.finetuned("demo", run.name) / "weights.safetensors").is_file():
+        sys.exit("the benchmark of attribution needs the demo's networks: run `make demo` first")
+    test = read_split(paths.dataset("demo") / "test", study.switched.mask_threshold)
+    network = load_finetuned("demo", study, run)
+    images = as_batch(test.images[:count]).contiguous()  # not channels-last: as a user gives them to Captum
+    return network, images, torch.from_numpy(np.array(test.labels[:count])), test.masks[np.arange(count)]
+
+
+def vgg16(count: int) -> tuple[nn.Module, Tensor, Tensor]:
+    """Return VGG-16 at full width and noise of 224 px that is black outside a square."""
+    network = build_network(Network(architecture="vgg16", width=1.0), n_classes=2, seed=0)
+    images = torch.rand(count, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    images[:, :, :40], images[..., :40] = 0, 0
+    return network, images, torch.arange(count) % 2
+
+
+def options(steps: int) -> dict[str, dict[str, int]]:
+    """Return the options of the eight methods."""
+    return {"integrated_gradients": {"n_steps": steps}}
+
+
+def captum_maps(network: nn.Module, images: Tensor, targets: Tensor, method: str, steps: int, rows: int = 1) -> Tensor:
+    """Return Captum's maps, `rows` images at a time."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        parts = [
+            CAPTUM[method](network, images[i : i + rows].clone().requires_grad_(), targets[i : i + rows], steps).detach()
+            for i in range(0, len(images), rows)
+        ]
+    return torch.cat(parts)
+
+
+def relative_difference(found: Tensor, expected: Tensor) -> float:
+    """Return the largest difference relative to the largest value of the expected maps."""
+    return float((found - expected).abs().max() / expected.abs().max())
+
+
+def exactness(
+    network: nn.Module,
+    images: Tensor,
+    targets: Tensor,
+    batch_sizes: tuple[int, ...],
+    steps: int,
+    rows: int | None = None,
+) -> pd.DataFrame:
+    """Return relative differences per method: ours in other batches and reversed, and to Captum in double precision.
+
+    `rows` is the size of a pass, where the usual one would be mostly empty.
+    """
+    double = [network.double(), images[:3].double(), targets[:3]]
+    reference = {method: captum_maps(*double, method, steps) for method in EIGHT if method not in WITHOUT_REFERENCE}
+    ours = attribute_all(*double, reference, options=options(steps), micro_batch=rows)
+    network.float()
+    rows = {}
+    for method in EIGHT:
+        given = {"micro_batch": rows, **options(steps).get(method, {})}
+        expected = attribute(network, images, targets, method, **given)
+        ids = torch.arange(len(images))
+        row = {
+            f"batch {size}": relative_difference(
+                attribute(network, images, targets, method, batch_size=size, **given), expected
+            )
+            for size in batch_sizes
+        }
+        back = attribute(network, images.flip(0), targets.flip(0), method, image_ids=ids.flip(0), **given)
+        row["reversed"] = relative_difference(back.flip(0), expected)
+        if method in reference:
+            row["Captum, float64"] = relative_difference(ours[method], reference[method])
+        rows[method] = row
+    return pd.DataFrame(rows).T
+
+
+def score_cost(network: nn.Module, images: Tensor, targets: Tensor, masks: np.ndarray, steps: int) -> pd.Series:
+    """Return by how much single precision changes a method's Relevance Rank Accuracy, the largest over the images."""
+    single = attribute_all(network, images, targets, EIGHT, options=options(steps))
+    double = attribute_all(network.double(), images.double(), targets, EIGHT, options=options(steps))
+    network.float()
+    scores = [
+        {method: relevance_rank_accuracy(reduce_channels(maps[method].numpy()), masks) for method in EIGHT}
+        for maps in (single, double)
+    ]
+    return pd.Series({method: float(np.abs(scores[0][method] - scores[1][method]).max()) for method in EIGHT})
+
+
+def seconds(function: Callable[[], object], repeats: int = 3) -> float:
+    """Return the fastest of some runs."""
+    times = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        function()
+        times.append(time.perf_counter() - started)
+    return min(times)
+
+
+def pass_seconds(network: nn.Module, images: Tensor, targets: Tensor, sizes: tuple[int, ...]) -> float:
+    """Return the time of a forward and backward pass per image, in the fastest batch and memory format."""
+    times = []
+    network.requires_grad_(False)
+    for memory_format in (torch.contiguous_format, torch.channels_last):
+        network.to(memory_format=memory_format)
+        for size in sizes:
+            batch, chosen = images[:size].contiguous(memory_format=memory_format), targets[:size]
+            input_gradients(network, batch, chosen)
+            times.append(seconds(lambda b=batch, t=chosen: input_gradients(network, b, t), repeats=5) / size)
+    network.to(memory_format=torch.contiguous_format).requires_grad_(True)
+    return min(times)
+
+
+def speed(network: nn.Module, images: Tensor, targets: Tensor, *, n_loop: int, sizes: tuple[int, ...], repeats: int) -> str:
+    """Compare the eight methods: Captum image by image and in batches, ours, and the bound."""
+    n, (height, width) = len(images), images.shape[2:]
+    rows = micro_batch_rows(height, width)
+
+    def plain(count: int, size: int) -> None:
+        for method in EIGHT:
+            captum_maps(network, images[:count], targets[:count], method, STEPS, size)
+
+    def ours() -> None:
+        attribute_all(network, images, targets, EIGHT, options=options(STEPS))
+
+    loop = seconds(lambda: plain(n_loop, 1), repeats) / n_loop
+    batches = seconds(lambda: plain(n_loop, n_loop), repeats) / n_loop
+    configure_torch(CORES)
+    mine = seconds(ours, repeats) / n
+    torch.use_deterministic_algorithms(False)
+    bound = PASSES * pass_seconds(network, images, targets, sizes)
+    lines = (
+        ("Captum, image by image", loop, ""),
+        (f"Captum, {n_loop} at a time", batches, f"{loop / batches:.2f} times as fast"),
+        (f"ours, passes of {rows}", mine, f"{loop / mine:.2f} times as fast, {mine / bound:.2f} times the bound"),
+        (f"bound: {PASSES} passes", bound, f"one pass {1e3 * bound / PASSES:.2f} ms"),
+    )
+    return "\n".join(f"  {name:<26}{1e3 * value:>10.1f} ms an image   {note}" for name, value, note in lines)
+
+
+def peak_memory() -> float:
+    """Return the largest resident set, GiB, of a process of its own that explains VGG-16 images by all eight methods."""
+    subprocess.run([sys.executable, __file__, "--explain-vgg16"], check=True)
+    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
+
+
+def main() -> None:
+    """Print all tables."""
+    torch.set_num_threads(CORES)
+    methods = ", ".join(METHODS)
+    print(f"methods: {methods}\n{CORES} threads, torch {torch.__version__}\n")
+    network, images, targets, masks = demo_model(64)
+    print("Largest relative differences of maps, a trained network of the demo, 33 images; 0: the same bits")
+    print(exactness(network, images[:33], targets[:33], (1, 2, 7, 32), 4).to_string(float_format="{:.1e}".format))
+    wide = vgg16(4)
+    print("\nThe same, VGG-16 at 224 px, 2 images, 4 IG steps")
+    table = exactness(wide[0], wide[1][:2], wide[2][:2], (1, 2), 4, rows=2)
+    print(table.to_string(float_format="{:.1e}".format))
+    print("\nWhat single precision changes in Relevance Rank Accuracy, largest of 33 images (at most 0.005)")
+    print(score_cost(network, images[:33], targets[:33], masks[:33], 4).to_string(float_format="{:.4f}".format))
+    print(f"\nEight methods, {STEPS} IG steps, demo network at {images.shape[-1]} px")
+    print(speed(network, images, targets, n_loop=16, sizes=(16, 24, 32, 48, 64), repeats=3))
+    print(f"\nEight methods, {STEPS} IG steps, VGG-16 at 224 px")
+    print(speed(*wide, n_loop=1, sizes=(1, 2, 4), repeats=1))
+    print(f"\npeak memory of explaining VGG-16 at 224 px: {peak_memory():.1f} GiB, budget {MEMORY_BUDGET:.1f} GiB")
+
+
+if __name__ == "__main__":
+    if "--explain-vgg16" in sys.argv:
+        configure_torch(CORES)
+        attribute_all(*vgg16(10), EIGHT, options=options(4))
+    else:
+        main()
