@@ -29,7 +29,7 @@ selection: str = "best"  # how models are chosen: best or matched
 pretraining: str = "natural"  # the corpus that the network saw first
 finetune_depth: int = 5  # 1: last block only ... 5: whole network
 seed: int = 0  # of the fine-tuning
-n_images: int = 16  # test images, of both classes in turn, that all models classify correctly
+n_images: int = 16  # test images of both classes that all models get right; at most attribution.max_images
 random_seed: int = 2018  # of the random weights; another one than that of the pre-training
 
 # %%
@@ -61,7 +61,8 @@ network = load_finetuned(study, config, run)
 random_network = build_network(config.network, N_CLASSES, seed=random_seed)
 test = read_split(paths.dataset(study) / "test", protocol.mask_threshold)
 intersections = read_table(paths.intersections(study))
-chosen = example_images(intersections, selection, test.labels, n_images, settings.seed)
+count = min(n_images, settings.max_images or n_images)
+chosen = example_images(intersections, selection, test.labels, count, settings.seed)
 images = chosen.loc[chosen["correct"], "image_index"].to_numpy()
 print(f"{run.name}: {len(images)} images")
 
