@@ -40,6 +40,12 @@ def dataset(*splits):
     return [f"{near(paths.dataset(STUDY))}/{split}/{name}" for split in splits for name in names]
 
 
+def checked_run():
+    """The model whose layers the sanity check makes random: of the first corpus, fine-tuned deepest, its first seed."""
+    runs = [run for run in study.runs() if (run.selection, run.pretraining) == (SELECTION, study.pretraining.corpora[0])]
+    return max(runs, key=lambda run: run.finetune_depth)
+
+
 RUN = "{selection}-{pretraining}-depth{finetune_depth}-seed{seed}"
 OF_RUN = (
     "-p selection {wildcards.selection} -p pretraining {wildcards.pretraining}"
@@ -49,6 +55,7 @@ RUNS = [run.name for run in study.runs()]
 UNTRAINED_RUNS = [run.name for run in study.untrained_runs()]
 SELECTION = next(iter(study.finetuning.selections))
 METHODS = f"[{', '.join(study.attribution.methods)}]"
+CHECKED = checked_run()
 
 AUDIT = near(paths.dataset(STUDY) / "audit.csv")
 PRETRAINED = near(paths.pretrained(STUDY, "{pretraining}"))
@@ -253,6 +260,27 @@ rule boxplots_incorrect:
         command("11_boxplots_incorrect", f"-p selection {SELECTION}")
 
 
+rule sanity_checks:
+    input:
+        near(paths.finetuned(STUDY, CHECKED.name) / "weights.safetensors"),
+        dataset("test"),
+        INTERSECTIONS,
+    output:
+        near(paths.data(STUDY) / "sanity_checks.csv"),
+        figure("15_sanity_checks", "sanity_checks"),
+    log:
+        log_of("15_sanity_checks"),
+    params:
+        fingerprint(study, "15_sanity_checks"),
+    threads: study.threads
+    shell:
+        command(
+            "15_sanity_checks",
+            f"-p selection {CHECKED.selection} -p pretraining {CHECKED.pretraining}"
+            f" -p finetune_depth {CHECKED.finetune_depth} -p seed {CHECKED.seed}",
+        )
+
+
 rule score_switches:
     input:
         weights,
@@ -295,6 +323,7 @@ rule report:
         rules.heatmaps.output,
         rules.boxplots.output,
         rules.boxplots_incorrect.output,
+        rules.sanity_checks.output,
     output:
         REPORT,
     params:

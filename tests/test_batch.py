@@ -22,6 +22,7 @@ EVERYTHING_AFTER_FINETUNING = {
     "heatmaps",
     "boxplots",
     "boxplots_incorrect",
+    "sanity_checks",
     "report",
 }
 

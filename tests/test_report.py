@@ -21,7 +21,15 @@ def test_report_is_static_and_every_link_leads_somewhere(tiny):
 
 def test_report_shows_each_figure_with_an_alternative_text(tiny):
     text = write_report(tiny).read_text(encoding="utf-8")
-    for name in ("boxplots_tpr", "boxplots_tnr", "boxplots_wrong", "classification", "audit", "protocols"):
+    for name in (
+        "boxplots_tpr",
+        "boxplots_tnr",
+        "boxplots_wrong",
+        "classification",
+        "sanity_checks",
+        "audit",
+        "protocols",
+    ):
         assert f'src="{name}.png"' in text
     for corpus in ("natural", "mri"):
         assert f'src="heatmaps_correct_{corpus}.png"' in text

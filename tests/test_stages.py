@@ -15,6 +15,8 @@ from pretrain_xai.study import Study, load_study
 SWITCHES = {field.name for field in dataclasses.fields(Protocol)}
 #: of a Study, what a rule of the Snakefile watches in another way: the models (its inputs) and their learning rates
 WATCHED = {"runs", "untrained_runs", "check_run", "learning_rate"}
+#: the notebooks that load a network and explain it
+EXPLAINING = {"08_explanation_metrics", "11b_score_switches", "15_sanity_checks"}
 
 CODE = {
     "notebooks/count.py": "# %% [markdown]\n# # Count\n\n# %%\nfrom pretrain_xai.direct import count\n\ncount(2)\n",
@@ -102,8 +104,8 @@ def changed_by(study: Study, other: Study) -> set[str]:
     [
         ("title", "Another", set()),
         ("slices.z_range", [0.0, 31.0], {"02_make_slices"}),
-        ("network.width", 0.5, {"04_pretrain", "05_finetune", "08_explanation_metrics", "11b_score_switches"}),
-        ("threads", 2, {"04_pretrain", "05_finetune", "08_explanation_metrics", "11b_score_switches"}),
+        ("network.width", 0.5, {"04_pretrain", "05_finetune", *EXPLAINING}),
+        ("threads", 2, {"04_pretrain", "05_finetune", *EXPLAINING}),
         ("dataset.image_size", 96, {"03_build_dataset", "04_pretrain"}),
         ("dataset.lesion_intensity", 0.4, {"03_build_dataset"}),
         ("pretraining.learning_rate", 0.5, {"04_pretrain"}),

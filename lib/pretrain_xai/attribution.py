@@ -5,10 +5,12 @@ A method is one function of a `Block` of images and one entry of `METHODS`.
 
 import difflib
 import inspect
+import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import UnionType
 from typing import Any
 
 import captum.attr
@@ -17,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from pretrain_xai.deep_lift import reference_inputs, rescaled
+from pretrain_xai.further_methods import grad_cam, lrp_epsilon_plus_flat, occlusion, random, smooth_grad
 from pretrain_xai.micro_batches import Block, input_gradients, network_of
 from pretrain_xai.model_guard import check_inputs, require_finite
 
@@ -55,7 +58,7 @@ def attribute(
     allow_dropout : bool
         Accept `nn.Dropout` modules in training mode (the published protocol); masks are drawn per image and step.
     **options
-        Of the method: `n_steps` (50) of integrated_gradients, `n_samples` (5) of gradient_shap.
+        Of the method, such as `n_steps` of integrated_gradients; `METHODS[method].options` has names and defaults.
 
     Returns
     -------
@@ -226,6 +229,18 @@ METHODS: Mapping[str, Method] = {
     "lrp": Method(_by_captum(captum.attr.LRP)),
     # as published, one image at a time: its max-pool rule mixes the images of a batch, and it is not complete on VGG
     "deep_lift_captum": Method(_by_captum(captum.attr.DeepLift, n_rows=1)),
+    "smooth_grad": Method(smooth_grad),
+    "grad_cam": Method(grad_cam),
+    "occlusion": Method(occlusion),
+    "lrp_epsilon_plus_flat": Method(lrp_epsilon_plus_flat),
+    "random": Method(random),
+}
+
+
+#: by the type of an option's default: what is accepted, from which value, and how it is called
+_OPTION_TYPES: Mapping[type, tuple[type | UnionType, float, str]] = {
+    int: (int, 1, "a whole number from 1"),
+    float: (int | float, 0, "a finite number from 0"),
 }
 
 
@@ -238,8 +253,9 @@ def check_options(method: str, options: Mapping[str, Any]) -> None:
         if name not in valid:
             known = ", ".join(f"{option}={default}" for option, default in valid.items()) or "none"
             raise TypeError(f"{method} has no option {name!r}{_closest(name, valid)}; its options are: {known}")
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{method} got {name}={value!r}, a whole number from 1 is expected")
+        accepted, least, expected = _OPTION_TYPES[type(valid[name])]
+        if isinstance(value, bool) or not isinstance(value, accepted) or not least <= value < math.inf:
+            raise ValueError(f"{method} got {name}={value!r}, {expected} is expected")
 
 
 def _closest(name: str, names: Iterable[str]) -> str:

@@ -57,6 +57,13 @@ SECTIONS = (
         "True negative rate on the images that all models classify correctly.",
     ),
     (
+        "sanity_checks",
+        "Do the maps depend on what the network has learnt?",
+        "Layers of one network are made random, from the last to the first, and each method's maps compared with those of "
+        "the trained network; means over test images. A method whose maps stay alike does not explain the network. The "
+        "background, which is 0 for methods that multiply by the image, keeps the similarity over the whole image high.",
+    ),
+    (
         "audit",
         "Is there anything but lesions to learn?",
         "By class: size of lesion masks, of patch boxes before resizing, mean brightening, and lesion centres. Boxes of "

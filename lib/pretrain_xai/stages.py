@@ -62,6 +62,12 @@ STAGES = {
     "11_boxplots_incorrect": Stage("scores", ("attribution.methods", "pretraining.corpora"), draws=True),
     "11b_score_switches": Stage("scores", ("attribution", "network", "threads"), ("dropout_active", *_SCORING)),
     "12_compare_protocols": Stage("scores", ("attribution.methods", "protocol", "switches"), draws=True),
+    "15_sanity_checks": Stage(
+        "scores",
+        ("attribution", "network", "threads"),
+        ("dropout_active", "channel_reduction", "mask_threshold", "captum_deep_lift", "gradient_shap_unseeded"),
+        draws=True,
+    ),
 }
 
 

@@ -1,0 +1,120 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Check that maps depend on what the network has learnt
+#
+# **Question.** Do the maps of a method change when the network's weights become random?
+#
+# **Reads** one model's weights, the test images and the image lists. **Writes** the table and figure `sanity_checks`.
+# **Takes** a quarter of a minute.
+
+# %% [markdown]
+# A map can look right because it shows edges or bright spots of the image, whatever the network knows. Adebayo et al. (2018)
+# therefore make the layers random one after another, from the last to the first, and compare maps with those of
+# the trained network. A method that explains the network must lose its maps with the weights.
+#
+# Three similarities: rank correlation of the pixels over the whole image and inside the brain, and structural similarity. The
+# whole image flatters methods that multiply by the image: their maps are 0 in the background for any network. The fourth
+# measure is what it costs: the change of Relevance Rank Accuracy. The floor is a map that knows nothing, uniform noise.
+
+# %% tags=["parameters"]
+study: str = "demo"  # a file in studies/
+selection: str = "best"  # how models are chosen: best or matched
+pretraining: str = "natural"  # the corpus that the network saw first
+finetune_depth: int = 5  # 1: last block only ... 5: whole network
+seed: int = 0  # of the fine-tuning
+n_images: int = 16  # test images of both classes that all models get right; at most attribution.max_images
+random_seed: int = 2018  # of the random weights; another one than that of the pre-training
+
+# %%
+import matplotlib.pyplot as plt
+
+from pretrain_xai import figures, paths
+from pretrain_xai.dataset import read_split
+from pretrain_xai.models import N_CLASSES, build_network, load_finetuned
+from pretrain_xai.names import label
+from pretrain_xai.sanity import RANDOM_MAP, compare_with_random, mean_similarity, retained
+from pretrain_xai.sanity_figure import sanity_figure
+from pretrain_xai.selection import example_images
+from pretrain_xai.study import Run, load_study
+from pretrain_xai.tables import read_table, write_table
+from pretrain_xai.training import configure_torch
+
+config = load_study(study)
+protocol = config.switched
+settings = config.attribution
+run = config.check_run(Run(selection, pretraining, finetune_depth, seed))
+configure_torch(config.threads)
+figures.use_style()
+
+# %% [markdown]
+# ## Load the model, and one that knows nothing
+
+# %%
+network = load_finetuned(study, config, run)
+random_network = build_network(config.network, N_CLASSES, seed=random_seed)
+test = read_split(paths.dataset(study) / "test", protocol.mask_threshold)
+intersections = read_table(paths.intersections(study))
+count = min(n_images, settings.max_images or n_images)
+chosen = example_images(intersections, selection, test.labels, count, settings.seed)
+images = chosen.loc[chosen["correct"], "image_index"].to_numpy()
+print(f"{run.name}: {len(images)} images")
+
+# %% [markdown]
+# ## Make its layers random, one after another
+
+# %%
+table = compare_with_random(network, random_network, test, images, settings.methods, settings, protocol)
+path = paths.data(study) / "sanity_checks.csv"
+write_table(table, path)
+print(f"{len(table)} comparisons, saved {path}")
+
+# %% [markdown]
+# ## Figure
+#
+# Means over the images. From left to right more layers are random; on the far right stands a random map.
+
+# %%
+means = mean_similarity(table)
+methods = list(dict.fromkeys(table["method"]))
+figure = sanity_figure(means, methods)
+inputs = [paths.dataset(study) / "test" / "images.npy", paths.intersections(study)]
+parameters = {"study": study, "run": run, "n_images": len(images), "random_seed": random_seed}
+figures.save_figure(figure, means, study, "sanity_checks", parameters=parameters, inputs=inputs)
+plt.show(figure)
+
+# %% [markdown]
+# ## How much of the maps is left?
+#
+# Rank correlation inside the brain: 1 as for equal maps, 0 as for a random map.
+
+# %%
+left = retained(table, "rank_correlation_in_brain")
+left.rename(index=label).style.format(precision=2)
+
+# %% [markdown]
+# ## Read the result
+#
+# Once the classifier (fc1 to fc3) is random, nothing of the decision is left in the network.
+
+# %%
+kept = left.drop(columns="trained").mean(axis=1).sort_values()
+print(f"{label(kept.index[-1])} reacts least to the weights, {label(kept.index[0])} most:", end=" ")
+print(f"in the mean over the layers {kept.iloc[-1]:.0%} and {kept.iloc[0]:.0%} of the similarity are left")
+unmoved = left.index[left["fc1"] >= 0.9]
+print("at least 90 % left with a random classifier:", ", ".join(map(label, unmoved)) or "no method")
+
+# %% [markdown]
+# And what is left of the score when every layer is random? Whatever it is above chance comes from the image and the
+# architecture, and from nothing that was learnt.
+
+# %%
+change = means[means["measure"] == "rank_accuracy_change"].groupby("layer")["mean"].mean()
+print("mean change of Relevance Rank Accuracy over the methods:", end=" ")
+print(f"{change['conv1']:+.3f} with all layers random, {change[RANDOM_MAP]:+.3f} with a random map")

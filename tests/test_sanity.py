@@ -1,0 +1,210 @@
+"""The model randomisation check, with maps whose similarity is known and networks whose layers are."""
+
+import copy
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from matplotlib import pyplot as plt
+from pretrain_xai.dataset import LesionMasks, Split
+from pretrain_xai.explanation import example_maps
+from pretrain_xai.localization import relevance_rank_accuracy
+from pretrain_xai.models import build_network
+from pretrain_xai.protocol import CORRECTED
+from pretrain_xai.sanity import (
+    MEASURES,
+    RANDOM_MAP,
+    TRAINED,
+    cascade,
+    compare_with_random,
+    map_similarity,
+    mean_similarity,
+    rank_correlation,
+    retained,
+    weight_layers,
+)
+from pretrain_xai.sanity_figure import PANELS, sanity_figure
+from pretrain_xai.study import Attribution, Network, Standardise
+from scipy import stats
+from skimage.metrics import structural_similarity
+
+mpl.use("Agg")
+SETTINGS = Network(architecture="vgg11", width=0.0625, standardise=Standardise(mean=0.3, std=0.3))
+METHODS = ["input_x_gradient", "random", "guided_backprop"]
+LAYERS = ["fc3", "fc2", "fc1", *(f"conv{number}" for number in range(8, 0, -1))]
+
+
+def maps(seed: int, n: int = 5) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal((n, 24, 20))
+
+
+# ------------------------------------------------------------------------------------------------ similarities
+
+
+@pytest.mark.parametrize("similarity", [rank_correlation, map_similarity])
+def test_equal_maps_have_similarity_1_whatever_their_sign_and_scale(similarity):
+    np.testing.assert_allclose(similarity(maps(0), maps(0)), 1)
+    np.testing.assert_allclose(similarity(maps(0), -3 * maps(0)), 1)
+
+
+@pytest.mark.parametrize("similarity", [rank_correlation, map_similarity])
+def test_independent_maps_have_none(similarity):
+    assert np.abs(similarity(maps(0), maps(1))).max() < 0.15
+    assert abs(similarity(maps(0, 100), maps(1, 100)).mean()) < 0.02
+
+
+def test_rank_correlation_equals_scipys_with_ties_and_inside_masks():
+    one, other = np.round(maps(0), 1), np.round(maps(0) + maps(1), 1)
+    inside = maps(2) > 0.3
+    found, found_inside = rank_correlation(one, other), rank_correlation(one, other, inside)
+    for i in range(len(one)):
+        a, b = np.abs(one[i]), np.abs(other[i])
+        assert found[i] == pytest.approx(stats.spearmanr(a.ravel(), b.ravel()).statistic)
+        assert found_inside[i] == pytest.approx(stats.spearmanr(a[inside[i]], b[inside[i]]).statistic)
+
+
+def test_reversed_ranks_give_minus_1():
+    ranks = np.arange(1.0, 481).reshape(1, 24, 20)
+    np.testing.assert_allclose(rank_correlation(ranks, 481 - ranks), -1)
+
+
+def test_a_common_background_raises_the_correlation_of_whole_images_alone():
+    inside = np.zeros((5, 24, 20), bool)
+    inside[:, 8:16, 5:15] = True
+    one, other = maps(0) * inside, maps(1) * inside
+    assert rank_correlation(one, other).min() > 0.5
+    assert np.abs(rank_correlation(one, other, inside)).mean() < 0.15
+
+
+def test_constant_maps_have_no_rank_correlation_and_no_warning():
+    assert np.isnan(rank_correlation(np.zeros((2, 24, 20)), maps(0, 2))).all()
+    assert np.isfinite(map_similarity(np.zeros((2, 24, 20)), maps(0, 2))).all()
+
+
+def test_map_similarity_equals_scikit_image_on_scaled_absolute_maps():
+    one, other = maps(0), maps(0) + 0.5 * maps(1)
+    for i, found in enumerate(map_similarity(one, other)):
+        a, b = (np.abs(m[i]) / np.abs(m[i]).max() for m in (one, other))
+        assert found == pytest.approx(structural_similarity(a, b, data_range=1))
+
+
+# ------------------------------------------------------------------------------------------------ the cascade
+
+
+@pytest.fixture(scope="module")
+def network():
+    return build_network(SETTINGS, n_classes=2, seed=0)
+
+
+@pytest.fixture(scope="module")
+def random_network():
+    network = build_network(SETTINGS, n_classes=2, seed=1)
+    for layer in weight_layers(network).values():
+        torch.nn.init.constant_(layer.bias, 0.01)
+    return network
+
+
+def test_layers_become_random_one_by_one_from_the_last_to_the_first(network, random_network):
+    before = copy.deepcopy(network.state_dict())
+    names = []
+    for name, changed in cascade(network, random_network):
+        names.append(name)
+        for layer_name, layer in weight_layers(changed).items():
+            source = random_network if layer_name in names else network
+            expected = weight_layers(source)[layer_name]
+            assert torch.equal(layer.weight, expected.weight) and torch.equal(layer.bias, expected.bias)
+            assert not torch.equal(
+                layer.weight, weight_layers(network if source is random_network else random_network)[layer_name].weight
+            )
+        assert torch.equal(changed.standardise.weight, network.standardise.weight)
+    assert names == LAYERS
+    after = network.state_dict()
+    assert all(torch.equal(before[key], after[key]) for key in before)
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(changed(images), random_network(images))
+        assert not torch.equal(changed(images), network(images))
+
+
+def test_networks_of_other_shapes_are_refused(network):
+    wider = build_network(SETTINGS.model_copy(update={"width": 0.125}), n_classes=2, seed=1)
+    with pytest.raises(ValueError, match="of the same shapes"):
+        next(cascade(network, wider))
+
+
+# ------------------------------------------------------------------------------------------------ the table
+
+
+@pytest.fixture(scope="module")
+def split() -> Split:
+    rng = np.random.default_rng(0)
+    images = np.zeros((6, 32, 32), np.float32)
+    images[:, 6:26, 6:26] = rng.uniform(0.2, 0.9, (6, 20, 20))
+    strength = np.maximum(0, rng.random((6, 32, 32)) - 0.8).astype(np.float32) * 5
+    return Split(images, rng.integers(0, 2, 6), LesionMasks(strength, 0.5), pd.DataFrame())
+
+
+@pytest.fixture(scope="module")
+def table(network, random_network, split) -> pd.DataFrame:
+    indices = np.array([4, 1, 3])
+    return compare_with_random(
+        network, random_network, split, indices, METHODS, Attribution(methods=METHODS), CORRECTED
+    )
+
+
+def test_table_has_every_layer_method_image_and_measure_once(table):
+    assert list(dict.fromkeys(table["layer"])) == [TRAINED, *LAYERS, RANDOM_MAP]
+    assert not table.duplicated(["method", "layer", "image_index", "measure"]).any()
+    assert len(table) == 13 * 2 * 3 * len(MEASURES)
+    assert set(table["method"]) == {"input_x_gradient", "guided_backprop"}, "a random map is the floor, no method"
+    trained = table[table["layer"] == TRAINED].groupby("measure")["value"]
+    np.testing.assert_allclose(trained.min(), trained.max())
+    assert trained.max().to_dict() == pytest.approx(
+        {name: float("correlation" in name or "similarity" in name) for name in MEASURES}
+    )
+    assert list(table.drop_duplicates("layer")["n_random"].fillna(-1)) == [*range(12), -1]
+
+
+def test_values_are_those_of_maps_made_by_hand(table, network, random_network, split):
+    indices = np.array([4, 1, 3])
+    made = {}
+    for name, changed in cascade(network, random_network):
+        if name == "conv4":
+            made["conv4"] = example_maps(changed, split, indices, METHODS, Attribution(methods=METHODS), CORRECTED)
+    made[TRAINED] = example_maps(network, split, indices, METHODS, Attribution(methods=METHODS), CORRECTED)
+    for method in ("input_x_gradient", "guided_backprop"):
+        one, other = made[TRAINED][method], made["conv4"][method]
+        rows = table[(table["method"] == method) & (table["layer"] == "conv4")].set_index(["measure", "image_index"])
+        masks = split.masks[indices]
+        change = relevance_rank_accuracy(other, masks) - relevance_rank_accuracy(one, masks)
+        brains = split.images[indices] > 0
+        for i, image in enumerate(indices):
+            assert rows.loc[("rank_accuracy_change", image), "value"] == pytest.approx(change[i])
+            inside = stats.spearmanr(one[i][brains[i]], other[i][brains[i]]).statistic
+            assert rows.loc[("rank_correlation_in_brain", image), "value"] == pytest.approx(inside)
+
+
+def test_retained_is_1_for_equal_maps_and_0_for_random_ones():
+    rows = [("a", layer, 0, "m", value) for layer, value in ((TRAINED, 1.0), ("fc1", 0.6), (RANDOM_MAP, 0.2))]
+    rows += [("b", layer, 0, "m", value) for layer, value in ((TRAINED, 1.0), ("fc1", 0.0), (RANDOM_MAP, 0.0))]
+    table = pd.DataFrame(rows, columns=["method", "layer", "image_index", "measure", "value"])
+    found = retained(table, "m")
+    assert found.loc["a"].to_dict() == pytest.approx({TRAINED: 1, "fc1": 0.5})
+    assert found.loc["b"].to_dict() == pytest.approx({TRAINED: 1, "fc1": 0})
+
+
+def test_figure_draws_the_means(table):
+    means = mean_similarity(table)
+    methods = ["input_x_gradient", "guided_backprop"]
+    figure = sanity_figure(means, methods)
+    assert [ax.get_title() for ax in figure.axes] == [title for title, _ in PANELS.values()]
+    assert set(PANELS) == set(MEASURES)
+    for ax, measure in zip(figure.axes, PANELS, strict=True):
+        rows = means[means["measure"] == measure].set_index(["method", "layer"])["mean"]
+        lines = [line for line in ax.lines if line.get_marker() not in ("None", "")]
+        for method, line, point in zip(methods, lines[::2], lines[1::2], strict=True):
+            np.testing.assert_allclose(line.get_ydata(), rows[method][[TRAINED, *LAYERS]])
+            np.testing.assert_allclose(point.get_ydata(), rows[method][[RANDOM_MAP]])
+    plt.close(figure)
