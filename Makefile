@@ -48,8 +48,8 @@ test: $(READY)  ## unit tests, oracle tests and the tiny study
 test-system: $(READY)  ## tests that kill batches: minutes
 	$(RUN) -m pytest -m system
 
-bench: $(READY)  ## measure speed side by side with the plain way
-	$(RUN) benchmarks/bench.py
+bench: $(READY)  ## measure exactness, speed and memory side by side with the plain way (needs the demo's networks)
+	for part in $(sort $(wildcard benchmarks/bench_*.py)); do $(RUN) $$part || exit 1; done
 
 lint: $(READY)  ## check style and format
 	.venv/bin/ruff check && .venv/bin/ruff format --check

@@ -81,7 +81,9 @@ def captum_maps(network: nn.Module, images: Tensor, targets: Tensor, method: str
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         parts = [
-            CAPTUM[method](network, images[i : i + rows].clone().requires_grad_(), targets[i : i + rows], steps).detach()
+            CAPTUM[method](
+                network, images[i : i + rows].clone().requires_grad_(), targets[i : i + rows], steps
+            ).detach()
             for i in range(0, len(images), rows)
         ]
     return torch.cat(parts)
@@ -163,7 +165,9 @@ def pass_seconds(network: nn.Module, images: Tensor, targets: Tensor, sizes: tup
     return min(times)
 
 
-def speed(network: nn.Module, images: Tensor, targets: Tensor, *, n_loop: int, sizes: tuple[int, ...], repeats: int) -> str:
+def speed(
+    network: nn.Module, images: Tensor, targets: Tensor, *, n_loop: int, sizes: tuple[int, ...], repeats: int
+) -> str:
     """Compare the eight methods: Captum image by image and in batches, ours, and the bound."""
     n, (height, width) = len(images), images.shape[2:]
     rows = micro_batch_rows(height, width)
