@@ -40,7 +40,7 @@ def main() -> None:
     print(f"  overlay                {1e3 * laid / n:8.2f}")
     print(f"  resize, as released    {1e3 * plain / n:8.2f}")
     print(
-        f"  resize, ours           {1e3 * ours / n:8.2f}   {plain / ours:.1f} times as fast (image, lesions, lesion-free slice)"
+        f"  resize, ours           {1e3 * ours / n:8.2f}   {plain / ours:.1f} times as fast (with lesion-free slice)"
     )
 
 
