@@ -12,7 +12,8 @@ from tqdm.auto import tqdm
 from pretrain_xai.attribution import METHODS, attribute_all, completeness_delta
 from pretrain_xai.comparison_maps import COMPARISON_MAPS, comparison_maps
 from pretrain_xai.dataset import LesionMasks, Split
-from pretrain_xai.localization import chance, confusion_counts, reduce_channels
+from pretrain_xai.localization import chance, confusion_counts, reduce_channels, relevance_rank_accuracy, score_masked
+from pretrain_xai.masked_maps import MaskedMaps
 from pretrain_xai.models import evaluation_mode
 from pretrain_xai.protocol import NEW_MAPS, RESCORED, Protocol, switched_protocols
 from pretrain_xai.study import Attribution
@@ -42,8 +43,8 @@ def explain_and_score(
     Returns
     -------
     DataFrame with `method`, `image_index`, `label`, `predicted`, `metric`, `value`, `chance`: one row per image, method and
-    metric (`relevance_rank_accuracy`, `true_negative_rate`, the confusion counts, `k`, and `completeness_delta` in units
-    of the logit for methods that should be complete).
+    metric (the settings' `scores`, the confusion counts, `k`, and `completeness_delta` in units of the logit for
+    methods that should be complete).
     """
     tables = []
     for chunk in tqdm(_chunks(image_indices), desc="explaining", unit="chunk", total=-(-len(image_indices) // CHUNK)):
@@ -53,14 +54,17 @@ def explain_and_score(
         for method, (attributions, deltas) in _attributions(
             network, images, labels, chunk, methods, settings, protocol
         ).items():
-            scores = _localization(reduce_channels(attributions, protocol.channel_reduction), masks, protocol)
+            maps = reduce_channels(attributions, protocol.channel_reduction)
+            scores = _localization(maps, masks, settings.scores, protocol, chunk)
             if deltas is not None:
                 scores["completeness_delta"] = (deltas, np.full(len(chunk), np.nan))
             tables.append(_long(scores, {"method": method, **known}))
     return _sorted(tables)
 
 
-def score_comparison_maps(split: Split, image_indices: np.ndarray, protocol: Protocol) -> pd.DataFrame:
+def score_comparison_maps(
+    split: Split, image_indices: np.ndarray, settings: Attribution, protocol: Protocol
+) -> pd.DataFrame:
     """Score the maps that need no network (`COMPARISON_MAPS`); as `explain_and_score`, without predictions."""
     tables = []
     for chunk in _chunks(image_indices):
@@ -68,7 +72,8 @@ def score_comparison_maps(split: Split, image_indices: np.ndarray, protocol: Pro
         known = {"image_index": chunk, "label": split.labels[chunk], "predicted": pd.NA}
         for name in COMPARISON_MAPS:
             maps = comparison_maps(images, name, signed_edges=protocol.signed_edges)
-            tables.append(_long(_localization(maps, masks, protocol), {"method": name, **known}))
+            scores = _localization(maps, masks, settings.scores, protocol, chunk)
+            tables.append(_long(scores, {"method": name, **known}))
     return _sorted(tables)
 
 
@@ -157,23 +162,24 @@ def _attributions(
     return {name: (maps[actual].numpy(), deltas.get(name)) for name, actual in computed.items()}
 
 
-def _localization(maps: np.ndarray, masks: np.ndarray, protocol: Protocol) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Return value and chance level of every localization score, by name."""
-    counts = confusion_counts(maps, masks, protocol.ties)
-    level, none = chance(masks), np.full(len(maps), np.nan)
-    true_positives, false_positives, false_negatives, true_negatives = counts
+def _localization(
+    maps: np.ndarray, masks: np.ndarray, scores: Sequence[str], protocol: Protocol, image_indices: np.ndarray
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Return value and chance level of the scores, the confusion counts and k, by name."""
+    given = MaskedMaps(maps, masks, image_indices)
+    none = np.full(len(maps), np.nan)
+    counts = confusion_counts(given, ties=protocol.ties)
     return {
-        "relevance_rank_accuracy": (true_positives / (true_positives + false_negatives), level),
-        "true_negative_rate": (true_negatives / (true_negatives + false_positives), 1 - level),
+        **score_masked(given, scores, ties=protocol.ties),
         **{name: (values, none) for name, values in counts._asdict().items()},
-        "k": (masks.sum(axis=(1, 2)).astype(np.float64), none),
+        "k": (given.k, none),
     }
 
 
 def _rank_accuracy(maps: np.ndarray, split: Split, chunk: np.ndarray, protocol: Protocol) -> pd.DataFrame:
     masks = LesionMasks(split.masks.strength, protocol.mask_threshold)[chunk]
-    value, level = _localization(maps, masks, protocol)["relevance_rank_accuracy"]
-    return pd.DataFrame({"image_index": chunk, "value": value, "chance": level})
+    value = relevance_rank_accuracy(MaskedMaps(maps, masks, chunk), ties=protocol.ties)
+    return pd.DataFrame({"image_index": chunk, "value": value, "chance": chance(masks)})
 
 
 def _long(scores: dict[str, tuple[np.ndarray, np.ndarray]], known: dict) -> pd.DataFrame:
