@@ -9,7 +9,6 @@ from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.spatial.distance import cdist
 from tqdm.auto import tqdm
 
 from pretrain_xai.masked_maps import MaskedMaps, PerImage, masked_maps
@@ -101,7 +100,9 @@ def _transport(sources: Mass, targets: Mass, shape: tuple[int, int], metric: str
     ValueError
         If POT finds no optimum.
     """
-    from ot import emd2  # POT imports torch where it can, which a notebook that only draws need not wait for
+    # POT imports torch, for which a notebook that only draws need not wait
+    from ot import emd2
+    from scipy.spatial.distance import cdist
 
     start, end = np.flatnonzero(sources), np.flatnonzero(targets)
     amount = sources[start].sum()
