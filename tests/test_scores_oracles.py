@@ -164,6 +164,14 @@ def test_scoring_together_equals_scoring_alone(cases):
         np.testing.assert_array_equal(level, SCORES[name].chance(masks))
 
 
+def test_scores_of_mass_take_absolute_values_and_scores_of_order_do_not(cases):
+    maps, masks = cases[0][:30] - 0.5, cases[1][:30]
+    signed, absolute = score_maps(maps, masks, FAST), score_maps(np.abs(maps), masks, FAST)
+    for name, (values, _) in signed.items():
+        of_mass = name in ("relevance_mass_accuracy", "importance_mass_accuracy", "sparseness")
+        assert np.array_equal(values, absolute[name][0], equal_nan=True) == of_mass, name
+
+
 def test_float32_maps_score_as_the_same_values_in_float64(cases):
     maps, masks = cases[0].astype(np.float32), cases[1]
     in_double = score_maps(maps.astype(np.float64), masks, FAST)

@@ -206,9 +206,7 @@ def sparseness(maps: Maps, masks: ArrayLike | None = None) -> PerImage:
     It says how few pixels hold the mass, whether in the mask or not: higher is sparser, and there is no chance level.
     """
     given = masked_maps(maps, masks)
-    # the shared sort serves unless a map is signed
-    signed = (given.sorted_values[:, 0] < 0).any()
-    magnitudes = np.sort(np.abs(given.values), axis=1) if signed else given.sorted_values
+    magnitudes = given.magnitudes.sorted_values
     weights = 2 * np.arange(1, given.n_pixels + 1) - given.n_pixels - 1.0
     total = magnitudes.sum(1, dtype=np.float64) * given.n_pixels
     weighted = np.einsum("np,p->n", magnitudes, weights, dtype=np.float64)
@@ -234,6 +232,8 @@ class Score:
     ----------
     has_ties : bool
         The function takes `ties`, the switch of the protocol.
+    of_mass : bool
+        The function takes no negative values: `score_masked` gives it absolute values, as XAI-TRIS does.
     is_slow : bool
         It takes a second a map, not milliseconds.
     """
@@ -242,10 +242,11 @@ class Score:
     higher_is_better: bool = True
     chance: Callable[[ArrayLike], PerImage] = chance
     has_ties: bool = False
+    of_mass: bool = False
     is_slow: bool = False
 
 
-_MASS_ACCURACY = Score(relevance_mass_accuracy)
+_MASS_ACCURACY = Score(relevance_mass_accuracy, of_mass=True)
 
 SCORES: Mapping[str, Score] = {
     "relevance_rank_accuracy": Score(relevance_rank_accuracy, has_ties=True),
@@ -258,7 +259,7 @@ SCORES: Mapping[str, Score] = {
     "average_precision": Score(average_precision, chance=average_precision_chance),
     "top_k_intersection_area": Score(top_k_intersection_area),
     "sparseness": Score(sparseness, chance=no_chance),
-    "earth_mover_score": Score(earth_mover_score, chance=no_chance, is_slow=True),
+    "earth_mover_score": Score(earth_mover_score, chance=no_chance, of_mass=True, is_slow=True),
     "earth_mover_top_k": Score(earth_mover_top_k, higher_is_better=False, chance=no_chance, is_slow=True),
 }
 
@@ -287,6 +288,7 @@ def score_masked(given: MaskedMaps, scores: Sequence[str], *, ties: Ties = "expe
     Parameters
     ----------
     given : MaskedMaps
+        Scores of mass take the absolute values of signed maps, such as the released edge filters.
     scores : names in `SCORES`, or `quantus:<metric>`
     ties : "expected" or "strict"
         For the scores of counts, as in `confusion_counts`.
@@ -299,7 +301,7 @@ def score_masked(given: MaskedMaps, scores: Sequence[str], *, ties: Ties = "expe
     for name in scores:
         score = find_score(name)
         options = {"ties": ties} if score.has_ties else {}
-        found[name] = score.function(given, **options), score.chance(given.masks)
+        found[name] = score.function(given.magnitudes if score.of_mass else given, **options), score.chance(given.masks)
     return found
 
 

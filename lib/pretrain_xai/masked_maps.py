@@ -101,6 +101,19 @@ class MaskedMaps:
         """The levels of each map."""
         return list(map(_levels, self.sorted_values, self.hit_values()))
 
+    @property
+    def magnitudes(self) -> "MaskedMaps":
+        """The same with absolute values; itself if no map is signed."""
+        return (
+            self if self._absolute is None else self._absolute
+        )  # itself is not cached: a cycle would keep a chunk in memory past its use
+
+    @cached_property
+    def _absolute(self) -> "MaskedMaps | None":
+        if (self.values >= 0).all():
+            return None
+        return MaskedMaps(np.abs(self.values).reshape(-1, *self.shape), self.masks, self.image_ids)
+
     def hit_values(self) -> Iterator[NDArray]:
         """Yield each map's values inside its mask; their numbers differ."""
         return (values[inside] for values, inside in zip(self.values, self.inside, strict=True))
