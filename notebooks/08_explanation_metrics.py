@@ -77,7 +77,7 @@ print(f"{run.name}: {len(images)} of {len(test)} test images")
 # %%
 scores = explain_and_score(network, test, images, methods, settings, protocol)
 if pretraining == UNTRAINED:  # edge filters and the image itself: what finds lesions without any network
-    scores = pd.concat([scores, score_comparison_maps(test, images, protocol)])
+    scores = pd.concat([scores, score_comparison_maps(test, images, settings, protocol)])
 
 # %%
 path = paths.scores(study) / f"{run.name}.parquet"

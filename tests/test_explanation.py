@@ -122,8 +122,8 @@ def test_every_switch_is_scored_as_if_the_study_had_it(network, split):
 
 def test_ties_reach_the_scores_of_comparison_maps(split):
     flat = Split(np.zeros((2, 32, 32), np.float32), split.labels[:2], split.masks, pd.DataFrame())
-    expected = score_comparison_maps(flat, np.arange(2), CORRECTED)
-    strict = score_comparison_maps(flat, np.arange(2), dataclasses.replace(CORRECTED, ties="strict"))
+    expected = score_comparison_maps(flat, np.arange(2), SETTINGS, CORRECTED)
+    strict = score_comparison_maps(flat, np.arange(2), SETTINGS, dataclasses.replace(CORRECTED, ties="strict"))
     rra = expected[expected["metric"] == "relevance_rank_accuracy"]
     np.testing.assert_allclose(rra["value"], rra["chance"])
     assert (strict.loc[strict["metric"] == "relevance_rank_accuracy", "value"] == 0).all()

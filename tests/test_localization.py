@@ -12,6 +12,7 @@ from pretrain_xai.localization import (
     chance,
     confusion_counts,
     negative_predictive_value,
+    no_chance,
     pointing_game,
     reduce_channels,
     relevance_mass_accuracy,
@@ -88,20 +89,25 @@ def test_scores_do_not_depend_on_the_other_images(case):
         np.testing.assert_array_equal(score.function(maps, masks), alone)
 
 
-@pytest.mark.parametrize("name", SCORES)
+WITH_CHANCE = [name for name in SCORES if SCORES[name].chance is not no_chance]
+
+
+@pytest.mark.parametrize("name", WITH_CHANCE)
 @pytest.mark.parametrize("level", [0.0, 0.3])
 def test_constant_maps_score_exactly_chance(name, level):
     masks = np.random.default_rng(0).random((20, 7, 9)) < np.linspace(0.05, 0.9, 20)[:, None, None]
     masks[:, 0, 0] = True
     score = SCORES[name]
     found = score.function(np.full(masks.shape, level), masks)
-    np.testing.assert_allclose(found, score.chance(masks), rtol=1e-14)
+    # average precision alone lets ties pass together, as scikit-learn does, and gives the mask's share
+    expected = masks.mean(axis=(1, 2)) if name == "average_precision" else score.chance(masks)
+    np.testing.assert_allclose(found, expected, rtol=1e-14)
 
 
-@pytest.mark.parametrize("name", SCORES)
+@pytest.mark.parametrize("name", WITH_CHANCE)
 def test_random_maps_score_chance_on_average_and_the_mask_itself_the_best(name):
     rng = np.random.default_rng(1)
-    masks = np.repeat(rng.random((1, 8, 8)) < 0.2, 20_000, axis=0)
+    masks = np.repeat(rng.random((1, 8, 8)) < 0.2, 5_000, axis=0)
     score = SCORES[name]
     found = score.function(rng.random(masks.shape), masks)
     assert abs(found.mean() - score.chance(masks)[0]) < 5 * found.std() / np.sqrt(len(found))

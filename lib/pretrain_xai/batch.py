@@ -42,6 +42,23 @@ def check_methods(study: Study) -> None:
             raise StudyError(f"attribution: {error}") from None
 
 
+def check_scores(study: Study) -> None:
+    """Check the scores of a study against the registry.
+
+    Raises
+    ------
+    StudyError
+        A score is unknown, or its package is not installed; the known ones are named.
+    """
+    from pretrain_xai.localization import find_score
+
+    for score in study.attribution.scores:
+        try:
+            find_score(score)
+        except ValueError as error:
+            raise StudyError(f"attribution.scores: {error}") from None
+
+
 @contextmanager
 def only_batch(study: str) -> Iterator[int]:
     """Hold the study's lock and give its file descriptor; the system frees it when the last holder dies, even by a kill.
@@ -121,7 +138,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options, snakemake_options = parser.parse_known_args(arguments)
     started = time.monotonic()
     try:
-        check_methods(load_study(options.study))
+        settings = load_study(options.study)
+        check_methods(settings)
+        check_scores(settings)
         status = run_batch(options.study, snakemake_options)
         if status == 0 and options.protocols:
             status = run_protocols(options.study, snakemake_options, retrain=options.protocols == "all")

@@ -1,6 +1,7 @@
 """Explain one model's images and score the maps, streamed: scores are kept, and the maps of a few examples."""
 
 import secrets
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -10,9 +11,11 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from pretrain_xai.attribution import METHODS, attribute_all, completeness_delta
+from pretrain_xai.channels import reduce_channels
 from pretrain_xai.comparison_maps import COMPARISON_MAPS, comparison_maps
 from pretrain_xai.dataset import LesionMasks, Split
-from pretrain_xai.localization import chance, confusion_counts, reduce_channels
+from pretrain_xai.localization import Scored, chance, confusion_counts, relevance_rank_accuracy, score_masked
+from pretrain_xai.masked_maps import MaskedMaps
 from pretrain_xai.models import evaluation_mode
 from pretrain_xai.protocol import NEW_MAPS, RESCORED, Protocol, switched_protocols
 from pretrain_xai.study import Attribution
@@ -20,6 +23,8 @@ from pretrain_xai.training import as_batch, predict
 
 #: images whose maps are in memory at once
 CHUNK = 64
+#: image index, label, prediction, value and chance of each chunk, by method and metric
+_Rows = dict[tuple[str, str], list[tuple[np.ndarray, ...]]]
 #: the method that stands for `method` under the published protocol
 _PUBLISHED_METHODS = {"deep_lift": "deep_lift_captum"}
 
@@ -42,34 +47,37 @@ def explain_and_score(
     Returns
     -------
     DataFrame with `method`, `image_index`, `label`, `predicted`, `metric`, `value`, `chance`: one row per image, method and
-    metric (`relevance_rank_accuracy`, `true_negative_rate`, the confusion counts, `k`, and `completeness_delta` in units
-    of the logit for methods that should be complete).
+    metric (the settings' `scores`, the confusion counts, `k`, and `completeness_delta` in units of the logit for
+    methods that should be complete).
     """
-    tables = []
+    rows: _Rows = defaultdict(list)
     for chunk in tqdm(_chunks(image_indices), desc="explaining", unit="chunk", total=-(-len(image_indices) // CHUNK)):
         images, masks, labels = split.images[chunk], split.masks[chunk], split.labels[chunk]
         predicted = predict(network, images, dropout_active=protocol.dropout_active).argmax(axis=1)
-        known = {"image_index": chunk, "label": labels, "predicted": predicted}
+        known = chunk, labels, predicted
         for method, (attributions, deltas) in _attributions(
             network, images, labels, chunk, methods, settings, protocol
         ).items():
-            scores = _localization(reduce_channels(attributions, protocol.channel_reduction), masks, protocol)
+            maps = reduce_channels(attributions, protocol.channel_reduction)
+            scores = _localization(maps, masks, settings.scores, protocol, chunk)
             if deltas is not None:
                 scores["completeness_delta"] = (deltas, np.full(len(chunk), np.nan))
-            tables.append(_long(scores, {"method": method, **known}))
-    return _sorted(tables)
+            _append(rows, method, known, scores)
+    return _table(rows)
 
 
-def score_comparison_maps(split: Split, image_indices: np.ndarray, protocol: Protocol) -> pd.DataFrame:
+def score_comparison_maps(
+    split: Split, image_indices: np.ndarray, settings: Attribution, protocol: Protocol
+) -> pd.DataFrame:
     """Score the maps that need no network (`COMPARISON_MAPS`); as `explain_and_score`, without predictions."""
-    tables = []
+    rows: _Rows = defaultdict(list)
     for chunk in _chunks(image_indices):
         images, masks = np.asarray(split.images[chunk]), split.masks[chunk]
-        known = {"image_index": chunk, "label": split.labels[chunk], "predicted": pd.NA}
+        known = chunk, split.labels[chunk], np.full(len(chunk), np.nan)
         for name in COMPARISON_MAPS:
             maps = comparison_maps(images, name, signed_edges=protocol.signed_edges)
-            tables.append(_long(_localization(maps, masks, protocol), {"method": name, **known}))
-    return _sorted(tables)
+            _append(rows, name, known, _localization(maps, masks, settings.scores, protocol, chunk))
+    return _table(rows)
 
 
 def score_under_switches(
@@ -157,36 +165,46 @@ def _attributions(
     return {name: (maps[actual].numpy(), deltas.get(name)) for name, actual in computed.items()}
 
 
-def _localization(maps: np.ndarray, masks: np.ndarray, protocol: Protocol) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Return value and chance level of every localization score, by name."""
-    counts = confusion_counts(maps, masks, protocol.ties)
-    level, none = chance(masks), np.full(len(maps), np.nan)
-    true_positives, false_positives, false_negatives, true_negatives = counts
+def _localization(
+    maps: np.ndarray, masks: np.ndarray, scores: Sequence[str], protocol: Protocol, image_indices: np.ndarray
+) -> Scored:
+    """Return value and chance level of the scores, the confusion counts and k, by name."""
+    given = MaskedMaps(maps, masks, image_indices)
+    none = np.full(len(maps), np.nan)
+    counts = confusion_counts(given, ties=protocol.ties)
     return {
-        "relevance_rank_accuracy": (true_positives / (true_positives + false_negatives), level),
-        "true_negative_rate": (true_negatives / (true_negatives + false_positives), 1 - level),
+        **score_masked(given, scores, ties=protocol.ties),
         **{name: (values, none) for name, values in counts._asdict().items()},
-        "k": (masks.sum(axis=(1, 2)).astype(np.float64), none),
+        "k": (given.k, none),
     }
 
 
 def _rank_accuracy(maps: np.ndarray, split: Split, chunk: np.ndarray, protocol: Protocol) -> pd.DataFrame:
     masks = LesionMasks(split.masks.strength, protocol.mask_threshold)[chunk]
-    value, level = _localization(maps, masks, protocol)["relevance_rank_accuracy"]
-    return pd.DataFrame({"image_index": chunk, "value": value, "chance": level})
+    value = relevance_rank_accuracy(MaskedMaps(maps, masks, chunk), ties=protocol.ties)
+    return pd.DataFrame({"image_index": chunk, "value": value, "chance": chance(masks)})
 
 
-def _long(scores: dict[str, tuple[np.ndarray, np.ndarray]], known: dict) -> pd.DataFrame:
-    parts = [
-        pd.DataFrame({**known, "metric": name, "value": value, "chance": level})
-        for name, (value, level) in scores.items()
-    ]
-    return pd.concat(parts, ignore_index=True)
+def _append(rows: _Rows, method: str, known: tuple[np.ndarray, ...], scores: Scored) -> None:
+    for metric, (value, level) in scores.items():
+        rows[method, metric].append((*known, value, level))
 
 
-def _sorted(tables: list[pd.DataFrame]) -> pd.DataFrame:
-    table = pd.concat(tables, ignore_index=True).astype({"predicted": "Int64"})
-    return table.sort_values(["method", "metric", "image_index"], ignore_index=True)
+def _table(rows: _Rows) -> pd.DataFrame:
+    """Return rows by method, metric and image; made once, since the table is all that grows with the images."""
+    keys = sorted(rows)
+    orders = [np.argsort(np.concatenate([part[0] for part in rows[key]])) for key in keys]
+
+    def column(place: int) -> np.ndarray:
+        whole = (np.concatenate([part[place] for part in rows[key]]) for key in keys)
+        return np.concatenate([values[order] for values, order in zip(whole, orders, strict=True)])
+
+    def names(place: int) -> np.ndarray:
+        return np.repeat(np.array([key[place] for key in keys], dtype=object), [len(order) for order in orders])
+
+    columns = {"method": names(0), "image_index": column(0), "label": column(1), "predicted": column(2)}
+    columns |= {"metric": names(1), "value": column(3), "chance": column(4)}
+    return pd.DataFrame(columns, copy=False).astype({"predicted": "Int64"})
 
 
 def _chunks(indices: np.ndarray) -> Iterator[np.ndarray]:

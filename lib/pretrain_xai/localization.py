@@ -1,60 +1,32 @@
 """Scores of how well maps find the pixels of a mask, one number per image.
 
 A score takes `(maps, masks)`: maps of shape (n_images, height, width), of which only the order or the mass of the
-values counts, and boolean masks of the same shape, True inside the lesions; k is a mask's number of pixels. Pixels of
-equal value share a rank and are counted by their expectation under random order, so that a constant map scores exactly
-what chance scores. `SCORES` holds them all.
+values counts, and boolean masks of the same shape, True inside the lesions; k is a mask's number of pixels. `score_maps`
+computes many and sorts each map once. Pixels of equal value share a rank and are counted by their expectation under
+random order, so that a constant map scores exactly what chance scores; average precision alone counts them as
+scikit-learn does. `SCORES` holds them all.
 """
 
-from collections.abc import Callable, Mapping
+import difflib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-Reduction = Literal["sum_abs", "abs_sum", "luminance"]
+from pretrain_xai.channels import LUMINANCE, reduce_channels  # noqa: F401 (part of this module for its callers)
+from pretrain_xai.earth_mover import earth_mover_score, earth_mover_top_k
+from pretrain_xai.masked_maps import Levels, MaskedMaps, PerImage, masked_maps
+from pretrain_xai.quantus_scores import PREFIX, quantus_score
+
+Maps = ArrayLike | MaskedMaps
+#: values and chance levels by the name of the score
+Scored = dict[str, tuple[PerImage, PerImage]]
 Ties = Literal["expected", "strict"]
-PerImage = NDArray[np.float64]
 
-#: weights of red, green and blue (ITU-R BT.601), as in the released code; their sum is 0.9999
-LUMINANCE = (0.2989, 0.5870, 0.1140)
-
-
-def reduce_channels(attributions: ArrayLike, how: Reduction = "sum_abs") -> NDArray:
-    """Make one nonnegative map of the three channels of signed attributions.
-
-    Parameters
-    ----------
-    attributions : float array of shape (n_images, 3, height, width)
-    how : "sum_abs", "abs_sum" or "luminance"
-        Absolute value of the sum (the channels are copies of one grey image, whose attribution is the sum); sum of the
-        absolute values; or sum of the absolute values times `LUMINANCE` (as published).
-
-    Returns
-    -------
-    float array of shape (n_images, height, width), >= 0
-
-    Raises
-    ------
-    ValueError
-        If the shape is another or `how` is unknown.
-    """
-    attributions = np.asarray(attributions)
-    if attributions.ndim != 4 or attributions.shape[1] != 3:
-        raise ValueError(f"attributions have shape {attributions.shape}, (n_images, 3, height, width) is expected")
-    if how not in REDUCTIONS:
-        raise ValueError(f"unknown channel reduction {how!r}; known are {', '.join(REDUCTIONS)}")
-    return REDUCTIONS[how](attributions)
-
-
-REDUCTIONS: Mapping[str, Callable[[NDArray], NDArray]] = {
-    "sum_abs": lambda attributions: np.abs(attributions.sum(1)),
-    "abs_sum": lambda attributions: np.abs(attributions).sum(1),
-    "luminance": lambda attributions: np.einsum(
-        "nchw,c->nhw", np.abs(attributions), np.asarray(LUMINANCE, dtype=attributions.dtype)
-    ),
-}
+#: maps that `score_maps` holds in memory at once
+CHUNK = 64
 
 
 class ConfusionCounts(NamedTuple):
@@ -66,14 +38,15 @@ class ConfusionCounts(NamedTuple):
     true_negatives: PerImage
 
 
-def confusion_counts(maps: ArrayLike, masks: ArrayLike, ties: Ties = "expected") -> ConfusionCounts:
+def confusion_counts(maps: Maps, masks: ArrayLike | None = None, ties: Ties = "expected") -> ConfusionCounts:
     """Count where the k strongest pixels of each map lie.
 
     Parameters
     ----------
-    maps : float array of shape (n_images, height, width), finite
+    maps : float array of shape (n_images, height, width), finite; or MaskedMaps
         Larger is stronger.
     masks : bool array of shape (n_images, height, width)
+        Here and in every score: not needed with `MaskedMaps`, which has them.
     ties : "expected" or "strict"
         Exactly k pixels, of which those that tie for the last places count by their expectation; or the released rule:
         the pixels strictly above the (k+1)-th largest value, which may be fewer than k (all if the mask is full).
@@ -85,20 +58,17 @@ def confusion_counts(maps: ArrayLike, masks: ArrayLike, ties: Ties = "expected")
     """
     if ties not in ("expected", "strict"):
         raise ValueError(f"unknown rule for ties {ties!r}; known are expected, strict")
-    values, inside = _flat(maps, masks)
-    k, n_pixels = inside.sum(1), values.shape[1]
-    kth, next_value = _kth_largest(values, k)
+    given = masked_maps(maps, masks)
+    k = given.k
     # float counts, since those of ties are fractions
     if ties == "strict":
-        hits, selected = _counts(values > next_value[:, None], inside)
+        hits, selected = _strictly_above(given)
     else:
-        hits, above = _counts(values > kth[:, None], inside)
-        tied_hits, tied = _counts(values == kth[:, None], inside)
-        hits, selected = hits + (k - above) * tied_hits / tied, k.astype(np.float64)
-    return ConfusionCounts(hits, selected - hits, k - hits, n_pixels - k - (selected - hits))
+        hits, selected = _each_level(given, Levels.expected_hits, k), k
+    return ConfusionCounts(hits, selected - hits, k - hits, given.n_pixels - k - (selected - hits))
 
 
-def true_positive_rate(maps: ArrayLike, masks: ArrayLike, ties: Ties = "expected") -> PerImage:
+def true_positive_rate(maps: Maps, masks: ArrayLike | None = None, ties: Ties = "expected") -> PerImage:
     """Return TP / (TP + FN), the share of the mask that the k strongest pixels find; float64 (n_images,) in [0, 1].
 
     The study's "explanation performance"; it depends on the order of the pixels alone. Higher is better.
@@ -107,7 +77,7 @@ def true_positive_rate(maps: ArrayLike, masks: ArrayLike, ties: Ties = "expected
     return counts.true_positives / (counts.true_positives + counts.false_negatives)
 
 
-def relevance_rank_accuracy(maps: ArrayLike, masks: ArrayLike) -> PerImage:
+def relevance_rank_accuracy(maps: Maps, masks: ArrayLike | None = None, ties: Ties = "expected") -> PerImage:
     """Return the share of the k strongest pixels that lie in the mask (Arras et al. 2022, Eq. 5).
 
     Parameters
@@ -115,16 +85,18 @@ def relevance_rank_accuracy(maps: ArrayLike, masks: ArrayLike) -> PerImage:
     maps : float array of shape (n_images, height, width), finite
         Larger is stronger; only the order of the pixels counts.
     masks : bool array of shape (n_images, height, width)
+    ties : "expected" or "strict"
+        As in `confusion_counts`.
 
     Returns
     -------
     float64 array of shape (n_images,), range [0, 1]
         Higher is better; a constant map gives exactly chance, k / n_pixels.
     """
-    return true_positive_rate(maps, masks)
+    return true_positive_rate(maps, masks, ties)
 
 
-def true_negative_rate(maps: ArrayLike, masks: ArrayLike, ties: Ties = "expected") -> PerImage:
+def true_negative_rate(maps: Maps, masks: ArrayLike | None = None, ties: Ties = "expected") -> PerImage:
     """Return TN / (TN + FP), the share of the rest of the image that is not selected; NaN for a full mask.
 
     Higher is better. With exactly k pixels selected FP = FN, and it equals `negative_predictive_value`.
@@ -133,32 +105,112 @@ def true_negative_rate(maps: ArrayLike, masks: ArrayLike, ties: Ties = "expected
     return _ratio(counts.true_negatives, counts.true_negatives + counts.false_positives)
 
 
-def negative_predictive_value(maps: ArrayLike, masks: ArrayLike, ties: Ties = "expected") -> PerImage:
+def negative_predictive_value(maps: Maps, masks: ArrayLike | None = None, ties: Ties = "expected") -> PerImage:
     """Return TN / (TN + FN), which the released notebook calls TNR; NaN where every pixel is selected."""
     counts = confusion_counts(maps, masks, ties)
     return _ratio(counts.true_negatives, counts.true_negatives + counts.false_negatives)
 
 
-def relevance_mass_accuracy(maps: ArrayLike, masks: ArrayLike) -> PerImage:
+def pixel_auroc(maps: Maps, masks: ArrayLike | None = None) -> PerImage:
+    """Return how often a pixel of the mask is stronger than one outside, ties counted half; NaN for a full mask.
+
+    The area under the receiver operating characteristic of the pixels, range [0, 1]. Higher is better.
+    """
+    given = masked_maps(maps, masks)
+    pairs = given.k * (given.n_pixels - given.k)
+    return 1 - _ratio(_each_level(given, _pairs_out_of_order, given.k), pairs)
+
+
+def average_precision(maps: Maps, masks: ArrayLike | None = None) -> PerImage:
+    """Return the precision at each value's threshold, weighted by the recall that it adds; range (0, 1].
+
+    Pixels of equal value pass the threshold together, as in scikit-learn's `average_precision_score`: not the
+    expectation under random order. Hence a constant map gives k / n_pixels, a little less than a random map without ties,
+    whose expectation is `average_precision_chance`. Higher is better.
+    """
+    given = masked_maps(maps, masks)
+    return _each_level(given, _average_precision, given.k)
+
+
+def average_precision_chance(masks: ArrayLike) -> PerImage:
+    """Return the expected average precision of a random map without ties; float64 (n_images,).
+
+    With n pixels, k of them hits, and H_n = 1 + 1/2 + ... + 1/n: the pixel at place i is a hit with probability k / n, and
+    the precision there is then (1 + (i - 1) (k - 1) / (n - 1)) / i in expectation; the mean over i is
+    (H_n + (n - H_n) (k - 1) / (n - 1)) / n.
+    """
+    share = chance(masks)
+    n_pixels = float(np.prod(np.shape(masks)[1:]))
+    harmonic = (1 / np.arange(1, n_pixels + 1)).sum()
+    return (harmonic + (n_pixels - harmonic) * (share * n_pixels - 1) / max(n_pixels - 1, 1)) / n_pixels
+
+
+def top_k_intersection(maps: Maps, masks: ArrayLike | None = None, *, sizes: Sequence[int] | NDArray) -> NDArray:
+    """Return the share of the k strongest pixels that lies in the mask, for each k in `sizes` (Theiner et al. 2022).
+
+    Parameters
+    ----------
+    maps, masks
+        As in `relevance_rank_accuracy`.
+    sizes : int sequence of length n_sizes, each from 1 to n_pixels
+        `range(1, n_pixels + 1)` is the whole curve.
+
+    Returns
+    -------
+    float64 array of shape (n_images, n_sizes), range [0, 1]
+        A row goes from the pointing game at 1 over Relevance Rank Accuracy at the mask's size to the mask's share of the
+        image. Higher is better.
+
+    Raises
+    ------
+    ValueError
+        If a size is out of range.
+    """
+    given, sizes = masked_maps(maps, masks), np.asarray(sizes)
+    if sizes.size and not (sizes.min() >= 1 and sizes.max() <= given.n_pixels):
+        raise ValueError(f"sizes from 1 to {given.n_pixels} pixels are expected, found {sizes.min()} to {sizes.max()}")
+    return np.stack([levels.expected_hits(sizes) / sizes for levels in given.levels])
+
+
+def top_k_intersection_area(maps: Maps, masks: ArrayLike | None = None) -> PerImage:
+    """Return the mean of the top-k intersection over k from 1 to the mask's size; range [0, 1], 1 for the mask itself.
+
+    Beyond the mask's size even the best map must fall, so the curve ends there. Higher is better.
+    """
+    given = masked_maps(maps, masks)
+    return _each_level(given, _curve_area, given.k)
+
+
+def relevance_mass_accuracy(maps: Maps, masks: ArrayLike | None = None) -> PerImage:
     """Return the share of the map's mass that lies in the mask (Arras et al. 2022, Eq. 4); maps must not be negative.
 
-    Higher is better; an all-zero map has no mass and gives chance, like every constant map.
+    XAI-TRIS and EXACT call the same share of absolute values importance mass accuracy. Higher is better; an all-zero map
+    has no mass and gives chance, like every constant map.
     """
-    values, inside = _flat(maps, masks)
-    _require((values >= 0).all(1), "maps", "have negative values: take absolute values first")
-    # a map without mass counts as one whose mass is spread evenly
-    values = np.where(values.any(1, keepdims=True), values, 1)
-    return np.einsum("np,np->n", values, inside, dtype=np.float64) / values.sum(1, dtype=np.float64)
+    given = masked_maps(maps, masks)
+    mass = given.mass()
+    return np.einsum("np,np->n", mass, given.inside, dtype=np.float64) / mass.sum(1, dtype=np.float64)
 
 
-def pointing_game(maps: ArrayLike, masks: ArrayLike) -> PerImage:
+def pointing_game(maps: Maps, masks: ArrayLike | None = None) -> PerImage:
     """Return 1 if the strongest pixel lies in the mask, else 0, and the share of hits where several tie.
 
     Zhang et al. 2018, without their tolerance of 15 px. Higher is better.
     """
-    values, inside = _flat(maps, masks)
-    hits, strongest = _counts(values == values.max(1, initial=-np.inf, keepdims=True), inside)
-    return hits / strongest
+    return top_k_intersection(maps, masks, sizes=[1])[:, 0]
+
+
+def sparseness(maps: Maps, masks: ArrayLike | None = None) -> PerImage:
+    """Return the Gini index of the map's absolute values (Chalasani et al. 2020); range [0, 1), 0 for a constant map.
+
+    It says how few pixels hold the mass, whether in the mask or not: higher is sparser, and there is no chance level.
+    """
+    given = masked_maps(maps, masks)
+    magnitudes = given.magnitudes.sorted_values
+    weights = 2 * np.arange(1, given.n_pixels + 1) - given.n_pixels - 1.0
+    total = magnitudes.sum(1, dtype=np.float64) * given.n_pixels
+    weighted = np.einsum("np,p->n", magnitudes, weights, dtype=np.float64)
+    return np.divide(weighted, total, out=np.zeros_like(total), where=total > 0)
 
 
 def chance(masks: ArrayLike) -> PerImage:
@@ -167,63 +219,157 @@ def chance(masks: ArrayLike) -> PerImage:
     return masks.mean(axis=(1, 2), dtype=np.float64)
 
 
+def no_chance(masks: ArrayLike) -> PerImage:
+    """Return NaN for each mask: a random map's expectation is not known or means nothing."""
+    return np.full(len(np.asarray(masks)), np.nan)
+
+
 @dataclass(frozen=True)
 class Score:
-    """A per-image score: `function(maps, masks)` and, by `chance(masks)`, what a random map scores in expectation."""
+    """A per-image score: `function(maps, masks)` and, by `chance(masks)`, what a random map scores in expectation.
 
-    function: Callable[[ArrayLike, ArrayLike], PerImage]
+    Attributes
+    ----------
+    has_ties : bool
+        The function takes `ties`, the switch of the protocol.
+    of_mass : bool
+        The function takes no negative values: `score_masked` gives it absolute values, as XAI-TRIS does.
+    is_slow : bool
+        It takes a second a map, not milliseconds.
+    """
+
+    function: Callable[..., PerImage]
     higher_is_better: bool = True
     chance: Callable[[ArrayLike], PerImage] = chance
+    has_ties: bool = False
+    of_mass: bool = False
+    is_slow: bool = False
 
+
+_MASS_ACCURACY = Score(relevance_mass_accuracy, of_mass=True)
 
 SCORES: Mapping[str, Score] = {
-    "relevance_rank_accuracy": Score(relevance_rank_accuracy),
-    "true_positive_rate": Score(true_positive_rate),
-    "true_negative_rate": Score(true_negative_rate, chance=lambda masks: 1 - chance(masks)),
-    "relevance_mass_accuracy": Score(relevance_mass_accuracy),
+    "relevance_rank_accuracy": Score(relevance_rank_accuracy, has_ties=True),
+    "true_positive_rate": Score(true_positive_rate, has_ties=True),
+    "true_negative_rate": Score(true_negative_rate, chance=lambda masks: 1 - chance(masks), has_ties=True),
+    "relevance_mass_accuracy": _MASS_ACCURACY,
+    "importance_mass_accuracy": _MASS_ACCURACY,  # XAI-TRIS's name for it
     "pointing_game": Score(pointing_game),
+    "pixel_auroc": Score(pixel_auroc, chance=lambda masks: np.full(len(masks), 0.5)),
+    "average_precision": Score(average_precision, chance=average_precision_chance),
+    "top_k_intersection_area": Score(top_k_intersection_area),
+    "sparseness": Score(sparseness, chance=no_chance),
+    "earth_mover_score": Score(earth_mover_score, chance=no_chance, of_mass=True, is_slow=True),
+    "earth_mover_top_k": Score(earth_mover_top_k, higher_is_better=False, chance=no_chance, is_slow=True),
 }
 
 
-def _kth_largest(values: NDArray, k: NDArray) -> tuple[NDArray, NDArray]:
-    """Return each row's k-th and (k+1)-th largest value; the latter is -inf where the row has only k."""
-    n_images, n_pixels = values.shape
-    kth, following = np.empty(n_images, values.dtype), np.full(n_images, -np.inf, values.dtype)
-    for row, size in enumerate(k):  # the rank differs between rows: one partition a row beats sorting all of them
-        rank = n_pixels - size
-        parted = np.partition(values[row], rank)
-        kth[row] = parted[rank]
-        if rank:
-            following[row] = parted[:rank].max()
-    return kth, following
+def find_score(name: str) -> Score:
+    """Return the score of a name in `SCORES`, or of `quantus:<class of Quantus>`.
+
+    Raises
+    ------
+    ValueError
+        If there is none; the closest and the known ones are named.
+    """
+    if name.startswith(PREFIX):
+        function, higher_is_better = quantus_score(name)
+        return Score(function, higher_is_better, chance=no_chance)
+    if name not in SCORES:
+        close = difflib.get_close_matches(name, SCORES, n=1)
+        meant = f" (did you mean {close[0]!r}?)" if close else ""
+        raise ValueError(f"unknown score {name!r}{meant}; scores are {', '.join(SCORES)} and {PREFIX}<metric>")
+    return SCORES[name]
 
 
-def _counts(selected: NDArray, inside: NDArray) -> tuple[PerImage, PerImage]:
-    """Return how many selected pixels are in the mask, and how many there are."""
-    return (selected & inside).sum(1).astype(np.float64), selected.sum(1).astype(np.float64)
+def score_masked(given: MaskedMaps, scores: Sequence[str], *, ties: Ties = "expected") -> Scored:
+    """Compute many scores of the same maps with one sort of each map for all of them.
+
+    Parameters
+    ----------
+    given : MaskedMaps
+        Scores of mass take the absolute values of signed maps, such as the released edge filters.
+    scores : names in `SCORES`, or `quantus:<metric>`
+    ties : "expected" or "strict"
+        For the scores of counts, as in `confusion_counts`.
+
+    Returns
+    -------
+    dict from each name to its values and chance levels, float64 of shape (n_images,)
+    """
+    found = {}
+    for name in scores:
+        score = find_score(name)
+        options = {"ties": ties} if score.has_ties else {}
+        found[name] = score.function(given.magnitudes if score.of_mass else given, **options), score.chance(given.masks)
+    return found
+
+
+def score_maps(
+    maps: ArrayLike,
+    masks: ArrayLike,
+    scores: Sequence[str],
+    *,
+    ties: Ties = "expected",
+    image_ids: Sequence[int] | NDArray | None = None,
+) -> Scored:
+    """Compute many scores of any number of maps, `CHUNK` maps at a time; else as `score_masked`.
+
+    Parameters
+    ----------
+    maps : float array of shape (n_images, height, width), finite
+        Only a chunk is in memory at once: a memory-mapped array will do, or whatever is sliced like one.
+    masks : bool array of shape (n_images, height, width)
+    image_ids : int sequence of length n_images, optional
+        What errors call the images.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a score is unknown, or maps and masks do not fit; naming the images.
+    """
+    if len(maps) != len(masks):
+        raise ValueError(f"there are {len(maps)} maps and {len(masks)} masks")
+    image_ids = np.arange(len(maps)) if image_ids is None else np.asarray(image_ids)
+    found = {name: (np.empty(len(maps)), np.empty(len(maps))) for name in scores}
+    for start in range(0, len(maps), CHUNK):
+        rows = slice(start, start + CHUNK)
+        given = MaskedMaps(maps[rows], masks[rows], image_ids[rows])
+        for name, (values, levels) in score_masked(given, scores, ties=ties).items():
+            found[name][0][rows], found[name][1][rows] = values, levels
+    return found
+
+
+def _each_level(given: MaskedMaps, of_levels: Callable[[Levels, float], float], k: PerImage) -> PerImage:
+    """Return `of_levels(levels, k)` of each map."""
+    return np.array([of_levels(levels, size) for levels, size in zip(given.levels, k, strict=True)], dtype=np.float64)
+
+
+def _pairs_out_of_order(levels: Levels, _: float) -> float:
+    added, added_misses = levels.hits_reached - levels.hits_above, levels.reached - levels.above
+    misses_above = levels.above - levels.hits_above
+    return added @ (misses_above + (added_misses - added) / 2)
+
+
+def _average_precision(levels: Levels, k: float) -> float:
+    added = levels.hits_reached - levels.hits_above
+    return added @ (levels.hits_reached / levels.reached) / k
+
+
+def _curve_area(levels: Levels, k: float) -> float:
+    sizes = np.arange(1, k + 1)
+    return (levels.expected_hits(sizes) / sizes).mean()
+
+
+def _strictly_above(given: MaskedMaps) -> tuple[PerImage, PerImage]:
+    """Return hits and number of the pixels above the (k+1)-th largest value; all where the map has only k."""
+    hits, selected = [], []
+    for values, of_hits, k in zip(given.sorted_values, given.hit_values(), given.k.astype(int), strict=True):
+        following = values[-k - 1] if k < len(values) else -np.inf
+        hits.append((of_hits > following).sum())
+        selected.append(len(values) - np.searchsorted(values, following, side="right"))
+    return np.array(hits, dtype=np.float64), np.array(selected, dtype=np.float64)
 
 
 def _ratio(part: PerImage, whole: PerImage) -> PerImage:
     return np.divide(part, whole, out=np.full_like(whole, np.nan), where=whole > 0)
-
-
-def _flat(maps: ArrayLike, masks: ArrayLike) -> tuple[NDArray, NDArray[np.bool_]]:
-    """Check maps and masks and return both as (n_images, n_pixels)."""
-    maps, masks = np.asarray(maps), np.asarray(masks)
-    if maps.ndim != 3 or maps.shape != masks.shape:
-        raise ValueError(f"maps {maps.shape} and masks {masks.shape} must both be (n_images, height, width)")
-    if masks.dtype != np.bool_:
-        raise TypeError(f"masks are {masks.dtype}, bool is expected: binarise the ground truth first")
-    values, inside = maps.reshape(len(maps), -1), masks.reshape(len(masks), -1)
-    if not np.issubdtype(values.dtype, np.floating):
-        values = values.astype(np.float64)
-    _require(np.isfinite(values).all(1), "maps", "are not finite (NaN or infinite)")
-    _require(inside.any(1), "masks", "are empty: there is nothing to find, leave these images out")
-    return values, inside
-
-
-def _require(valid: NDArray[np.bool_], what: str, trouble: str) -> None:
-    bad = np.flatnonzero(~valid)
-    if len(bad):
-        more = f" and {len(bad) - 10} more" if len(bad) > 10 else ""
-        raise ValueError(f"{what} of images {', '.join(map(str, bad[:10]))}{more} {trouble}")

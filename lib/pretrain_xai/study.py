@@ -146,11 +146,21 @@ class Attribution(Settings):
     methods: list[str] = Field(min_length=1)
     #: options of a method, such as integrated_gradients: {n_steps: 50}
     options: dict[str, dict[str, Any]] = {}
+    #: names in `localization.SCORES`, or quantus:<metric>, written beside the counts of hits and k
+    scores: list[str] = ["relevance_rank_accuracy", "true_negative_rate"]
     #: at most so many images right for all models, and so many of those that a model gets wrong; none: all
     max_images: int | None = Field(None, gt=0)
     #: images whose maps are kept for the heatmaps
     example_images: int = Field(3, ge=1)
     seed: int = 0
+
+    @model_validator(mode="after")
+    def _scores_can_be_drawn(self) -> "Attribution":
+        if "relevance_rank_accuracy" not in self.scores:
+            raise ValueError("scores must have relevance_rank_accuracy, from which the figures are drawn")
+        if repeated := sorted({name for name in self.scores if self.scores.count(name) > 1}):
+            raise ValueError(f"scores has {', '.join(repeated)} more than once")
+        return self
 
 
 @dataclasses.dataclass(frozen=True, order=True)

@@ -1,0 +1,317 @@
+"""Scores against independent implementations: Quantus, scikit-learn and literal loops, on 500 random cases."""
+
+import tracemalloc
+import warnings
+from functools import partial
+
+import numpy as np
+import pandas as pd
+import pytest
+import quantus
+from pretrain_xai.batch import check_scores
+from pretrain_xai.dataset import LesionMasks, Split
+from pretrain_xai.explanation import explain_and_score, score_comparison_maps
+from pretrain_xai.localization import (
+    SCORES,
+    average_precision_chance,
+    find_score,
+    score_maps,
+    top_k_intersection,
+)
+from pretrain_xai.models import build_network
+from pretrain_xai.protocol import CORRECTED, PUBLISHED
+from pretrain_xai.quantus_scores import METRICS
+from pretrain_xai.study import Attribution, Network, StudyError, load_study
+from pydantic import ValidationError
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+FAST = [name for name, score in SCORES.items() if not score.is_slow]
+#: pixels of a side
+SIDE = 9
+
+
+@pytest.fixture(scope="module")
+def cases():
+    """500 maps and masks: without ties, with few levels, sparse, constant, zero; small, large, full and missed masks."""
+    rng = np.random.default_rng(4)
+    maps = rng.random((500, SIDE, SIDE))
+    masks = rng.random(maps.shape) < rng.uniform(0.02, 0.98, (500, 1, 1))
+    masks[np.arange(500), rng.integers(0, SIDE, 500), rng.integers(0, SIDE, 500)] = True
+    maps[100:250] = rng.integers(0, 4, (150, SIDE, SIDE))  # many ties
+    maps[250:320] *= rng.random((70, SIDE, SIDE)) < 0.1  # most pixels are zero
+    maps[320:330], maps[330:340] = 0, 0.7
+    masks[340:380] = True
+    maps[380:430][masks[380:430]] = 0  # nothing of the mask is found, until the rest is taken
+    maps[430:470] = (maps[430:470] * 100).astype(np.float32)
+    return maps, masks
+
+
+@pytest.fixture(scope="module")
+def scored(cases):
+    return {name: values for name, (values, _) in score_maps(*cases, FAST).items()}
+
+
+def test_the_cases_hold_what_they_should(cases, scored):
+    maps, masks = cases
+    levels = np.array([len(np.unique(values)) for values in maps])
+    assert (levels < SIDE**2).sum() > 200 and (levels == SIDE**2).sum() > 100
+    assert masks.all(axis=(1, 2)).sum() >= 40
+    assert (scored["relevance_rank_accuracy"] == 0).sum() >= 20  # empty overlaps
+
+
+def each_case(cases, oracle):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of scikit-learn, where a full mask has no negatives
+        return [oracle(mask.ravel(), values.ravel()) for values, mask in zip(*cases, strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("name", "oracle"), [("pixel_auroc", roc_auc_score), ("average_precision", average_precision_score)]
+)
+def test_equals_scikit_learn_on_all_cases(cases, scored, name, oracle):
+    np.testing.assert_allclose(scored[name], each_case(cases, oracle), atol=1e-12)
+
+
+def over_orders(inside, values, places):
+    """The expected number of hits among the first so many places: fill them tie by tie, as a literal loop."""
+    hits, left = 0.0, places
+    for level in sorted(set(values), reverse=True):
+        tied = [bool(hit) for hit, value in zip(inside, values, strict=True) if value == level]
+        hits += min(left, len(tied)) * sum(tied) / len(tied)
+        left -= min(left, len(tied))
+    return hits
+
+
+def test_equals_literal_loops_on_all_cases(cases, scored):
+    loops = {
+        "relevance_rank_accuracy": lambda i, v: over_orders(i, v, i.sum()) / i.sum(),
+        "true_positive_rate": lambda i, v: over_orders(i, v, i.sum()) / i.sum(),
+        "true_negative_rate": lambda i, v: (
+            (len(i) - 2 * i.sum() + over_orders(i, v, i.sum())) / (~i).sum() if (~i).any() else np.nan
+        ),
+        "pointing_game": lambda i, v: over_orders(i, v, 1),
+        "top_k_intersection_area": lambda i, v: np.mean([over_orders(i, v, k) / k for k in range(1, i.sum() + 1)]),
+        "relevance_mass_accuracy": lambda i, v: v[i].sum() / v.sum() if v.any() else i.mean(),
+        "sparseness": lambda _, v: np.abs(v[:, None] - v).mean() / (2 * v.mean()) if v.any() else 0,
+    }
+    assert set(loops) | {"pixel_auroc", "average_precision", "importance_mass_accuracy"} == set(FAST)
+    for name, loop in loops.items():
+        np.testing.assert_allclose(scored[name], each_case(cases, loop), atol=1e-12, err_msg=name)
+
+
+def test_the_curve_equals_a_literal_loop_and_holds_its_scores(cases, scored):
+    maps, masks = cases
+    sizes = np.arange(1, SIDE**2 + 1)
+    curve = top_k_intersection(maps, masks, sizes=sizes)
+    for n in range(0, 500, 7):
+        expected = [over_orders(masks[n].ravel(), maps[n].ravel(), k) / k for k in sizes]
+        np.testing.assert_allclose(curve[n], expected, atol=1e-12)
+    k = masks.sum(axis=(1, 2))
+    np.testing.assert_allclose(curve[:, 0], scored["pointing_game"])
+    np.testing.assert_allclose(curve[np.arange(500), k - 1], scored["relevance_rank_accuracy"])
+    np.testing.assert_allclose(curve[:, -1], masks.mean(axis=(1, 2)))
+    with pytest.raises(ValueError, match="sizes from 1 to 81 pixels are expected, found 0 to 82"):
+        top_k_intersection(maps, masks, sizes=[0, 82])
+
+
+QUANTUS = {
+    "relevance_rank_accuracy": quantus.RelevanceRankAccuracy,
+    "relevance_mass_accuracy": quantus.RelevanceMassAccuracy,
+    "pointing_game": quantus.PointingGame,
+    "pixel_auroc": quantus.AUC,
+    "sparseness": quantus.Sparseness,
+    "top_k": partial(quantus.TopKIntersection, k=11),
+}
+
+
+@pytest.mark.parametrize("name", QUANTUS)
+@pytest.mark.filterwarnings("ignore")
+def test_equals_quantus_on_all_cases_that_it_defines(cases, scored, name):
+    """It breaks ties by position, so order needs maps without; it adds 1e-7 to maps for the Gini index."""
+    maps, masks = cases
+    tied = np.array([len(np.unique(values)) < SIDE**2 for values in maps])
+    usable = {
+        "relevance_mass_accuracy": maps.any(axis=(1, 2)),
+        "sparseness": maps.any(axis=(1, 2)),
+        "pixel_auroc": ~masks.all(axis=(1, 2)),
+    }.get(name, ~tied)
+    assert usable.sum() > 150
+    expected = QUANTUS[name](abs=False, normalise=False, disable_warnings=True)(
+        model=None,
+        x_batch=np.zeros((usable.sum(), 1, SIDE, SIDE)),
+        y_batch=np.zeros(usable.sum(), dtype=int),
+        a_batch=maps[usable][:, None] * 1e3,
+        s_batch=masks[usable][:, None],
+    )
+    ours = top_k_intersection(maps, masks, sizes=[11])[:, 0] if name == "top_k" else scored[name]
+    np.testing.assert_allclose(ours[usable], np.asarray(expected, dtype=float), atol=1e-6)
+
+
+def test_chance_of_average_precision_is_the_mean_over_all_masks():
+    """Every mask of 3 of 7 pixels is equally likely for a map without ties."""
+    values = np.arange(7)
+    masks = np.array([[i in chosen for i in values] for chosen in np.ndindex(7, 7, 7) if len(set(chosen)) == 3])
+    found = [average_precision_score(mask, values) for mask in masks]
+    np.testing.assert_allclose(average_precision_chance(masks[:1, None]), np.mean(found), rtol=1e-12)
+
+
+def test_scoring_together_equals_scoring_alone(cases):
+    maps, masks = cases
+    together = score_maps(maps, masks, FAST, ties="strict")
+    for name, (values, level) in together.items():
+        options = {"ties": "strict"} if SCORES[name].has_ties else {}
+        np.testing.assert_array_equal(values, SCORES[name].function(maps, masks, **options))
+        np.testing.assert_array_equal(level, SCORES[name].chance(masks))
+
+
+def test_scores_of_mass_take_absolute_values_and_scores_of_order_do_not(cases):
+    maps, masks = cases[0][:30] - 0.5, cases[1][:30]
+    signed, absolute = score_maps(maps, masks, FAST), score_maps(np.abs(maps), masks, FAST)
+    for name, (values, _) in signed.items():
+        of_mass = name in ("relevance_mass_accuracy", "importance_mass_accuracy", "sparseness")
+        assert np.array_equal(values, absolute[name][0], equal_nan=True) == of_mass, name
+
+
+def test_float32_maps_score_as_the_same_values_in_float64(cases):
+    maps, masks = cases[0].astype(np.float32), cases[1]
+    in_double = score_maps(maps.astype(np.float64), masks, FAST)
+    for name, (values, _) in score_maps(maps, masks, FAST).items():
+        np.testing.assert_allclose(values, in_double[name][0], atol=1e-12, err_msg=name)
+
+
+def test_empty_masks_and_broken_maps_name_the_images_of_any_chunk():
+    maps, masks = np.ones((130, 4, 4)), np.ones((130, 4, 4), dtype=bool)
+    masks[[70, 100]] = False
+    with pytest.raises(ValueError, match="masks of images 70, 100 are empty"):
+        score_maps(maps, masks, FAST)
+    with pytest.raises(ValueError, match="masks of images 1070, 1100 are empty"):
+        score_maps(maps, masks, FAST, image_ids=range(1000, 1130))
+    maps[3] = np.nan
+    with pytest.raises(ValueError, match="maps of images 3 are not finite"):
+        score_maps(maps, masks, FAST)
+    with pytest.raises(ValueError, match="there are 130 maps and 3 masks"):
+        score_maps(maps, masks[:3], FAST)
+
+
+class Drawn:
+    """As many arrays as asked for, drawn when they are sliced, so that only the scoring needs memory."""
+
+    def __init__(self, n_images: int, side: int, *, masks: bool) -> None:
+        self.n_images, self.side, self.masks = n_images, side, masks
+
+    def __len__(self) -> int:
+        return self.n_images
+
+    def __getitem__(self, index):
+        rows = np.arange(self.n_images)[index]
+        drawn = np.random.default_rng(rows[0]).random((len(rows), self.side, self.side), dtype=np.float32)
+        return drawn < 0.1 if self.masks else drawn
+
+
+def peak_of(function) -> int:
+    tracemalloc.start()
+    try:
+        function()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_ten_times_the_images_need_no_more_memory():
+    def score(n_images):
+        score_maps(Drawn(n_images, 64, masks=False), Drawn(n_images, 64, masks=True), FAST)
+
+    score(64)
+    few, many = (peak_of(partial(score, n_images)) for n_images in (128, 1280))
+    assert many < 1.2 * few
+    assert few < 128 * 64 * 64 * 4 * 8  # the maps of one chunk some times over, not a matrix of pairs
+
+
+@pytest.fixture(scope="module")
+def split():
+    rng = np.random.default_rng(0)
+    strength = np.maximum(0, rng.random((70, 32, 32)) - 0.8).astype(np.float32) * 5
+    return Split(rng.random((70, 32, 32)).astype(np.float32), rng.integers(0, 2, 70), LesionMasks(strength, 0.5), None)
+
+
+def test_a_studys_scores_reach_its_table(split):
+    settings = Attribution(methods=["saliency"], scores=[*FAST, "quantus:Complexity"])
+    network = build_network(Network(architecture="vgg11", width=0.0625), n_classes=2, seed=1)
+    for table in (
+        explain_and_score(network, split, np.arange(3), ["saliency"], settings, CORRECTED),
+        score_comparison_maps(split, np.arange(3), settings, CORRECTED),
+    ):
+        counts = {"true_positives", "false_positives", "false_negatives", "true_negatives", "k"}
+        assert set(table["metric"]) == {*FAST, "quantus:Complexity", *counts}
+        assert (table.groupby(["method", "metric"]).size() == 3).all()
+        levels = table.groupby("metric")["chance"]
+        assert (levels.get_group("pixel_auroc") == 0.5).all()
+        assert levels.get_group("sparseness").isna().all() and levels.get_group("k").isna().all()
+
+
+def test_the_ties_of_the_protocol_concern_counts_alone(split):
+    flat = Split(np.zeros((2, 32, 32), np.float32), split.labels[:2], split.masks, pd.DataFrame())
+    settings = Attribution(methods=["saliency"], scores=["relevance_rank_accuracy", "pixel_auroc"])
+    table = score_comparison_maps(flat, np.arange(2), settings, PUBLISHED).groupby("metric")["value"]
+    assert (table.get_group("relevance_rank_accuracy") == 0).all()
+    assert (table.get_group("pixel_auroc") == 0.5).all()
+
+
+def test_an_empty_mask_is_named_by_its_image_in_the_split(split):
+    strength = split.masks.strength.copy()
+    strength[66] = 0
+    settings = Attribution(methods=["saliency"])
+    with pytest.raises(ValueError, match="masks of images 66 are empty"):
+        score_comparison_maps(
+            Split(split.images, split.labels, LesionMasks(strength, 0.5), None), np.arange(1, 70), settings, CORRECTED
+        )
+
+
+def with_scores(*scores):
+    settings = load_study("tiny")
+    attribution = settings.attribution.model_copy(update={"scores": ["relevance_rank_accuracy", *scores]})
+    return settings.model_copy(update={"attribution": attribution})
+
+
+def test_a_studys_scores_are_checked():
+    check_scores(with_scores(*SCORES, *(f"quantus:{metric}" for metric in METRICS)))
+    with pytest.raises(StudyError, match=r"unknown score 'pixel_aurok' \(did you mean 'pixel_auroc'\?\)"):
+        check_scores(with_scores("pixel_aurok"))
+    with pytest.raises(StudyError, match=r"no score 'quantus:Sparsenes' \(did you mean quantus:Sparseness\?\); the"):
+        check_scores(with_scores("quantus:Sparsenes"))
+    with pytest.raises(ValidationError, match="scores must have relevance_rank_accuracy"):
+        Attribution(methods=["saliency"], scores=["pixel_auroc"])
+    with pytest.raises(ValidationError, match="scores has sparseness more than once"):
+        Attribution(methods=["saliency"], scores=["relevance_rank_accuracy", "sparseness", "sparseness"])
+
+
+def test_a_missing_quantus_is_one_line_that_says_what_to_do(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(StudyError, match=r"needs Quantus: .venv/bin/pip install -e '.\[quantus\]'$"):
+        check_scores(with_scores("quantus:AUC"))
+
+
+@pytest.mark.parametrize("metric", [metric for metric in METRICS if metric != "TopKIntersection"])
+def test_metrics_of_quantus_are_computed_image_by_image(cases, metric):
+    maps, masks = cases[0][:6], cases[1][:6]
+    before = maps.copy()
+    score = find_score(f"quantus:{metric}")
+    values = score.function(maps, masks)
+    assert values.shape == (6,) and np.isfinite(values).all() and np.isnan(score.chance(masks)).all()
+    np.testing.assert_array_equal(values[4:5], score.function(maps[4:5], masks[4:5]))
+    np.testing.assert_array_equal(maps, before)
+    if metric == "RelevanceRankAccuracy":
+        np.testing.assert_allclose(
+            values, score_maps(maps, masks, ["relevance_rank_accuracy"])["relevance_rank_accuracy"][0]
+        )
+
+
+def test_directions_of_quantus_metrics_are_its_own():
+    for metric, higher_is_better in METRICS.items():
+        assert (getattr(quantus, metric).score_direction.value == "higher") == higher_is_better, metric
+
+
+def test_what_quantus_refuses_names_the_metric_and_image(cases):
+    score = find_score("quantus:TopKIntersection")  # its k of 1,000 is more than there are pixels
+    with pytest.raises(ValueError, match="quantus:TopKIntersection can't score the map of image 0: "):
+        score.function(cases[0][:2], cases[1][:2])
