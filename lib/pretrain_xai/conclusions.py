@@ -41,10 +41,10 @@ def conclusions(effects: pd.DataFrame) -> list[str]:
 def _changes(subject: str, rows: pd.DataFrame, how: str) -> str:
     """Say which switches raise, lower and leave one quantity."""
     parts = []
-    for verdict in ("raises", "lowers"):
+    for verdict, words in (("raises", "raised by"), ("lowers", "lowered by")):
         chosen = rows[rows["verdict"] == verdict].sort_values("difference", key=abs, ascending=False)
         named = [_numbered(row) for row in chosen.itertuples()]
-        parts += [f"{verdict.rstrip('s')}ed by {_listed(named)}"] if named else []
+        parts += [f"{words} {_listed(named)}"] if named else []
     for verdict, words in (("undecided", "undecided with"), ("unchanged", "the same with")):
         named = [label(name) for name in rows.loc[rows["verdict"] == verdict, "switch"]]
         parts += [f"{words} {_listed(named)}"] if named else []

@@ -113,9 +113,8 @@ def _look(row) -> tuple[object, Mapping[str, object]]:
 
 
 def _short(value: float) -> str:
-    """Return a signed number with two decimals and no leading zero; a sign and no digits if it rounds to 0."""
-    text = f"{value:+.2f}".replace("0.", ".", 1)
-    return text if text.strip("+-") != ".00" else f"{text[0]}.00"
+    """Return a signed number with two decimals and no leading zero, short enough for a cell."""
+    return f"{value:+.2f}".replace("0.", ".", 1) if abs(value) < 0.995 else f"{value:+.0f}"
 
 
 def _panels(effects: pd.DataFrame, methods: Sequence[str]) -> list[tuple[str, str, list[str]]]:
@@ -125,8 +124,8 @@ def _panels(effects: pd.DataFrame, methods: Sequence[str]) -> list[tuple[str, st
         ("without network", "mean", [*COMPARISON_MAPS, CHANCE]),
         ("classification", "mean", ["accuracy", "auroc", "sensitivity", "specificity"]),
         ("order", "mean", [RANKING]),
-        ("MRI − photos", "corpus", [ALL_METHODS, "accuracy"]),
-        ("deep − shallow", "depth", [ALL_METHODS, "accuracy"]),
+        ("MRI −\nphotos", "corpus", [ALL_METHODS, "accuracy"]),
+        ("deep −\nshallow", "depth", [ALL_METHODS, "accuracy"]),
     ]
     panels = []
     for title, effect, quantities in wanted:

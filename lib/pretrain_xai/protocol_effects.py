@@ -13,8 +13,9 @@ has the floor
 
     t(0.975, cells * (seeds - 1)) * s * sqrt((1 + 1 / seeds) * sum(a ** 2)).
 
-A difference after retraining is decided if it leaves the floor and its interval over test subjects leaves 0. One that needs
-no retraining is decided by the interval; whether it is smaller than the floor is said apart.
+For the order of methods it is the lowest tau between one seed and the mean of the others. A difference after retraining is
+decided if it leaves the floor and its interval over test subjects leaves 0. One that needs no retraining is decided by the
+interval; whether it is smaller than the floor is said apart.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,11 +23,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from pretrain_xai import paths
 from pretrain_xai.classification import METRICS
 from pretrain_xai.comparison_maps import COMPARISON_MAPS
+from pretrain_xai.noise_floor import NoiseFloor
 from pretrain_xai.protocol import PUBLISHED, RESCORED, UNCHANGED
 from pretrain_xai.resampling import (
     kendall_tau,
@@ -69,27 +70,6 @@ class _Results:
         return set(self.scores["image_index"])
 
 
-@dataclass(frozen=True)
-class _Noise:
-    """How much retraining alone changes: standard deviation between seeds of a cell, by quantity, pooled over the cells."""
-
-    deviation: pd.Series
-    n_seeds: int
-    n_cells: int
-    ranking: float  # 1 - the lowest tau between one seed and the mean of the others
-
-    def floor(self, rows: pd.DataFrame, shares: pd.Series, seeds_of_other: int | None = 1) -> np.ndarray:
-        """Return the half width for each row; `shares` are the sums of squared coefficients, None: against a constant."""
-        width = np.nan
-        if self.n_seeds > 1:
-            variance = 1 / self.n_seeds + (1 / seeds_of_other if seeds_of_other else 0)
-            width = stats.t.ppf(0.975, self.n_cells * (self.n_seeds - 1)) * np.sqrt(variance)
-        floor = width * self.deviation.reindex(rows["quantity"]).to_numpy() * np.sqrt(shares.to_numpy())
-        floor = np.where(rows["quantity"] == RANKING, self.ranking, floor)
-        no_training = (rows["pretraining"] == UNTRAINED) | rows["quantity"].isin(COMPARISON_MAPS)
-        return np.where(no_training, 0.0, floor)
-
-
 def compare_protocols(study_name: str, study: Study, selection: str, variants: Sequence[str]) -> pd.DataFrame:
     """Compare the study with one switch as published: every cell, means over the cells, and effects between cells.
 
@@ -111,13 +91,14 @@ def compare_protocols(study_name: str, study: Study, selection: str, variants: S
     the half width of the noise floor, `verdict` is `raises`, `lowers`, `unchanged` (0 in all resamples) or `undecided`.
     The switch `none` is the corrected study itself: its effects between cells against 0.
     """
+    switch_scores = read_folder(paths.switch_scores(study_name)).query("selection == @selection").dropna(subset="value")
     base = _read(study_name, selection)
     seeds = [_read(variant_name(study_name, name), selection) for name in reseeds(study) if name in variants]
     switched = {name: _read(variant_name(study_name, name), selection) for name in variants if name in RETRAINED}
     subjects = set().union(*(results.subjects for results in [base, *seeds, *switched.values()]))
     comparison = _Comparison(study, [base, *seeds], subject_weights(subjects, RESAMPLES, study.attribution.seed))
     tables = [comparison.unchanged()]
-    tables += [comparison.rescored(*item) for item in _rescored(study_name, study, selection, base)]
+    tables += [comparison.rescored(*item) for item in _rescored(study_name, study, switch_scores, base)]
     for name, results in switched.items():
         shares_images = paths.owner(variant_name(study_name, name), "dataset") == study_name
         tables.append(comparison.retrained(name, results, shares_images=shares_images))
@@ -142,13 +123,14 @@ class _Comparison:
         self.shared = set.intersection(*(results.images for results in seeds))
         self.frames = self._corrected(self.shared)
         self.corrected = sum(self.frames[1:], self.frames[0]) / len(self.frames)
-        self.noise = self._noise()
+        trained = [self._trained(frame)[0] for frame in self.frames]
+        self.noise, self.reordered = NoiseFloor.between(pd.concat(trained, axis=1)), self._reordered()
 
     def unchanged(self) -> pd.DataFrame:
         """Return what differs between the corpora and depths of the corrected study itself."""
         rows, shares, draws = self._effects(self.corrected)
         rows["corrected"] = rows["difference"] = draws[:, 0]
-        rows["floor"] = self.noise.floor(rows, shares, None)
+        rows["floor"] = self._floor(rows, shares, None)
         rows = _judged(rows, draws, needs_floor=True).assign(switch=UNCHANGED, retrained=False, same_images=True)
         return rows[rows["effect"].isin(["corpus", "depth"])]
 
@@ -179,13 +161,14 @@ class _Comparison:
             before, after = np.vstack([before, np.ones_like(tau)]), np.vstack([after, tau])
         rows["corrected"], rows["switched"] = before[:, 0], after[:, 0]
         rows["difference"] = rows["switched"] - rows["corrected"]
-        rows["floor"] = self.noise.floor(rows, shares)
+        rows["floor"] = self._floor(rows, shares)
         return _judged(rows, after - before, needs_floor=columns["retrained"]).assign(**columns)
 
     def _effects(self, frame: pd.DataFrame) -> tuple[pd.DataFrame, pd.Series, np.ndarray]:
         """Return the rows of all effects, the sums of their squared coefficients, and their values (n, resamples)."""
         trained, depths = self._trained(frame), self.study.compared_depths
         by_quantity = trained.groupby("quantity", sort=False)
+        trained = trained.drop(CHANCE, level="quantity", errors="ignore")  # one for all networks
         maps = frame[frame.index.get_level_values("quantity").isin(COMPARISON_MAPS)]
         tables = {"mean": pd.concat([by_quantity.mean(), maps.droplevel(CELL)])}
         corpora = trained.index.get_level_values("pretraining")
@@ -221,17 +204,18 @@ class _Comparison:
     def _frame(self, results: _Results, images: set[int] | None = None) -> pd.DataFrame:
         return _estimates(results, self.weights, images)
 
-    def _noise(self) -> _Noise:
-        cells = pd.concat([self._trained(frame)[0] for frame in self.frames], axis=1)
-        variance = cells.var(axis=1, ddof=1).groupby("quantity").mean()
-        taus = []
-        for number, frame in enumerate(self.frames):
-            others = [other for place, other in enumerate(self.frames) if place != number]
-            if others:
-                pair = [self._method_means(table)[:, :1] for table in (frame, sum(others[1:], others[0]))]
-                taus.append(float(kendall_tau(*pair)[0]))
-        n_cells = len(cells.index.droplevel("quantity").unique())
-        return _Noise(np.sqrt(variance), len(self.frames), n_cells, 1 - min(taus, default=np.nan))
+    def _floor(self, rows: pd.DataFrame, shares: pd.Series, n_other: int | None = 1) -> np.ndarray:
+        """Return the half width of the noise floor for each row; 0 where no network was trained."""
+        floor = self.noise.half_width(rows["quantity"], shares, n_other)
+        floor = np.where(rows["quantity"] == RANKING, self.reordered, floor)
+        no_training = (rows["pretraining"] == UNTRAINED) | rows["quantity"].isin(COMPARISON_MAPS)
+        return np.where(no_training, 0.0, floor)
+
+    def _reordered(self) -> float:
+        """Return how far the order of the methods of one seed is at most from that of the mean of the others, in tau."""
+        means = [self._method_means(frame)[:, :1] for frame in self.frames]
+        taus = [kendall_tau(one, sum(means) - one)[0] for one in means] if len(means) > 1 else [np.nan]
+        return 1 - min(taus)
 
 
 def _mean_of(frame: pd.DataFrame, chosen: np.ndarray) -> pd.DataFrame:
@@ -245,7 +229,7 @@ def _judged(rows: pd.DataFrame, draws: np.ndarray, *, needs_floor: bool) -> pd.D
     outside = size > rows["floor"]  # not where the floor is unknown
     decided = ((low > 0) | (high < 0)) & (outside | (not needs_floor))
     verdict = np.select([decided & (rows["difference"] > 0), decided], ["raises", "lowers"], "undecided")
-    unchanged = ~np.any(draws != 0, axis=1) & (not needs_floor)
+    unchanged = ~np.any(np.nan_to_num(draws), axis=1) & (not needs_floor)
     return rows.assign(
         low=low,
         high=high,
@@ -295,11 +279,9 @@ def _read(name: str, selection: str) -> _Results:
 
 
 def _rescored(
-    study_name: str, study: Study, selection: str, base: _Results
+    study_name: str, study: Study, scores: pd.DataFrame, base: _Results
 ) -> Iterator[tuple[str, _Results, _Results]]:
     """Yield each switch that needs no training, the results without it and those with it."""
-    scores = read_folder(paths.switch_scores(study_name)).dropna(subset="value")
-    scores = scores[scores["selection"] == selection]
     nothing = base.predictions.iloc[:0]
     without = scores[scores["switch"] == UNCHANGED]
     for switch in RESCORED:
@@ -308,7 +290,8 @@ def _rescored(
         predictions = (nothing, nothing)
         if switch == "dropout_active":
             dropped = read_folder(paths.switch_predictions(study_name))
-            predictions = (base.predictions, dropped[dropped["pretraining"] != UNTRAINED])
+            models = dropped["selection"].isin(scores["selection"]) & (dropped["pretraining"] != UNTRAINED)
+            predictions = (base.predictions, dropped[models])
         corrected = replace(base, scores=without, predictions=predictions[0])
         yield switch, corrected, replace(base, scores=scores[scores["switch"] == switch], predictions=predictions[1])
     if not study.switched.swapped_rates:
