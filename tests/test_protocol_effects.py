@@ -199,7 +199,9 @@ def test_the_floor_is_that_of_the_formula(built):
     """Seeds of every cell differ by 0.02, so the pooled deviation is 0.02, with 4 cells and 8 degrees of freedom."""
     quantile = stats.t.ppf(0.975, 8)
     for effect, share in (("mean", 1 / 4), ("corpus", 1.0), ("depth", 1.0)):
-        assert row(built, "head_kept", "lrp", effect)["floor"] == pytest.approx(quantile * 0.02 * np.sqrt(4 / 3 * share))
+        assert row(built, "head_kept", "lrp", effect)["floor"] == pytest.approx(
+            quantile * 0.02 * np.sqrt(4 / 3 * share)
+        )
     one = row(built, "head_kept", "lrp", "cell", pretraining="mri", finetune_depth=5)
     assert one["floor"] == pytest.approx(quantile * 0.02 * np.sqrt(4 / 3))
     assert row(built, "none", "lrp", "corpus")["floor"] == pytest.approx(quantile * 0.02 * np.sqrt(1 / 3))

@@ -154,7 +154,8 @@ class _Comparison:
         rows, shares, before = self._effects(corrected.loc[known])
         _, _, after = self._effects(switched.loc[known])
         if set(known.get_level_values("quantity")) & set(self.seeds[0].methods):
-            methods = [self._method_means(frame) for frame in (corrected, switched.combine_first(corrected))]
+            others = corrected[~corrected.index.isin(switched.index)]  # methods that the switch does not concern
+            methods = [self._method_means(frame) for frame in (corrected, pd.concat([switched, others]))]
             rows.loc[len(rows)] = ["mean", ALL, pd.NA, RANKING]
             shares.loc[len(shares)] = np.nan
             tau = kendall_tau(*methods)
