@@ -133,7 +133,8 @@ def digests(root: Path) -> dict[str, str]:
     """Return the digests of all tables, weights and arrays of the tiny study, without those of its switches."""
     folder = root / "data" / "tiny"
     kinds = {".csv", ".parquet", ".npy", ".npz", ".safetensors"}
-    apart = {paths.switch_scores("tiny").name, "protocols.csv"}  # `make switches`, which is not part of the study
+    # `make switches`, which is not part of the study
+    apart = {paths.switch_scores("tiny").name, paths.switch_predictions("tiny").name, "protocols.csv"}
     files = sorted(file for file in folder.rglob("[!.]*") if file.suffix in kinds and not apart & set(file.parts))
     return {str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 

@@ -57,7 +57,7 @@ def _numbered(row) -> str:
 
 
 def _claim(effects: pd.DataFrame, effect: str, quantity: str) -> str:
-    """Say whether one claim of the corrected study holds with each switch as published."""
+    """Say whether the corrected study makes a claim, and with which switches as published its sign stays."""
     rows = effects[(effects["effect"] == effect) & (effects["quantity"] == quantity)]
     own, others = rows[rows["switch"] == UNCHANGED], rows[rows["switch"] != UNCHANGED]
     if own.empty:
@@ -69,7 +69,7 @@ def _claim(effects: pd.DataFrame, effect: str, quantity: str) -> str:
     claim = f"Corrected, {text.format(above if own['difference'] > 0 else below)} ({own['difference']:+.3f})"
     same = others["switched"] * own["difference"] > 0
     turned = ~same & others["verdict"].isin(["raises", "lowers"])
-    parts = [f"this holds with {same.sum()} of {len(others)} switches as published"] if len(others) else []
+    parts = [f"the sign is the same with {same.sum()} of {len(others)} switches as published"] if len(others) else []
     for chosen, words in ((turned, "turns round or vanishes with"), (~same & ~turned, "can't be told with")):
         named = [f"{label(row.switch)} ({row.switched:+.3f})" for row in others[chosen].itertuples()]
         parts += [f"it {words} {_listed(named)}"] if named else []

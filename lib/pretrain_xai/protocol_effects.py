@@ -96,7 +96,9 @@ def compare_protocols(study_name: str, study: Study, selection: str, variants: S
     seeds = [_read(variant_name(study_name, name), selection) for name in reseeds(study) if name in variants]
     switched = {name: _read(variant_name(study_name, name), selection) for name in variants if name in RETRAINED}
     subjects = set().union(*(results.subjects for results in [base, *seeds, *switched.values()]))
-    comparison = _Comparison(study, [base, *seeds], subject_weights(subjects, RESAMPLES, study.attribution.seed))
+    comparison = _Comparison(
+        study.compared_depths, [base, *seeds], subject_weights(subjects, RESAMPLES, study.attribution.seed)
+    )
     tables = [comparison.unchanged()]
     tables += [comparison.rescored(*item) for item in _rescored(study_name, study, switch_scores, base)]
     for name, results in switched.items():
@@ -118,8 +120,8 @@ def effect_matrix(effects: pd.DataFrame, quantities: Sequence[str], effect: str 
 class _Comparison:
     """The corrected study with all its seeds, with which everything is compared."""
 
-    def __init__(self, study: Study, seeds: list[_Results], weights: pd.DataFrame):
-        self.study, self.seeds, self.weights = study, seeds, weights
+    def __init__(self, depths: list[int], seeds: list[_Results], weights: pd.DataFrame):
+        self.depths, self.seeds, self.weights = depths, seeds, weights
         self.shared = set.intersection(*(results.images for results in seeds))
         self.frames = self._corrected(self.shared)
         self.corrected = sum(self.frames[1:], self.frames[0]) / len(self.frames)
@@ -167,7 +169,7 @@ class _Comparison:
 
     def _effects(self, frame: pd.DataFrame) -> tuple[pd.DataFrame, pd.Series, np.ndarray]:
         """Return the rows of all effects, the sums of their squared coefficients, and their values (n, resamples)."""
-        trained, depths = self._trained(frame), self.study.compared_depths
+        trained, depths = self._trained(frame), self.depths
         by_quantity = trained.groupby("quantity", sort=False)
         trained = trained.drop(CHANCE, level="quantity", errors="ignore")  # one for all networks
         maps = frame[frame.index.get_level_values("quantity").isin(COMPARISON_MAPS)]
@@ -188,7 +190,7 @@ class _Comparison:
 
     def _trained(self, frame: pd.DataFrame) -> pd.DataFrame:
         index = frame.index
-        depths = index.get_level_values("finetune_depth").isin(self.study.compared_depths)
+        depths = index.get_level_values("finetune_depth").isin(self.depths)
         return frame[depths & (index.get_level_values("pretraining") != UNTRAINED)]
 
     def _method_means(self, frame: pd.DataFrame) -> np.ndarray:

@@ -62,7 +62,7 @@ STAGES = {
     "11_boxplots_incorrect": Stage("scores", ("attribution.methods", "pretraining.corpora"), draws=True),
     "11b_score_switches": Stage("scores", ("attribution", "network", "threads"), ("dropout_active", *_SCORING)),
     "12_compare_protocols": Stage(
-        "scores", ("attribution", "finetuning.depths", "protocols", "protocol", "switches"), draws=True
+        "scores", ("attribution", "compared_depths", "protocols", "protocol", "switches"), draws=True
     ),
 }
 
