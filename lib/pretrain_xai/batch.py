@@ -95,11 +95,11 @@ def stage_times(study: str) -> dict[str, list[float]]:
     return times
 
 
-def _print_times(study: str, wall: float) -> None:
+def _print_times(study: str, wall: float, variants: Sequence[str]) -> None:
     print(f"\n{'stage':<28} {'runs':>4} {'minutes':>8}")
     for stage, seconds in stage_times(study).items():
         print(f"{stage:<28} {len(seconds):>4} {sum(seconds) / 60:>8.1f}")
-    for variant in finished_variants(study, load_study(study)):
+    for variant in variants:
         times = stage_times(variant_name(study, variant)).values()
         print(f"{'variant ' + variant:<28} {sum(map(len, times)):>4} {sum(map(sum, times)) / 60:>8.1f}")
     print(f"this batch took {wall / 60:.1f} minutes; stages ran side by side, and count when they ran last")
@@ -132,7 +132,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     if status == 0 and not {"-n", "--dry-run"} & set(snakemake_options):
-        _print_times(options.study, time.monotonic() - started)
+        variants = finished_variants(options.study, load_study(options.study)) if options.protocols else []
+        _print_times(options.study, time.monotonic() - started, variants)
     return status
 
 
