@@ -4,9 +4,9 @@
 import sys
 
 from pretrain_xai import paths
-from pretrain_xai.protocol_effects import finished_variants
 from pretrain_xai.stages import STAGES, code_digest, fingerprint
 from pretrain_xai.study import Run, load_study
+from pretrain_xai.variants import finished_variants, variant_files
 
 STUDY = config.get("study", "demo")
 study = load_study(STUDY)
@@ -66,6 +66,9 @@ INTERSECTIONS = near(paths.intersections(STUDY))
 SCORES = [near(paths.scores(STUDY) / f"{run}.parquet") for run in RUNS + UNTRAINED_RUNS]
 EXAMPLES = [near(paths.example_maps(STUDY) / f"{run}.npz") for run in RUNS]
 REPORT = near(paths.figures(STUDY) / "report.html")
+# variants are run by batches of their own; those that are finished are compared
+VARIANTS = [] if paths.split_name(STUDY)[1] else finished_variants(STUDY, study)
+OF_VARIANTS = {path for variant in VARIANTS for path in variant_files(STUDY, variant)}
 
 
 workdir: paths.root()
@@ -288,6 +291,7 @@ rule score_switches:
         INTERSECTIONS,
     output:
         near(paths.switch_scores(STUDY) / f"{RUN}.parquet"),
+        near(paths.switch_predictions(STUDY) / f"{RUN}.parquet"),
     log:
         log_of("11b_score_switches", RUN),
     params:
@@ -303,7 +307,9 @@ rule compare_protocols:
         SCORES,
         CLASSIFICATION,
         INTERSECTIONS,
+        PREDICTIONS,
         [near(paths.switch_scores(STUDY) / f"{run}.parquet") for run in RUNS + UNTRAINED_RUNS],
+        [near(path) for path in sorted(OF_VARIANTS)],
     output:
         near(paths.data(STUDY) / "protocols.csv"),
         figure("12_compare_protocols", "protocols"),
@@ -311,7 +317,7 @@ rule compare_protocols:
         log_of("12_compare_protocols"),
     params:
         fingerprint(study, "12_compare_protocols"),
-        variants=finished_variants(STUDY, study),
+        variants=VARIANTS,
     shell:
         command("12_compare_protocols", f"-p selection {SELECTION}")
 

@@ -45,7 +45,7 @@ from pretrain_xai.dataset import read_split
 from pretrain_xai.explanation import example_maps, explain_and_score, score_comparison_maps
 from pretrain_xai.models import load_finetuned
 from pretrain_xai.provenance import record
-from pretrain_xai.selection import example_images, explained_images
+from pretrain_xai.selection import CORRECT_FOR_ALL, example_images, explained_images, scored_on
 from pretrain_xai.study import UNTRAINED, Run, load_study
 from pretrain_xai.tables import identify_scores, read_table, write_arrays, write_scores
 from pretrain_xai.training import configure_torch
@@ -66,7 +66,7 @@ configure_torch(config.threads)
 network = load_finetuned(study, config, run)
 test = read_split(paths.dataset(study) / "test", protocol.mask_threshold)
 intersections = read_table(paths.intersections(study))
-images = explained_images(intersections, run, settings.max_images, settings.seed)
+images = explained_images(intersections, run, settings.max_images, settings.seed, misclassified=settings.misclassified)
 print(f"{run.name}: {len(images)} of {len(test)} test images")
 
 # %% [markdown]
@@ -99,9 +99,12 @@ write_arrays(paths.example_maps(study) / f"{run.name}.npz", image_index=examples
 
 # %% [markdown]
 # ## Read the result
+#
+# On the images that all models classify correctly.
 
 # %%
-accuracy = scores[(scores["metric"] == "relevance_rank_accuracy") & (scores["label"] == scores["predicted"])]
+right = scored_on(scores, intersections, selection, CORRECT_FOR_ALL)
+accuracy = right[right["metric"] == "relevance_rank_accuracy"]
 accuracy.groupby("method")[["value", "chance"]].median().sort_values("value", ascending=False).round(3)
 
 # %% [markdown]

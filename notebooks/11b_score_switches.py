@@ -12,7 +12,8 @@
 # **Question.** What would the released code's way of scoring have said about the same network and the same images?
 #
 # **Reads** one model's weights, the test images and the list of images to explain. **Writes** one row per image, method and
-# switch to `data/<study>/switch_scores/`. **Takes** half a minute per model of the demo.
+# switch to `data/<study>/switch_scores/`, and the predictions with dropout alive to `switch_predictions/`.
+# **Takes** half a minute per model of the demo.
 
 # %% [markdown]
 # Seven of the released code's flaws do not touch the training: dropout stays alive while explaining, channels are weighted
@@ -31,14 +32,15 @@ seed: int = 0  # of the fine-tuning
 import pandas as pd
 
 from pretrain_xai import paths
+from pretrain_xai.classification import classification_metrics, prediction_table
 from pretrain_xai.dataset import read_split
 from pretrain_xai.explanation import score_comparison_maps_under_switches, score_under_switches
 from pretrain_xai.models import load_finetuned
 from pretrain_xai.provenance import record
-from pretrain_xai.selection import CORRECT_FOR_ALL, explained_images, image_list
+from pretrain_xai.selection import explained_images
 from pretrain_xai.study import UNTRAINED, Run, load_study
 from pretrain_xai.tables import read_table, write_table
-from pretrain_xai.training import configure_torch
+from pretrain_xai.training import configure_torch, predict
 
 config = load_study(study)
 protocol = config.switched
@@ -55,8 +57,7 @@ configure_torch(config.threads)
 network = load_finetuned(study, config, run)
 test = read_split(paths.dataset(study) / "test", protocol.mask_threshold)
 intersections = read_table(paths.intersections(study))
-explained = explained_images(intersections, run, settings.max_images, settings.seed)
-images = explained[pd.Index(explained).isin(image_list(intersections, selection, CORRECT_FOR_ALL))]
+images = explained_images(intersections, run, settings.max_images, settings.seed, misclassified=False)
 print(f"{run.name}: {len(images)} of {len(test)} test images")
 
 # %% [markdown]
@@ -73,6 +74,17 @@ named = scores.assign(selection=selection, pretraining=pretraining, finetune_dep
 write_table(named, path)
 inputs = [paths.dataset(study) / "test" / "images.npy", paths.intersections(study)]
 record(path, parameters={"study": study, "run": run, "protocol": config.protocol_name}, inputs=inputs)
+
+# %% [markdown]
+# ## Predict with dropout alive
+#
+# The one of these switches that changes predictions, too.
+
+# %%
+logits = predict(network, test.images, dropout_active=True)
+predictions = prediction_table(run, "test", test.labels, logits)
+write_table(predictions, paths.switch_predictions(study) / f"{run.name}.parquet")
+print(f"accuracy with dropout alive: {classification_metrics(predictions)['accuracy']:.3f}")
 
 # %% [markdown]
 # ## Read the result

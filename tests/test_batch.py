@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
 from pretrain_xai import paths
@@ -27,15 +28,15 @@ EVERYTHING_AFTER_FINETUNING = {
 }
 
 
-def batch(root: Path, *options: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "pretrain_xai.batch", "tiny", *options]
+def batch(root: Path, *options: str, study: str = "tiny") -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "pretrain_xai.batch", study, *options]
     environment = os.environ | {"PRETRAIN_XAI_ROOT": str(root)}
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
-def planned(root: Path) -> dict[str, int]:
+def planned(root: Path, study: str = "tiny") -> dict[str, int]:
     """Return how many jobs of each rule the batch would run."""
-    printed = batch(root, "--dry-run").stdout
+    printed = batch(root, "--dry-run", study=study).stdout
     table = re.search(r"^job +count\n-+ +-+\n(.*?)^total", printed, re.MULTILINE | re.DOTALL)
     rows = (line.split() for line in table[1].splitlines()) if table else ()
     return {rule: int(count) for rule, count in rows if rule != "all"}
@@ -120,6 +121,25 @@ def test_a_notebook_run_again_by_hand_makes_nothing_out_of_date(tiny_root):
     assert planned(tiny_root) == {}
 
 
+def test_further_seeds_train_networks_and_share_the_rest(tiny_root):
+    jobs = planned(tiny_root, "tiny+reseed1")
+    assert jobs == {"finetune": 4, "explanation_metrics": 5, "classification_metrics": 1, "find_intersections": 1}
+
+
+@pytest.mark.system
+def test_retrained_variants_are_compared_with_a_noise_floor_and_do_not_run_twice(tiny_root, tmp_path):
+    shutil.copytree(tiny_root, tmp_path / "root")
+    root = tmp_path / "root"
+    for variant in ("reseed1", "head_kept"):
+        result = batch(root, study=f"tiny+{variant}")
+        assert result.returncode == 0, result.stderr
+        assert "Nothing to be done" in (again := batch(root, study=f"tiny+{variant}")).stdout + again.stderr
+    assert batch(root, "compare_protocols").returncode == 0
+    effects = pd.read_csv(root / "data" / "tiny" / "protocols.csv")
+    assert effects.query("switch == 'head_kept' and effect == 'mean'")["floor"].notna().any()
+    assert "Nothing to be done" in (again := batch(root, "compare_protocols")).stdout + again.stderr
+
+
 def test_two_batches_on_one_study_do_not_mix(root):
     with only_batch("tiny"):
         result = batch(root)
@@ -134,7 +154,8 @@ def digests(root: Path) -> dict[str, str]:
     """Return the digests of all tables, weights and arrays of the tiny study, without those of its switches."""
     folder = root / "data" / "tiny"
     kinds = {".csv", ".parquet", ".npy", ".npz", ".safetensors"}
-    apart = {paths.switch_scores("tiny").name, "protocols.csv"}  # `make switches`, which is not part of the study
+    # `make switches`, which is not part of the study
+    apart = {paths.switch_scores("tiny").name, paths.switch_predictions("tiny").name, "protocols.csv"}
     files = sorted(file for file in folder.rglob("[!.]*") if file.suffix in kinds and not apart & set(file.parts))
     return {str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 

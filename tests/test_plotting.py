@@ -11,7 +11,6 @@ from pretrain_xai import paths
 from pretrain_xai.figures import save_figure
 from pretrain_xai.plotting import (
     boxplot_figure,
-    effect_figure,
     heatmap_figure,
     plot_classification,
     plot_score_boxes,
@@ -115,30 +114,6 @@ def test_heatmaps_show_each_map_and_its_score():
     np.testing.assert_array_equal(axes[0, 0].images[0].get_array(), image)
     np.testing.assert_array_equal(axes[1, 2].images[0].get_array(), np.full((8, 8), 3))
     assert [text.get_text() for text in axes[0, 2].texts] == ["0.20"]
-
-
-def test_effects_are_means_over_fine_tuned_models_and_empty_where_not_concerned():
-    effects = pd.DataFrame(
-        [
-            ("ties", False, "mri", 1, "saliency", 0.5, 0.4, -0.1),
-            ("ties", False, "mri", 2, "saliency", 0.5, 0.2, -0.3),
-            ("ties", False, "none", 0, "saliency", 0.5, 9.0, 8.5),
-            ("published", True, "mri", 1, "accuracy", 0.9, 0.8, -0.1),
-        ],
-        columns=[
-            "switch",
-            "retrained",
-            "pretraining",
-            "finetune_depth",
-            "quantity",
-            "corrected",
-            "switched",
-            "difference",
-        ],
-    )
-    figure = effect_figure(effects, ["saliency"])
-    texts = [text.get_text() for ax in figure.axes[:2] for text in ax.texts]
-    assert texts == ["-0.20", "-0.10"]
 
 
 def test_a_saved_figure_is_repeatable_and_has_its_numbers_and_its_source(root):

@@ -1,4 +1,4 @@
-"""What each switch does to each number, and what a variant shares with its study."""
+"""What each switch does to each number: built studies with known changes, and the tiny study as it was run."""
 
 import dataclasses
 
@@ -6,19 +6,23 @@ import numpy as np
 import pandas as pd
 import pytest
 from pretrain_xai import paths
+from pretrain_xai.classification import prediction_table
+from pretrain_xai.noise_floor import NoiseFloor
 from pretrain_xai.protocol import CORRECTED, PUBLISHED, RESCORED, Protocol, switched_protocols
-from pretrain_xai.protocol_effects import RETRAINED, effect_matrix, finished_variants, largest_effects
-from pretrain_xai.selection import CORRECT_FOR_ALL, image_list
+from pretrain_xai.protocol_effects import ALL_METHODS, RANKING, RESAMPLES, compare_protocols, effect_matrix
+from pretrain_xai.selection import CORRECT_FOR_ALL, find_intersections, image_list
 from pretrain_xai.stages import STAGES, fingerprint
 from pretrain_xai.study import StudyError, load_study
-from pretrain_xai.tables import read_classification, read_scores, read_table
+from pretrain_xai.tables import read_scores, read_table, write_table
+from pretrain_xai.variants import RETRAINED, finished_variants, retrained_variants, variant_files
+from scipy import stats
 
 SWITCHES = [field.name for field in dataclasses.fields(Protocol)]
+N_IMAGES = 24
 
 
-@pytest.fixture
-def effects(tiny) -> pd.DataFrame:
-    return read_table(paths.data(tiny) / "protocols.csv")
+# ---------------------------------------------------------------------------------------------------------------------
+# which variants there are, and what they share
 
 
 def test_every_switch_is_rescored_retrained_or_swaps_two_names():
@@ -28,30 +32,62 @@ def test_every_switch_is_rescored_retrained_or_swaps_two_names():
 
 @pytest.mark.parametrize("switch", SWITCHES)
 def test_a_variant_differs_in_its_switch_only(switch):
-    variant = load_study(f"tiny+{switch}")
+    variant, study = load_study(f"demo+{switch}"), load_study("demo")
     assert variant.switched == dataclasses.replace(CORRECTED, **{switch: getattr(PUBLISHED, switch)})
-    assert variant.finetuning == load_study("tiny").finetuning
+    assert variant.finetuning.selections == study.finetuning.selections
 
 
 def test_the_published_variant_is_the_published_protocol():
     assert load_study("tiny+published").switched == PUBLISHED
 
 
-def test_an_unknown_variant_names_the_switches():
-    with pytest.raises(StudyError, match=r"'tie' is no switch.*did you mean 'ties'"):
-        load_study("tiny+tie")
+@pytest.mark.parametrize("variant", ["head_kept", "lesion_floor", "published", "reseed1"])
+def test_variants_with_networks_of_their_own_have_the_smaller_grid(variant):
+    study, grid = load_study(f"demo+{variant}"), load_study("demo").protocols
+    assert study.finetuning.depths == grid.depths == [1, 3, 5]
+    assert study.attribution.max_images == grid.max_images
+    assert not study.attribution.misclassified
+    assert len(list(study.runs())) == 6
 
 
-@pytest.mark.parametrize("variant", paths.FIRST_CHANGED)
+@pytest.mark.parametrize("variant", ["ties", "swapped_rates", "captum_deep_lift"])
+def test_variants_that_share_the_networks_have_the_grid_of_the_study(variant):
+    assert list(load_study(f"demo+{variant}").runs()) == list(load_study("demo").runs())
+
+
+def test_further_seeds_are_new_ones_and_change_nothing_else():
+    study = load_study("demo")
+    seeds = [{run.seed for run in load_study(f"demo{suffix}").runs()} for suffix in ("", "+reseed1", "+reseed2")]
+    assert len(set.union(*seeds)) == sum(map(len, seeds))
+    assert load_study("demo+reseed2").switched == study.switched
+    assert paths.dataset("demo+reseed2") == paths.dataset("demo")
+    assert paths.pretrained("demo+reseed2", "mri") == paths.pretrained("demo", "mri")
+    assert paths.finetuned("demo+reseed2", "x") != paths.finetuned("demo", "x")
+
+
+@pytest.mark.parametrize(
+    ("variant", "words"),
+    [
+        ("tie", r"'tie' is no switch.*did you mean 'ties'"),
+        ("reseed3", r"has the further seeds reseed1, reseed2; set protocols\.reseeds"),
+        ("reseed0", r"'reseed0' is no switch.*did you mean 'reseed"),
+    ],
+)
+def test_an_unknown_variant_is_one_line(variant, words):
+    with pytest.raises(StudyError, match=words) as error:
+        load_study(f"tiny+{variant}")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("variant", [*paths.FIRST_CHANGED, "reseed1"])
 def test_a_variant_shares_what_its_switch_does_not_change(variant):
     """A stage whose fingerprint differs, and all after it, have files of their own; those before are the study's."""
     base, changed = load_study("tiny"), load_study(f"tiny+{variant}")
     name = f"tiny+{variant}"
     for notebook, stage in STAGES.items():
-        shared = paths.owner(name, stage.artefact) == "tiny"
-        if shared:
+        if paths.owner(name, stage.artefact) == "tiny":
             assert fingerprint(base, notebook) == fingerprint(changed, notebook), (notebook, "would be made again")
-    first = paths.FIRST_CHANGED[variant]
+    first = paths.FIRST_CHANGED.get(variant, "finetuned")
     assert paths.owner(name, first) == name
     assert paths.scores(name) != paths.scores("tiny") or variant == "swapped_rates"
     assert paths.slices(name) == paths.slices("tiny")
@@ -63,63 +99,229 @@ def test_switched_protocols_differ_in_one_switch_each():
         assert differing == ([] if switch == "none" else [switch])
 
 
+# ---------------------------------------------------------------------------------------------------------------------
+# the noise floor
+
+
+@pytest.mark.parametrize("n_other", [1, None])
+def test_the_floor_holds_95_of_100_differences_by_retraining_alone(n_other):
+    """Three seeds of six cells with unlike levels; the mean over the cells of one more seed, or the mean itself."""
+    rng = np.random.default_rng(0)
+    index = pd.MultiIndex.from_product([["mri", "natural"], [1, 3, 5], ["lrp"]], names=["a", "b", "quantity"])
+    inside = []
+    for _ in range(1500):
+        level = rng.normal(size=(6, 1))
+        seeds, other = level + rng.normal(size=(6, 3)), level[:, 0] + (rng.normal(size=6) if n_other else 0)
+        floor = NoiseFloor.between(pd.DataFrame(seeds, index=index))
+        width = floor.half_width(pd.Series(["lrp"]), pd.Series([1 / 6]), n_other)[0]
+        inside.append(abs(seeds.mean() - other.mean()) < width)
+    assert 0.93 < np.mean(inside) < 0.97
+
+
+def test_one_seed_has_no_floor():
+    index = pd.MultiIndex.from_tuples([("mri", 1, "lrp")], names=["a", "b", "quantity"])
+    floor = NoiseFloor.between(pd.DataFrame([[0.5]], index=index))
+    assert np.isnan(floor.half_width(pd.Series(["lrp"]), pd.Series([1.0]))).all()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# built studies
+
+
+def build(name: str, shifts: dict[str, float], error: float = 0.0, images=range(N_IMAGES)) -> None:
+    """Write the results of a study whose medians are 0.3 + 0.01 x place of the method + shift of method and run."""
+    study, rng = load_study(name), np.random.default_rng(0)
+    labels = np.arange(N_IMAGES) % 2
+    spread = rng.permutation(np.linspace(-0.05, 0.05, N_IMAGES))
+    table = pd.DataFrame({"image_index": range(N_IMAGES), "subject": [f"sub-{n // 3}" for n in range(N_IMAGES)]})
+    write_table(table, paths.dataset(name) / "test" / "images.csv")
+    predictions = []
+    for number, run in enumerate([*study.runs(), *study.untrained_runs()]):
+        rows = []
+        for place, method in enumerate([*study.attribution.methods, *(["sobel"] if run.pretraining == "none" else [])]):
+            level = 0.3 + 0.01 * place + shifts.get(method, 0) + shifts.get(run.pretraining, 0)
+            level += error * (-1) ** number if run.pretraining != "none" else 0
+            values = {"image_index": range(N_IMAGES), "value": level + spread, "method": method}
+            rows.append(pd.DataFrame(values | dataclasses.asdict(run)))
+        scores = pd.concat(rows).assign(metric="relevance_rank_accuracy", chance=0.05)
+        write_table(scores[scores["image_index"].isin(images)], paths.scores(name) / f"{run.name}.parquet")
+        if run.pretraining != "none":
+            logits = np.stack([1 - labels, labels], axis=1) + rng.normal(0, 0.1, (N_IMAGES, 2))
+            predictions.append(prediction_table(run, "test", labels, logits))
+            write_table(predictions[-1], paths.finetuned(name, run.name) / "predictions.parquet")
+        if name == "tiny":
+            write_switches(name, run.name, scores, predictions[-1])
+    write_table(find_intersections(pd.concat(predictions)), paths.intersections(name))
+
+
+def write_switches(name: str, run: str, scores: pd.DataFrame, predictions: pd.DataFrame) -> None:
+    """Write scores that `mask_threshold` raises by 0.001 and `channel_reduction` by 0.2; dropout gets image 0 wrong."""
+    shifts = {"mask_threshold": 0.001, "channel_reduction": 0.2}
+    switched = []
+    for switch in ("none", *RESCORED):
+        concerned = scores[scores["method"].isin(RESCORED.get(switch) or scores["method"].unique())]
+        switched.append(concerned.assign(switch=switch, value=concerned["value"] + shifts.get(switch, 0)))
+    write_table(pd.concat(switched), paths.switch_scores(name) / f"{run}.parquet")
+    wrong = predictions.assign(predicted=predictions["predicted"].where(predictions["image_index"] > 0, 1))
+    write_table(wrong, paths.switch_predictions(name) / f"{run}.parquet")
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory) -> pd.DataFrame:
+    """Return the comparison of a built study whose seeds differ by 0, 0.02 and -0.02, by the parity of the run."""
+    import shutil
+
+    root = tmp_path_factory.mktemp("built")
+    shutil.copytree(paths.REPOSITORY / "studies", root / "studies")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PRETRAIN_XAI_ROOT", str(root))
+        build("tiny", {"mri": 0.3})
+        build("tiny+reseed1", {"mri": 0.3}, error=0.02)
+        build("tiny+reseed2", {"mri": 0.3}, error=-0.02)
+        build("tiny+head_kept", {"mri": 0.3, "lrp": 0.01}, images=range(12))
+        build("tiny+lesion_floor", {"mri": 0.3, "lrp": 0.2, "sobel": -0.1})
+        build("tiny+published", {"natural": 0.3, "saliency": 0.5})
+        study = load_study("tiny")
+        variants = finished_variants("tiny", study)
+        assert variants == ["reseed1", "reseed2", "lesion_floor", "head_kept", "published"]
+        yield compare_protocols("tiny", study, "best", variants)
+
+
+def row(effects: pd.DataFrame, switch: str, quantity: str, effect: str = "mean", **cell) -> pd.Series:
+    chosen = effects.query("switch == @switch and quantity == @quantity and effect == @effect")
+    for name, value in cell.items():
+        chosen = chosen[chosen[name] == value]
+    assert len(chosen) == 1
+    return chosen.iloc[0]
+
+
+def test_the_floor_is_that_of_the_formula(built):
+    """Seeds of every cell differ by 0.02, so the pooled deviation is 0.02, with 4 cells and 8 degrees of freedom."""
+    quantile = stats.t.ppf(0.975, 8)
+    for effect, share in (("mean", 1 / 4), ("corpus", 1.0), ("depth", 1.0)):
+        assert row(built, "head_kept", "lrp", effect)["floor"] == pytest.approx(
+            quantile * 0.02 * np.sqrt(4 / 3 * share)
+        )
+    one = row(built, "head_kept", "lrp", "cell", pretraining="mri", finetune_depth=5)
+    assert one["floor"] == pytest.approx(quantile * 0.02 * np.sqrt(4 / 3))
+    assert row(built, "none", "lrp", "corpus")["floor"] == pytest.approx(quantile * 0.02 * np.sqrt(1 / 3))
+
+
+@pytest.mark.parametrize(
+    ("switch", "quantity", "difference", "verdict"),
+    [
+        ("lesion_floor", "lrp", 0.2, "raises"),
+        ("lesion_floor", "saliency", 0.0, "undecided"),
+        ("lesion_floor", "sobel", -0.1, "lowers"),
+        ("head_kept", "lrp", 0.01, "undecided"),
+        ("head_kept", "sobel", 0.0, "undecided"),
+        ("lesion_floor", "accuracy", 0.0, "undecided"),
+        ("mask_threshold", "lrp", 0.001, "raises"),
+        ("channel_reduction", "lrp", 0.2, "raises"),
+        ("ties", "lrp", 0.0, "unchanged"),
+        ("dropout_active", "accuracy", -1 / N_IMAGES, "undecided"),
+    ],
+)
+def test_verdicts_of_known_changes(built, switch, quantity, difference, verdict):
+    found = row(built, switch, quantity)
+    assert found["difference"] == pytest.approx(difference, abs=1e-12)
+    assert found["difference"] == pytest.approx(found["switched"] - found["corrected"])
+    assert found["verdict"] == verdict
+
+
+def test_images_are_those_scored_in_both_where_the_test_images_are_the_same(built):
+    same = built.groupby("switch")["same_images"].first()
+    assert same["head_kept"] and same["ties"]
+    assert not same["lesion_floor"] and not same["published"]
+
+
+def test_a_decided_change_below_the_floor_is_said(built):
+    assert row(built, "mask_threshold", "lrp")["below_floor"]
+    assert not row(built, "channel_reduction", "lrp")["below_floor"]
+
+
+def test_a_change_of_all_images_alike_has_no_width(built):
+    found = row(built, "mask_threshold", "lrp")
+    assert found["low"] == pytest.approx(0.001) and found["high"] == pytest.approx(0.001)
+
+
+def test_the_effect_of_the_corpus_and_its_change(built):
+    own = row(built, "none", "lrp", "corpus")
+    assert own["corrected"] == pytest.approx(0.3) and own["verdict"] == "raises"
+    turned = row(built, "published", ALL_METHODS, "corpus")
+    assert turned["corrected"] == pytest.approx(0.3) and turned["switched"] == pytest.approx(-0.3)
+    assert turned["verdict"] == "lowers"
+    assert row(built, "none", "lrp", "depth")["verdict"] == "undecided"
+
+
+def test_the_order_of_methods(built):
+    methods = load_study("tiny").attribution.methods
+    corrected = np.arange(len(methods))
+    for switch, changed in (("published", {"saliency": 50}), ("lesion_floor", {"lrp": 20}), ("channel_reduction", {})):
+        switched = [place + changed.get(method, 0) for place, method in enumerate(methods)]
+        found = row(built, switch, RANKING)
+        assert found["switched"] == pytest.approx(stats.kendalltau(corrected, switched).statistic)
+        assert found["floor"] == pytest.approx(0)  # the seeds agree on it
+    assert row(built, "published", RANKING)["verdict"] == "lowers"
+    assert row(built, "channel_reduction", RANKING)["verdict"] == "unchanged"
+
+
+def test_intervals_are_quantiles_of_drawn_subjects(built):
+    """The accuracy under dropout, by a literal loop over draws: image 0, of subject 0, is wrong."""
+    rng, counts = np.random.default_rng(1), []
+    for _ in range(4000):
+        counts.append(np.sum(rng.integers(0, N_IMAGES // 3, N_IMAGES // 3) == 0))
+    expected = -np.quantile(counts, [0.975, 0.025]) / N_IMAGES
+    found = row(built, "dropout_active", "accuracy")
+    np.testing.assert_allclose([found["low"], found["high"]], expected, atol=1e-12)
+    assert RESAMPLES >= 1000
+
+
+def test_the_matrix_has_a_row_per_switch_and_is_empty_where_not_concerned(built):
+    matrix = effect_matrix(built, ["saliency", "lrp", "sobel"])
+    assert list(matrix.index[-3:]) == ["lesion_floor", "head_kept", "published"]
+    assert matrix.loc["channel_reduction", "saliency"] == pytest.approx(0.2)
+    assert np.isnan(matrix.loc["signed_edges", "lrp"])
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# the tiny study as it was run
+
+
+@pytest.fixture
+def effects(tiny) -> pd.DataFrame:
+    return read_table(paths.data(tiny) / "protocols.csv")
+
+
 def test_corrected_values_are_the_medians_of_the_study(tiny, effects):
     scores = read_scores(tiny).query("metric == 'relevance_rank_accuracy'")
     images = image_list(read_table(paths.intersections(tiny)), "best", CORRECT_FOR_ALL)
     scores = scores[scores["image_index"].isin(images)]
     medians = scores.groupby(["pretraining", "finetune_depth", "method"], observed=True)["value"].median()
-    rescored = effects[effects["switch"].isin(RESCORED)]
+    rescored = effects[effects["switch"].isin(RESCORED) & (effects["effect"] == "cell")]
+    rescored = rescored[rescored["quantity"].isin(scores["method"].unique())]
     assert len(rescored) > 100
-    for row in rescored.itertuples():
-        assert row.corrected == pytest.approx(medians[row.pretraining, row.finetune_depth, row.quantity])
-        assert row.difference == pytest.approx(row.switched - row.corrected)
+    for found in rescored.itertuples():
+        assert found.corrected == pytest.approx(medians[found.pretraining, found.finetune_depth, found.quantity])
 
 
 def test_each_switch_concerns_what_it_should(effects):
     quantities = effects.groupby("switch")["quantity"].unique().map(set)
     assert quantities["signed_edges"] == {"sobel", "laplace"}
-    assert quantities["captum_deep_lift"] == {"deep_lift"}
+    assert quantities["captum_deep_lift"] == {"deep_lift", RANKING}
     assert quantities["swapped_rates"] == {"sensitivity", "specificity"}
     assert "saliency" in quantities["channel_reduction"]
+    assert "accuracy" in quantities["dropout_active"]
     changed = effects[effects["difference"].abs() > 0]["switch"].unique()
     assert {"mask_threshold", "channel_reduction", "signed_edges", "dropout_active"} <= set(changed)
 
 
-def test_swapped_rates_take_each_others_place(tiny, effects):
-    table = read_classification(tiny).set_index(["pretraining", "finetune_depth"])
-    for row in effects[effects["switch"] == "swapped_rates"].itertuples():
-        other = {"sensitivity": "specificity", "specificity": "sensitivity"}[row.quantity]
-        assert row.switched == pytest.approx(table.loc[(row.pretraining, row.finetune_depth), other])
+def test_without_further_seeds_nothing_of_training_is_decided(effects):
+    assert effects.loc[effects["switch"] == "none", "verdict"].eq("undecided").all()
 
 
 def test_unfinished_variants_are_not_compared(tiny):
-    assert finished_variants(tiny, load_study(tiny)) == []
-
-
-def test_matrix_and_largest_effects_on_a_built_table():
-    columns = [
-        "switch",
-        "retrained",
-        "pretraining",
-        "finetune_depth",
-        "quantity",
-        "corrected",
-        "switched",
-        "difference",
-    ]
-    table = pd.DataFrame(
-        [
-            ("ties", False, "mri", 1, "saliency", 0.5, 0.4, -0.1),
-            ("ties", False, "mri", 5, "saliency", 0.5, 0.2, -0.3),
-            ("ties", False, "none", 0, "saliency", 0.5, 0.0, -0.5),
-            ("lesion_floor", True, "mri", 1, "lrp", 0.5, 0.6, 0.1),
-        ],
-        columns=columns,
-    )
-    matrix = effect_matrix(table, ["saliency", "lrp"])
-    assert list(matrix.index) == ["ties", "lesion_floor"]
-    assert matrix.loc["ties", "saliency"] == pytest.approx(-0.2)
-    assert np.isnan(matrix.loc["ties", "lrp"])
-    largest = largest_effects(table, 5)
-    assert largest[["switch", "difference"]].to_numpy().tolist() == [["ties", -0.3], ["lesion_floor", 0.1]]
-    assert largest["quantity"].tolist() == ["Saliency", "LRP"]
+    study = load_study(tiny)
+    assert finished_variants(tiny, study) == []
+    assert len(retrained_variants(study)) == len(RETRAINED) + 2
+    assert not variant_files(tiny, "reseed1")[-1].exists()

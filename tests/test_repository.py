@@ -1,5 +1,6 @@
 """The repository as a newcomer finds it."""
 
+import dataclasses
 import re
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import tomllib
 import pytest
 import yaml
 from pretrain_xai import paths
+from pretrain_xai.protocol import Protocol
 
 ROOT = paths.REPOSITORY
 
@@ -67,3 +69,13 @@ def test_light_modules_do_not_import_torch():
         "import pretrain_xai.dataset, pretrain_xai.tables, pretrain_xai.selection; sys.exit('torch' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_differences_name_every_switch_and_tests_that_exist():
+    text = (ROOT / "docs" / "differences.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \|.*\| ([^|]+) \|$", text, re.MULTILINE)
+    assert sorted(name for name, _ in rows) == sorted(field.name for field in dataclasses.fields(Protocol))
+    tests = "".join(file.read_text() for file in (ROOT / "tests").glob("test_*.py"))
+    for name in re.findall(r"`(test_\w+)`", text):
+        assert f"def {name}(" in tests, name
+    assert all("`test_" in check for _, check in rows)

@@ -121,6 +121,19 @@ def test_the_sample_of_common_images_is_the_same_for_all_models(max_images, seed
     assert len(samples[0]) == min(max_images, 20)
 
 
+def test_lists_that_overlap_give_samples_that_overlap():
+    """A study and its variant, whose models get other images wrong, are compared on the images that both sampled."""
+    samples = []
+    for wrong in ({0, 5, 7}, {3, 5, 90}):
+        table = find_intersections(predictions_of({RUNS[0]: wrong}, 100))
+        samples.append(set(explained_images(table, RUNS[0], 60, 0, misclassified=False)))
+    assert len(samples[0] & samples[1]) >= 57
+
+
+def test_misclassified_images_can_be_left_out(three_models):
+    assert explained_images(three_models, RUNS[1], None, 0, misclassified=False).tolist() == [0, 3, 4, 7]
+
+
 def test_another_seed_is_another_sample():
     table = find_intersections(predictions_of({RUNS[0]: set()}, 100))
     assert explained_images(table, RUNS[0], 5, 0).tolist() != explained_images(table, RUNS[0], 5, 1).tolist()

@@ -61,6 +61,8 @@ def test_demo_is_the_grid_of_the_design():
         ("lesions.patches", {"train": 5}, ["lesions.patches", "validation"]),
         ("finetuning.selections", {"best": {"natural": {"learning_rate": 0.1, "seeds": [0]}}}, ["one entry per"]),
         ("finetuning.selections.best.mri.learning_rate", [0.1, 0.2], ["learning_rate", "five"]),
+        ("protocols.depths", [1, 3], ["protocols.depths", "[3]", "finetuning.depths"]),
+        ("protocols.reseeds", 0, ["protocols.reseeds", "greater than or equal to 1"]),
     ],
 )
 def test_a_wrong_setting_is_one_line_that_names_it(root, place, value, words):

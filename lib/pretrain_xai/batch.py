@@ -17,8 +17,8 @@ from pathlib import Path
 
 from pretrain_xai import paths
 from pretrain_xai.errors import UserError
-from pretrain_xai.protocol_effects import RETRAINED
 from pretrain_xai.study import Study, StudyError, load_study
+from pretrain_xai.variants import finished_variants, retrained_variants, variant_name
 
 
 class BatchError(UserError):
@@ -96,9 +96,9 @@ def run_batch(study: str, options: Sequence[str]) -> int:
 
 def run_protocols(study: str, options: Sequence[str], *, retrain: bool) -> int:
     """Run the variants of a study and compare them with it; return the first exit status that is not 0."""
-    for variant in RETRAINED if retrain else ():
-        print(f"\n{study} with {variant} as published", flush=True)
-        if status := run_batch(f"{study}{paths.VARIANT_MARK}{variant}", options):
+    for variant in retrained_variants(load_study(study)) if retrain else ():
+        print(f"\n{study} {'as published' if variant == 'published' else f'with {variant}'}", flush=True)
+        if status := run_batch(variant_name(study, variant), options):
             return status
     return run_batch(study, ["compare_protocols", *options])
 
@@ -112,10 +112,13 @@ def stage_times(study: str) -> dict[str, list[float]]:
     return times
 
 
-def _print_times(study: str, wall: float) -> None:
+def _print_times(study: str, wall: float, variants: Sequence[str]) -> None:
     print(f"\n{'stage':<28} {'runs':>4} {'minutes':>8}")
     for stage, seconds in stage_times(study).items():
         print(f"{stage:<28} {len(seconds):>4} {sum(seconds) / 60:>8.1f}")
+    for variant in variants:
+        times = stage_times(variant_name(study, variant)).values()
+        print(f"{'variant ' + variant:<28} {sum(map(len, times)):>4} {sum(map(sum, times)) / 60:>8.1f}")
     print(f"this batch took {wall / 60:.1f} minutes; stages ran side by side, and count when they ran last")
     report = paths.figures(study) / "report.html"
     if report.is_file():
@@ -148,7 +151,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     if status == 0 and not {"-n", "--dry-run"} & set(snakemake_options):
-        _print_times(options.study, time.monotonic() - started)
+        variants = finished_variants(options.study, load_study(options.study)) if options.protocols else []
+        _print_times(options.study, time.monotonic() - started, variants)
     return status
 
 

@@ -4,11 +4,12 @@ Notebooks run from different folders (JupyterLab from `notebooks/`, papermill fr
 module or notebook spells out a path.
 
 A study may have variants, `<study>+<switch>`: the study with one switch of its protocol as published (or all of them,
-`<study>+published`). A variant's files lie in a folder of its own; what the switch does not change is shared with the
-study.
+`<study>+published`), or the study itself with other seeds (`<study>+reseed1`, ...). A variant's files lie in a folder of
+its own; what it does not change is shared with the study.
 """
 
 import os
+import re
 from pathlib import Path
 
 #: the checkout: notebooks, library, Snakefile
@@ -40,6 +41,8 @@ FIRST_CHANGED = {
     "gradient_shap_unseeded": "scores",
     "published": "dataset",
 }
+#: the variant `reseed<n>` is the study itself, fine-tuned with the n-th set of further seeds
+RESEED = "reseed"
 
 
 def root() -> Path:
@@ -57,10 +60,16 @@ def split_name(study: str) -> tuple[str, str]:
     return base, variant
 
 
+def reseed_number(variant: str) -> int:
+    """Return n of the variant `reseed<n>`, 0 of any other."""
+    match = re.fullmatch(rf"{RESEED}([1-9][0-9]{{0,3}})", variant)
+    return int(match[1]) if match else 0
+
+
 def owner(study: str, artefact: str) -> str:
     """Return whose `artefact` the study uses: its own, or that of the study whose variant it is."""
     base, variant = split_name(study)
-    first = FIRST_CHANGED.get(variant, ARTEFACTS[0])
+    first = "finetuned" if reseed_number(variant) else FIRST_CHANGED.get(variant, ARTEFACTS[0])
     return study if ARTEFACTS.index(artefact) >= ARTEFACTS.index(first) else base
 
 
@@ -132,6 +141,11 @@ def example_maps(study: str) -> Path:
 def switch_scores(study: str) -> Path:
     """Return the folder with one file per model: its scores under each switch that needs no training."""
     return _data(study, "scores") / "switch_scores"
+
+
+def switch_predictions(study: str) -> Path:
+    """Return the folder with one file per model: its predictions of the test images with dropout alive."""
+    return _data(study, "scores") / "switch_predictions"
 
 
 def _data(study: str, artefact: str) -> Path:

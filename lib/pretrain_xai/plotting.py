@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -17,11 +16,8 @@ from matplotlib.patches import Patch
 from pretrain_xai.comparison_maps import COMPARISON_MAPS
 from pretrain_xai.figures import ONE_COLUMN, TWO_COLUMNS, outline_lesions
 from pretrain_xai.names import colour, hatch, label
-from pretrain_xai.protocol_effects import effect_matrix
 from pretrain_xai.study import FINETUNE_DEPTHS, UNTRAINED
 
-#: the classification metrics that a switch may change
-METRICS = ("auroc", "auprc", "accuracy", "sensitivity", "specificity")
 BOX_WIDTH = 0.36
 _THIN = {"color": "black", "linewidth": 0.6}
 
@@ -163,47 +159,6 @@ def classification_figure(table: pd.DataFrame, corpora: Sequence[str], metrics: 
         ax.set(xlabel="", ylabel="")
     figure.supxlabel("fine-tuned blocks (5: whole network)", fontsize=7)
     figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
-    return figure
-
-
-def effect_figure(effects: pd.DataFrame, methods: Sequence[str]) -> Figure:
-    """Draw what each switch changes: explanation scores on the left, classification metrics on the right.
-
-    Parameters
-    ----------
-    effects : DataFrame
-        From `protocol_effects.compare_protocols`.
-    """
-    scored = [*methods, *(name for name in COMPARISON_MAPS if (effects["quantity"] == name).any())]
-    matrix = effect_matrix(effects, [*scored, *METRICS]).rename(index=label)
-    limit = max(float(np.nanmax(np.abs(matrix.to_numpy()))), 0.01)
-    figure, axes = plt.subplots(
-        1,
-        2,
-        figsize=(TWO_COLUMNS, 0.22 * len(matrix) + 1.5),
-        width_ratios=[len(scored), len(METRICS)],
-        layout="constrained",
-    )
-    parts = ((scored, "median Relevance Rank Accuracy"), (list(METRICS), "classification"))
-    for ax, (columns, title) in zip(axes, parts, strict=True):
-        sns.heatmap(
-            matrix[columns].rename(columns=label),
-            ax=ax,
-            cmap="RdBu_r",
-            vmin=-limit,
-            vmax=limit,
-            annot=True,
-            fmt="+.2f",
-            annot_kws={"fontsize": 6},
-            cbar=False,
-            linewidths=0.5,
-            yticklabels=ax is axes[0],
-        )
-        ax.set(title=title, xlabel="", ylabel="")
-        ax.tick_params(length=0)
-        plt.setp(ax.get_xticklabels(), rotation=45, ha="right", rotation_mode="anchor")
-    bar = figure.colorbar(axes[0].collections[0], ax=axes, aspect=30, pad=0.01)
-    bar.set_label("published minus corrected")
     return figure
 
 

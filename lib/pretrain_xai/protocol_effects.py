@@ -1,119 +1,302 @@
-"""What each flaw of the released code does to each number: a study with one switch as published, beside the study."""
+"""What each flaw of the released code does to each number: a study with one switch as published, beside the study.
+
+Three things can make two numbers differ: the switch, the choice of test subjects, and (where networks are trained anew) the
+chance of training. The second is measured by drawing test subjects with replacement, the same subjects for both sides. The
+third is measured by training the corrected study again with further seeds: the *noise floor* is the half width within which a
+difference lies by retraining alone, 95 times in 100.
+
+A variant has one seed per model and is compared with the mean over the corrected seeds, not with the one of the same seed:
+the seed decides on the order of images, the new last layer and dropout, but with other images or layers training soon takes
+another path. While numbers of equal seeds correlate by less than 1/2, the mean over three seeds is the better partner. So
+if s is the standard deviation between seeds, pooled over the cells (corpus x depth), a sum of cells with coefficients a
+has the floor
+
+    t(0.975, cells * (seeds - 1)) * s * sqrt((1 + 1 / seeds) * sum(a ** 2)).
+
+For the order of methods it is the lowest tau between one seed and the mean of the others. A difference after retraining is
+decided if it leaves the floor and its interval over test subjects leaves 0. One that needs no retraining is decided by the
+interval; whether it is smaller than the floor is said apart.
+"""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
+import numpy as np
 import pandas as pd
 
 from pretrain_xai import paths
+from pretrain_xai.classification import METRICS
 from pretrain_xai.comparison_maps import COMPARISON_MAPS
-from pretrain_xai.names import label
-from pretrain_xai.protocol import DATASET_SWITCHES, PUBLISHED, RESCORED, UNCHANGED
+from pretrain_xai.noise_floor import NoiseFloor
+from pretrain_xai.protocol import PUBLISHED, RESCORED, UNCHANGED
+from pretrain_xai.resampling import (
+    kendall_tau,
+    subject_weights,
+    weighted_classification,
+    weighted_mean,
+    weighted_median,
+)
 from pretrain_xai.selection import CORRECT_FOR_ALL, scored_on
-from pretrain_xai.study import Study
-from pretrain_xai.tables import read_classification, read_folder, read_scores, read_table
+from pretrain_xai.study import UNTRAINED, Study, load_study
+from pretrain_xai.tables import read_folder, read_predictions, read_table
+from pretrain_xai.variants import RETRAINED, reseeds, variant_name
 
-#: switches for which networks must be fine-tuned anew, and all switches together
-RETRAINED = ("first_conv_frozen", *DATASET_SWITCHES, "head_kept", "published")
 CELL = ["pretraining", "finetune_depth"]
-EFFECT_COLUMNS = ["switch", "retrained", *CELL, "quantity", "corrected", "switched", "difference"]
+#: quantities beside metrics, methods and comparison maps: mean over the methods, Kendall's tau of their order, chance level
+ALL_METHODS, RANKING, CHANCE = "all_methods", "ranking", "chance"
+#: rows that are no single cell say "all" for the corpus
+ALL = "all"
+RESAMPLES = 1000
+EFFECT_COLUMNS = [
+    *["switch", "retrained", "same_images", "effect", *CELL, "quantity", "corrected", "switched", "difference"],
+    *["low", "high", "floor", "below_floor", "verdict"],
+]
+_RATES = {"sensitivity": "specificity", "specificity": "sensitivity"}
+
+
+@dataclass(frozen=True)
+class _Results:
+    """What one study or variant found on its test images."""
+
+    scores: pd.DataFrame  # Relevance Rank Accuracy on the images right for all models
+    predictions: pd.DataFrame
+    subjects: pd.Series  # by image index
+    swapped_rates: bool
+    methods: tuple[str, ...]
+
+    @property
+    def images(self) -> set[int]:
+        """The images whose maps were scored."""
+        return set(self.scores["image_index"])
 
 
 def compare_protocols(study_name: str, study: Study, selection: str, variants: Sequence[str]) -> pd.DataFrame:
-    """Compare the study with one switch as published, cell by cell.
+    """Compare the study with one switch as published: every cell, means over the cells, and effects between cells.
 
-    Rescored switches are compared on the same networks and images, retrained ones each on its own test images that all its
-    models classify correctly.
+    Rescored switches are compared on the same networks and images. Retrained ones are compared with the mean over the seeds
+    of the corrected study, on the images that were scored in both where the test images are the same (`same_images`),
+    else each on its own.
 
     Parameters
     ----------
     variants : sequence of str
-        The retrained variants to compare, names of RETRAINED; their runs must be finished.
+        The retrained variants and further seeds to compare; their runs must be finished.
 
     Returns
     -------
-    DataFrame with `switch`, `retrained`, `pretraining`, `finetune_depth`, `quantity` (a classification metric, or a method,
-    whose quantity is the median Relevance Rank Accuracy), `corrected`, `switched`, `difference`; means over seeds.
+    DataFrame with EFFECT_COLUMNS. `effect` is `cell`, `mean` (over the corpora and `study.compared_depths`), `corpus` (mri
+    minus natural) or `depth` (deepest minus shallowest). `quantity` is a classification metric, a method or comparison map
+    (its median Relevance Rank Accuracy), `all_methods` (their mean), `chance`, or `ranking` (Kendall's tau of the methods'
+    means; `corrected` is 1). `low` and `high` enclose the difference in 95 of 100 resamples of test subjects, `floor` is
+    the half width of the noise floor, `verdict` is `raises`, `lowers`, `unchanged` (0 in all resamples) or `undecided`.
+    The switch `none` is the corrected study itself: its effects between cells against 0.
     """
-    tables = [*_rescored(study_name, study, selection), *_rates(study_name, study, selection)]
-    base = _quantities(study_name, selection)
-    for variant in variants:
-        switched = _quantities(f"{study_name}{paths.VARIANT_MARK}{variant}", selection)
-        tables.append(_difference(base, switched, variant, retrained=True))
+    switch_scores = read_folder(paths.switch_scores(study_name)).query("selection == @selection").dropna(subset="value")
+    base = _read(study_name, selection)
+    seeds = [_read(variant_name(study_name, name), selection) for name in reseeds(study) if name in variants]
+    switched = {name: _read(variant_name(study_name, name), selection) for name in variants if name in RETRAINED}
+    subjects = set().union(*(results.subjects for results in [base, *seeds, *switched.values()]))
+    comparison = _Comparison(
+        study.compared_depths, [base, *seeds], subject_weights(subjects, RESAMPLES, study.attribution.seed)
+    )
+    tables = [comparison.unchanged()]
+    tables += [comparison.rescored(*item) for item in _rescored(study_name, study, switch_scores, base)]
+    for name, results in switched.items():
+        shares_images = paths.owner(variant_name(study_name, name), "dataset") == study_name
+        tables.append(comparison.retrained(name, results, shares_images=shares_images))
     return pd.concat(tables, ignore_index=True)[EFFECT_COLUMNS]
 
 
-def finished_variants(study_name: str, study: Study) -> list[str]:
-    """Return the retrained variants of a study all of whose scores are there."""
-    return [variant for variant in RETRAINED if _is_finished(f"{study_name}{paths.VARIANT_MARK}{variant}", study)]
-
-
-def effect_matrix(effects: pd.DataFrame, quantities: Sequence[str]) -> pd.DataFrame:
-    """Return the mean difference over the fine-tuned models: a row per switch, a column per quantity; NaN: not concerned.
-
-    Comparison maps, which have no model, are taken as they are.
-    """
-    counted = (effects["finetune_depth"] > 0) | effects["quantity"].isin(COMPARISON_MAPS)
-    counted &= effects["quantity"].isin(quantities)
-    matrix = effects[counted].groupby(["switch", "quantity"], sort=False)["difference"].mean().unstack()
+def effect_matrix(effects: pd.DataFrame, quantities: Sequence[str], effect: str = "mean", value="difference"):
+    """Return one column of the effects as a matrix: a row per switch, a column per quantity; NaN: not concerned."""
+    rows = effects[
+        (effects["effect"] == effect) & effects["quantity"].isin(quantities) & effects["switch"].ne(UNCHANGED)
+    ]
+    matrix = rows.set_index(["switch", "quantity"])[value].unstack()
     order = [switch for switch in (*RESCORED, "swapped_rates", *RETRAINED) if switch in matrix.index]
     return matrix.reindex(index=order, columns=list(quantities))
 
 
-def largest_effects(effects: pd.DataFrame, count: int) -> pd.DataFrame:
-    """Return the cells that a switch changes most, one per switch."""
-    trained = effects[effects["finetune_depth"] > 0].dropna(subset="difference")
-    order = trained["difference"].abs().sort_values(ascending=False).index
-    largest = trained.loc[order].drop_duplicates("switch").head(count)
-    return largest.assign(quantity=largest["quantity"].map(label)).reset_index(drop=True)
+class _Comparison:
+    """The corrected study with all its seeds, with which everything is compared."""
+
+    def __init__(self, depths: list[int], seeds: list[_Results], weights: pd.DataFrame):
+        self.depths, self.seeds, self.weights = depths, seeds, weights
+        self.shared = set.intersection(*(results.images for results in seeds))
+        self.frames = self._corrected(self.shared)
+        self.corrected = sum(self.frames[1:], self.frames[0]) / len(self.frames)
+        trained = [self._trained(frame)[0] for frame in self.frames]
+        self.noise, self.reordered = NoiseFloor.between(pd.concat(trained, axis=1)), self._reordered()
+
+    def unchanged(self) -> pd.DataFrame:
+        """Return what differs between the corpora and depths of the corrected study itself."""
+        rows, shares, draws = self._effects(self.corrected)
+        rows["corrected"] = rows["difference"] = draws[:, 0]
+        rows["floor"] = self._floor(rows, shares, None)
+        rows = _judged(rows, draws, needs_floor=True).assign(switch=UNCHANGED, retrained=False, same_images=True)
+        return rows[rows["effect"].isin(["corpus", "depth"])]
+
+    def rescored(self, switch: str, corrected: _Results, switched: _Results) -> pd.DataFrame:
+        """Compare two ways of scoring the same networks."""
+        frames = [self._frame(results) for results in (corrected, switched)]
+        rows = self._rows(*frames, switch=switch, retrained=False, same_images=True)
+        return rows[~((rows["verdict"] == "unchanged") & rows["quantity"].isin([CHANCE, *METRICS]))]  # not concerned
+
+    def retrained(self, switch: str, results: _Results, *, shares_images: bool) -> pd.DataFrame:
+        """Compare networks trained anew with the mean over the corrected seeds."""
+        images, corrected = None, self.corrected
+        if shares_images and (images := self.shared & results.images):
+            frames = self._corrected(images)
+            corrected = sum(frames[1:], frames[0]) / len(frames)
+        frame = self._frame(results, images)
+        return self._rows(corrected, frame, switch=switch, retrained=True, same_images=bool(images))
+
+    def _rows(self, corrected: pd.DataFrame, switched: pd.DataFrame, **columns) -> pd.DataFrame:
+        known = corrected.index.intersection(switched.index, sort=False)
+        rows, shares, before = self._effects(corrected.loc[known])
+        _, _, after = self._effects(switched.loc[known])
+        if set(known.get_level_values("quantity")) & set(self.seeds[0].methods):
+            others = corrected[~corrected.index.isin(switched.index)]  # methods that the switch does not concern
+            methods = [self._method_means(frame) for frame in (corrected, pd.concat([switched, others]))]
+            rows.loc[len(rows)] = ["mean", ALL, pd.NA, RANKING]
+            shares.loc[len(shares)] = np.nan
+            tau = kendall_tau(*methods)
+            before, after = np.vstack([before, np.ones_like(tau)]), np.vstack([after, tau])
+        rows["corrected"], rows["switched"] = before[:, 0], after[:, 0]
+        rows["difference"] = rows["switched"] - rows["corrected"]
+        rows["floor"] = self._floor(rows, shares)
+        return _judged(rows, after - before, needs_floor=columns["retrained"]).assign(**columns)
+
+    def _effects(self, frame: pd.DataFrame) -> tuple[pd.DataFrame, pd.Series, np.ndarray]:
+        """Return the rows of all effects, the sums of their squared coefficients, and their values (n, resamples)."""
+        trained, depths = self._trained(frame), self.depths
+        by_quantity = trained.groupby("quantity", sort=False)
+        trained = trained.drop(CHANCE, level="quantity", errors="ignore")  # one for all networks
+        maps = frame[frame.index.get_level_values("quantity").isin(COMPARISON_MAPS)]
+        tables = {"mean": pd.concat([by_quantity.mean(), maps.droplevel(CELL)])}
+        corpora = trained.index.get_level_values("pretraining")
+        if {"mri", "natural"} <= set(corpora):
+            tables["corpus"] = _mean_of(trained, corpora == "mri") - _mean_of(trained, corpora == "natural")
+        if min(depths) < max(depths):
+            levels = trained.index.get_level_values("finetune_depth")
+            tables["depth"] = _mean_of(trained, levels == max(depths)) - _mean_of(trained, levels == min(depths))
+        n_cells = max(len(trained.index.droplevel("quantity").unique()), 1)
+        shares = {"mean": 1 / n_cells, "corpus": 4 / n_cells, "depth": 2 * len(depths) / n_cells}
+        between = pd.concat(tables, names=["effect"])
+        rows = between.index.to_frame(index=False).assign(pretraining=ALL, finetune_depth=pd.NA)
+        rows = pd.concat([frame.index.to_frame(index=False).assign(effect="cell"), rows], ignore_index=True)
+        share = rows["effect"].map(shares).fillna(1.0)
+        return rows[["effect", *CELL, "quantity"]], share, np.vstack([frame.to_numpy(), between.to_numpy()])
+
+    def _trained(self, frame: pd.DataFrame) -> pd.DataFrame:
+        index = frame.index
+        depths = index.get_level_values("finetune_depth").isin(self.depths)
+        return frame[depths & (index.get_level_values("pretraining") != UNTRAINED)]
+
+    def _method_means(self, frame: pd.DataFrame) -> np.ndarray:
+        return self._trained(frame).groupby("quantity").mean().loc[list(self.seeds[0].methods)].to_numpy()
+
+    def _corrected(self, images: set[int]) -> list[pd.DataFrame]:
+        """Return the estimates of every corrected seed, all with the same cells."""
+        frames = [self._frame(results, images or None) for results in self.seeds]
+        known = frames[0].index
+        for frame in frames[1:]:
+            known = known.intersection(frame.index, sort=False)
+        return [frame.loc[known] for frame in frames]
+
+    def _frame(self, results: _Results, images: set[int] | None = None) -> pd.DataFrame:
+        return _estimates(results, self.weights, images)
+
+    def _floor(self, rows: pd.DataFrame, shares: pd.Series, n_other: int | None = 1) -> np.ndarray:
+        """Return the half width of the noise floor for each row; 0 where no network was trained."""
+        floor = self.noise.half_width(rows["quantity"], shares, n_other)
+        floor = np.where(rows["quantity"] == RANKING, self.reordered, floor)
+        no_training = (rows["pretraining"] == UNTRAINED) | rows["quantity"].isin(COMPARISON_MAPS)
+        return np.where(no_training, 0.0, floor)
+
+    def _reordered(self) -> float:
+        """Return how far the order of the methods of one seed is at most from that of the mean of the others, in tau."""
+        means = [self._method_means(frame)[:, :1] for frame in self.frames]
+        taus = [kendall_tau(one, sum(means) - one)[0] for one in means] if len(means) > 1 else [np.nan]
+        return 1 - min(taus)
 
 
-def _rescored(study_name: str, study: Study, selection: str) -> Iterator[pd.DataFrame]:
-    scores = read_folder(paths.switch_scores(study_name))
-    scores = scores[scores["selection"] == selection]
-    cells = (
-        scores.groupby(["switch", *CELL, "method"], observed=True)["value"]
-        .median()
-        .rename_axis(index={"method": "quantity"})
+def _mean_of(frame: pd.DataFrame, chosen: np.ndarray) -> pd.DataFrame:
+    return frame[chosen].groupby("quantity", sort=False).mean()
+
+
+def _judged(rows: pd.DataFrame, draws: np.ndarray, *, needs_floor: bool) -> pd.DataFrame:
+    """Add the interval over resamples of test subjects and the verdict to rows with `difference` and `floor`."""
+    low, high = np.nanquantile(draws[:, 1:], [0.025, 0.975], axis=1)
+    size = rows["difference"].abs()
+    outside = size > rows["floor"]  # not where the floor is unknown
+    decided = ((low > 0) | (high < 0)) & (outside | (not needs_floor))
+    verdict = np.select([decided & (rows["difference"] > 0), decided], ["raises", "lowers"], "undecided")
+    unchanged = ~np.any(np.nan_to_num(draws), axis=1) & (not needs_floor)
+    return rows.assign(
+        low=low,
+        high=high,
+        below_floor=rows["floor"].notna() & ~outside,
+        verdict=np.where(unchanged, "unchanged", verdict),
     )
-    for switch in RESCORED:
-        if getattr(study.switched, switch) != getattr(PUBLISHED, switch):
-            yield _difference(cells[UNCHANGED], cells[switch], switch, retrained=False)
 
 
-def _rates(study_name: str, study: Study, selection: str) -> Iterator[pd.DataFrame]:
-    """Yield the swapped rates, which need no run: each takes the other's place."""
-    if study.switched.swapped_rates == PUBLISHED.swapped_rates:
-        return
-    table = _classification(study_name, selection)
-    names = {"sensitivity": "specificity", "specificity": "sensitivity"}
-    rates = table[table.index.get_level_values("quantity").isin(names)]
-    yield _difference(rates, rates.rename(index=names, level="quantity"), "swapped_rates", retrained=False)
+def _estimates(results: _Results, weights: pd.DataFrame, images: set[int] | None) -> pd.DataFrame:
+    """Return each quantity of each cell: a row per corpus, depth and quantity, a column per resample (0: the sample)."""
+    scores = results.scores if images is None else results.scores[results.scores["image_index"].isin(images)]
+    by_image = pd.DataFrame(weights.loc[results.subjects].to_numpy(), index=results.subjects.index)
+    models: dict[tuple, list[np.ndarray]] = {}
+    for (*cell, _), group in results.predictions.groupby([*CELL, "seed"], observed=True):
+        columns = [group[name].to_numpy() for name in ("label", "predicted")]
+        score = (group["logit_1"] - group["logit_0"]).to_numpy()
+        metrics = weighted_classification(*columns, score, by_image.loc[group["image_index"]].to_numpy())
+        for name, values in metrics.items():
+            models.setdefault((*cell, _RATES.get(name, name) if results.swapped_rates else name), []).append(values)
+    rows = {key: np.mean(values, axis=0) for key, values in models.items()}
+    for (*cell, method), group in scores.groupby([*CELL, "method"], observed=True):
+        drawn = by_image.loc[group["image_index"]].to_numpy()
+        rows[*cell, method] = weighted_median(group["value"].to_numpy(), drawn)
+        rows[*cell, CHANCE] = weighted_mean(group["chance"].to_numpy(), drawn)
+    for cell in {key[:2] for key in rows}:
+        if set(results.methods) <= {key[2] for key in rows if key[:2] == cell}:
+            rows[*cell, ALL_METHODS] = np.mean([rows[*cell, method] for method in results.methods], axis=0)
+    index = pd.MultiIndex.from_tuples(rows, names=[*CELL, "quantity"])
+    return pd.DataFrame(np.array(list(rows.values())), index=index).sort_index()
 
 
-def _difference(corrected: pd.Series, switched: pd.Series, switch: str, *, retrained: bool) -> pd.DataFrame:
-    table = pd.concat({"corrected": corrected, "switched": switched}, axis=1, join="inner").reset_index()
-    return table.assign(switch=switch, retrained=retrained, difference=table["switched"] - table["corrected"])
-
-
-def _quantities(name: str, selection: str) -> pd.Series:
-    """Return the classification metrics and each method's median score of every cell."""
-    scores = read_scores(name)
-    scores = scores[(scores["selection"] == selection) & (scores["metric"] == "relevance_rank_accuracy")]
+def _read(name: str, selection: str) -> _Results:
+    study = load_study(name)
+    runs = [run for run in study.runs() if run.selection == selection]
+    scored = [*runs, *(run for run in study.untrained_runs() if run.selection == selection)]
+    tables = [read_table(paths.scores(name) / f"{run.name}.parquet") for run in scored]
+    scores = pd.concat([table[table["metric"] == "relevance_rank_accuracy"] for table in tables], ignore_index=True)
     scores = scored_on(scores, read_table(paths.intersections(name)), selection, CORRECT_FOR_ALL)
-    medians = (
-        scores.groupby([*CELL, "method"], observed=True)["value"].median().rename_axis(index={"method": "quantity"})
+    images = read_table(paths.dataset(name) / "test" / "images.csv")
+    return _Results(
+        scores=scores.dropna(subset="value"),
+        predictions=read_predictions(name, runs).query("split == 'test'"),
+        subjects=images.set_index("image_index")["subject"],
+        swapped_rates=study.switched.swapped_rates,
+        methods=tuple(study.attribution.methods),
     )
-    return pd.concat([_classification(name, selection), medians])
 
 
-def _classification(name: str, selection: str) -> pd.Series:
-    table = read_classification(name).query("selection == @selection")
-    means = table.drop(columns=["selection", "seed"]).groupby(CELL).mean()
-    return means.rename_axis(columns="quantity").stack()
-
-
-def _is_finished(name: str, study: Study) -> bool:
-    runs = [*study.runs(), *study.untrained_runs()]
-    return paths.classification(name).is_file() and all(
-        (paths.scores(name) / f"{run.name}.parquet").is_file() for run in runs
-    )
+def _rescored(
+    study_name: str, study: Study, scores: pd.DataFrame, base: _Results
+) -> Iterator[tuple[str, _Results, _Results]]:
+    """Yield each switch that needs no training, the results without it and those with it."""
+    nothing = base.predictions.iloc[:0]
+    without = scores[scores["switch"] == UNCHANGED]
+    for switch in RESCORED:
+        if getattr(study.switched, switch) == getattr(PUBLISHED, switch):
+            continue
+        predictions = (nothing, nothing)
+        if switch == "dropout_active":
+            dropped = read_folder(paths.switch_predictions(study_name))
+            models = dropped["selection"].isin(scores["selection"]) & (dropped["pretraining"] != UNTRAINED)
+            predictions = (base.predictions, dropped[models])
+        corrected = replace(base, scores=without, predictions=predictions[0])
+        yield switch, corrected, replace(base, scores=scores[scores["switch"] == switch], predictions=predictions[1])
+    if not study.switched.swapped_rates:
+        rates = replace(base, scores=without.iloc[:0])
+        yield "swapped_rates", rates, replace(rates, swapped_rates=True)

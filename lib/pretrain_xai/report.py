@@ -43,8 +43,9 @@ SECTIONS = (
     (
         "protocols",
         "What do the flaws of the released code do to the numbers?",
-        "Each switch alone as published, and all together: published minus corrected, mean over the fine-tuned models. Of "
-        "rescored switches the networks and images are the same; for the others networks were trained anew.",
+        "Each switch alone as published, and all together: published minus corrected, mean over the fine-tuned models. "
+        "Coloured and bold: decided. Pale: decided, but less than training with another seed may change. Grey: undecided, "
+        "inside the noise floor or with an interval over test subjects that holds 0. Empty: not concerned.",
     ),
     (
         "boxplots_wrong",

@@ -66,13 +66,16 @@ def scored_on(scores: pd.DataFrame, intersections: pd.DataFrame, selection: str,
     return scores[scores["image_index"].isin(image_list(intersections, selection, images))]
 
 
-def explained_images(intersections: pd.DataFrame, run: Run, max_images: int | None, seed: int) -> np.ndarray:
-    """Return the images to explain for one model: correct for all models, then those that it gets wrong.
+def explained_images(
+    intersections: pd.DataFrame, run: Run, max_images: int | None, seed: int, *, misclassified: bool = True
+) -> np.ndarray:
+    """Return the images to explain for one model: correct for all models, then (`misclassified`) those that it gets wrong.
 
     Parameters
     ----------
     max_images : int or None
-        At most so many of each list, sampled with `seed`; the sample of the first list is the same for every model.
+        At most so many of each list, sampled with `seed`; the sample of the first list is the same for every model, and
+        those of lists that overlap, such as a study's and its variant's, overlap as well.
 
     Returns
     -------
@@ -86,7 +89,7 @@ def explained_images(intersections: pd.DataFrame, run: Run, max_images: int | No
     correct = image_list(intersections, run.selection, CORRECT_FOR_ALL)
     if not len(correct):
         raise NoImagesError(f"selection {run.selection!r}: no image is classified correctly by all models")
-    wrong = image_list(intersections, run.selection, WRONG_FOR_ONE, run)
+    wrong = image_list(intersections, run.selection, WRONG_FOR_ONE, run)[: None if misclassified else 0]
     samples = [_sample(indices, max_images, seed) for indices in (correct, wrong)]
     return np.sort(np.concatenate(samples))
 
@@ -126,4 +129,5 @@ def _image_list(selection: str, images: str, indices: pd.Index) -> pd.DataFrame:
 def _sample(indices: np.ndarray, max_images: int | None, seed: int) -> np.ndarray:
     if max_images is None or len(indices) <= max_images:
         return indices
-    return np.random.default_rng(seed).choice(indices, max_images, replace=False)
+    ranks = np.random.default_rng(seed).random(indices.max() + 1)[indices]  # of an image: the same in every list
+    return indices[np.argsort(ranks)[:max_images]]

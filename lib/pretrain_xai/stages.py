@@ -35,7 +35,7 @@ class Stage:
 
 
 #: modules that only draw
-_DRAWING = ("figures", "names", "plotting", "previews")
+_DRAWING = ("effect_plots", "figures", "names", "plotting", "previews")
 
 
 _SCORING = ("channel_reduction", "mask_threshold", "ties", "signed_edges", "captum_deep_lift", "gradient_shap_unseeded")
@@ -61,7 +61,9 @@ STAGES = {
     "10_boxplots": Stage("scores", ("attribution.methods", "pretraining.corpora"), draws=True),
     "11_boxplots_incorrect": Stage("scores", ("attribution.methods", "pretraining.corpora"), draws=True),
     "11b_score_switches": Stage("scores", ("attribution", "network", "threads"), ("dropout_active", *_SCORING)),
-    "12_compare_protocols": Stage("scores", ("attribution.methods", "protocol", "switches"), draws=True),
+    "12_compare_protocols": Stage(
+        "scores", ("attribution", "compared_depths", "protocols", "protocol", "switches"), draws=True
+    ),
     "15_sanity_checks": Stage(
         "scores",
         ("attribution", "network", "threads"),

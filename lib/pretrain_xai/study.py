@@ -152,6 +152,8 @@ class Attribution(Settings):
     max_images: int | None = Field(None, gt=0)
     #: images whose maps are kept for the heatmaps
     example_images: int = Field(3, ge=1)
+    #: explain the images that a model gets wrong, too
+    misclassified: bool = True
     seed: int = 0
 
     @model_validator(mode="after")
@@ -161,6 +163,17 @@ class Attribution(Settings):
         if repeated := sorted({name for name in self.scores if self.scores.count(name) > 1}):
             raise ValueError(f"scores has {', '.join(repeated)} more than once")
         return self
+
+
+class Protocols(Settings):
+    """The smaller grid on which `make protocols` trains the study anew, once per switch and once per further seed."""
+
+    #: fine-tuning depths of the grid; none: those of the study
+    depths: list[Literal[1, 2, 3, 4, 5]] | None = Field(None, min_length=1)
+    #: at most so many images right for all models of a variant; none: as many as in the study
+    max_images: int | None = Field(None, gt=0)
+    #: how often the study itself is trained with further seeds: says what retraining alone changes
+    reseeds: int = Field(2, ge=1, lt=1000)
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -195,6 +208,7 @@ class Study(Settings):
     pretraining: Pretraining
     finetuning: Finetuning
     attribution: Attribution
+    protocols: Protocols = Protocols()
 
     @model_validator(mode="after")
     def _consistent(self) -> "Study":
@@ -209,6 +223,8 @@ class Study(Settings):
         for selection, cells in self.finetuning.selections.items():
             if set(cells) != set(self.pretraining.corpora):
                 raise ValueError(f"finetuning.selections.{selection} must have one entry per pretraining corpus")
+        if unknown := set(self.protocols.depths or ()) - set(self.finetuning.depths):
+            raise ValueError(f"protocols.depths: {sorted(unknown)} is not among finetuning.depths")
         for split in self.dataset.seed_bases:
             for section, shares in (
                 ("lesions.patches", self.lesions.patches),
@@ -235,6 +251,11 @@ class Study(Settings):
                 for depth in self.finetuning.depths:
                     for seed in cell.seeds_at(depth):
                         yield Run(selection, pretraining, depth, seed)
+
+    @property
+    def compared_depths(self) -> list[int]:
+        """The fine-tuning depths at which the study is compared with its retrained variants."""
+        return list(self.protocols.depths or self.finetuning.depths)
 
     def untrained_runs(self) -> Iterator[Run]:
         """Yield the untrained network of each selection, beside which the fine-tuned models are scored."""
@@ -264,6 +285,9 @@ class Study(Settings):
 def load_study(name: str) -> Study:
     """Read and check `studies/<name>.yaml`; `<name>+<switch>` is the study with one switch as published.
 
+    `<name>+reseed<n>` is the study with further seeds. Variants whose networks are trained anew have the smaller grid of the
+    section `protocols`.
+
     Raises
     ------
     StudyError
@@ -281,23 +305,56 @@ def load_study(name: str) -> Study:
     if not isinstance(settings, dict):
         raise StudyError(f"{path}: expected settings by name, found {type(settings).__name__}")
     try:
-        return Study.model_validate(settings | _variant_settings(name, variant, settings))
+        study = Study.model_validate(settings)
     except ValidationError as error:
         raise StudyError(f"{path}: {'; '.join(_one_line(detail) for detail in error.errors())}") from None
+    return _variant(name, study, variant) if variant else study
 
 
-def _variant_settings(name: str, variant: str, settings: dict[str, Any]) -> dict[str, Any]:
-    if not variant:
-        return {}
-    if variant == "published":
-        return {"protocol": "published", "switches": {}}
+#: added to every seed for each further set of seeds; larger than the distances of neighbouring seeds
+RESEED_STEP = 1_000
+
+
+def _variant(name: str, study: Study, variant: str) -> Study:
+    reseeds = [f"{paths.RESEED}{number}" for number in range(1, study.protocols.reseeds + 1)]
     switches = dataclasses.asdict(PUBLISHED)
-    if variant not in switches:
-        known = ["published", *switches]
+    known = ["published", *switches, *reseeds]
+    if paths.reseed_number(variant) > len(reseeds):
+        raise StudyError(
+            f"{name!r}: the study has the further seeds {', '.join(reseeds)}; set protocols.reseeds for more"
+        )
+    if variant not in known:
         raise StudyError(
             f"{name!r}: {variant!r} is no switch of the protocol; there are {', '.join(known)}{_suggest(variant, known)}"
         )
-    return {"switches": (settings.get("switches") or {}) | {variant: switches[variant]}}
+    if paths.owner(name, "finetuned") == name:
+        study = _on_smaller_grid(study, RESEED_STEP * paths.reseed_number(variant))
+    if variant == "published":
+        return study.model_copy(update={"protocol": "published", "switches": {}})
+    changed = {variant: switches[variant]} if variant in switches else {}
+    return study.model_copy(update={"switches": study.switches | changed})
+
+
+def _on_smaller_grid(study: Study, shift: int) -> Study:
+    """Return the study on the grid of its section `protocols`, with `shift` added to all seeds of fine-tuning."""
+    selections = {
+        selection: {
+            corpus: cell.model_copy(update={"seeds": _shifted(cell.seeds, shift)}) for corpus, cell in cells.items()
+        }
+        for selection, cells in study.finetuning.selections.items()
+    }
+    grid = {"depths": study.compared_depths, "selections": selections}
+    images = {"max_images": study.protocols.max_images or study.attribution.max_images, "misclassified": False}
+    return study.model_copy(
+        update={
+            "finetuning": study.finetuning.model_copy(update=grid),
+            "attribution": study.attribution.model_copy(update=images),
+        }
+    )
+
+
+def _shifted(seeds: Any, shift: int) -> Any:
+    return [_shifted(seed, shift) for seed in seeds] if isinstance(seeds, list) else seeds + shift
 
 
 def _one_line(detail: Any) -> str:

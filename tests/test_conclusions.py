@@ -1,0 +1,121 @@
+"""What the comparison of protocols says, and draws, from built tables."""
+
+import matplotlib as mpl
+import pandas as pd
+import pytest
+from matplotlib import pyplot as plt
+from matplotlib.colors import to_rgb
+from pretrain_xai.conclusions import conclusions
+from pretrain_xai.effect_plots import effect_figure, plot_effects
+
+mpl.use("Agg")
+
+
+@pytest.fixture(autouse=True)
+def close_figures():
+    yield
+    plt.close("all")
+
+
+def effect_rows(*rows: tuple) -> pd.DataFrame:
+    """Return rows (switch, effect, quantity, corrected, difference, verdict, below_floor); `none` has no other side."""
+    columns = ["switch", "effect", "quantity", "corrected", "difference", "verdict", "below_floor"]
+    table = pd.DataFrame(rows, columns=columns).assign(floor=0.02)
+    retrained = table["switch"].isin(["lesion_floor", "head_kept", "published"])
+    return table.assign(switched=table["corrected"] + table["difference"], retrained=retrained)
+
+
+MEANS = (
+    ("mask_threshold", "mean", "all_methods", 0.3, 0.08, "raises", False),
+    ("channel_reduction", "mean", "all_methods", 0.3, 0.01, "raises", True),
+    ("ties", "mean", "all_methods", 0.3, 0.0, "unchanged", True),
+    ("lesion_floor", "mean", "all_methods", 0.3, -0.15, "lowers", False),
+    ("head_kept", "mean", "all_methods", 0.3, 0.017, "undecided", True),
+)
+
+
+def test_changes_are_told_with_their_verdicts():
+    rescored, retrained, *_ = conclusions(effect_rows(*MEANS))
+    assert rescored == (
+        "The methods' mean score, scored or predicted anew: raised by mask threshold (+0.080) and channel reduction "
+        "(+0.010, less than retraining may); the same with ties."
+    )
+    assert retrained == (
+        "The methods' mean score, trained anew: lowered by lesion floor (-0.150); undecided with head kept."
+    )
+
+
+@pytest.mark.parametrize(
+    ("own", "published", "words"),
+    [
+        ((0.1, "raises"), (-0.02, "undecided"), "than on photographs (+0.100); the sign is the same with 1 of 1"),
+        (
+            (-0.1, "lowers"),
+            (0.0, "unchanged"),
+            "lower scores than on photographs (-0.100); the sign is the same with 1 of 1",
+        ),
+        (
+            (0.1, "raises"),
+            (-0.2, "lowers"),
+            "0 of 1 switches as published; it turns round or vanishes with published (-0.100)",
+        ),
+        (
+            (0.1, "raises"),
+            (-0.2, "undecided"),
+            "0 of 1 switches as published; it can't be told with published (-0.100)",
+        ),
+        ((0.01, "undecided"), (-0.2, "lowers"), "can't tell whether pre-training on MRI gives higher scores"),
+    ],
+)
+def test_a_claim_holds_turns_round_or_can_not_be_told(own, published, words):
+    table = effect_rows(
+        ("none", "corpus", "all_methods", own[0], own[0], own[1], False),
+        ("published", "corpus", "all_methods", own[0], *published, False),
+    )
+    (claim,) = [sentence for sentence in conclusions(table) if "pre-training on MRI" in sentence]
+    assert words in claim
+
+
+def test_the_last_sentence_counts_or_misses_the_noise_floor():
+    table = effect_rows(*MEANS)
+    assert conclusions(table)[-1].startswith("Of 5 differences of means 1 are undecided and 1 are 0")
+    assert "no noise floor yet: `make protocols`" in conclusions(table.assign(floor=float("nan")))[-1]
+
+
+def cells(ax) -> dict[str, tuple]:
+    """Return the colour and the weight of the number of each cell, by its number."""
+    texts = {text.get_position(): text for text in ax.texts}
+    found = {}
+    for patch in ax.patches:
+        text = texts[patch.get_x() + 0.5, patch.get_y() + 0.5]
+        found[text.get_text()] = (patch.get_facecolor()[:3], text.get_fontweight())
+    return found
+
+
+def test_decided_cells_stand_out_and_undecided_ones_are_grey():
+    _, ax = plt.subplots()
+    rows = effect_rows(*MEANS)
+    plot_effects(ax, rows, list(rows["switch"]), ["all_methods"])
+    drawn = cells(ax)
+    assert drawn["+.08"][1] == drawn["-.15"][1] == "bold"
+    assert drawn["+.08"][0][0] > drawn["+.08"][0][2] and drawn["-.15"][0][0] < drawn["-.15"][0][2], "red up, blue down"
+    assert drawn["–"][0] == to_rgb("white")
+    assert drawn["+.02"] == (pytest.approx(to_rgb("0.93")), "normal")
+    assert drawn["+.01"][1] == "normal" and drawn["+.01"][0] != pytest.approx(to_rgb("0.93"))
+
+
+def test_the_figure_groups_switches_and_leaves_out_what_no_switch_concerns():
+    figure = effect_figure(effect_rows(*MEANS, ("published", "mean", "lrp", 0.3, 0.3, "raises", False)), ["lrp"])
+    groups = [
+        text.get_text() for ax in figure.axes for text in ax.texts if text.get_text().startswith(("networks", "all"))
+    ]
+    assert groups == ["networks unchanged", "networks trained anew", "all switches"]
+    (first, *_) = [ax for ax in figure.axes if ax.get_title()]
+    assert first.get_title() == "median Relevance Rank Accuracy"
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == [
+        "mask threshold",
+        "channel reduction",
+        "ties",
+    ]
+    columns = [label.get_text() for label in figure.axes[2].get_xticklabels()]
+    assert columns == ["LRP", "mean of methods"]
