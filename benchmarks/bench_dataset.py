@@ -39,9 +39,7 @@ def main() -> None:
     print(f"dataset, {slices.shape[1]} x {slices.shape[2]} to 224 px, ms per slice:")
     print(f"  overlay                {1e3 * laid / n:8.2f}")
     print(f"  resize, as released    {1e3 * plain / n:8.2f}")
-    print(
-        f"  resize, ours           {1e3 * ours / n:8.2f}   {plain / ours:.1f} times as fast (with lesion-free slice)"
-    )
+    print(f"  resize, ours           {1e3 * ours / n:8.2f}   {plain / ours:.1f} times as fast (with lesion-free slice)")
 
 
 if __name__ == "__main__":

@@ -152,6 +152,7 @@ def _attributions(
     drawn = {
         "image_ids": torch.from_numpy(np.array(image_indices, dtype=np.int64)),
         "seed": secrets.randbits(31) if protocol.gradient_shap_unseeded else settings.seed,
+        "micro_batch": settings.micro_batch,
         "allow_dropout": protocol.dropout_active,
     }
     options = {computed[name]: options for name, options in settings.options.items() if name in computed}

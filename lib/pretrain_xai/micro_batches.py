@@ -178,7 +178,9 @@ class Block:
         rows, row_targets = network.padded(begun[:0]), targets.new_zeros(network.rows, dtype=torch.long)
         for runs in step_runs(*coefficients.shape, network.rows):
             for run in runs:
-                torch.addcmul(begun[run.images], difference[run.images], scale[run.images, run.step], out=rows[run.rows])
+                torch.addcmul(
+                    begun[run.images], difference[run.images], scale[run.images, run.step], out=rows[run.rows]
+                )
                 row_targets[run.rows] = targets[run.images]
             network.name_rows((i, run.step) for run in runs for i in ids[run.images])
             gradients = input_gradients(network.lean.rest, rows, row_targets)

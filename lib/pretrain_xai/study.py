@@ -150,6 +150,8 @@ class Attribution(Settings):
     scores: list[str] = ["relevance_rank_accuracy", "true_negative_rate"]
     #: at most so many images right for all models, and so many of those that a model gets wrong; none: all
     max_images: int | None = Field(None, gt=0)
+    #: images that pass through the network at once; none: by their size (`micro_batches.micro_batch_rows`)
+    micro_batch: int | None = Field(None, gt=0)
     #: images whose maps are kept for the heatmaps
     example_images: int = Field(3, ge=1)
     #: explain the images that a model gets wrong, too
