@@ -38,14 +38,11 @@ methods: list[str] = [  # keys of pretrain_xai.attribution.METHODS
 ]
 
 # %%
-from functools import partial
-
 import pandas as pd
 
 from pretrain_xai import paths
 from pretrain_xai.dataset import read_split
 from pretrain_xai.explanation import example_maps, explain_and_score, score_comparison_maps
-from pretrain_xai.memory import within_memory
 from pretrain_xai.models import load_finetuned
 from pretrain_xai.provenance import record
 from pretrain_xai.selection import CORRECT_FOR_ALL, example_images, explained_images, scored_on
@@ -79,8 +76,8 @@ print(f"{run.name}: {len(images)} of {len(test)} test images")
 # with fewer images a pass.
 
 # %%
-explain = partial(explain_and_score, network, test, images, methods, protocol=protocol)
-scores, settings = within_memory(explain, settings, test.images.shape[1:3])
+scores, micro_batch = explain_and_score(network, test, images, methods, settings, protocol)
+settings = settings.model_copy(update={"micro_batch": micro_batch})
 if pretraining == UNTRAINED:  # edge filters and the image itself: what finds lesions without any network
     scores = pd.concat([scores, score_comparison_maps(test, images, settings, protocol)])
 
@@ -88,8 +85,8 @@ if pretraining == UNTRAINED:  # edge filters and the image itself: what finds le
 path = paths.scores(study) / f"{run.name}.parquet"
 write_scores(identify_scores(scores, study, config, run), path)
 inputs = [paths.dataset(study) / "test" / "images.npy", paths.intersections(study)]
-parameters = {"study": study, "run": run, "methods": methods, "protocol": config.protocol_name}
-record(path, parameters=parameters | {"micro_batch": settings.micro_batch}, inputs=inputs)
+facts = {"methods": methods, "micro_batch": micro_batch}
+record(path, parameters={"study": study, "run": run, "protocol": config.protocol_name} | facts, inputs=inputs)
 
 # %% [markdown]
 # ## Keep a few maps for the heatmaps

@@ -29,15 +29,12 @@ finetune_depth: int = 3  # 1: last block only ... 5: whole network; 0: untrained
 seed: int = 0  # of the fine-tuning
 
 # %%
-from functools import partial
-
 import pandas as pd
 
 from pretrain_xai import paths
 from pretrain_xai.classification import classification_metrics, prediction_table
 from pretrain_xai.dataset import read_split
 from pretrain_xai.explanation import score_comparison_maps_under_switches, score_under_switches
-from pretrain_xai.memory import within_memory
 from pretrain_xai.models import load_finetuned
 from pretrain_xai.provenance import record
 from pretrain_xai.selection import explained_images
@@ -67,8 +64,7 @@ print(f"{run.name}: {len(images)} of {len(test)} test images")
 # ## Score
 
 # %%
-explain = partial(score_under_switches, network, test, images, settings.methods, protocol=protocol)
-scores, settings = within_memory(explain, settings, test.images.shape[1:3])
+scores, micro_batch = score_under_switches(network, test, images, settings.methods, settings, protocol)
 if pretraining == UNTRAINED:
     scores = pd.concat([scores, score_comparison_maps_under_switches(test, images, protocol)])
 
@@ -77,8 +73,8 @@ path = paths.switch_scores(study) / f"{run.name}.parquet"
 named = scores.assign(selection=selection, pretraining=pretraining, finetune_depth=finetune_depth, seed=seed)
 write_table(named, path)
 inputs = [paths.dataset(study) / "test" / "images.npy", paths.intersections(study)]
-parameters = {"study": study, "run": run, "protocol": config.protocol_name, "micro_batch": settings.micro_batch}
-record(path, parameters=parameters, inputs=inputs)
+facts = {"micro_batch": micro_batch}
+record(path, parameters={"study": study, "run": run, "protocol": config.protocol_name} | facts, inputs=inputs)
 
 # %% [markdown]
 # ## Predict with dropout alive

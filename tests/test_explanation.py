@@ -39,7 +39,7 @@ def value(scores, method, metric, image) -> float:
 
 def test_scores_equal_the_plain_loop(network, split):
     indices = np.arange(1, 70)  # more than one chunk
-    scores = explain_and_score(network, split, indices, METHODS, SETTINGS, CORRECTED)
+    scores, _ = explain_and_score(network, split, indices, METHODS, SETTINGS, CORRECTED)
     assert len(scores) == len(indices) * (7 * len(METHODS) + 2)
     for image in (1, 40, 69):
         inputs, target = as_batch(split.images[[image]]), torch.tensor([split.labels[image]])
@@ -60,7 +60,7 @@ def test_scores_equal_the_plain_loop(network, split):
 
 
 def test_labels_predictions_and_chance_belong_to_the_images(network, split):
-    scores = explain_and_score(network, split, np.array([3, 5, 60]), METHODS, SETTINGS, CORRECTED)
+    scores, _ = explain_and_score(network, split, np.array([3, 5, 60]), METHODS, SETTINGS, CORRECTED)
     rows = scores[(scores["metric"] == "relevance_rank_accuracy") & (scores["method"] == "saliency")].set_index(
         "image_index"
     )
@@ -72,24 +72,25 @@ def test_labels_predictions_and_chance_belong_to_the_images(network, split):
 
 
 def test_only_complete_methods_have_a_delta_and_deep_lift_keeps_its_promise(network, split):
-    scores = explain_and_score(network, split, np.arange(5), METHODS, SETTINGS, CORRECTED)
+    scores, _ = explain_and_score(network, split, np.arange(5), METHODS, SETTINGS, CORRECTED)
     deltas = scores[scores["metric"] == "completeness_delta"].groupby("method")["value"]
     assert set(deltas.groups) == {"integrated_gradients", "deep_lift"}
     assert deltas.get_group("deep_lift").abs().max() < 1e-4
 
 
 def test_a_score_does_not_depend_on_the_other_images(network, split):
-    few = explain_and_score(network, split, np.array([8]), METHODS, SETTINGS, CORRECTED)
-    many = explain_and_score(network, split, np.arange(69), METHODS, SETTINGS, CORRECTED)
+    few, rows = explain_and_score(network, split, np.array([8]), METHODS, SETTINGS, CORRECTED)
+    assert rows == 32
+    many, _ = explain_and_score(network, split, np.arange(69), METHODS, SETTINGS, CORRECTED)
     pd.testing.assert_frame_equal(few, many[many["image_index"] == 8].reset_index(drop=True))
 
 
 def test_switches_reach_the_scores(network, split):
     indices = np.arange(4)
-    corrected = explain_and_score(network, split, indices, METHODS, SETTINGS, CORRECTED)
+    corrected, _ = explain_and_score(network, split, indices, METHODS, SETTINGS, CORRECTED)
     for switch, chosen in {"channel_reduction": "luminance", "captum_deep_lift": True, "dropout_active": True}.items():
         protocol = dataclasses.replace(CORRECTED, **{switch: chosen})
-        changed = explain_and_score(network, split, indices, METHODS, SETTINGS, protocol)
+        changed, _ = explain_and_score(network, split, indices, METHODS, SETTINGS, protocol)
         assert not changed["value"].equals(corrected["value"]), switch
         assert set(changed["method"]) == set(METHODS)
 
@@ -99,7 +100,7 @@ def test_captums_deep_lift_runs_where_deterministic_algorithms_are_asked_for(net
     protocol = dataclasses.replace(CORRECTED, captum_deep_lift=True)
     torch.use_deterministic_algorithms(True)
     try:
-        scores = explain_and_score(network, split, np.arange(2), ["deep_lift"], SETTINGS, protocol)
+        scores, _ = explain_and_score(network, split, np.arange(2), ["deep_lift"], SETTINGS, protocol)
         assert torch.are_deterministic_algorithms_enabled()
     finally:
         torch.use_deterministic_algorithms(False)
@@ -109,13 +110,13 @@ def test_captums_deep_lift_runs_where_deterministic_algorithms_are_asked_for(net
 def test_every_switch_is_scored_as_if_the_study_had_it(network, split):
     """Rescoring equals the scores of a study whose protocol has the switch."""
     indices = np.arange(6)
-    rescored = score_under_switches(network, split, indices, METHODS, SETTINGS, CORRECTED)
+    rescored, _ = score_under_switches(network, split, indices, METHODS, SETTINGS, CORRECTED)
     assert set(rescored["switch"]) == {"none", *RESCORED} - {"signed_edges", "gradient_shap_unseeded"}
     for switch, protocol in switched_protocols(CORRECTED).items():
         rows = rescored[rescored["switch"] == switch].set_index(["method", "image_index"])["value"]
         masks = LesionMasks(split.masks.strength, protocol.mask_threshold)
         study = Split(split.images, split.labels, masks, split.table)
-        whole = explain_and_score(network, study, indices, METHODS, SETTINGS, protocol)
+        whole, _ = explain_and_score(network, study, indices, METHODS, SETTINGS, protocol)
         whole = whole[whole["metric"] == "relevance_rank_accuracy"].set_index(["method", "image_index"])["value"]
         np.testing.assert_allclose(rows, whole[rows.index])
 

@@ -238,7 +238,7 @@ def test_a_studys_scores_reach_its_table(split):
     settings = Attribution(methods=["saliency"], scores=[*FAST, "quantus:Complexity"])
     network = build_network(Network(architecture="vgg11", width=0.0625), n_classes=2, seed=1)
     for table in (
-        explain_and_score(network, split, np.arange(3), ["saliency"], settings, CORRECTED),
+        explain_and_score(network, split, np.arange(3), ["saliency"], settings, CORRECTED)[0],
         score_comparison_maps(split, np.arange(3), settings, CORRECTED),
     ):
         counts = {"true_positives", "false_positives", "false_negatives", "true_negatives", "k"}

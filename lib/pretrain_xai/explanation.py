@@ -16,6 +16,7 @@ from pretrain_xai.comparison_maps import COMPARISON_MAPS, comparison_maps
 from pretrain_xai.dataset import LesionMasks, Split
 from pretrain_xai.localization import Scored, chance, confusion_counts, relevance_rank_accuracy, score_masked
 from pretrain_xai.masked_maps import MaskedMaps
+from pretrain_xai.memory import within_memory
 from pretrain_xai.models import evaluation_mode
 from pretrain_xai.protocol import NEW_MAPS, RESCORED, Protocol, switched_protocols
 from pretrain_xai.study import Attribution
@@ -29,6 +30,7 @@ _Rows = dict[tuple[str, str], list[tuple[np.ndarray, ...]]]
 _PUBLISHED_METHODS = {"deep_lift": "deep_lift_captum"}
 
 
+@within_memory
 def explain_and_score(
     network: nn.Module,
     split: Split,
@@ -48,7 +50,7 @@ def explain_and_score(
     -------
     DataFrame with `method`, `image_index`, `label`, `predicted`, `metric`, `value`, `chance`: one row per image, method and
     metric (the settings' `scores`, the confusion counts, `k`, and `completeness_delta` in units of the logit for
-    methods that should be complete).
+    methods that should be complete). int, the rows of the passes (see `within_memory`).
     """
     rows: _Rows = defaultdict(list)
     for chunk in tqdm(_chunks(image_indices), desc="explaining", unit="chunk", total=-(-len(image_indices) // CHUNK)):
@@ -80,6 +82,7 @@ def score_comparison_maps(
     return _table(rows)
 
 
+@within_memory
 def score_under_switches(
     network: nn.Module,
     split: Split,
@@ -95,7 +98,7 @@ def score_under_switches(
     Returns
     -------
     DataFrame with `switch` ("none": the protocol itself), `method`, `image_index`, `value` (Relevance Rank Accuracy) and
-    `chance`.
+    `chance`. int, the rows of the passes (see `within_memory`).
     """
     tables = []
     for chunk in tqdm(_chunks(image_indices), desc="switches", unit="chunk", total=-(-len(image_indices) // CHUNK)):

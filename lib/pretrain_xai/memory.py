@@ -1,52 +1,55 @@
 """Start again with smaller passes when memory runs out."""
 
+import functools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+import numpy as np
 import torch
+from torch import nn
 
+from pretrain_xai.dataset import Split
 from pretrain_xai.micro_batches import micro_batch_rows
+from pretrain_xai.protocol import Protocol
 from pretrain_xai.study import Attribution
 
 T = TypeVar("T")
 
 
-def within_memory(
-    explain: Callable[[Attribution], T], settings: Attribution, image_shape: tuple[int, int]
-) -> tuple[T, Attribution]:
-    """Call `explain(settings)`; if memory runs out, start the whole model again with half the rows of a pass, down to one.
+def within_memory(explain: Callable[..., T]) -> Callable[..., tuple[T, int]]:
+    """Let `explain` start the whole model again with half the rows of a pass when memory runs out, down to one.
 
-    All maps of a model come from passes of one shape, so nothing that an interrupted attempt computed is kept.
-
-    Parameters
-    ----------
-    image_shape : (height, width)
-        Decides on the rows of the first attempt where the settings do not.
-
-    Returns
-    -------
-    result of `explain`, and the settings that it was called with last, whose `micro_batch` is to be recorded.
-
-    Raises
-    ------
-    MemoryError
-        One image at a time is too much.
+    All maps of a model come from passes of one shape, so nothing that an interrupted attempt computed is kept. The decorated
+    function returns the result and the rows of the passes that it comes from, which are to be recorded; it raises a
+    MemoryError if one image at a time is too much.
     """
-    rows = settings.micro_batch or micro_batch_rows(*image_shape)
-    while True:
-        tried = settings.model_copy(update={"micro_batch": rows})
-        try:
-            return explain(tried), tried
-        except (MemoryError, RuntimeError) as error:
-            if not _out_of_memory(error):
-                raise
-            if rows == 1:
-                raise MemoryError("memory ran out though images were explained one at a time: free some") from error
-        # outside of the handler, whose error keeps the tensors of the failed pass alive
-        logging.getLogger(__name__).warning("memory ran out with %d images a pass: again with %d", rows, rows // 2)
-        rows //= 2
-        torch.cuda.empty_cache()
+
+    @functools.wraps(explain)
+    def explain_within(
+        network: nn.Module,
+        split: Split,
+        image_indices: np.ndarray,
+        methods: Sequence[str],
+        settings: Attribution,
+        protocol: Protocol,
+    ) -> tuple[T, int]:
+        rows = settings.micro_batch or micro_batch_rows(*split.images.shape[1:3])
+        while True:
+            tried = settings.model_copy(update={"micro_batch": rows})
+            try:
+                return explain(network, split, image_indices, methods, tried, protocol), rows
+            except (MemoryError, RuntimeError) as error:
+                if not _out_of_memory(error):
+                    raise
+                if rows == 1:
+                    raise MemoryError("memory ran out though images were explained one at a time") from error
+            # outside of the handler, whose error keeps the tensors of the failed pass alive
+            logging.getLogger(__name__).warning("memory ran out with %d images a pass: again with %d", rows, rows // 2)
+            rows //= 2
+            torch.cuda.empty_cache()
+
+    return explain_within
 
 
 def _out_of_memory(error: Exception) -> bool:
