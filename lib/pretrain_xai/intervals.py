@@ -65,9 +65,7 @@ def by_images(contributions: ArrayLike, clusters: ArrayLike | None = None) -> In
     return t_interval(per_image.mean(-1), np.sqrt(variance), np.full(variance.shape, member.shape[1] - 1.0))
 
 
-def by_both(
-    contributions: ArrayLike, strata: ArrayLike | None = None, clusters: ArrayLike | None = None
-) -> Interval:
+def by_both(contributions: ArrayLike, strata: ArrayLike | None = None, clusters: ArrayLike | None = None) -> Interval:
     """Return the interval over units and images, which are crossed: every network saw the same images.
 
     Two-way clustered variance (Cameron, Gelbach and Miller 2011, units + subjects - both), for balanced data that of a two-way
@@ -83,7 +81,9 @@ def by_both(
     for group in np.unique(groups):
         part = values[..., groups == group, :]
         n = part.shape[-2]
-        residual = part - part.mean(-1, keepdims=True) - part.mean(-2, keepdims=True) + part.mean((-2, -1), keepdims=True)
+        residual = (
+            part - part.mean(-1, keepdims=True) - part.mean(-2, keepdims=True) + part.mean((-2, -1), keepdims=True)
+        )
         both += _cluster_variance(residual, member).sum(-1) * n / (n - 1)
     units = unit_variances.sum(-1)
     # both sources hold the noise of single scores; the difference must not fall below either

@@ -101,13 +101,17 @@ def brain_chance(images: NDArray, masks: Sequence[NDArray] | NDArray, indices: A
     return np.array([masks[i].sum() / max((images[i] > 0).sum(), masks[i].sum()) for i in np.asarray(indices)])
 
 
-def collect_skills(scores: pd.DataFrame, methods: Sequence[str], images: pd.DataFrame | None = None) -> Skills:
+def collect_skills(
+    scores: pd.DataFrame, methods: Sequence[str], corpora: Sequence[str], images: pd.DataFrame | None = None
+) -> Skills:
     """Arrange the scores of one selection, metric and list of images as skills.
 
     Parameters
     ----------
     scores : DataFrame, score rows
         Of the fine-tuned networks and of the untrained one, each on the same images.
+    methods, corpora : sequences of str
+        Which, and in which order: a later corpus is compared with an earlier one.
     images : DataFrame with `image_index` and any of `subject`, `chance_brain`, optional
         What else is known of the images.
 
@@ -121,13 +125,14 @@ def collect_skills(scores: pd.DataFrame, methods: Sequence[str], images: pd.Data
         raise SkillError(f"skill needs one metric that has a chance level, found {', '.join(metrics)}")
     table = scores.assign(skill=skill(scores["value"], scores["chance"]), method=scores["method"].astype(str))
     table["pretraining"] = table["pretraining"].astype(str)
-    trained = table[table["pretraining"] != UNTRAINED]
+    trained = table[table["pretraining"].isin(corpora) & table["method"].isin(methods)]
     wide = _wide(trained, [*NETWORK, "method"])
     wide = wide.loc[:, wide.notna().all()]
     known = scores.drop_duplicates("image_index").set_index("image_index").loc[wide.columns, ["chance"]].reset_index()
     if images is not None:
         known = known.merge(images, on="image_index", how="left", validate="one_to_one")
-    order = list(dict.fromkeys(zip(*(trained[name] for name in NETWORK), strict=True)))
+    found = trained[NETWORK].drop_duplicates().itertuples(index=False, name=None)
+    order = sorted(found, key=lambda network: (list(corpora).index(network[0]), *network[1:]))
     values = np.stack([[wide.loc[(*network, method)] for method in methods] for network in order])
     references = dict(_references(table, methods, wide.columns))
     return Skills(values, pd.DataFrame(order, columns=NETWORK), list(methods), known, references)
