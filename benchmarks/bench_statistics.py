@@ -15,8 +15,12 @@ from pretrain_xai.simulated_studies import Size, Spread, as_skills, simulate_sco
 from pretrain_xai.tables import TableError, read_table
 
 N_STUDIES = 1000
-#: what seeds share over corpora and depths, where pairing by seed number is put to the test
-SHARED = 0.8
+#: what networks of one seed number share, as a part of the deviation between networks: pairing by number is put to the test
+SHARED = {
+    "nothing": {"shared": 0.0, "shared_corpus": 0.0},
+    "over corpora and depths": {"shared": 0.8, "shared_corpus": 0.0},
+    "over depths": {"shared": 0.0, "shared_corpus": 0.8},
+}
 
 
 def measured_spread(study: str) -> tuple[Spread, str]:
@@ -55,10 +59,8 @@ def main(n_studies: int = N_STUDIES, study: str = "demo3") -> pd.DataFrame:
     print("  " + ", ".join(f"{name} {value:.3f}" for name, value in dataclasses.asdict(spread).items()))
     rng = np.random.default_rng(0)
     tables = []
-    for shares, one in (
-        ("nothing", dataclasses.replace(spread, shared=0.0)),
-        ("a part", dataclasses.replace(spread, shared=SHARED * spread.network)),
-    ):
+    for shares, part in SHARED.items():
+        one = dataclasses.replace(spread, **{name: share * spread.network for name, share in part.items()})
         for new_images in (False, True):
             for n_seeds in (3, 10):
                 table = coverage_table(n_studies, Size(n_seeds), one, rng, new_images=new_images)

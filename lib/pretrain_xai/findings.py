@@ -45,7 +45,7 @@ def _corpora(tables: Tables) -> Iterator[str]:
             )
         else:
             text = f"Whether networks are pre-trained on {label(first)} or {label(second)} makes no clear difference"
-        yield f"{text}: {_numbers(row)}, {label(second)} minus {label(first)}. {_agreement(effects, row)}"
+        yield f"{text}: {label(second)} minus {label(first)} {_numbers(row)}{_other_images(effects, row)}. {_agreement(effects, row)}"
     methods = _primary(effects, "corpus_by_method")
     clear = methods[(methods["p_holm"] < 0.05)]
     if len(clear):
@@ -56,13 +56,14 @@ def _corpora(tables: Tables) -> Iterator[str]:
 
 
 def _depth(tables: Tables) -> Iterator[str]:
-    for row in _primary(tables["effects"], "depth").itertuples():
+    effects = tables["effects"]
+    for row in _primary(effects, "depth").itertuples():
         deepest, shallowest = row.contrast.split(" - ")
         if _is_clear(row):
             text = f"Fine-tuning {deepest} blocks instead of {shallowest} {'raises' if row.estimate > 0 else 'lowers'} skill"
         else:
             text = f"Fine-tuning {deepest} blocks instead of {shallowest} makes no clear difference"
-        yield f"{text}: {_numbers(row)}. {_agreement(tables['effects'], row)}"
+        yield f"{text}: {_numbers(row)}{_other_images(effects, row)}. {_agreement(effects, row)}"
 
 
 def _methods(tables: Tables) -> Iterator[str]:
@@ -81,16 +82,19 @@ def _methods(tables: Tables) -> Iterator[str]:
 def _beside(tables: Tables) -> Iterator[str]:
     for reference in (*COMPARISON_MAPS, "untrained"):
         rows = _primary(tables["effects"], reference)
-        above = rows["p_holm"].lt(0.05) & rows["estimate"].gt(0)
         if not len(rows):
             continue
         name = "the untrained network" if reference == "untrained" else f"the comparison map {label(reference)}"
-        missed = ", ".join(f"{label(row.method)} ({row.estimate:+.3f})" for row in rows[~above].itertuples())
-        yield (
-            f"Not clearly better than {name} after Holm's correction: {missed}."
-            if missed
-            else (f"All methods are better than {name} on the same images, the least by {rows['estimate'].min():.3f}.")
-        )
+        clear = rows["p_holm"] < 0.05
+        if (clear & (rows["estimate"] > 0)).all():
+            yield f"All methods are better than {name} on the same images, the least by {rows['estimate'].min():.3f}."
+        for word, chosen in (
+            ("worse than", clear & (rows["estimate"] < 0)),
+            ("not clearly different from", ~clear),
+        ):
+            names = ", ".join(f"{label(row.method)} ({row.estimate:+.3f})" for row in rows[chosen].itertuples())
+            if names:
+                yield f"On the same images {word} {name}, after Holm's correction: {names}."
 
 
 def _alike(tables: Tables) -> Iterator[str]:
@@ -117,11 +121,21 @@ def _numbers(row: object) -> str:
     )
 
 
+def _other_images(effects: pd.DataFrame, row: object) -> str:
+    """Return the interval that holds for other images, too, where there is one."""
+    for other in _same_effect(effects, row, "t_both").itertuples():
+        return f"; on other images {other.low:+.3f} to {other.high:+.3f}"
+    return ""
+
+
+def _same_effect(effects: pd.DataFrame, row: object, way: str | None = None) -> pd.DataFrame:
+    same = (effects["family"] == row.family) & (effects["contrast"] == row.contrast)
+    return effects[same & ((effects["way"] == way) if way else (effects["way"] != row.way))]
+
+
 def _agreement(effects: pd.DataFrame, row: object) -> str:
     """Say which of the other ways to make the interval come to another answer about 0."""
-    others = effects[
-        (effects["family"] == row.family) & (effects["contrast"] == row.contrast) & (effects["way"] != row.way)
-    ]
+    others = _same_effect(effects, row)
     if not len(others):
         return "This holds for the tested networks only."
     differing = [WAY_NAMES[other.way] for other in others.itertuples() if _is_clear(other) != _is_clear(row)]

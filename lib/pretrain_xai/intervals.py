@@ -70,11 +70,12 @@ def by_both(contributions: ArrayLike, strata: ArrayLike | None = None, clusters:
 
     Two-way clustered variance (Cameron, Gelbach and Miller 2011, units + subjects - both), for balanced data that of a two-way
     random analysis of variance as for readers and cases in radiology (Dorfman, Berbaum and Metz 1992); Satterthwaite's degrees of
-    freedom.
+    freedom. With few units these may rise faster than the variance, so where `by_units` is wider its interval is given.
     """
     values = np.asarray(contributions, dtype=np.float64)
     groups, member = _strata(strata, values.shape[-2]), _members(clusters, values.shape[-1])
     unit_variances, unit_df = _unit_variances(values.mean(-1), groups)
+    narrow = by_units(values, groups)
     per_image = values.sum(-2)
     images = _cluster_variance(per_image - per_image.mean(-1, keepdims=True), member)
     both = np.zeros_like(images)
@@ -90,7 +91,9 @@ def by_both(contributions: ArrayLike, strata: ArrayLike | None = None, clusters:
     total = np.maximum(units + images - both, np.maximum(units, images))
     dfs = np.append(unit_df, member.shape[1] - 1.0)
     df = _satterthwaite(np.concatenate([unit_variances, images[..., None]], axis=-1), dfs, total)
-    return t_interval(values.mean(-1).sum(-1), np.sqrt(total), df)
+    wide = t_interval(narrow.estimate, np.sqrt(total), df)
+    wider = wide.high - wide.low >= narrow.high - narrow.low
+    return Interval(*(np.where(wider, *pair) for pair in zip(wide, narrow, strict=True)))
 
 
 def bootstrap_t(

@@ -38,10 +38,11 @@ def power_table(
 
     Returns
     -------
-    DataFrame with `averaged` ("all cells", or "one cell": one depth and method), `difference` (of skill), `n_seeds`, `n_images`, `power`.
+    DataFrame with `averaged` ("all depths and methods" or "one depth and method"), `difference` (of skill), `n_seeds`, `n_images`,
+    `power`.
     """
     rows = []
-    for averaged, (n_depths, n_methods) in (("all cells", shape), ("one cell", (1, 1))):
+    for averaged, (n_depths, n_methods) in (("all depths and methods", shape), ("one depth and method", (1, 1))):
         for n_seeds in seeds:
             noise = rng.standard_normal((n_studies, n_seeds))
             for n_images in images:
@@ -63,6 +64,6 @@ def seeds_needed(table: pd.DataFrame) -> pd.DataFrame:
 
 def _deviation(spread: Spread, n_depths: int, n_methods: int, n_images: int) -> float:
     """Return the standard deviation, between seeds, of the difference of two corpora; what a seed shares cancels."""
-    network = spread.network**2 - spread.shared**2 + spread.network_method**2 / n_methods
+    own = spread.network**2 - spread.shared**2 - spread.shared_corpus**2 + spread.network_method**2 / n_methods
     single = spread.image_network**2 + spread.residual**2 / n_methods
-    return float(np.sqrt(2 / n_depths * (network + single / n_images)))
+    return float(np.sqrt(2 * spread.shared_corpus**2 + 2 / n_depths * (own + single / n_images)))

@@ -21,6 +21,8 @@ class Spread:
         Between networks of one corpus and depth: another seed.
     shared : float
         Of it, common to all networks of one seed number.
+    shared_corpus : float
+        Of it, common to the networks of one seed number and corpus.
     network_method : float
         Of a method within a network, beside the network's own level.
     image : float
@@ -35,6 +37,7 @@ class Spread:
 
     network: float = 0.03
     shared: float = 0.0
+    shared_corpus: float = 0.0
     network_method: float = 0.01
     image: float = 0.02
     image_corpus: float = 0.03
@@ -87,11 +90,12 @@ def simulate_scores(
     by_image = noise(spread.image_corpus, corpora, 1, 1, 1, images)
     if not new_images:
         by_image -= by_image.mean(-1, keepdims=True)
-    own = np.sqrt(max(spread.network**2 - spread.shared**2, 0.0))
+    own = np.sqrt(max(spread.network**2 - spread.shared**2 - spread.shared_corpus**2, 0.0))
     level = 0.3 + corpus_effect * (np.arange(corpora) - (corpora - 1) / 2)[:, None, None, None, None]
     steps = depth_effect * (np.arange(depths) / max(depths - 1, 1) - 0.5)[:, None, None, None]
     ladder = 0.05 * (np.arange(methods) - (methods - 1) / 2)[:, None]
     networks = noise(own, corpora, depths, seeds, 1, 1) + noise(spread.shared, 1, 1, seeds, 1, 1)
+    networks = networks + noise(spread.shared_corpus, corpora, 1, seeds, 1, 1)
     networks = networks + noise(spread.network_method, corpora, depths, seeds, methods, 1)
     of_images = by_image + noise(spread.image, 1, 1, 1, 1, images)
     singles = noise(spread.image_network, corpora, depths, seeds, 1, images)
@@ -129,7 +133,7 @@ def as_skills(study: NDArray[np.float64], *, n_subjects: int | None = None) -> S
 def estimate_spread(skills: Skills) -> Spread:
     """Estimate the standard deviations of a finished study with several seeds, by moments; negative variances count as 0.
 
-    `shared` is the covariance between networks of one seed number, where all cells have the same numbers. What an image adds at one
+    What networks of one seed number share is told by their covariance, where all cells have the same numbers. What an image adds at one
     depth alone counts as `image_network`.
 
     Raises
@@ -156,17 +160,20 @@ def estimate_spread(skills: Skills) -> Spread:
     single = _within(by_image - by_image.mean(1, keepdims=True), cells)
     image_total = (single**2).sum() / (df * (n_images - 1))
     corpus = _corpus_images(skills, image_total)
+    network = network_total - image_total / n_images - max(network_method, 0) / n_methods
+    shared, shared_corpus = np.clip(_shared(skills, level), 0, None)
+    room = min(1.0, max(network, 0.0) / (shared + shared_corpus)) if shared + shared_corpus else 1.0
     variances = {
-        "network": network_total - image_total / n_images - max(network_method, 0) / n_methods,
-        "shared": _shared(skills, level, cells),
+        "network": network,
+        "shared": shared * room,
+        "shared_corpus": shared_corpus * room,
         "network_method": network_method,
         "image": corpus[0],
         "image_corpus": corpus[1],
         "image_network": image_total - residual / n_methods,
         "residual": residual,
     }
-    deviations = {name: float(np.sqrt(max(variance, 0.0))) for name, variance in variances.items()}
-    return Spread(**deviations | {"shared": min(deviations["shared"], deviations["network"])})
+    return Spread(**{name: float(np.sqrt(max(variance, 0.0))) for name, variance in variances.items()})
 
 
 def _within(values: NDArray, cells: NDArray) -> NDArray:
@@ -190,16 +197,18 @@ def _corpus_images(skills: Skills, image_total: float) -> tuple[float, float]:
     return float(common), float(np.trace(table) / n - common - noise)
 
 
-def _shared(skills: Skills, level: NDArray, cells: NDArray) -> float:
-    """Return the mean covariance between cells of the levels of networks of one seed number."""
-    wide = pd.DataFrame({"cell": cells, "seed": skills.networks["seed"], "level": level}).pivot(
-        index="seed", columns="cell", values="level"
-    )
-    if wide.isna().any(axis=None) or wide.shape[1] < 2:
-        return 0.0
-    table = np.cov(wide.to_numpy().T)
-    n = len(table)
-    return float((table.sum() - np.trace(table)) / (n * (n - 1)))
+def _shared(skills: Skills, level: NDArray) -> tuple[float, float]:
+    """Return what the levels of one seed number share over all networks, and beyond it over those of one corpus: variances."""
+    cells = ["pretraining", "finetune_depth"]
+    wide = skills.networks.assign(level=level).pivot(index="seed", columns=cells, values="level")
+    if wide.isna().any(axis=None):
+        return 0.0, 0.0
+    table = np.cov(wide.to_numpy().T).reshape(wide.shape[1], -1)
+    corpus = wide.columns.get_level_values("pretraining").to_numpy()
+    same, one = corpus[:, None] == corpus, np.eye(len(corpus), dtype=bool)
+    over, within = table[~same], table[same & ~one]
+    shared = float(over.mean()) if over.size else 0.0
+    return shared, (float(within.mean()) if within.size else 0.0) - shared
 
 
 def spread_table(spread: Spread) -> pd.DataFrame:

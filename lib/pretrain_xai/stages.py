@@ -35,7 +35,7 @@ class Stage:
 
 
 #: modules that only draw
-_DRAWING = ("figures", "names", "plotting", "previews")
+_DRAWING = ("figures", "names", "plotting", "previews", "statistics_plots")
 
 
 _SCORING = ("channel_reduction", "mask_threshold", "ties", "signed_edges", "captum_deep_lift", "gradient_shap_unseeded")
@@ -62,6 +62,7 @@ STAGES = {
     "11_boxplots_incorrect": Stage("scores", ("attribution.methods", "pretraining.corpora"), draws=True),
     "11b_score_switches": Stage("scores", ("attribution", "network", "threads"), ("dropout_active", *_SCORING)),
     "12_compare_protocols": Stage("scores", ("attribution.methods", "protocol", "switches"), draws=True),
+    "13_statistics": Stage("scores", ("attribution.methods", "pretraining.corpora"), ("mask_threshold",), draws=True),
 }
 
 
