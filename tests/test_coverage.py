@@ -43,8 +43,8 @@ def test_pairing_by_seed_holds_whatever_seeds_share():
 
 
 def test_the_spread_of_a_large_study_is_found_again():
-    spread = Spread(shared=0.015, shared_corpus=0.012, image_corpus=0.04)
-    study = simulate_scores(1, Size(80, 4, 4, 120), spread, np.random.default_rng(0), new_images=True)[0]
+    spread = Spread(shared=0.015, shared_corpus=0.012, image=0.06)
+    study = simulate_scores(1, Size(100, 4, 4, 150), spread, np.random.default_rng(0), new_images=True)[0]
     found = estimate_spread(as_skills(study))
     for name, value in vars(spread).items():
         assert getattr(found, name) == pytest.approx(value, rel=0.25), name

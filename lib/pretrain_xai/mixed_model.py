@@ -90,7 +90,8 @@ def fit_mixed_model(table: pd.DataFrame) -> MixedModel:
         # no variance between networks is an answer, not a failure
         warnings.simplefilter("ignore", ConvergenceWarning)
         warnings.simplefilter("ignore", UserWarning)
-        result = model.fit(reml=True, method=["lbfgs", "powell"])
+        # there is one variance to find; the methods with gradients, statsmodels' default, fail where it is near 0
+        result = model.fit(reml=True, method=["powell"])
     n = len(cells)
     return MixedModel(
         means=pd.Series(result.fe_params * scale, cells),
