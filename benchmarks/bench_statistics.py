@@ -33,7 +33,7 @@ def measured_spread(study: str) -> tuple[Spread, str]:
 
 
 def largest_difference(spread: Spread, n_seeds: int, n_studies: int = 10) -> float:
-    """Return by how much statsmodels' fits differ from the closed form that the table uses, relative to the standard error."""
+    """Return by how much statsmodels' fits differ from the closed form that the table uses, in standard errors."""
     size = Size(n_seeds)
     scores = simulate_scores(n_studies, size, spread, np.random.default_rng(1))
     sign = np.repeat([-1.0, 1.0], size.n_depths * n_seeds) / (size.n_depths * n_seeds)

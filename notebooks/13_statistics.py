@@ -15,10 +15,9 @@
 # `data/<study>/statistics` and the figures `skill_intervals`, `effect_<corpus>_<corpus>`, `ranks`, `redundancy` and, with
 # several seeds, `power`. **Takes** half a minute.
 
-# %% [markdown]
-# What is drawn anew when a study is repeated? Networks: with another seed each comes out differently. So the seed is the unit,
-# and images, which all networks share, are nested in it. Pooling all images of all networks as independent cases finds
-# effects that are not there: `make bench-statistics` counts how often.
+# %% [markdown] What is drawn anew when a study is repeated? Networks: with another seed each comes out differently. So
+# the seed is the unit, and images, which all networks share, are nested in it. Pooling all images of all networks as
+# independent cases finds effects that are not there: `make bench-statistics` counts how often.
 #
 # Each corpus has one pre-trained network. A difference of the corpora is one of these two networks, fine-tuned anew; whether
 # another pre-training on the same corpus would show it, this design can't tell.
@@ -66,9 +65,9 @@ maps = [read_arrays(paths.example_maps(study) / f"{run.name}.npz") for run in ru
 # %% [markdown]
 # ## From score to skill
 #
-# A random map scores k / pixels in expectation: the larger the lesions, the more. Skill takes that off,
-# (score − chance) / (1 − chance): 0 is chance, 1 is perfect. A map that only knows where the brain is does better than chance in
-# the image; that level is reported beside it.
+# A random map scores k / pixels in expectation: the larger the lesions, the more. Skill takes that off, (score − chance)
+# / (1 − chance): 0 is chance, 1 is perfect. A map that only knows where the brain is does better than chance in the
+# image; that level is reported beside it.
 
 # %%
 skills = collect_skills(scores, methods, corpora, images)
@@ -81,10 +80,10 @@ print(f"chance: {images['chance_brain'].mean():.3f} in the brain, {skills.images
 # %% [markdown]
 # ## Compute all tables
 #
-# Each effect in five ways: a t interval on seed means (paired by seed where all cells have the same seeds, else Welch's), which
-# is about other networks on these images and leads the answers; the bootstrap-t; a hierarchical bootstrap of seeds, then
-# subjects; a t interval over seeds and images, for other networks on other images; a linear mixed model with a random
-# intercept per network. p values are Holm-corrected within each family of questions.
+# Each effect in five ways: a t interval on seed means (paired by seed where all cells have the same seeds, else Welch's),
+# which is about other networks on these images and leads the answers; the bootstrap-t; a hierarchical bootstrap of seeds,
+# then subjects; a t interval over seeds and images, for other networks on other images; a linear mixed model with a
+# random intercept per network. p values are Holm-corrected within each family of questions.
 
 # %%
 parameters = {"study": study, "selection": selection, "metric": metric, "images": CORRECT_FOR_ALL, "seed": seed}
@@ -160,8 +159,8 @@ tables["effective_methods"].style.format(precision=2).hide(axis="index")
 # %% [markdown]
 # ## How many seeds and images does it take?
 #
-# The power to see a true difference between corpora, simulated from the spread of this study. One seed shows no spread between
-# seeds, so then there is nothing to simulate from.
+# The power to see a true difference between corpora, simulated from the spread of this study. One seed shows no spread
+# between seeds, so then there is nothing to simulate from.
 
 # %%
 if skills.n_seeds > 1:

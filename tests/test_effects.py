@@ -9,6 +9,7 @@ from pretrain_xai import intervals
 from pretrain_xai.effects import ALL, WAYS, cell_table, contrasts, contributions, effect_table, holm
 from pretrain_xai.simulated_studies import Size, Spread, as_skills, simulate_scores
 from pretrain_xai.skill import Skills
+from statsmodels.stats.multitest import multipletests
 
 SPREAD = Spread(network=0.02)
 
@@ -116,6 +117,12 @@ def test_cells_have_the_t_interval_of_their_seeds(skills):
 
 def test_holm_by_hand():
     np.testing.assert_allclose(holm(pd.Series([0.01, 0.04, np.nan, 0.03])), [0.03, 0.06, np.nan, 0.06])
+
+
+@pytest.mark.parametrize("count", [1, 2, 9])
+def test_holm_is_statsmodels(count):
+    p = np.random.default_rng(count).random(count) ** 2
+    np.testing.assert_allclose(holm(pd.Series(p)), multipletests(p, method="holm")[1])
 
 
 def test_p_values_are_corrected_within_their_family(effects):

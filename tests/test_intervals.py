@@ -98,7 +98,7 @@ def test_hierarchical_bootstrap_is_the_slow_loop():
     drawn = []
     for draw in range(n_draws):
         units = np.repeat(np.arange(13), np.concatenate([counts[0][draw], counts[1][draw]]))
-        images = np.concatenate([np.flatnonzero(CLUSTERS == c) for c in np.repeat(np.arange(11), subjects[draw])])
+        images = np.concatenate([np.flatnonzero(c == CLUSTERS) for c in np.repeat(np.arange(11), subjects[draw])])
         drawn.append(UNPAIRED[np.ix_(units, images)].mean(1).sum())
     assert (fast.low, fast.high) == pytest.approx(tuple(np.quantile(drawn, [0.025, 0.975])))
 

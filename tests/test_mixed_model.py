@@ -1,7 +1,7 @@
 """The mixed model against R's lme4, run once on tests/data/network_means.csv by tests/data/network_means.R.
 
-Its call: lmer(skill ~ pretraining * finetune_depth * method + (1 | network), REML = TRUE), contrasts that sum to 0, R 4.2.2 (2022-11-10
-r83330), lme4 1.1.31. One network is missing, so that the data are not balanced.
+Its call: lmer(skill ~ pretraining * finetune_depth * method + (1 | network), REML = TRUE), contrasts that sum to 0, R
+4.2.2 (2022-11-10 r83330), lme4 1.1.31. One network is missing, so that the data are not balanced.
 """
 
 from itertools import product

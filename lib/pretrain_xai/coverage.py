@@ -35,8 +35,9 @@ def coverage_table(
 
     Returns
     -------
-    DataFrame with `way`, `coverage` (share of 95 % intervals that hold the truth, both kinds of studies), `type_one` (share of
-    studies without an effect whose p is below .05), `power` (the same with the effect) and `width` (median of the intervals).
+    DataFrame with `way`, `coverage` (share of 95 % intervals that hold the truth, both kinds of studies), `type_one`
+    (share of studies without an effect whose p is below .05), `power` (the same with the effect) and `width` (median of
+    the intervals).
     """
     parts = []
     for effect in (0.0, corpus_effect):

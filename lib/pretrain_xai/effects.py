@@ -1,12 +1,14 @@
-"""The effects that a study answers, each with its interval in several ways: corpus, depth, method, and beside comparison maps.
+"""The effects that a study answers, each with its interval in several ways: corpus, depth, methods, comparison maps.
 
-Every effect is a contrast: weights over networks and methods. What was drawn anew decides how its interval is made. The networks
-of one seed number share the fresh head's first weights and the order of batches, so they may be alike; an effect between
-networks is therefore paired by seed number where all cells have the same numbers, which holds whatever the seeds share and costs
-only degrees of freedom (the benchmark shows both). Where the numbers differ, as in the paper, every network is a unit of its own.
+Every effect is a contrast: weights over networks and methods. What was drawn anew decides how its interval is made. The
+networks of one seed number share the fresh head's first weights and the order of batches, so they may be alike; an effect
+between networks is therefore paired by seed number where all cells have the same numbers. That holds whatever the seeds
+share and costs only degrees of freedom: in `make bench-statistics` the paired t interval covers .93 to .95 of the effects
+on the images tested under every dependence, while with networks as units of their own it covers .83 where those of one
+number and corpus are alike. Where the numbers differ, as in the paper, every network is a unit of its own.
 
-Each corpus has one pre-trained network: an effect of the corpus is one of these networks, fine-tuned anew, and not yet of another
-pre-training on the same corpus.
+Each corpus has one pre-trained network: an effect of the corpus is one of these networks, fine-tuned anew, and not yet of
+another pre-training on the same corpus.
 """
 
 from collections.abc import Iterator
@@ -16,7 +18,6 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from statsmodels.stats.multitest import multipletests
 
 from pretrain_xai import intervals
 from pretrain_xai.intervals import Interval
@@ -69,8 +70,8 @@ class Contrast:
 def effect_table(skills: Skills, seed: int = 0, ways: tuple[str, ...] = WAYS) -> pd.DataFrame:
     """Return every effect in every way, with Holm's correction within each family and way.
 
-    With one seed per cell only images can be drawn anew: `unit` is then "image", and the one way is `t` over images, clustered by
-    subject where subjects are known.
+    With one seed per cell only images can be drawn anew: `unit` is then "image", and the one way is `t` over images,
+    clustered by subject where subjects are known.
 
     Returns
     -------
@@ -95,8 +96,8 @@ def cell_table(skills: Skills) -> pd.DataFrame:
 
     Returns
     -------
-    DataFrame with `pretraining`, `finetune_depth`, `method`, `unit`, `n_units`, `estimate`, `low`, `high`, `se`, `df`, and the mean
-    `chance` of the images and, where known, `chance_brain`.
+    DataFrame with `pretraining`, `finetune_depth`, `method`, `unit`, `n_units`, `estimate`, `low`, `high`, `se`, `df`,
+    and the mean `chance` of the images and, where known, `chance_brain`.
     """
     rows = []
     cells = skills.networks.groupby(["pretraining", "finetune_depth"], sort=False).indices
@@ -145,7 +146,7 @@ def is_paired(networks: pd.DataFrame) -> bool:
 
 
 def contrasts(skills: Skills) -> Iterator[Contrast]:
-    """Yield the effects of a study: corpus, depth, their interaction, pairs of methods, and methods beside comparison maps."""
+    """Yield the effects: corpus, depth, their interaction, pairs of methods, and methods beside comparison maps."""
     every = np.full(len(skills.methods), 1 / len(skills.methods))
     single = dict(zip(skills.methods, np.eye(len(skills.methods)), strict=True))
     depths = np.array(skills.depths, dtype=np.float64)
@@ -182,12 +183,13 @@ def contrasts(skills: Skills) -> Iterator[Contrast]:
 
 
 def holm(p: pd.Series) -> NDArray[np.float64]:
-    """Return Holm's adjusted p values; NaN stays NaN."""
+    """Return the p values adjusted for their number by Holm's step-down (1979); NaN stays NaN."""
     values = p.to_numpy(dtype=np.float64)
-    adjusted = values.copy()
-    known = ~np.isnan(values)
-    if known.sum() > 1:  # each call collects garbage, which takes longer than all the rest
-        adjusted[known] = multipletests(values[known], method="holm")[1]
+    adjusted = np.full(len(values), np.nan)
+    # statsmodels' multipletests does the same, but collects garbage at every call, which takes longer than all the rest
+    order = np.argsort(values)[: (~np.isnan(values)).sum()]
+    stepped = values[order] * np.arange(len(order), 0, -1)
+    adjusted[order] = np.minimum(np.maximum.accumulate(stepped), 1)
     return adjusted
 
 

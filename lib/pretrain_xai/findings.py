@@ -45,7 +45,8 @@ def _corpora(tables: Tables) -> Iterator[str]:
             )
         else:
             text = f"Whether networks are pre-trained on {label(first)} or {label(second)} makes no clear difference"
-        yield f"{text}: {label(second)} minus {label(first)} {_numbers(row)}{_other_images(effects, row)}. {_agreement(effects, row)}"
+        numbers = f"{label(second)} minus {label(first)} {_numbers(row)}{_other_images(effects, row)}"
+        yield f"{text}: {numbers}. {_agreement(effects, row)}"
     methods = _primary(effects, "corpus_by_method")
     clear = methods[(methods["p_holm"] < 0.05)]
     if len(clear):
@@ -71,8 +72,9 @@ def _methods(tables: Tables) -> Iterator[str]:
     best, last = ranks.iloc[0], ranks.iloc[-1]
     tied = ranks.loc[ranks["mean_rank"] <= best["mean_rank"] + best["critical_difference"], "method"].tolist()[1:]
     text = (
-        f"Of the methods {label(best['method'])} ranks first (mean rank {best['mean_rank']:.1f}, skill {best['mean_skill']:.3f}) "
-        f"and {label(last['method'])} last ({last['mean_rank']:.1f}, {last['mean_skill']:.3f})"
+        f"Of the methods {label(best['method'])} ranks first (mean rank {best['mean_rank']:.1f}, "
+        f"skill {best['mean_skill']:.3f}) and {label(last['method'])} last "
+        f"({last['mean_rank']:.1f}, {last['mean_skill']:.3f})"
     )
     if tied:
         text += f"; by Nemenyi's test {', '.join(map(label, tied))} can't be told from the first"
@@ -105,7 +107,8 @@ def _alike(tables: Tables) -> Iterator[str]:
         yield f"{label(row.method)} and {label(row.other)} are one method here (correlation of {numbers})."
     row = tables["effective_methods"].iloc[-1]
     yield (
-        f"By their {row['of']} the {row['n_methods']} methods are as diverse as {row['participation_ratio']:.1f} independent ones."
+        f"By their {row['of']} the {row['n_methods']} methods are as diverse as "
+        f"{row['participation_ratio']:.1f} independent ones."
     )
 
 

@@ -1,12 +1,12 @@
 """Intervals and tests of one effect, when a few networks were scored on the same images.
 
-An effect is a sum of *contributions*, an array of shape (..., n_units, n_images): the effect is their sum over the units, of their
-mean over the images. A unit is what was drawn anew: a seed with all its networks (paired), or a single network. Units of one
-stratum are exchangeable; an effect paired by seed has one stratum, a difference of independent groups has one per group. Leading axes are
-further effects or simulated studies.
+An effect is a sum of *contributions*, an array of shape (..., n_units, n_images): the effect is their sum over the units,
+of their mean over the images. A unit is what was drawn anew: a seed with all its networks (paired), or a single network.
+Units of one stratum are exchangeable; an effect paired by seed has one stratum, a difference of independent groups has
+one per group. Leading axes are further effects or simulated studies.
 
-`by_units` asks for networks of other seeds on the images tested; `by_images` for other images of the networks at hand, all that
-one seed allows; `by_both` for other networks on other images.
+`by_units` asks for networks of other seeds on the images tested; `by_images` for other images of the networks at hand,
+all that one seed allows; `by_both` for other networks on other images.
 """
 
 from typing import NamedTuple
@@ -68,9 +68,10 @@ def by_images(contributions: ArrayLike, clusters: ArrayLike | None = None) -> In
 def by_both(contributions: ArrayLike, strata: ArrayLike | None = None, clusters: ArrayLike | None = None) -> Interval:
     """Return the interval over units and images, which are crossed: every network saw the same images.
 
-    Two-way clustered variance (Cameron, Gelbach and Miller 2011, units + subjects - both), for balanced data that of a two-way
-    random analysis of variance as for readers and cases in radiology (Dorfman, Berbaum and Metz 1992); Satterthwaite's degrees of
-    freedom. With few units these may rise faster than the variance, so where `by_units` is wider its interval is given.
+    Two-way clustered variance (Cameron, Gelbach and Miller 2011, units + subjects - both), for balanced data that of a
+    two-way random analysis of variance as for readers and cases in radiology (Dorfman, Berbaum and Metz 1992);
+    Satterthwaite's degrees of freedom. With few units these may rise faster than the variance, so where `by_units` is
+    wider its interval is given.
     """
     values = np.asarray(contributions, dtype=np.float64)
     groups, member = _strata(strata, values.shape[-2]), _members(clusters, values.shape[-1])
@@ -137,8 +138,8 @@ def hierarchical_bootstrap(
 ) -> Interval:
     """Return the percentile interval of a bootstrap that draws units, then subjects with their images.
 
-    All units of a draw get the same images, as in the study. Percentile intervals of few units are too narrow: the benchmark says
-    by how much.
+    All units of a draw get the same images, as in the study. Percentile intervals of few units are too narrow: the
+    benchmark says by how much.
     """
     values = np.asarray(contributions, dtype=np.float64)
     groups, member = _strata(strata, values.shape[-2]), _members(clusters, values.shape[-1])
@@ -206,7 +207,7 @@ def t_interval(estimate: Array, se: Array, df: ArrayLike) -> Interval:
 
 
 def _unit_variances(means: Array, strata: NDArray) -> tuple[Array, Array]:
-    """Return the variance that each stratum gives the sum of (..., n_units) means, (..., n_strata), and degrees of freedom."""
+    """Return what each stratum adds to the variance of the sum of (..., n_units) means, and its degrees of freedom."""
     groups = [means[..., strata == group] for group in np.unique(strata)]
     counts = np.array([group.shape[-1] for group in groups], dtype=np.float64)
     if (counts < 2).any():

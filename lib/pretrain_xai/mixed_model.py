@@ -42,9 +42,9 @@ class MixedModel:
     def interval(self, weights: pd.Series) -> Interval:
         """Return the effect with these weights of the cells and its t interval.
 
-        Degrees of freedom are those of the stratum that holds the effect (containment): an effect within networks, whose weights
-        sum to 0 over methods in every network, has those of the residual; any other those between networks. statsmodels itself
-        takes the normal distribution, which for few networks is too narrow.
+        Degrees of freedom are those of the stratum that holds the effect (containment): an effect within networks, whose
+        weights sum to 0 over methods in every network, has those of the residual; any other those between networks.
+        statsmodels itself takes the normal distribution, which for few networks is too narrow.
 
         Parameters
         ----------
@@ -71,7 +71,8 @@ class MixedModel:
 def fit_mixed_model(table: pd.DataFrame) -> MixedModel:
     """Fit the model to seed x cell means.
 
-    The random intercept is that of a network, a corpus x depth x seed. The residual is taken to be equally large for all
+    The random intercept is that of a network, a corpus x depth x seed; networks of one seed number are taken to be
+    independent. The residual is taken to be equally large for all
     methods, which it is not quite: trust pairs of methods to the paired t interval first.
 
     Parameters

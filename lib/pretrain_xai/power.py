@@ -38,8 +38,8 @@ def power_table(
 
     Returns
     -------
-    DataFrame with `averaged` ("all depths and methods" or "one depth and method"), `difference` (of skill), `n_seeds`, `n_images`,
-    `power`.
+    DataFrame with `averaged` ("all depths and methods" or "one depth and method"), `difference` (of skill), `n_seeds`,
+    `n_images`, `power`.
     """
     rows = []
     for averaged, (n_depths, n_methods) in (("all depths and methods", shape), ("one depth and method", (1, 1))):
@@ -54,7 +54,7 @@ def power_table(
 
 
 def seeds_needed(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the fewest seeds whose power reaches POWER, by what is averaged, difference and number of images; NaN: more than tried."""
+    """Return the fewest seeds tried whose power reaches POWER, by the other columns of `power_table`; NaN: none does."""
     enough = table[table["power"] >= POWER]
     keys = ["averaged", "difference", "n_images"]
     fewest = enough.groupby(keys)["n_seeds"].min()

@@ -1,4 +1,4 @@
-"""Which methods rank before which: Friedman's test and Nemenyi's critical difference, with the networks as blocks (Demšar 2006)."""
+"""Which methods rank before which: Friedman's test and Nemenyi's critical difference over networks (Demšar 2006)."""
 
 from dataclasses import dataclass
 
@@ -18,7 +18,8 @@ class Ranks:
 
     Attributes
     ----------
-    table : DataFrame with `method`, `mean_rank` (1 is best), `mean_skill`, and the same in every row: `n_networks`, `statistic`, `p`
+    table : DataFrame with `method`, `mean_rank` (1 is best), `mean_skill`, and the same in every row: `n_networks`,
+    `statistic`, `p`
         (Friedman), `critical_difference`; best first.
     pairs : DataFrame of shape (n_methods, n_methods)
         Nemenyi's p values, indexed by method.

@@ -28,14 +28,14 @@ SECTIONS = (
     (
         "skill_intervals",
         "How far above chance, and how sure is it?",
-        "Skill = (score - chance) / (1 - chance), mean with 95 % interval: over seeds, or with one seed over images alone. Dashed: "
-        "chance in the image; dotted: chance of a map that is random within the brain.",
+        "Skill = (score - chance) / (1 - chance), mean with 95 % interval: over seeds, or with one seed over images alone. "
+        "Dashed: chance in the image; dotted: chance of a map that is random within the brain.",
     ),
     (
         "effect_{pair}",
         "Does the corpus matter?",
-        "Difference of skill with 95 % intervals: over all in every way, then by method and by depth. Filled: the interval leaves "
-        "out 0. Each corpus has one pre-trained network: seeds are those of fine-tuning.",
+        "Difference of skill with 95 % intervals: over all in every way, then by method and by depth. Filled: the interval "
+        "leaves out 0. Each corpus has one pre-trained network: seeds are those of fine-tuning.",
     ),
     (
         "ranks",
@@ -50,7 +50,8 @@ SECTIONS = (
     (
         "power",
         "How many seeds and images does it take?",
-        "Power of the t test paired by seed to see a true difference of skill between corpora, simulated from this study's spread.",
+        "Power of the t test paired by seed to see a true difference of skill between corpora, simulated from this study's "
+        "spread.",
     ),
     (
         "classification",

@@ -74,8 +74,8 @@ def simulate_scores(
     depth_effect : float
         True rise from the shallowest to the deepest, in even steps.
     new_images : bool
-        Whether the images are a sample, so that the effect on them is not quite that on all images; if not, the true effect is that
-        on the images tested.
+        Whether the images are a sample, so that the effect on them is not quite that on all images; if not, the true
+        effect is that on the images tested.
 
     Returns
     -------
@@ -133,8 +133,8 @@ def as_skills(study: NDArray[np.float64], *, n_subjects: int | None = None) -> S
 def estimate_spread(skills: Skills) -> Spread:
     """Estimate the standard deviations of a finished study with several seeds, by moments; negative variances count as 0.
 
-    What networks of one seed number share is told by their covariance, where all cells have the same numbers. What an image adds at one
-    depth alone counts as `image_network`.
+    What networks of one seed number share is told by their covariance, where all cells have the same numbers. What an
+    image adds at one depth alone counts as `image_network`.
 
     Raises
     ------
@@ -198,7 +198,7 @@ def _corpus_images(skills: Skills, image_total: float) -> tuple[float, float]:
 
 
 def _shared(skills: Skills, level: NDArray) -> tuple[float, float]:
-    """Return what the levels of one seed number share over all networks, and beyond it over those of one corpus: variances."""
+    """Return the variances that networks of one seed number share: over all, and beyond it over those of one corpus."""
     cells = ["pretraining", "finetune_depth"]
     wide = skills.networks.assign(level=level).pivot(index="seed", columns=cells, values="level")
     if wide.isna().any(axis=None):

@@ -1,7 +1,7 @@
 """Skill: how far a score is above chance, for every network, method and image of a study.
 
-`skill = (score - chance) / (1 - chance)` is 0 where a random map is expected to be and 1 for a perfect map, whatever the size of
-the lesions (a chance-corrected score as Cohen's kappa is, 1960).
+`skill = (score - chance) / (1 - chance)` is 0 where a random map is expected to be and 1 for a perfect map, whatever the
+size of the lesions (a chance-corrected score as Cohen's kappa is, 1960).
 """
 
 from collections.abc import Iterator, Sequence

@@ -136,7 +136,7 @@ def plot_ranks(ax: Axes, ranks: pd.DataFrame, pairs: pd.DataFrame) -> Axes:
 
 
 def alike(pairs: pd.DataFrame) -> list[tuple[int, int]]:
-    """Return the longest runs of rows (first, last) whose ends a test can't tell apart; `pairs` are p values, in order of rank."""
+    """Return the longest runs of rows (first, last) whose ends a test can't tell apart; `pairs` are p values by rank."""
     p, runs, end = pairs.to_numpy(), [], 0
     for first in range(len(p)):
         last = int(np.flatnonzero(p[first] > ALPHA).max(initial=first))
