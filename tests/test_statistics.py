@@ -18,7 +18,16 @@ from pretrain_xai.redundancy import effective_number, map_correlation, redundanc
 from pretrain_xai.simulated_studies import Size, Spread, as_skills, simulate_scores
 from pretrain_xai.skill import Skills
 from pretrain_xai.statistics import TABLES, study_statistics
-from pretrain_xai.statistics_plots import alike, cells_figure, corpus_figure, plot_cells, plot_power, plot_ranks
+from pretrain_xai.statistics_plots import (
+    alike,
+    cells_figure,
+    corpus_figure,
+    plot_cells,
+    plot_power,
+    plot_ranks,
+    ranks_figure,
+    redundancy_figure,
+)
 from pretrain_xai.tables import read_table
 from scipy import stats
 from statsmodels.stats.power import TTestPower
@@ -26,6 +35,16 @@ from statsmodels.stats.power import TTestPower
 mpl.use("Agg")
 RNG = np.random.default_rng(0)
 SPREAD = Spread(network=0.02)
+#: corpora, depths, seeds, methods, images
+SMALL = [
+    (1, 1, 1, 1, 5),
+    (1, 1, 2, 2, 5),
+    (2, 1, 2, 1, 5),
+    (1, 2, 1, 3, 5),
+    (2, 2, 2, 2, 1),
+    (2, 1, 1, 3, 1),
+    (2, 1, 3, 3, 2),
+]
 
 
 @pytest.fixture(autouse=True)
@@ -196,6 +215,19 @@ def test_sentences_of_the_files_are_those_of_the_tables(studies, tmp_path):
         for name, table in tables.items():
             table.to_csv(tmp_path / f"{name}.csv", index=False)
         assert findings({name: read_table(tmp_path / f"{name}.csv") for name in tables}) == findings(tables)
+
+
+@pytest.mark.parametrize(("corpora", "depths", "n_seeds", "methods", "images"), SMALL)
+def test_the_smallest_studies_have_their_statistics(corpora, depths, n_seeds, methods, images):
+    scores = simulate_scores(1, Size(n_seeds, depths, methods, images), SPREAD, np.random.default_rng(0))[0]
+    one = as_skills(scores[:corpora])
+    tables = study_statistics(one, [{method: RNG.random((1, 4, 4)) for method in one.methods}])
+    assert findings(tables)
+    assert "nan" not in " ".join(findings(tables)) or images == 1
+    pairs = tables["nemenyi"].pivot(index="method", columns="other", values="p")
+    ranks_figure(tables["ranks"], pairs)
+    redundancy_figure(tables["redundancy"], one.methods)
+    cells_figure(tables["cells"], one.methods, one.corpora)
 
 
 # figures

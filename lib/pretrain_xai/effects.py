@@ -78,7 +78,9 @@ def effect_table(skills: Skills, seed: int = 0, ways: tuple[str, ...] = WAYS) ->
     DataFrame with EFFECT_COLUMNS; `effect_size` is Cohen's d, over seeds.
     """
     rng = np.random.default_rng(seed)
-    model = fit_mixed_model(skills.network_means()) if skills.n_seeds > 1 and "mixed_model" in ways else None
+    # with one method a network's level can't be told from the residual
+    fitted = "mixed_model" in ways and skills.n_seeds > 1 and len(skills.methods) > 1
+    model = fit_mixed_model(skills.network_means()) if fitted else None
     rows = []
     for contrast in contrasts(skills):
         for way, unit, n_units, interval, size in _in_each_way(skills, contrast, rng, ways):
@@ -86,7 +88,7 @@ def effect_table(skills: Skills, seed: int = 0, ways: tuple[str, ...] = WAYS) ->
         if model is not None and not contrast.reference:
             interval = model.interval(_by_cell(skills, contrast))
             rows.append(_row(contrast, "mixed_model", "seed", len(skills.networks), interval, np.nan))
-    table = pd.DataFrame(rows)
+    table = pd.DataFrame(rows, columns=EFFECT_COLUMNS)  # none with one corpus, depth and method
     table["p_holm"] = table.groupby(["family", "way"], sort=False)["p"].transform(holm)
     return table[EFFECT_COLUMNS]
 

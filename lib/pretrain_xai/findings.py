@@ -25,9 +25,9 @@ def findings(tables: Tables) -> list[str]:
 
 
 def _caution(tables: Tables) -> Iterator[str]:
-    effects = tables["effects"]
-    if (effects["unit"] == "image").all():
-        n = effects["n_units"].max()
+    cells = tables["cells"]
+    if (cells["unit"] == "image").all():
+        n = cells["n_units"].max()
         yield (
             "With one seed per corpus and depth nothing can be said of networks trained anew: the intervals below are about "
             f"other images of the same networks, from {n} subjects or images."
@@ -69,6 +69,8 @@ def _depth(tables: Tables) -> Iterator[str]:
 
 def _methods(tables: Tables) -> Iterator[str]:
     ranks = tables["ranks"]
+    if len(ranks) < 2:
+        return
     best, last = ranks.iloc[0], ranks.iloc[-1]
     tied = ranks.loc[ranks["mean_rank"] <= best["mean_rank"] + best["critical_difference"], "method"].tolist()[1:]
     text = (
@@ -78,7 +80,8 @@ def _methods(tables: Tables) -> Iterator[str]:
     )
     if tied:
         text += f"; by Nemenyi's test {', '.join(map(label, tied))} can't be told from the first"
-    yield f"{text} (Friedman over {best['n_networks']} networks, p = {_p(best['p'])})."
+    friedman = f" (Friedman over {best['n_networks']} networks, p = {_p(best['p'])})" if len(ranks) > 2 else ""
+    yield f"{text}{friedman}."
 
 
 def _beside(tables: Tables) -> Iterator[str]:

@@ -219,6 +219,8 @@ def _unit_variances(means: Array, strata: NDArray) -> tuple[Array, Array]:
 def _cluster_variance(residuals: Array, member: Array) -> Array:
     """Return the variance of the mean over the last axis, images, from residuals that are correlated within clusters."""
     n_images, n_clusters = member.shape
+    if n_clusters < 2:
+        return np.full(residuals.shape[:-1], np.nan)
     return ((residuals @ member) ** 2).sum(-1) * n_clusters / (n_clusters - 1) / n_images**2
 
 

@@ -38,25 +38,26 @@ def rank_methods(network_means: pd.DataFrame) -> Ranks:
     Parameters
     ----------
     network_means : DataFrame with `pretraining`, `finetune_depth`, `seed`, `method`, `skill`
-        At least three methods.
+        Fewer than three methods have no Friedman test (`p` is NaN), one has no critical difference.
     """
     wide = network_means.pivot(index=NETWORK, columns="method", values="skill")
     n_networks, n_methods = wide.shape
     mean_ranks = wide.rank(axis=1, ascending=False).mean()
-    test = stats.friedmanchisquare(*(wide[method] for method in wide))
-    quantile = stats.studentized_range.ppf(1 - ALPHA, n_methods, np.inf) / np.sqrt(2)
+    columns = [wide[method] for method in wide]
+    statistic, p = stats.friedmanchisquare(*columns) if n_methods > 2 else (np.nan, np.nan)
+    quantile = stats.studentized_range.ppf(1 - ALPHA, n_methods, np.inf) / np.sqrt(2) if n_methods > 1 else np.nan
     table = pd.DataFrame(
         {
             "method": wide.columns,
             "mean_rank": mean_ranks.to_numpy(),
             "mean_skill": wide.mean().to_numpy(),
             "n_networks": n_networks,
-            "statistic": test.statistic,
-            "p": test.pvalue,
+            "statistic": statistic,
+            "p": p,
             "critical_difference": quantile * np.sqrt(n_methods * (n_methods + 1) / (6 * n_networks)),
         }
     ).sort_values("mean_rank", ignore_index=True)
-    pairs = scikit_posthocs.posthoc_nemenyi_friedman(wide.to_numpy())
-    pairs = pairs.set_axis(wide.columns, axis=0).set_axis(wide.columns, axis=1)
+    p_values = scikit_posthocs.posthoc_nemenyi_friedman(wide.to_numpy()) if n_methods > 1 else np.ones((1, 1))
+    pairs = pd.DataFrame(np.asarray(p_values), wide.columns, wide.columns)
     order = table["method"]
     return Ranks(table, pairs.loc[order, order].rename_axis(index="method", columns="other"))

@@ -151,14 +151,14 @@ def estimate_spread(skills: Skills) -> Spread:
 
     # single scores: what network x method, network x image and method x image of a cell leave
     inside = values - values.mean(1, keepdims=True) - values.mean(2, keepdims=True) + values.mean((1, 2), keepdims=True)
-    residual = (_within(inside, cells) ** 2).sum() / (df * (n_methods - 1) * (n_images - 1))
+    residual = (_within(inside, cells) ** 2).sum() / (df * max(n_methods - 1, 1) * max(n_images - 1, 1))
     by_method = _within(values.mean(2) - values.mean((1, 2))[:, None], cells)
-    network_method = (by_method**2).sum() / (df * (n_methods - 1)) - residual / n_images
+    network_method = (by_method**2).sum() / (df * max(n_methods - 1, 1)) - residual / n_images
     by_image = values.mean(1)
     level = _within(by_image.mean(1), cells)
     network_total = (level**2).sum() / df
     single = _within(by_image - by_image.mean(1, keepdims=True), cells)
-    image_total = (single**2).sum() / (df * (n_images - 1))
+    image_total = (single**2).sum() / (df * max(n_images - 1, 1))
     corpus = _corpus_images(skills, image_total)
     network = network_total - image_total / n_images - max(network_method, 0) / n_methods
     shared, shared_corpus = np.clip(_shared(skills, level), 0, None)
@@ -186,6 +186,8 @@ def _within(values: NDArray, cells: NDArray) -> NDArray:
 
 def _corpus_images(skills: Skills, image_total: float) -> tuple[float, float]:
     """Return the variances of images over all networks and of images with a corpus."""
+    if skills.values.shape[2] < 2:
+        return 0.0, 0.0
     per_corpus, noise = [], 0.0
     for corpus in skills.corpora:
         rows = skills.values[(skills.networks["pretraining"] == corpus).to_numpy()].mean(1)
