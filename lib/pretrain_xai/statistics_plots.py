@@ -75,8 +75,8 @@ def plot_effects(ax: Axes, effects: pd.DataFrame, names: Sequence[str]) -> Axes:
     """
     for place, row in enumerate(effects.itertuples()):
         clear = row.low > 0 or row.high < 0
-        ax.plot([row.low, row.high], [place, place], color="black", linewidth=0.8)
-        ax.plot(row.estimate, place, "o", markersize=3.5, color="black", markerfacecolor="black" if clear else "white")
+        ax.plot([row.low, row.high], [place, place], "|-", color="black", linewidth=0.8, markersize=4)
+        ax.plot(row.estimate, place, "o", markersize=2.8, color="black", markerfacecolor="black" if clear else "white")
     ax.axvline(0, **_CHANCE)
     ax.set_yticks(range(len(names)), names)
     ax.set_ylim(len(names) - 0.5, -0.5)
