@@ -5,10 +5,10 @@ PUBLISHED ?= data/published
 RUN := .venv/bin/python
 READY := .venv/.installed
 
-.PHONY: help demo study dry-run switches protocols published lab notebooks test test-system bench lint
+.PHONY: help demo study dry-run switches protocols statistics published lab notebooks test test-system bench bench-statistics lint
 
 help:  ## list the targets
-	@grep -hE '^[a-z-]+:.*##' Makefile | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' Makefile | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
 
 $(READY): requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "; try make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
@@ -33,6 +33,10 @@ switches: $(READY)  ## what each flaw that needs no training does to each number
 protocols: $(READY)  ## the same for all flaws: trains STUDY=... (demo) anew for nine of them, and with two further seeds
 	@$(RUN) -m pretrain_xai.batch $(STUDY) --protocols all && $(RUN) -m pretrain_xai.report $(STUDY)
 
+statistics: STUDY = demo3
+statistics: $(READY)  ## intervals, effects, ranks, redundancy and power of STUDY=... (demo3: three seeds)
+	@$(RUN) -m pretrain_xai.batch $(STUDY)
+
 published: $(READY)  ## read the authors' release in PUBLISHED=<folder> and compare it with the paper
 	@$(RUN) -m pretrain_xai.run_notebook notebooks/14_published.ipynb papermill_runs/published/14_published/run.ipynb -p folder "$(PUBLISHED)"
 
@@ -50,6 +54,9 @@ test-system: $(READY)  ## tests that kill batches: minutes
 
 bench: $(READY)  ## measure exactness, speed and memory side by side with the plain way (needs the demo's networks)
 	for part in $(sort $(wildcard benchmarks/bench_*.py)); do $(RUN) $$part || exit 1; done
+
+bench-statistics: $(READY)  ## coverage of intervals and type I error over 1,000 simulated studies
+	$(RUN) benchmarks/bench_statistics.py
 
 lint: $(READY)  ## check style and format
 	.venv/bin/ruff check && .venv/bin/ruff format --check

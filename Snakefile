@@ -2,9 +2,11 @@
 # Data are outputs; executed notebooks are logs, so that Snakemake keeps them, with their traceback, when they fail.
 # A notebook runs again when its inputs, its settings or its code change (`params`, see pretrain_xai.stages).
 import sys
+from itertools import combinations
 
 from pretrain_xai import paths
 from pretrain_xai.stages import STAGES, code_digest, fingerprint
+from pretrain_xai.statistics import TABLES
 from pretrain_xai.study import Run, load_study
 from pretrain_xai.variants import finished_variants, variant_files
 
@@ -263,6 +265,24 @@ rule boxplots_incorrect:
         command("11_boxplots_incorrect", f"-p selection {SELECTION}")
 
 
+rule statistics:
+    input:
+        SCORES,
+        EXAMPLES,
+        CLASSIFICATION,
+        INTERSECTIONS,
+        dataset("test"),
+    output:
+        [f"{near(paths.statistics(STUDY))}/{name}.csv" for name in TABLES],
+        [figure("13_statistics", name) for name in ("skill_intervals", "ranks", "redundancy")],
+        [figure("13_statistics", f"effect_{second}_{first}") for first, second in combinations(study.pretraining.corpora, 2)],
+        figure("13_statistics", "power") if study.n_seeds(SELECTION) > 1 else [],
+    log:
+        log_of("13_statistics"),
+    params:
+        fingerprint(study, "13_statistics"),
+    shell:
+        command("13_statistics", f"-p selection {SELECTION}")
 rule sanity_checks:
     input:
         near(paths.finetuned(STUDY, CHECKED.name) / "weights.safetensors"),
@@ -329,6 +349,7 @@ rule report:
         rules.heatmaps.output,
         rules.boxplots.output,
         rules.boxplots_incorrect.output,
+        rules.statistics.output,
         rules.sanity_checks.output,
     output:
         REPORT,

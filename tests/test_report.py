@@ -7,6 +7,8 @@ from pretrain_xai import paths
 from pretrain_xai.report import main, write_report
 from pretrain_xai.tables import read_classification
 
+STATISTICS = ("skill_intervals", "effect_mri_natural", "ranks", "redundancy")
+
 
 def test_report_is_static_and_every_link_leads_somewhere(tiny):
     page = paths.figures(tiny) / "report.html"
@@ -21,15 +23,8 @@ def test_report_is_static_and_every_link_leads_somewhere(tiny):
 
 def test_report_shows_each_figure_with_an_alternative_text(tiny):
     text = write_report(tiny).read_text(encoding="utf-8")
-    for name in (
-        "boxplots_tpr",
-        "boxplots_tnr",
-        "boxplots_wrong",
-        "classification",
-        "sanity_checks",
-        "audit",
-        "protocols",
-    ):
+    names = ("boxplots_tpr", "boxplots_tnr", "boxplots_wrong", "classification", "sanity_checks", "audit", "protocols")
+    for name in (*names, *STATISTICS):
         assert f'src="{name}.png"' in text
     for corpus in ("natural", "mri"):
         assert f'src="heatmaps_correct_{corpus}.png"' in text
@@ -58,6 +53,10 @@ def test_a_study_that_was_not_run_is_one_line(root, capsys):
     printed = capsys.readouterr().err
     assert len(printed.splitlines()) == 1
     assert "make study STUDY=tiny" in printed
+
+
+def test_a_study_with_one_seed_has_no_figure_of_power(tiny):
+    assert 'src="power.png"' not in write_report(tiny).read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("study", ["nothing", "demo+nothing"])

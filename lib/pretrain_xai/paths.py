@@ -138,6 +138,11 @@ def example_maps(study: str) -> Path:
     return _data(study, "scores") / "example_maps"
 
 
+def statistics(study: str) -> Path:
+    """Return the folder of the tables of intervals, effects, ranks, redundancy and power."""
+    return _data(study, "scores") / "statistics"
+
+
 def switch_scores(study: str) -> Path:
     """Return the folder with one file per model: its scores under each switch that needs no training."""
     return _data(study, "scores") / "switch_scores"

@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from itertools import combinations
 from pathlib import Path
 
 import pandas as pd
@@ -23,6 +24,34 @@ SECTIONS = (
         "Relevance Rank Accuracy on test images that all models classify correctly: of the k strongest pixels of a map, "
         "the share inside the lesions, which have k pixels. Boxes are quartiles with the median; whiskers reach 1.5 "
         "interquartile ranges; the dashed line is chance; diamonds are classification accuracies.",
+    ),
+    (
+        "skill_intervals",
+        "How far above chance, and how sure is it?",
+        "Skill = (score - chance) / (1 - chance), mean with 95 % interval: over seeds, or with one seed over images alone. "
+        "Dashed: chance in the image; dotted: chance of a map that is random within the brain.",
+    ),
+    (
+        "effect_{pair}",
+        "Does the corpus matter?",
+        "Difference of skill with 95 % intervals: over all in every way, then by method and by depth. Filled: the interval "
+        "leaves out 0. Each corpus has one pre-trained network: seeds are those of fine-tuning.",
+    ),
+    (
+        "ranks",
+        "Which methods rank first?",
+        "Mean ranks over networks; bars join methods that Nemenyi's test can't tell apart.",
+    ),
+    (
+        "redundancy",
+        "How many different methods are there?",
+        "Spearman's correlation of methods: above the diagonal of their scores over images, below of their maps over pixels.",
+    ),
+    (
+        "power",
+        "How many seeds and images does it take?",
+        "Power of the t test paired by seed to see a true difference of skill between corpora, simulated from this study's "
+        "spread.",
     ),
     (
         "classification",
@@ -139,6 +168,9 @@ def _section(study_name: str, study: Study, name: str, heading: str, caption: st
     if "{corpus}" in name:
         corpora = study.pretraining.corpora
         captions = {name.format(corpus=c): f"Networks pre-trained on {label(c)}. {caption}" for c in corpora}
+    if "{pair}" in name:
+        pairs = combinations(study.pretraining.corpora, 2)
+        captions = {name.format(pair=f"{second}_{first}"): caption for first, second in pairs}
     folder = paths.figures(study_name)
     return {"heading": heading, "figures": [item for item in captions.items() if (folder / f"{item[0]}.png").is_file()]}
 

@@ -35,7 +35,7 @@ class Stage:
 
 
 #: modules that only draw
-_DRAWING = ("effect_plots", "figures", "names", "plotting", "previews")
+_DRAWING = ("effect_plots", "figures", "names", "plotting", "previews", "sanity_figure", "statistics_plots")
 
 
 _SCORING = ("channel_reduction", "mask_threshold", "ties", "signed_edges", "captum_deep_lift", "gradient_shap_unseeded")
@@ -64,6 +64,7 @@ STAGES = {
     "12_compare_protocols": Stage(
         "scores", ("attribution", "compared_depths", "protocols", "protocol", "switches"), draws=True
     ),
+    "13_statistics": Stage("scores", ("attribution.methods", "pretraining.corpora"), ("mask_threshold",), draws=True),
     "15_sanity_checks": Stage(
         "scores",
         ("attribution", "network", "threads"),

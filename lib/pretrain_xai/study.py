@@ -264,6 +264,11 @@ class Study(Settings):
         for selection in self.finetuning.selections:
             yield Run(selection, UNTRAINED, 0, 0)
 
+    def n_seeds(self, selection: Selection) -> int:
+        """Return the fewest networks of one corpus and depth."""
+        cells = self.finetuning.selections[selection].values()
+        return min(len(cell.seeds_at(depth)) for cell in cells for depth in self.finetuning.depths)
+
     def check_run(self, run: Run) -> Run:
         """Return `run` if the study has it.
 

@@ -1,0 +1,89 @@
+"""Coverage of the intervals and type I error of the tests over simulated studies: `make bench-statistics`."""
+
+import argparse
+import dataclasses
+import time
+
+import numpy as np
+import pandas as pd
+from pretrain_xai import paths
+from pretrain_xai.coverage import coverage_table
+from pretrain_xai.effects import Contrast
+from pretrain_xai.intervals import by_units
+from pretrain_xai.mixed_model import fit_mixed_model
+from pretrain_xai.simulated_studies import Size, Spread, as_skills, simulate_scores
+from pretrain_xai.tables import TableError, read_table
+
+N_STUDIES = 1000
+#: what networks of one seed number share, as a part of the deviation between networks: pairing by number is put to the test
+SHARED = {
+    "nothing": {"shared": 0.0, "shared_corpus": 0.0},
+    "over corpora and depths": {"shared": 0.8, "shared_corpus": 0.0},
+    "over depths": {"shared": 0.0, "shared_corpus": 0.8},
+}
+
+
+def measured_spread(study: str) -> tuple[Spread, str]:
+    """Return the spread that the statistics of a finished study found, or the defaults, and where it comes from."""
+    path = paths.data(study) / "statistics" / "spread.csv"
+    try:
+        return Spread(**read_table(path).set_index("source")["deviation"].to_dict()), str(path)
+    except TableError:
+        return Spread(), f"defaults, as {path} is not there"
+
+
+def largest_difference(spread: Spread, n_seeds: int, n_studies: int = 10) -> float:
+    """Return by how much statsmodels' fits differ from the closed form that the table uses, in standard errors."""
+    size = Size(n_seeds)
+    scores = simulate_scores(n_studies, size, spread, np.random.default_rng(1))
+    sign = np.repeat([-1.0, 1.0], size.n_depths * n_seeds) / (size.n_depths * n_seeds)
+    weights = np.tile(sign[:, None], size.n_methods) / size.n_methods
+    differences = []
+    for study in scores:
+        skills = as_skills(study)
+        contrast = Contrast("corpus", "", weights)
+        table = pd.DataFrame(contrast.weights, columns=skills.methods)
+        keys = [skills.networks[name].to_numpy() for name in ("pretraining", "finetune_depth")]
+        fitted = fit_mixed_model(skills.network_means()).interval(table.groupby(keys).sum().stack())
+        contributions = np.einsum("rm,rmi->ri", weights, skills.values)
+        closed = by_units(contributions, np.repeat(np.arange(2 * size.n_depths), n_seeds), pooled=True)
+        differences += [abs(fitted.estimate - closed.estimate) / closed.se, abs(fitted.se / closed.se - 1)]
+    return float(max(differences))
+
+
+def main(n_studies: int = N_STUDIES, study: str = "demo3") -> pd.DataFrame:
+    """Print and return the table of coverage, type I error, power and width for 3 and 10 seeds."""
+    started = time.monotonic()
+    spread, source = measured_spread(study)
+    print(f"standard deviations of skill ({source}):")
+    print("  " + ", ".join(f"{name} {value:.3f}" for name, value in dataclasses.asdict(spread).items()))
+    rng = np.random.default_rng(0)
+    tables = []
+    for shares, part in SHARED.items():
+        one = dataclasses.replace(spread, **{name: share * spread.network for name, share in part.items()})
+        for new_images in (False, True):
+            for n_seeds in (3, 10):
+                table = coverage_table(n_studies, Size(n_seeds), one, rng, new_images=new_images)
+                facts = {"seeds_share": shares, "truth_is": "on all images" if new_images else "on these images"}
+                tables.append(table.assign(**facts, n_seeds=n_seeds))
+    result = pd.concat(tables, ignore_index=True)
+    wide = result.pivot_table(
+        index=["seeds_share", "truth_is", "way"],
+        columns="n_seeds",
+        values=["coverage", "type_one", "power", "width"],
+        sort=False,
+    )
+    print(f"\n{n_studies} studies without and {n_studies} with an effect of .03, 95 % intervals, tests at .05")
+    print(wide.round(3).to_string())
+    gap = max(largest_difference(spread, n_seeds) for n_seeds in (3, 10))
+    print(f"\nmixed model in closed form and by statsmodels differ by at most {gap:.1e} standard errors")
+    print(f"{time.monotonic() - started:.0f} s")
+    return result
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--studies", type=int, default=N_STUDIES)
+    parser.add_argument("--study", default="demo3")
+    options = parser.parse_args()
+    main(options.studies, options.study)

@@ -1,0 +1,162 @@
+"""Skill: how far a score is above chance, for every network, method and image of a study.
+
+`skill = (score - chance) / (1 - chance)` is 0 where a random map is expected to be and 1 for a perfect map, whatever the
+size of the lesions (a chance-corrected score as Cohen's kappa is, 1960).
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+
+from pretrain_xai.comparison_maps import COMPARISON_MAPS
+from pretrain_xai.errors import UserError
+from pretrain_xai.study import UNTRAINED
+
+NETWORK = ["pretraining", "finetune_depth", "seed"]
+
+
+class SkillError(UserError):
+    """Scores can't be compared."""
+
+
+@dataclass(frozen=True)
+class Skills:
+    """The skill of every method on every image by every fine-tuned network, on the same images.
+
+    Attributes
+    ----------
+    values : float array of shape (n_networks, n_methods, n_images), range (-inf, 1]
+    networks : DataFrame of n_networks rows with `pretraining`, `finetune_depth`, `seed`
+    methods : list of str
+    images : DataFrame of n_images rows with `image_index`, `chance`, and where known `subject`, `chance_brain`
+    references : dict of str to float array of shape (n_methods, n_images)
+        What every method is compared with on the same images: the comparison maps (the same for every method), and as
+        `untrained` the method itself on the untrained network.
+    """
+
+    values: NDArray[np.float64]
+    networks: pd.DataFrame
+    methods: list[str]
+    images: pd.DataFrame
+    references: dict[str, NDArray[np.float64]]
+
+    @property
+    def clusters(self) -> NDArray[np.int64]:
+        """The number of each image's subject, or of the image where subjects are not known; shape (n_images,)."""
+        name = "subject" if "subject" in self.images else "image_index"
+        return pd.factorize(self.images[name])[0].astype(np.int64)
+
+    @property
+    def n_seeds(self) -> int:
+        """The fewest networks of one corpus and depth."""
+        return int(self.networks.groupby(["pretraining", "finetune_depth"]).size().min())
+
+    @property
+    def corpora(self) -> list[str]:
+        """The corpora in the order of the networks."""
+        return list(dict.fromkeys(self.networks["pretraining"]))
+
+    @property
+    def depths(self) -> list[int]:
+        """The fine-tuning depths, from the shallowest."""
+        return sorted(set(self.networks["finetune_depth"].tolist()))
+
+    def network_means(self) -> pd.DataFrame:
+        """Return mean skill over images, one row per network and method (`method`, `skill`): seed x cell means."""
+        means = pd.DataFrame(self.values.mean(axis=2), columns=pd.Index(self.methods, name="method"))
+        wide = pd.concat([self.networks.reset_index(drop=True), means], axis=1)
+        return wide.melt(NETWORK, self.methods, var_name="method", value_name="skill")
+
+
+def skill(score: ArrayLike, chance: ArrayLike) -> NDArray[np.float64]:
+    """Return (score - chance) / (1 - chance): 0 at chance, 1 at best; NaN where chance is 1, as nothing can be better.
+
+    Parameters
+    ----------
+    score, chance : float arrays of one shape, range [0, 1]
+    """
+    score, chance = np.asarray(score, dtype=np.float64), np.asarray(chance, dtype=np.float64)
+    room = 1 - chance
+    return np.divide(score - chance, room, out=np.full_like(room, np.nan), where=room > 0)
+
+
+def brain_chance(images: NDArray, masks: Sequence[NDArray] | NDArray, indices: ArrayLike) -> NDArray[np.float64]:
+    """Return what a map scores in expectation that is random within the brain and nothing outside: k / brain pixels.
+
+    Parameters
+    ----------
+    images : float array of shape (n, height, width)
+        Background is 0.
+    masks : indexable to bool arrays of shape (height, width)
+    indices : int array of shape (n_images,)
+
+    Returns
+    -------
+    float array of shape (n_images,), range (0, 1]
+    """
+    # one image at a time: images and masks stay on disk
+    return np.array([masks[i].sum() / max((images[i] > 0).sum(), masks[i].sum()) for i in np.asarray(indices)])
+
+
+def collect_skills(
+    scores: pd.DataFrame, methods: Sequence[str], corpora: Sequence[str], images: pd.DataFrame | None = None
+) -> Skills:
+    """Arrange the scores of one selection, metric and list of images as skills.
+
+    Parameters
+    ----------
+    scores : DataFrame, score rows
+        Of the fine-tuned networks and of the untrained one, each on the same images.
+    methods, corpora : sequences of str
+        Which, and in which order: a later corpus is compared with an earlier one.
+    images : DataFrame with `image_index` and any of `subject`, `chance_brain`, optional
+        What else is known of the images.
+
+    Raises
+    ------
+    SkillError
+        More than one metric, a metric without chance, or networks that were scored on different images.
+    """
+    metrics = scores["metric"].astype(str).unique()
+    if len(metrics) != 1 or scores["chance"].isna().any():
+        raise SkillError(f"skill needs one metric that has a chance level, found {', '.join(metrics)}")
+    table = scores.assign(skill=skill(scores["value"], scores["chance"]), method=scores["method"].astype(str))
+    table["pretraining"] = table["pretraining"].astype(str)
+    trained = table[table["pretraining"].isin(corpora) & table["method"].isin(methods)]
+    wide = _wide(trained, [*NETWORK, "method"])
+    wide = wide.loc[:, wide.notna().all()]
+    known = scores.drop_duplicates("image_index").set_index("image_index").loc[wide.columns, ["chance"]].reset_index()
+    if images is not None:
+        known = known.merge(images, on="image_index", how="left", validate="one_to_one")
+    found = trained[NETWORK].drop_duplicates().itertuples(index=False, name=None)
+    order = sorted(found, key=lambda network: (list(corpora).index(network[0]), *network[1:]))
+    values = np.stack([[wide.loc[(*network, method)] for method in methods] for network in order])
+    references = dict(_references(table, methods, wide.columns))
+    return Skills(values, pd.DataFrame(order, columns=NETWORK), list(methods), known, references)
+
+
+def _wide(table: pd.DataFrame, rows: list[str]) -> pd.DataFrame:
+    if table.duplicated([*rows, "image_index"]).any():
+        raise SkillError("an image was scored twice by one network and method: give one selection and one study")
+    if not len(table):
+        raise SkillError("there are no scores of fine-tuned networks")
+    per_row = table.groupby(rows)["image_index"].agg(frozenset)
+    if per_row.nunique() != 1:
+        raise SkillError(
+            f"networks were scored on different images ({per_row.map(len).min()} to {per_row.map(len).max()}): "
+            "give the images that are right for all"
+        )
+    return table.set_index([*rows, "image_index"])["skill"].unstack("image_index")
+
+
+def _references(table: pd.DataFrame, methods: Sequence[str], images: pd.Index) -> Iterator[tuple[str, NDArray]]:
+    rows = table[table["pretraining"] == UNTRAINED].set_index(["method", "image_index"])["skill"]
+    known = set(rows.index.get_level_values("method"))
+    for name in COMPARISON_MAPS:
+        if name in known:
+            yield name, np.tile(rows[name].reindex(images).to_numpy(), (len(methods), 1))
+    if set(methods) <= known:
+        yield "untrained", np.stack([rows[method].reindex(images).to_numpy() for method in methods])

@@ -1,0 +1,178 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Measure what the study shows, and how surely
+#
+# **Question.** Which methods find the lesions, do corpus and depth matter, and how sure is it?
+#
+# **Reads** the scores of all models, their example maps and the test images. **Writes** the tables in
+# `data/<study>/statistics` and the figures `skill_intervals`, `effect_<corpus>_<corpus>`, `ranks`, `redundancy` and, with
+# several seeds, `power`. **Takes** half a minute.
+
+# %% [markdown] What is drawn anew when a study is repeated? Networks: with another seed each comes out differently. So
+# the seed is the unit, and images, which all networks share, are nested in it. Pooling all images of all networks as
+# independent cases finds effects that are not there: `make bench-statistics` counts how often.
+#
+# Each corpus has one pre-trained network. A difference of the corpora is one of these two networks, fine-tuned anew; whether
+# another pre-training on the same corpus would show it, this design can't tell.
+
+# %% tags=["parameters"]
+study: str = "demo"  # a file in studies/
+selection: str = "best"  # how models are chosen: best or matched
+metric: str = "relevance_rank_accuracy"  # a score that has a chance level
+seed: int = 0  # of the bootstraps and of the simulation of power
+
+# %%
+from itertools import combinations
+
+import matplotlib.pyplot as plt
+
+from pretrain_xai import figures, paths, statistics_plots
+from pretrain_xai.dataset import read_split
+from pretrain_xai.findings import findings
+from pretrain_xai.power import seeds_needed
+from pretrain_xai.provenance import record
+from pretrain_xai.selection import CORRECT_FOR_ALL, scored_on
+from pretrain_xai.skill import brain_chance, collect_skills
+from pretrain_xai.statistics import study_statistics
+from pretrain_xai.study import load_study
+from pretrain_xai.tables import read_arrays, read_classification, read_scores, read_table, write_table
+
+config = load_study(study)
+methods, corpora = config.attribution.methods, config.pretraining.corpora
+figures.use_style()
+
+# %% [markdown]
+# ## Load the scores, and what is known of the images
+#
+# Only images that every model classifies correctly, so that all networks are compared on the same ones.
+
+# %%
+scores = read_scores(study).query("selection == @selection and metric == @metric")
+scores = scored_on(scores, read_table(paths.intersections(study)), selection, CORRECT_FOR_ALL)
+test = read_split(paths.dataset(study) / "test", config.switched.mask_threshold)
+images = test.table.loc[test.table["image_index"].isin(scores["image_index"]), ["image_index", "subject"]]
+images = images.assign(chance_brain=brain_chance(test.images, test.masks, images["image_index"]))
+runs = [run for run in config.runs() if run.selection == selection]
+maps = [read_arrays(paths.example_maps(study) / f"{run.name}.npz") for run in runs]
+
+# %% [markdown]
+# ## From score to skill
+#
+# A random map scores k / pixels in expectation: the larger the lesions, the more. Skill takes that off, (score − chance)
+# / (1 − chance): 0 is chance, 1 is perfect. A map that only knows where the brain is does better than chance in the
+# image; that level is reported beside it.
+
+# %%
+skills = collect_skills(scores, methods, corpora, images)
+(n_networks, n_methods, n_images) = skills.values.shape
+assert n_networks == len(runs) and n_methods == len(methods)
+print(f"{n_networks} networks, {n_methods} methods, {n_images} images of {images['subject'].nunique()} subjects,")
+print(f"{skills.n_seeds} seed(s) per corpus and depth")
+print(f"chance: {images['chance_brain'].mean():.3f} in the brain, {skills.images['chance'].mean():.3f} in the image")
+
+# %% [markdown]
+# ## Compute all tables
+#
+# Each effect in five ways: a t interval on seed means (paired by seed where all cells have the same seeds, else Welch's),
+# which is about other networks on these images and leads the answers; the bootstrap-t; a hierarchical bootstrap of seeds,
+# then subjects; a t interval over seeds and images, for other networks on other images; a linear mixed model with a
+# random intercept per network. p values are Holm-corrected within each family of questions.
+
+# %%
+parameters = {"study": study, "selection": selection, "metric": metric, "images": CORRECT_FOR_ALL, "seed": seed}
+inputs = [*sorted(paths.scores(study).glob("[!.]*.parquet")), paths.intersections(study)]
+tables = study_statistics(skills, maps, seed)
+for name, table in tables.items():
+    path = paths.statistics(study) / f"{name}.csv"
+    write_table(table, path)
+    record(path, parameters=parameters, inputs=inputs)
+print({name: len(table) for name, table in tables.items()})
+
+# %% [markdown]
+# ## Skill with intervals
+#
+# With several seeds the intervals are over seeds, with one over images alone: then they say nothing about networks.
+
+# %%
+figure = statistics_plots.cells_figure(tables["cells"], methods, corpora)
+figures.save_figure(figure, tables["cells"], study, "skill_intervals", parameters=parameters, inputs=inputs)
+plt.show(figure)
+
+# %% [markdown]
+# ## Does the corpus matter?
+
+# %%
+effects = tables["effects"]
+for first, second in combinations(corpora, 2):
+    figure = statistics_plots.corpus_figure(effects, f"{second} - {first}")
+    data = effects[effects["contrast"] == f"{second} - {first}"]
+    figures.save_figure(figure, data, study, f"effect_{second}_{first}", parameters=parameters, inputs=inputs)
+    plt.show(figure)
+
+# %% [markdown]
+# The main effects, each in every way.
+
+# %%
+main = effects[effects["family"].isin(["corpus", "depth", "depth_slope", "corpus_x_depth"])]
+columns = ["contrast", "way", "unit", "n_units", "estimate", "low", "high", "p", "effect_size"]
+main[columns].style.format(precision=3).hide(axis="index")
+
+# %% [markdown]
+# ## And does classification go along?
+#
+# The same networks' accuracy. A corpus whose networks classify worse is not compared at equal accuracy here.
+
+# %%
+accuracy = read_classification(study).query("selection == @selection")
+accuracy.groupby(["pretraining", "finetune_depth"])["accuracy"].mean().unstack().style.format(precision=3)
+
+# %% [markdown]
+# ## Which methods rank first?
+#
+# Mean ranks over networks, Friedman's test, and Nemenyi's critical difference.
+
+# %%
+ranks = tables["ranks"]
+pairs = tables["nemenyi"].pivot(index="method", columns="other", values="p")
+figure = statistics_plots.ranks_figure(ranks, pairs)
+figures.save_figure(figure, ranks, study, "ranks", parameters=parameters, inputs=inputs)
+plt.show(figure)
+
+# %% [markdown]
+# ## How many different methods are there?
+#
+# Two methods whose scores and maps go along nearly perfectly are one.
+
+# %%
+figure = statistics_plots.redundancy_figure(tables["redundancy"], methods)
+figures.save_figure(figure, tables["redundancy"], study, "redundancy", parameters=parameters, inputs=inputs)
+plt.show(figure)
+tables["effective_methods"].style.format(precision=2).hide(axis="index")
+
+# %% [markdown]
+# ## How many seeds and images does it take?
+#
+# The power to see a true difference between corpora, simulated from the spread of this study. One seed shows no spread
+# between seeds, so then there is nothing to simulate from.
+
+# %%
+if skills.n_seeds > 1:
+    figure = statistics_plots.power_figure(tables["power"], skills.n_seeds, n_images)
+    figures.save_figure(figure, tables["power"], study, "power", parameters=parameters, inputs=inputs)
+    plt.show(figure)
+seeds_needed(tables["power"]).pivot(index=["averaged", "difference"], columns="n_images", values="seeds")
+
+# %% [markdown]
+# ## Read the result
+#
+# Every number of these sentences stands in one of the tables.
+
+# %%
+print(*findings(tables), sep="\n")

@@ -1,0 +1,270 @@
+"""Ranks, redundancy, power, and sentences whose numbers stand in the tables."""
+
+import dataclasses
+import re
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from matplotlib import pyplot as plt
+from pretrain_xai import paths
+from pretrain_xai.findings import findings
+from pretrain_xai.power import power_table, seeds_needed
+from pretrain_xai.ranks import rank_methods
+from pretrain_xai.redundancy import effective_number, map_correlation, redundancy_table, score_correlation, spearman
+from pretrain_xai.simulated_studies import Size, Spread, as_skills, simulate_scores
+from pretrain_xai.skill import Skills
+from pretrain_xai.statistics import TABLES, study_statistics
+from pretrain_xai.statistics_plots import (
+    alike,
+    cells_figure,
+    corpus_figure,
+    plot_cells,
+    plot_power,
+    plot_ranks,
+    ranks_figure,
+    redundancy_figure,
+)
+from pretrain_xai.tables import read_table
+from scipy import stats
+from statsmodels.stats.power import TTestPower
+
+mpl.use("Agg")
+RNG = np.random.default_rng(0)
+SPREAD = Spread(network=0.02)
+#: corpora, depths, seeds, methods, images
+SMALL = [
+    (1, 1, 1, 1, 5),
+    (1, 1, 2, 2, 5),
+    (2, 1, 2, 1, 5),
+    (1, 2, 1, 3, 5),
+    (2, 2, 2, 2, 1),
+    (2, 1, 1, 3, 1),
+    (2, 1, 3, 3, 2),
+]
+
+
+@pytest.fixture(autouse=True)
+def close_figures():
+    yield
+    plt.close("all")
+
+
+def skills(n_seeds: int, corpus_effect: float, n_methods: int = 4) -> Skills:
+    size = Size(n_seeds, n_depths=3, n_methods=n_methods, n_images=30)
+    scores = simulate_scores(1, size, SPREAD, np.random.default_rng(5), corpus_effect=corpus_effect, depth_effect=0.1)
+    study = as_skills(scores[0], n_subjects=10)
+    return dataclasses.replace(study, references={"sobel": np.full((n_methods, 30), 0.25)})
+
+
+@pytest.fixture(scope="module")
+def studies() -> dict[str, dict[str, pd.DataFrame]]:
+    """Return the tables of four studies: an effect of the corpus, none, the reverse, and one seed."""
+    made = {"effect": (4, 0.08), "none": (4, 0.0), "reversed": (4, -0.08), "one seed": (1, 0.08)}
+    return {name: study_statistics(skills(*how)) for name, how in made.items()}
+
+
+# ranks
+
+
+def test_the_critical_difference_is_that_of_demsar():
+    """Demšar 2006, section 3.2.2: four classifiers on 14 data sets, q = 2.569, CD = 1.25."""
+    rows = [
+        {"pretraining": "mri", "finetune_depth": 1, "seed": seed, "method": method, "skill": RNG.random()}
+        for seed in range(14)
+        for method in "abcd"
+    ]
+    assert rank_methods(pd.DataFrame(rows)).table["critical_difference"].iloc[0] == pytest.approx(1.25, abs=0.005)
+
+
+def test_methods_are_ranked_within_networks_best_first():
+    means = skills(3, 0.0).network_means()
+    ranks = rank_methods(means)
+    assert ranks.table["method"].tolist() == ["method3", "method2", "method1", "method0"]
+    assert ranks.table["mean_rank"].iloc[0] == pytest.approx(1, abs=0.3)
+    assert ranks.table["n_networks"].iloc[0] == 18
+    distance = ranks.table["mean_rank"].iloc[-1] - ranks.table["mean_rank"].iloc[0]
+    clear = distance > ranks.table["critical_difference"].iloc[0]
+    assert (ranks.pairs.iloc[0, -1] < 0.05) == clear, "Nemenyi's p and the critical difference say the same"
+
+
+@given(st.lists(st.floats(1, 8), min_size=2, max_size=8, unique=True))
+def test_bars_join_exactly_the_methods_that_are_alike(mean_ranks):
+    ranks = np.sort(mean_ranks)
+    near = np.abs(ranks[:, None] - ranks) < 2
+    runs = alike(pd.DataFrame(np.where(near, 0.5, 0.01)))
+    joined = {(i, j) for first, last in runs for i in range(first, last + 1) for j in range(i + 1, last + 1)}
+    assert joined == {(i, j) for i, j in zip(*np.nonzero(near), strict=True) if i < j}
+
+
+# redundancy
+
+
+def test_spearman_is_scipys():
+    values = np.round(RNG.random((4, 20)), 1)  # with ties
+    np.testing.assert_allclose(spearman(values), stats.spearmanr(values, axis=1).statistic)
+
+
+def test_effective_numbers_of_known_matrices():
+    assert effective_number(np.eye(5)) == {"participation_ratio": pytest.approx(5), "entropy": pytest.approx(5)}
+    assert effective_number(np.ones((5, 5))) == {"participation_ratio": pytest.approx(1), "entropy": pytest.approx(1)}
+    blocks = np.kron(np.eye(3), np.ones((2, 2)))
+    assert effective_number(blocks) == {"participation_ratio": pytest.approx(3), "entropy": pytest.approx(3)}
+
+
+def test_a_method_that_repeats_another_is_found():
+    one = skills(2, 0.0)
+    values = one.values.copy()
+    values[:, 2] = values[:, 1] ** 3  # the same order of images
+    one = dataclasses.replace(one, values=values)
+    maps = [{method: RNG.random((2, 6, 6)) for method in one.methods} for _ in range(3)]
+    for network in maps:
+        network["method2"] = np.exp(network["method1"])
+    table = redundancy_table({"scores": score_correlation(one), "maps": map_correlation(maps, one.methods)})
+    assert table.loc[table["same"], ["method", "other"]].to_numpy().tolist() == [["method1", "method2"]]
+    maps[0]["method2"] = RNG.random((2, 6, 6))
+    table = redundancy_table({"scores": score_correlation(one), "maps": map_correlation(maps, one.methods)})
+    assert not table["same"].any(), "methods whose maps differ are two, whatever their scores"
+
+
+def test_lrp_is_found_to_be_input_times_gradient(tiny):
+    table = read_table(paths.statistics(tiny) / "redundancy.csv")
+    same = table[table["same"]]
+    assert ["input_x_gradient", "lrp"] in same[["method", "other"]].to_numpy().tolist()
+
+
+# power
+
+
+def test_power_is_that_of_the_t_test():
+    table = power_table(SPREAD, (3, 4), np.random.default_rng(0), n_studies=4000, images=(50,))
+    assert len(table) == 2 * 10 * 4
+    own = SPREAD.network**2 + SPREAD.network_method**2 / 4
+    single = SPREAD.image_network**2 + SPREAD.residual**2 / 4
+    deviation = np.sqrt(2 / 3 * (own + single / 50))
+    # statsmodels' power is NaN where it is nearly 1
+    for row in table[(table["averaged"] == "all depths and methods") & (table["power"] < 0.999)].itertuples():
+        expected = TTestPower().power(row.difference / deviation, row.n_seeds, 0.05)
+        assert row.power == pytest.approx(expected, abs=0.035)
+
+
+def test_the_spread_that_the_power_takes_is_that_of_simulated_studies():
+    """Simulated in full: the t test sees the effect as often as the table says."""
+    spread = Spread(network=0.03, shared=0.02, shared_corpus=0.01)
+    scores = simulate_scores(600, Size(5, 3, 4, 50), spread, np.random.default_rng(1), corpus_effect=0.05)
+    by_seed = scores.mean((2, 4, 5))
+    seen = stats.ttest_1samp(by_seed[:, 1] - by_seed[:, 0], 0, axis=1).pvalue < 0.05
+    table = power_table(spread, (3, 4), np.random.default_rng(0), differences=(0.05,), seeds=(5,), images=(50,))
+    assert table["power"].iloc[0] == pytest.approx(seen.mean(), abs=0.07)
+
+
+def test_the_fewest_seeds_are_named_and_none_where_none_suffice():
+    table = pd.DataFrame(
+        {"averaged": "x", "difference": [0.1, 0.1, 0.1, 0.2], "n_images": 9, "n_seeds": [2, 3, 5, 2]}
+    ).assign(power=[0.5, 0.8, 0.9, 0.1])
+    assert seeds_needed(table)["seeds"].fillna(-1).tolist() == [3, -1]
+
+
+# tables and sentences
+
+
+def test_every_table_is_made_and_one_seed_leaves_two_without_rows(studies):
+    for name, tables in studies.items():
+        assert tuple(tables) == TABLES
+        assert {key for key, table in tables.items() if not len(table)} == (
+            {"spread", "power"} if name == "one seed" else set()
+        )
+
+
+def test_four_studies_give_four_texts(studies):
+    texts = {name: " ".join(findings(tables)) for name, tables in studies.items()}
+    assert len(set(texts.values())) == 4
+    assert "pre-trained on MRI (sex) are explained better than those pre-trained on photographs" in texts["effect"]
+    assert "pre-trained on photographs are explained better than those pre-trained on MRI (sex)" in texts["reversed"]
+    assert "makes no clear difference" in texts["none"]
+    assert texts["one seed"].startswith("With one seed per corpus and depth nothing can be said of networks")
+    assert "seeds, p" not in texts["one seed"]
+
+
+def test_every_number_of_the_sentences_stands_in_a_table(studies, tmp_path):
+    for tables in studies.values():
+        for name, table in tables.items():
+            table.to_csv(tmp_path / f"{name}.csv", index=False)
+        numbers, words = [], ""
+        for path in tmp_path.glob("*.csv"):
+            table = pd.read_csv(path)
+            words += path.read_text()
+            numbers += [value for name in table.select_dtypes("number") for value in table[name].dropna()]
+        text = " ".join(findings(tables)).replace("95 %", "")
+        text = re.sub(r"method\d", "", text)
+        found = re.findall(r"[+-]?\d+(?:\.\d+)?(?:e-\d+)?", text)
+        assert len(found) > 15
+        for number in found:
+            decimals = len(number.partition(".")[2])
+            style = ".1e" if "e" in number else f"{'+' if number[0] in '+-' else ''}.{decimals}f"
+            known = {format(value, style) for value in numbers}
+            assert number in known or f",{number}," in words or f"{number} - " in words, number
+
+
+def test_sentences_of_the_files_are_those_of_the_tables(studies, tmp_path):
+    """The report reads what the notebook wrote."""
+    for tables in studies.values():
+        for name, table in tables.items():
+            table.to_csv(tmp_path / f"{name}.csv", index=False)
+        assert findings({name: read_table(tmp_path / f"{name}.csv") for name in tables}) == findings(tables)
+
+
+@pytest.mark.parametrize(("corpora", "depths", "n_seeds", "methods", "images"), SMALL)
+def test_the_smallest_studies_have_their_statistics(corpora, depths, n_seeds, methods, images):
+    scores = simulate_scores(1, Size(n_seeds, depths, methods, images), SPREAD, np.random.default_rng(0))[0]
+    one = as_skills(scores[:corpora])
+    tables = study_statistics(one, [{method: RNG.random((1, 4, 4)) for method in one.methods}])
+    assert findings(tables)
+    assert "nan" not in " ".join(findings(tables)) or images == 1
+    pairs = tables["nemenyi"].pivot(index="method", columns="other", values="p")
+    ranks_figure(tables["ranks"], pairs)
+    redundancy_figure(tables["redundancy"], one.methods)
+    cells_figure(tables["cells"], one.methods, one.corpora)
+
+
+# figures
+
+
+def test_cells_are_drawn_with_their_intervals_and_chance(studies):
+    cells = studies["effect"]["cells"].assign(chance_brain=0.1)
+    _, ax = plt.subplots()
+    one = cells[cells["method"] == "method1"]
+    plot_cells(ax, one, ["natural", "mri"])
+    drawn = np.concatenate([container.lines[0].get_ydata().astype(float) for container in ax.containers])
+    order = one.set_index("pretraining").loc[["natural", "mri"]]
+    np.testing.assert_allclose(drawn, order["estimate"])
+    ends = np.concatenate([s[:, 1] for container in ax.containers for s in container.lines[2][0].get_segments()])
+    np.testing.assert_allclose(ends.reshape(-1, 2), order[["low", "high"]])
+    levels = [line.get_ydata()[0] for line in ax.lines if len(line.get_xdata()) == 2 and line.get_linestyle() == "--"]
+    assert levels == pytest.approx([0, (0.1 - 0.03) / 0.97])
+
+
+def test_figures_have_a_panel_per_method_and_a_row_per_way(studies):
+    tables = studies["effect"]
+    figure = cells_figure(tables["cells"], ["method0", "method1"], ["natural", "mri"])
+    assert [ax.get_title() for ax in figure.axes] == ["method0", "method1"]
+    figure = corpus_figure(tables["effects"], "mri - natural")
+    assert [len(ax.get_yticklabels()) for ax in figure.axes] == [5, 4, 3]
+    figure = corpus_figure(studies["one seed"]["effects"], "mri - natural")
+    assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == ["t interval over images"]
+
+
+def test_ranks_and_power_are_drawn_at_their_values(studies):
+    tables = studies["effect"]
+    ranks = tables["ranks"]
+    pairs = tables["nemenyi"].pivot(index="method", columns="other", values="p")
+    _, axes = plt.subplots(1, 2)
+    plot_ranks(axes[0], ranks, pairs)
+    np.testing.assert_allclose(axes[0].lines[0].get_xdata(), ranks["mean_rank"])
+    rows = tables["power"].query("averaged == 'one depth and method' and n_images == 50")
+    plot_power(axes[1], rows, "n_seeds")
+    lines = {line.get_label(): line for line in axes[1].lines}
+    np.testing.assert_allclose(lines["0.05"].get_ydata(), rows.loc[rows["difference"] == 0.05, "power"])
