@@ -1,8 +1,9 @@
-"""Earth Mover's Distance between maps and masks: exact, by the linear program of POT; about a second a map or more.
+"""Earth Mover's Distance between maps and masks: exact, by the linear program of POT, and slow.
 
 Two variants: the mass of the whole map against the mask's even mass at Euclidean cost, as in XAI-TRIS (Clark et al.
 2024), and the k strongest pixels against the mask's pixels at squared Euclidean cost, as the study's released code meant
-to (its call never ran). `benchmarks/bench_scores.py` says what they cost a map.
+to (its call never ran). `benchmarks/bench_scores.py` measured, on one slow core and with dense maps, 0.6 s a map for the
+former at 96 x 96 pixels, and 37 s and 4 GB at 224 x 224; the latter takes 0.01 and 0.3 s.
 """
 
 from collections.abc import Callable

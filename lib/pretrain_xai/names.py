@@ -28,6 +28,7 @@ _LABELS = {
     "intensity": "intensity",
     "relevance_rank_accuracy": "Relevance Rank Accuracy (TPR)",
     "true_negative_rate": "true negative rate",
+    "pixel_auroc": "pixel AUROC",
     "auroc": "AUROC",
     "auprc": "AUPRC",
 }
