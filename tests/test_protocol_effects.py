@@ -128,7 +128,7 @@ def test_one_seed_has_no_floor():
 # built studies
 
 
-def build(name: str, shifts: dict[str, float], error: float = 0.0, images=range(N_IMAGES)) -> None:
+def build(name: str, shifts: dict[str, float], error: float = 0.0, images=range(N_IMAGES - 4)) -> None:
     """Write the results of a study whose medians are 0.3 + 0.01 x place of the method + shift of method and run."""
     study, rng = load_study(name), np.random.default_rng(0)
     labels = np.arange(N_IMAGES) % 2
@@ -179,11 +179,12 @@ def built(tmp_path_factory) -> pd.DataFrame:
         build("tiny+reseed1", {"mri": 0.3}, error=0.02)
         build("tiny+reseed2", {"mri": 0.3}, error=-0.02)
         build("tiny+head_kept", {"mri": 0.3, "lrp": 0.01}, images=range(12))
+        build("tiny+first_conv_frozen", {"mri": 0.3}, images=range(N_IMAGES - 4, N_IMAGES))
         build("tiny+lesion_floor", {"mri": 0.3, "lrp": 0.2, "sobel": -0.1})
         build("tiny+published", {"natural": 0.3, "saliency": 0.5})
         study = load_study("tiny")
         variants = finished_variants("tiny", study)
-        assert variants == ["reseed1", "reseed2", "lesion_floor", "head_kept", "published"]
+        assert variants == ["reseed1", "reseed2", "first_conv_frozen", "lesion_floor", "head_kept", "published"]
         yield compare_protocols("tiny", study, "best", variants)
 
 
@@ -235,6 +236,12 @@ def test_images_are_those_scored_in_both_where_the_test_images_are_the_same(buil
     assert not same["lesion_floor"] and not same["published"]
 
 
+def test_each_side_keeps_its_own_images_where_no_image_was_scored_in_both(built):
+    found = row(built, "first_conv_frozen", "lrp")
+    assert not found["same_images"]
+    assert np.isfinite(found["difference"])
+
+
 def test_a_decided_change_below_the_floor_is_said(built):
     assert row(built, "mask_threshold", "lrp")["below_floor"]
     assert not row(built, "channel_reduction", "lrp")["below_floor"]
@@ -279,7 +286,7 @@ def test_intervals_are_quantiles_of_drawn_subjects(built):
 
 def test_the_matrix_has_a_row_per_switch_and_is_empty_where_not_concerned(built):
     matrix = effect_matrix(built, ["saliency", "lrp", "sobel"])
-    assert list(matrix.index[-3:]) == ["lesion_floor", "head_kept", "published"]
+    assert list(matrix.index[-4:]) == ["first_conv_frozen", "lesion_floor", "head_kept", "published"]
     assert matrix.loc["channel_reduction", "saliency"] == pytest.approx(0.2)
     assert np.isnan(matrix.loc["signed_edges", "lrp"])
 

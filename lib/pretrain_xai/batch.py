@@ -95,12 +95,15 @@ def run_batch(study: str, options: Sequence[str]) -> int:
 
 
 def run_protocols(study: str, options: Sequence[str], *, retrain: bool) -> int:
-    """Run the variants of a study and compare them with it; return the first exit status that is not 0."""
+    """Run the variants of a study and compare those that finish with it; return the largest exit status."""
+    statuses = {}
     for variant in retrained_variants(load_study(study)) if retrain else ():
         print(f"\n{study} {'as published' if variant == 'published' else f'with {variant}'}", flush=True)
-        if status := run_batch(variant_name(study, variant), options):
-            return status
-    return run_batch(study, ["compare_protocols", *options])
+        statuses[variant] = run_batch(variant_name(study, variant), options)
+    compared = run_batch(study, ["compare_protocols", *options])
+    if failed := [variant for variant, status in statuses.items() if status]:
+        print(f"error: these variants failed and are not compared: {', '.join(failed)}", file=sys.stderr)
+    return max(compared, *statuses.values(), 0)
 
 
 def stage_times(study: str) -> dict[str, list[float]]:

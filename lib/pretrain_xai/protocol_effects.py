@@ -148,7 +148,7 @@ class _Comparison:
         if shares_images and (images := self.shared & results.images):
             frames = self._corrected(images)
             corrected = sum(frames[1:], frames[0]) / len(frames)
-        frame = self._frame(results, images)
+        frame = self._frame(results, images or None)
         return self._rows(corrected, frame, switch=switch, retrained=True, same_images=bool(images))
 
     def _rows(self, corrected: pd.DataFrame, switched: pd.DataFrame, **columns) -> pd.DataFrame:
