@@ -119,3 +119,4 @@ deltas.groupby("method")["value"].describe()[["count", "mean", "min", "max"]].ro
 # %%
 best = accuracy.groupby("method")["value"].median()
 print(f"highest median: {best.idxmax()} {best.max():.3f}, chance {accuracy['chance'].mean():.3f}; saved {path}")
+print(f"maps that are 0 everywhere: {int(scores.loc[scores['metric'] == 'all_zero', 'value'].sum())}")

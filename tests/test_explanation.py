@@ -1,5 +1,6 @@
 """Scores of a model's explanations, against the plain loop over images."""
 
+import copy
 import dataclasses
 
 import numpy as np
@@ -40,7 +41,7 @@ def value(scores, method, metric, image) -> float:
 def test_scores_equal_the_plain_loop(network, split):
     indices = np.arange(1, 70)  # more than one chunk
     scores, _ = explain_and_score(network, split, indices, METHODS, SETTINGS, CORRECTED)
-    assert len(scores) == len(indices) * (7 * len(METHODS) + 2)
+    assert len(scores) == len(indices) * (8 * len(METHODS) + 2)
     for image in (1, 40, 69):
         inputs, target = as_batch(split.images[[image]]), torch.tensor([split.labels[image]])
         for method in METHODS:
@@ -76,6 +77,16 @@ def test_only_complete_methods_have_a_delta_and_deep_lift_keeps_its_promise(netw
     deltas = scores[scores["metric"] == "completeness_delta"].groupby("method")["value"]
     assert set(deltas.groups) == {"integrated_gradients", "deep_lift"}
     assert deltas.get_group("deep_lift").abs().max() < 1e-4
+
+
+def test_maps_that_say_nothing_are_flagged_and_score_chance(network, split):
+    dead = copy.deepcopy(network)
+    torch.nn.init.zeros_(dead.classifier[-1].weight)
+    for model, flag in ((network, 0), (dead, 1)):
+        scores, _ = explain_and_score(model, split, np.arange(3), ["saliency"], SETTINGS, CORRECTED)
+        assert (scores.loc[scores["metric"] == "all_zero", "value"] == flag).all()
+    accuracy = scores[scores["metric"] == "relevance_rank_accuracy"]
+    np.testing.assert_allclose(accuracy["value"], accuracy["chance"])
 
 
 def test_a_score_does_not_depend_on_the_other_images(network, split):

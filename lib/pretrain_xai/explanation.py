@@ -49,8 +49,8 @@ def explain_and_score(
     Returns
     -------
     DataFrame with `method`, `image_index`, `label`, `predicted`, `metric`, `value`, `chance`: one row per image, method and
-    metric (the settings' `scores`, the confusion counts, `k`, and `completeness_delta` in units of the logit for
-    methods that should be complete). int, the rows of the passes (see `within_memory`).
+    metric (the settings' `scores`, the confusion counts, `k`, `all_zero` = 1 for a map that says nothing, whose scores are
+    chance, and `completeness_delta` in units of the logit for methods that should be complete). int, the rows of the passes (see `within_memory`).
     """
     rows: _Rows = defaultdict(list)
     for chunk in tqdm(_chunks(image_indices), desc="explaining", unit="chunk", total=-(-len(image_indices) // CHUNK)):
@@ -172,7 +172,7 @@ def _attributions(
 def _localization(
     maps: np.ndarray, masks: np.ndarray, scores: Sequence[str], protocol: Protocol, image_indices: np.ndarray
 ) -> Scored:
-    """Return value and chance level of the scores, the confusion counts and k, by name."""
+    """Return value and chance level of the scores, the confusion counts, k and the flag of an empty map, by name."""
     given = MaskedMaps(maps, masks, image_indices)
     none = np.full(len(maps), np.nan)
     counts = confusion_counts(given, ties=protocol.ties)
@@ -180,6 +180,7 @@ def _localization(
         **score_masked(given, scores, ties=protocol.ties),
         **{name: (values, none) for name, values in counts._asdict().items()},
         "k": (given.k, none),
+        "all_zero": ((~maps.any(axis=(1, 2))).astype(np.float64), none),
     }
 
 
