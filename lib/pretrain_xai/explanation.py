@@ -50,7 +50,8 @@ def explain_and_score(
     -------
     DataFrame with `method`, `image_index`, `label`, `predicted`, `metric`, `value`, `chance`: one row per image, method and
     metric (the settings' `scores`, the confusion counts, `k`, `all_zero` = 1 for a map that says nothing, whose scores are
-    chance, and `completeness_delta` in units of the logit for methods that should be complete). int, the rows of the passes (see `within_memory`).
+    chance, and `completeness_delta` in units of the logit for methods that should be complete).
+    int, the rows of the passes (see `within_memory`).
     """
     rows: _Rows = defaultdict(list)
     for chunk in tqdm(_chunks(image_indices), desc="explaining", unit="chunk", total=-(-len(image_indices) // CHUNK)):
