@@ -15,9 +15,10 @@
 # `data/<study>/statistics` and the figures `skill_intervals`, `effect_<corpus>_<corpus>`, `ranks`, `redundancy` and, with
 # several seeds, `power`. **Takes** half a minute.
 
-# %% [markdown] What is drawn anew when a study is repeated? Networks: with another seed each comes out differently. So
-# the seed is the unit, and images, which all networks share, are nested in it. Pooling all images of all networks as
-# independent cases finds effects that are not there: `make bench-statistics` counts how often.
+# %% [markdown]
+# What is drawn anew when a study is repeated? Networks: with another seed each comes out differently. So the seed is the
+# unit, and images, which all networks share, are nested in it. Pooling all images of all networks as independent cases
+# finds effects that are not there: `make bench-statistics` counts how often.
 #
 # Each corpus has one pre-trained network. A difference of the corpora is one of these two networks, fine-tuned anew; whether
 # another pre-training on the same corpus would show it, this design can't tell.

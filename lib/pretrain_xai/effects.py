@@ -3,9 +3,9 @@
 Every effect is a contrast: weights over networks and methods. What was drawn anew decides how its interval is made. The
 networks of one seed number share the fresh head's first weights and the order of batches, so they may be alike; an effect
 between networks is therefore paired by seed number where all cells have the same numbers. That holds whatever the seeds
-share and costs only degrees of freedom: in `make bench-statistics` the paired t interval covers .93 to .95 of the effects
-on the images tested under every dependence, while with networks as units of their own it covers .83 where those of one
-number and corpus are alike. Where the numbers differ, as in the paper, every network is a unit of its own.
+share and costs only degrees of freedom: in `make bench-statistics` the paired t interval covers .95 of the effects
+on the images tested under every dependence, while with networks as units of their own it covers .83 to .86 where those of
+one number and corpus are alike. Where the numbers differ, as in the paper, every network is a unit of its own.
 
 Each corpus has one pre-trained network: an effect of the corpus is one of these networks, fine-tuned anew, and not yet of
 another pre-training on the same corpus.

@@ -14,7 +14,18 @@ from pretrain_xai.simulated_studies import estimate_spread, spread_table
 from pretrain_xai.skill import Skills
 
 #: the tables of a study with one seed are the same but for the last two, which need several
-TABLES = ("network_means", "cells", "effects", "ranks", "nemenyi", "redundancy", "effective_methods", "spread", "power")
+TABLES = (
+    "images",
+    "network_means",
+    "cells",
+    "effects",
+    "ranks",
+    "nemenyi",
+    "redundancy",
+    "effective_methods",
+    "spread",
+    "power",
+)
 
 
 def study_statistics(
@@ -43,6 +54,7 @@ def study_statistics(
         spread = estimate_spread(skills)
         power = power_table(spread, (len(skills.depths), len(skills.methods)), np.random.default_rng(seed))
     return {
+        "images": skills.images,
         "network_means": means,
         "cells": cell_table(skills),
         "effects": effect_table(skills, seed),
