@@ -66,14 +66,8 @@ def test_light_modules_do_not_import_torch():
     """A notebook that only draws starts fast."""
     code = (
         "import sys; import pretrain_xai.lesions, pretrain_xai.localization, pretrain_xai.published, pretrain_xai.plotting;"
-<<<<<<< HEAD
-        "import pretrain_xai.dataset, pretrain_xai.tables, pretrain_xai.selection;"
-        "import pretrain_xai.statistics, pretrain_xai.statistics_plots, pretrain_xai.coverage;"
-        "sys.exit('torch' in sys.modules)"
-=======
         "import pretrain_xai.dataset, pretrain_xai.tables, pretrain_xai.selection, pretrain_xai.statistics;"
         "import pretrain_xai.statistics_plots, pretrain_xai.coverage; sys.exit('torch' in sys.modules)"
->>>>>>> stats
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 
