@@ -176,4 +176,4 @@ seeds_needed(tables["power"]).pivot(index=["averaged", "difference"], columns="n
 # Every number of these sentences stands in one of the tables.
 
 # %%
-print(*findings(tables), sep="\n")
+print(*(finding.text for finding in findings(tables)), sep="\n")

@@ -2,6 +2,7 @@
 
 import re
 
+import pandas as pd
 import pytest
 from pretrain_xai import paths
 from pretrain_xai.report import main, write_report
@@ -31,13 +32,30 @@ def test_report_shows_each_figure_with_an_alternative_text(tiny):
     assert len(re.findall(r'alt="[^"]{20,}"', text)) == text.count("<img")
 
 
-def test_answers_are_numbers_of_the_tables(tiny):
+def test_answers_are_linked_to_the_tables_that_have_their_numbers(tiny):
+    page = write_report(tiny)
+    answers = re.findall(
+        r'<li>(.*?) <a href="(.*?)">Figure</a>, <a href="(.*?)">', page.read_text(encoding="utf-8"), re.S
+    )
+    assert len(answers) > 5
+    for text, figure, table in answers:
+        assert (page.parent / figure).is_file()
+        rows = pd.read_csv(page.parent / table)
+        values = [value for name in rows.select_dtypes("number") for value in rows[name].dropna()]
+        words = (page.parent / table).read_text(encoding="utf-8")
+        for number in re.findall(r"[+-]?\d+(?:\.\d+)?(?:e-\d+)?", text.replace("95 %", "")):
+            decimals = len(number.partition(".")[2])
+            style = ".1e" if "e" in number else f"{'+' if number[0] in '+-' else ''}.{decimals}f"
+            assert number in {format(value, style) for value in values} or number in words, (number, text)
+
+
+def test_answers_come_with_the_accuracies(tiny):
     text = write_report(tiny).read_text(encoding="utf-8")
     accuracy = read_classification(tiny).set_index(["pretraining", "finetune_depth"])["accuracy"]
     for corpus, name in (("natural", "photographs"), ("mri", r"MRI \(sex\)")):
         low, high = (accuracy[corpus, depth] for depth in (1, 5))
         assert re.search(
-            rf"Pre-trained on {name}, accuracy goes from {low:.2f} \(depth 1\) to {high:.2f} \(depth 5\)", text
+            rf"{name}, classification accuracy goes from {low:.2f} \(depth 1\) to {high:.2f} \(depth 5\)", text
         )
 
 

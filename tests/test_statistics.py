@@ -180,7 +180,7 @@ def test_every_table_is_made_and_one_seed_leaves_two_without_rows(studies):
 
 
 def test_four_studies_give_four_texts(studies):
-    texts = {name: " ".join(findings(tables)) for name, tables in studies.items()}
+    texts = {name: " ".join(finding.text for finding in findings(tables)) for name, tables in studies.items()}
     assert len(set(texts.values())) == 4
     assert "pre-trained on MRI (sex) are explained better than those pre-trained on photographs" in texts["effect"]
     assert "pre-trained on photographs are explained better than those pre-trained on MRI (sex)" in texts["reversed"]
@@ -198,7 +198,7 @@ def test_every_number_of_the_sentences_stands_in_a_table(studies, tmp_path):
             table = pd.read_csv(path)
             words += path.read_text()
             numbers += [value for name in table.select_dtypes("number") for value in table[name].dropna()]
-        text = " ".join(findings(tables)).replace("95 %", "")
+        text = " ".join(finding.text for finding in findings(tables)).replace("95 %", "")
         text = re.sub(r"method\d", "", text)
         found = re.findall(r"[+-]?\d+(?:\.\d+)?(?:e-\d+)?", text)
         assert len(found) > 15
@@ -223,7 +223,7 @@ def test_the_smallest_studies_have_their_statistics(corpora, depths, n_seeds, me
     one = as_skills(scores[:corpora])
     tables = study_statistics(one, [{method: RNG.random((1, 4, 4)) for method in one.methods}])
     assert findings(tables)
-    assert "nan" not in " ".join(findings(tables)) or images == 1
+    assert "nan" not in " ".join(finding.text for finding in findings(tables)) or images == 1
     pairs = tables["nemenyi"].pivot(index="method", columns="other", values="p")
     ranks_figure(tables["ranks"], pairs)
     redundancy_figure(tables["redundancy"], one.methods)

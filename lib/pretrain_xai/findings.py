@@ -1,6 +1,7 @@
 """What the statistics of a study say, in sentences whose numbers come from its tables."""
 
 from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -10,7 +11,15 @@ from pretrain_xai.names import label
 Tables = Mapping[str, pd.DataFrame]
 
 
-def findings(tables: Tables) -> list[str]:
+class Finding(NamedTuple):
+    """A sentence, the table (a key of `statistics.TABLES`) that has its numbers and the figure that shows it."""
+
+    text: str
+    table: str
+    figure: str
+
+
+def findings(tables: Tables) -> list[Finding]:
     """Return sentences about corpora, depth, methods, comparison maps and redundancy.
 
     Every number stands in one of the tables, rounded as it is there printed: three decimals for skill, one for ranks and
@@ -21,7 +30,15 @@ def findings(tables: Tables) -> list[str]:
     tables : dict of DataFrame
         From `statistics.study_statistics`, or read from its files.
     """
-    return [*_caution(tables), *_corpora(tables), *_depth(tables), *_methods(tables), *_beside(tables), *_alike(tables)]
+    return [
+        *(Finding(text, "cells", "skill_intervals") for text in _caution(tables)),
+        *_corpora(tables),
+        *(Finding(text, "effects", "skill_intervals") for text in _depth(tables)),
+        *(Finding(text, "ranks", "ranks") for text in _methods(tables)),
+        *(Finding(text, "effects", "skill_intervals") for text in _beside(tables)),
+        *(Finding(text, "redundancy", "redundancy") for text in _same_methods(tables)),
+        *(Finding(text, "effective_methods", "redundancy") for text in _diversity(tables)),
+    ]
 
 
 def _caution(tables: Tables) -> Iterator[str]:
@@ -34,10 +51,12 @@ def _caution(tables: Tables) -> Iterator[str]:
         )
 
 
-def _corpora(tables: Tables) -> Iterator[str]:
+def _corpora(tables: Tables) -> Iterator[Finding]:
     effects = tables["effects"]
+    figure = "skill_intervals"
     for row in _primary(effects, "corpus").itertuples():
         second, first = row.contrast.split(" - ")
+        figure = f"effect_{second}_{first}"
         if _is_clear(row):
             better, worse = (second, first) if row.estimate > 0 else (first, second)
             text = (
@@ -46,14 +65,14 @@ def _corpora(tables: Tables) -> Iterator[str]:
         else:
             text = f"Whether networks are pre-trained on {label(first)} or {label(second)} makes no clear difference"
         numbers = f"{label(second)} minus {label(first)} {_numbers(row)}{_other_images(effects, row)}"
-        yield f"{text}: {numbers}. {_agreement(effects, row)}"
+        yield Finding(f"{text}: {numbers}. {_agreement(effects, row)}", "effects", figure)
     methods = _primary(effects, "corpus_by_method")
     clear = methods[(methods["p_holm"] < 0.05)]
     if len(clear):
         names = ", ".join(f"{label(row.method)} ({row.estimate:+.3f})" for row in clear.itertuples())
-        yield f"After Holm's correction the corpora differ for {names}."
+        yield Finding(f"After Holm's correction the corpora differ for {names}.", "effects", figure)
     elif len(methods):
-        yield "For no single method do the corpora differ after Holm's correction."
+        yield Finding("For no single method do the corpora differ after Holm's correction.", "effects", figure)
 
 
 def _depth(tables: Tables) -> Iterator[str]:
@@ -102,12 +121,15 @@ def _beside(tables: Tables) -> Iterator[str]:
                 yield f"On the same images {word} {name}, after Holm's correction: {names}."
 
 
-def _alike(tables: Tables) -> Iterator[str]:
+def _same_methods(tables: Tables) -> Iterator[str]:
     same = tables["redundancy"][tables["redundancy"]["same"]]
     kinds = [name for name in ("scores", "maps") if name in same]
     for row in same.itertuples():
         numbers = ", ".join(f"{kind} {getattr(row, kind):.3f}" for kind in kinds)
         yield f"{label(row.method)} and {label(row.other)} are one method here (correlation of {numbers})."
+
+
+def _diversity(tables: Tables) -> Iterator[str]:
     row = tables["effective_methods"].iloc[-1]
     yield (
         f"By their {row['of']} the {row['n_methods']} methods are as diverse as "

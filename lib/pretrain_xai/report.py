@@ -1,18 +1,22 @@
 """One static page per study: the question, the figures in order, the tables, what was run."""
 
 import argparse
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import combinations
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader
 
 from pretrain_xai import paths
 from pretrain_xai.batch import stage_times
+from pretrain_xai.findings import findings
 from pretrain_xai.names import label
 from pretrain_xai.provenance import git_describe, package_versions, write_text
+from pretrain_xai.statistics import TABLES
 from pretrain_xai.study import UNTRAINED, Study, StudyError, load_study
 from pretrain_xai.tables import TableError, read_classification, read_scores, read_table
 
@@ -119,7 +123,7 @@ def write_report(study_name: str) -> Path:
     page = environment.get_template("report.html").render(
         study=study,
         name=study_name,
-        answers=_answers(scores, read_classification(study_name), study),
+        answers=_answers(study_name, study),
         sections=[_section(study_name, study, *section) for section in SECTIONS],
         tables=_tables(study_name, scores),
         settings=paths.study_file(study_name).read_text(encoding="utf-8"),
@@ -131,30 +135,58 @@ def write_report(study_name: str) -> Path:
     return path
 
 
-def _answers(scores: pd.DataFrame, classification: pd.DataFrame, study: Study) -> list[str]:
-    """Return sentences whose numbers come from the tables."""
-    tpr = scores[(scores["metric"] == "relevance_rank_accuracy") & _is_right(scores)]
-    sentences = []
-    for corpus in study.pretraining.corpora:
-        rows = tpr[tpr["pretraining"] == corpus]
-        by_depth = rows.groupby("finetune_depth")["value"].median()
-        accuracy = classification[classification["pretraining"] == corpus].groupby("finetune_depth")["accuracy"].mean()
-        low, high = by_depth.index[[0, -1]]
-        sentences.append(
-            f"Pre-trained on {label(corpus)}, accuracy goes from {accuracy[low]:.2f} (depth {low}) to {accuracy[high]:.2f} "
-            f"(depth {high}), and the median Relevance Rank Accuracy over all methods from {by_depth[low]:.2f} to "
-            f"{by_depth[high]:.2f}."
+class Answer(NamedTuple):
+    """A sentence and where it comes from, as links from the page."""
+
+    text: str
+    figure: str
+    numbers: str
+    notebook: str
+
+
+def _answers(study_name: str, study: Study) -> list[Answer]:
+    """Return sentences whose numbers stand in the tables that they are linked to."""
+    tables = {name: read_table(paths.statistics(study_name) / f"{name}.csv") for name in TABLES}
+    notebooks = {name: _from_page(study_name, paths.executed(study_name) / name / "run.ipynb") for name in _ANSWERING}
+    accuracy = [
+        Answer(text, "classification.png", "classification.csv", notebooks["06_classification_metrics"])
+        for text in _accuracies(read_classification(study_name), study)
+    ]
+    found = [
+        Answer(
+            finding.text,
+            f"{finding.figure}.png",
+            _from_page(study_name, paths.statistics(study_name) / f"{finding.table}.csv"),
+            notebooks["13_statistics"],
         )
-    by_method = tpr[tpr["finetune_depth"] > 0].groupby("method", observed=True)["value"].median().sort_values()
-    untrained = tpr[(tpr["pretraining"] == UNTRAINED) & tpr["method"].isin(study.attribution.methods)]
-    sentences.append(
-        f"Over all fine-tuned models {label(by_method.index[-1])} finds most of the lesions "
-        f"(median {by_method.iloc[-1]:.2f}) and {label(by_method.index[0])} least ({by_method.iloc[0]:.2f}); the untrained "
-        f"network reaches {untrained['value'].median():.2f}, chance is {tpr['chance'].mean():.3f}."
-    )
-    if classification.groupby(["selection", "pretraining", "finetune_depth"]).size().max() == 1:
-        sentences.append("With one seed per model these numbers say how images differ, not how networks would.")
-    return sentences
+        for finding in findings(tables)
+    ]
+    return [*found, *accuracy]
+
+
+#: the notebooks that answers come from
+_ANSWERING = ("06_classification_metrics", "13_statistics")
+
+
+def _accuracies(classification: pd.DataFrame, study: Study) -> Iterator[str]:
+    for corpus in study.pretraining.corpora:
+        rows = classification[classification["pretraining"] == corpus]
+        low, high = rows["finetune_depth"].min(), rows["finetune_depth"].max()
+        words = [_spread(rows.loc[rows["finetune_depth"] == depth, "accuracy"]) for depth in (low, high)]
+        yield (
+            f"Pre-trained on {label(corpus)}, classification accuracy goes from {words[0]} (depth {low}) "
+            f"to {words[1]} (depth {high})."
+        )
+
+
+def _spread(values: pd.Series) -> str:
+    lowest, highest = f"{values.min():.2f}", f"{values.max():.2f}"
+    return lowest if lowest == highest else f"{lowest} - {highest}"
+
+
+def _from_page(study_name: str, path: Path) -> str:
+    """Return a link from the study's page to a file of the project."""
+    return Path(os.path.relpath(path, paths.figures(study_name))).as_posix()
 
 
 def _is_right(scores: pd.DataFrame) -> pd.Series:
@@ -200,8 +232,7 @@ def _stages(study_name: str) -> list[dict]:
             "name": stage,
             "minutes": sum(seconds) / 60,
             "notebooks": [
-                (file.stem, f"../../{file.relative_to(paths.root()).as_posix()}")
-                for file in sorted((folder / stage).glob("[!.]*.ipynb"))
+                (file.stem, _from_page(study_name, file)) for file in sorted((folder / stage).glob("[!.]*.ipynb"))
             ],
         }
         for stage, seconds in stage_times(study_name).items()
