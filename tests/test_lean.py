@@ -6,7 +6,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from pretrain_xai.lean import lean
+from pretrain_xai.attribution import attribute_all
+from pretrain_xai.lean import Lean, layers_of, lean
 from pretrain_xai.micro_batches import input_gradients, step_runs
 from pretrain_xai.models import build_network
 from pretrain_xai.study import Network, Standardise
@@ -28,6 +29,11 @@ def images(size: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     return noise
 
 
+def split(model: nn.Module, size: int, dtype: torch.dtype = torch.float32) -> Lean:
+    layers = layers_of(model)
+    return Lean(nn.Identity(), model) if layers is None else lean(layers, torch.zeros(1, 3, size, size, dtype=dtype))
+
+
 def whole(parts):
     return nn.Sequential(parts.beginning, parts.rest)
 
@@ -36,7 +42,7 @@ def whole(parts):
 @pytest.mark.parametrize("standardise", [True, False])
 def test_logits_and_gradients_are_the_models(size, standardise):
     model, x, targets = network(standardise).double(), images(size, torch.float64), torch.tensor([0, 1, 0])
-    parts = lean(model, x[:1])
+    parts = split(model, size, torch.float64)
     assert len(parts.beginning) == 1 + standardise, "the standardising layer and the first convolution"
     torch.testing.assert_close(whole(parts)(x), model(x), rtol=1e-12, atol=1e-12)
     expected = input_gradients(model, x, targets)
@@ -44,7 +50,7 @@ def test_logits_and_gradients_are_the_models(size, standardise):
 
 
 def test_beginning_is_affine():
-    parts = lean(network(), images(64)[:1])
+    parts = split(network(), 64)
     x, black = images(64), torch.zeros(1, 3, 64, 64)
     begun, start = parts.beginning(x), parts.beginning(black)
     torch.testing.assert_close(parts.beginning(0.3 * x), start + 0.3 * (begun - start))
@@ -54,14 +60,14 @@ def test_rectifier_behind_its_pool_changes_no_bit_of_the_gradient():
     """Also where a window is constant, or has no positive value."""
     before = nn.Sequential(nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(3 * 32 * 32, 2)).eval()
     x, targets = images(64) - 0.5, torch.tensor([0, 1, 0])
-    after = lean(before, x[:1])
+    after = split(before, 64)
     assert [type(layer) for layer in after.rest[:2]] == [nn.MaxPool2d, nn.ReLU]
     assert torch.equal(input_gradients(after.rest, x, targets), input_gradients(before, x, targets))
 
 
 def test_batch_normalisation_belongs_to_the_beginning():
     model = vgg11_bn(init_weights=False).eval()
-    assert [type(layer) for layer in lean(model, images(32)[:1]).beginning] == [nn.Conv2d, nn.BatchNorm2d]
+    assert [type(layer) for layer in split(model, 32).beginning] == [nn.Conv2d, nn.BatchNorm2d]
 
 
 class Residual(nn.Module):
@@ -83,25 +89,59 @@ def with_hook(place):
     "model", [Residual(), with_hook(lambda model: model), nn.Sequential(nn.Conv2d(3, 3, 1), Residual())]
 )
 def test_what_may_do_anything_else_is_left_whole(model):
-    parts = lean(model.eval(), images(32)[:1])
+    parts = split(model.eval(), 32)
     assert parts.rest is model or isinstance(parts.rest[-1], Residual)
     assert torch.equal(whole(parts)(images(32)), model(images(32)))
 
 
-def test_a_hooked_part_is_left_whole():
-    calls = []
-    model = network()
-    model.features.register_forward_hook(lambda *_: calls.append(1))
-    parts = lean(model, images(64)[:1])
-    calls.clear()
-    whole(parts)(images(64))
-    assert calls == [1]
+@pytest.mark.parametrize(
+    "place",
+    [
+        lambda model: model.features,
+        lambda model: model.avgpool,
+        lambda model: model.classifier[0],
+        lambda model: model.features[1],
+        lambda model: model.features[2],
+    ],
+)
+def test_a_hooked_part_sees_what_it_saw(place):
+    """Hooks on containers, on what would be merged and on what would change places."""
+    model, seen = network(), []
+    expected_of = images(64)
+    handle = place(model).register_forward_hook(lambda module, arguments, output: seen.append((arguments[0], output)))
+    model(expected_of)
+    (expected,) = seen
+    parts = split(model, 64)
+    seen.clear()
+    whole(parts)(expected_of)
+    assert len(seen) == 1
+    assert all(torch.equal(found, known) for found, known in zip(seen[0], expected, strict=True))
+    handle.remove()
+
+
+@pytest.mark.parametrize("place", [1, 3, 5])
+def test_active_dropout_anywhere_draws_for_the_rows_of_a_pass(place):
+    layers = [
+        nn.Conv2d(3, 4, 3),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.AdaptiveAvgPool2d(20),
+        nn.Flatten(),
+        nn.Linear(1600, 2),
+    ]
+    layers.insert(place, nn.Dropout())
+    model = nn.Sequential(*layers).eval()
+    model[place].train()
+    x, targets, methods = images(32), torch.tensor([0, 1, 0]), ["integrated_gradients", "saliency", "smooth_grad"]
+    maps = attribute_all(model, x, targets, methods, allow_dropout=True)
+    one = attribute_all(model, x[1:2], targets[1:2], methods, allow_dropout=True, image_ids=torch.tensor([1]))
+    assert all(torch.equal(maps[method][1:2], one[method]) for method in methods)
 
 
 def test_model_is_not_changed():
     model = network()
     before = copy.deepcopy(model.state_dict())
-    lean(model, images(64)[:1])
+    split(model, 64)
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())
 

@@ -24,36 +24,36 @@ class Lean(NamedTuple):
     rest: nn.Module
 
 
-def lean(model: nn.Module, image: Tensor) -> Lean:
-    """Split `model`, which shares its modules with the result, so that hooks and modes of its modules stay in force.
+def lean(layers: Sequence[nn.Module], image: Tensor) -> Lean:
+    """Split what `layers_of` gives; modes of the layers, and hooks where there are any, stay in force.
 
     Parameters
     ----------
-    model : nn.Module
-        In evaluation mode. torchvision's VGG, the study's, or an `nn.Sequential`; any other model is left whole, and so is
-        one with hooks of its own.
+    layers : sequence of nn.Module
+        In evaluation mode but for dropout.
     image : float tensor of shape (1, 3, height, width)
         Of the size, dtype and device of the images; its values do not matter.
 
     Returns
     -------
     Lean
-        Logits and gradients equal the model's but for rounding.
+        Logits and gradients equal those of the layers but for rounding.
     """
-    layers = _layers(model)
-    if layers is None:
-        return Lean(nn.Identity(), model)
-    n_affine = next((i for i, layer in enumerate(layers) if not isinstance(layer, LINEAR)), 0)
+    n_affine = next((i for i, layer in enumerate(layers) if not isinstance(layer, LINEAR) or _is_dropout(layer)), 0)
     beginning, rest = nn.Sequential(*layers[:n_affine]), _pools_first(layers[n_affine:])
     with torch.no_grad():
         rest = _merged_pooling(rest, beginning(image))
     return Lean(beginning, nn.Sequential(*rest))
 
 
-def _layers(model: nn.Module) -> list[nn.Module] | None:
-    """Return the modules that `model` applies one after the other, or None if it may do anything else."""
+def layers_of(model: nn.Module) -> list[nn.Module] | None:
+    """Return the modules that `model` applies one after the other, or None if it may do anything else.
+
+    Known are torchvision's VGG, the study's, and `nn.Sequential`, unless they have hooks; parts of another kind, or with
+    hooks, are layers as a whole.
+    """
     forward = type(model).forward
-    if model._forward_hooks or model._forward_pre_hooks:
+    if _is_hooked(model):
         return None
     if forward is nn.Sequential.forward:
         parts = list(model.children())
@@ -63,14 +63,15 @@ def _layers(model: nn.Module) -> list[nn.Module] | None:
         parts += [model.features, model.avgpool, nn.Flatten(), model.classifier]
     else:
         return None
-    return [layer for part in parts for layer in (_layers(part) or [part])]
+    return [layer for part in parts for layer in (layers_of(part) or [part])]
 
 
 def _pools_first(layers: Sequence[nn.Module]) -> list[nn.Module]:
     result: list[nn.Module] = []
     for layer in layers:
-        behind_relu = isinstance(layer, nn.MaxPool2d) and result and isinstance(result[-1], nn.ReLU)
-        result.insert(len(result) - 1 if behind_relu else len(result), layer)
+        pair = [*result[-1:], layer]
+        swapped = [type(part) for part in pair] == [nn.ReLU, nn.MaxPool2d] and not any(map(_is_hooked, pair))
+        result.insert(len(result) - swapped, layer)
     return result
 
 
@@ -80,9 +81,10 @@ def _merged_pooling(layers: list[nn.Module], x: Tensor) -> list[nn.Module]:
     `x` is one input of the first layer. At 224 px VGG's pooling is the identity; of smaller images it repeats pixels.
     """
     for i, (pool, flatten, linear) in enumerate(zip(layers, layers[1:], layers[2:], strict=False)):
+        if _is_dropout(pool):  # what it draws is for the rows of a pass
+            return layers
         if (type(pool), type(flatten), type(linear)) == (nn.AdaptiveAvgPool2d, nn.Flatten, nn.Linear):
-            pooled = pool(x)
-            if x.numel() >= pooled.numel():
+            if x.numel() >= pool(x).numel() or any(map(_is_hooked, (pool, flatten, linear))):
                 return layers
             merged = nn.utils.skip_init(nn.Linear, x.numel(), linear.out_features, dtype=x.dtype, device=x.device)
             merged.weight = nn.Parameter(_transposed_pooling(pool, linear.weight, x), requires_grad=False)
@@ -98,3 +100,12 @@ def _transposed_pooling(pool: nn.Module, weight: Tensor, x: Tensor) -> Tensor:
     inputs = x.new_zeros(len(weight), *x.shape[1:], requires_grad=True)
     pooled = pool(inputs)
     return torch.autograd.grad(pooled, inputs, weight.detach().reshape(pooled.shape))[0].flatten(1)
+
+
+def _is_dropout(layer: nn.Module) -> bool:
+    return isinstance(layer, nn.Dropout)
+
+
+def _is_hooked(module: nn.Module) -> bool:
+    """Say whether anything listens to what goes into or comes out of a module."""
+    return any(table for name, table in vars(module).items() if name.endswith("_hooks") and "state_dict" not in name)

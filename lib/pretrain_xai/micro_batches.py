@@ -10,7 +10,7 @@ Path methods pass through the `lean` form of the network: what is affine before 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import NamedTuple
 
 import numpy as np
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from pretrain_xai.deep_lift import Reference, reference_inputs
-from pretrain_xai.lean import Lean, lean
+from pretrain_xai.lean import Lean, layers_of, lean
 from pretrain_xai.model_guard import RowKey, dropout_per_row, guarded
 
 #: pixels of a micro-batch, 32 rows at 96 px and 5 at 224 px: a pass over more costs hardly less per row on a CPU
@@ -77,12 +77,16 @@ class Network:
     """A guarded model and the one shape of its passes."""
 
     model: nn.Module
+    #: of `lean.layers_of`
+    layers: list[nn.Module] | None
     rows: int
     row_shape: tuple[int, ...]
     seed: int
     #: (image id, step) of the rows of the running pass, from which active dropout draws; None if there is none
     dropout_keys: list[RowKey] | None
     memory_format: torch.memory_format
+    #: a forward hook that refuses logits which do not have all targets
+    check_logits: Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]
 
     def formatted(self, images: Tensor) -> Tensor:
         """Return `images` in the memory format in which passes are fast."""
@@ -105,7 +109,11 @@ class Network:
     @cached_property
     def lean(self) -> Lean:
         """The network's beginning and rest."""
-        return lean(self.model, next(self.model.parameters()).new_zeros(1, *self.row_shape))
+        if self.layers is None:
+            return Lean(nn.Identity(), self.model)
+        parts = lean(self.layers, next(self.model.parameters()).new_zeros(1, *self.row_shape))
+        parts.rest.register_forward_hook(self.check_logits)
+        return parts
 
     def padded(self, images: Tensor) -> Tensor:
         """Return at most `rows` images as the first rows of a pass."""
@@ -229,16 +237,20 @@ def network_of(
     # channels-last halves a pass on a CPU; in double precision it has no fast path
     fast = images.device.type == "cpu" and images.dtype == torch.float32
     memory_format = torch.channels_last if fast else torch.contiguous_format
-    highest = int(targets.max()) if len(targets) else 0
+    check_logits = partial(_check_logits, int(targets.max()) if len(targets) else 0)
     with (
         guarded(model, allow_dropout=allow_dropout),
         dropout_per_row(model, seed) as keys,
         _weights_in(model, memory_format),
     ):
         rows = micro_batch or micro_batch_rows(*images.shape[2:])
-        network = Network(model, rows, tuple(images.shape[1:]), seed, keys, memory_format)
-        with _checked_logits(network.lean.rest, highest), _checked_logits(model, highest):
+        shape = tuple(images.shape[1:])
+        network = Network(model, layers_of(model), rows, shape, seed, keys, memory_format, check_logits)
+        handle = model.register_forward_hook(check_logits)
+        try:
             yield network
+        finally:
+            handle.remove()
 
 
 @contextmanager
@@ -255,16 +267,8 @@ def _weights_in(model: nn.Module, memory_format: torch.memory_format) -> Iterato
             kernel.data = data
 
 
-@contextmanager
-def _checked_logits(model: nn.Module, highest: int) -> Iterator[None]:
-    def check(module: nn.Module, arguments: tuple[Tensor], logits: Tensor) -> None:
-        if logits.ndim != 2:
-            raise ValueError(f"model gives shape {tuple(logits.shape)}, logits (n_images, n_classes) are expected")
-        if highest >= logits.shape[1]:
-            raise ValueError(f"a target is {highest}, but the model has classes 0 to {logits.shape[1] - 1} only")
-
-    handle = model.register_forward_hook(check)
-    try:
-        yield
-    finally:
-        handle.remove()
+def _check_logits(highest: int, module: nn.Module, arguments: tuple[Tensor, ...], logits: Tensor) -> None:
+    if logits.ndim != 2:
+        raise ValueError(f"model gives shape {tuple(logits.shape)}, logits (n_images, n_classes) are expected")
+    if highest >= logits.shape[1]:
+        raise ValueError(f"a target is {highest}, but the model has classes 0 to {logits.shape[1] - 1} only")
