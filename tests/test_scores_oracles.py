@@ -241,7 +241,7 @@ def test_a_studys_scores_reach_its_table(split):
         explain_and_score(network, split, np.arange(3), ["saliency"], settings, CORRECTED)[0],
         score_comparison_maps(split, np.arange(3), settings, CORRECTED),
     ):
-        counts = {"true_positives", "false_positives", "false_negatives", "true_negatives", "k"}
+        counts = {"true_positives", "false_positives", "false_negatives", "true_negatives", "k", "all_zero"}
         assert set(table["metric"]) == {*FAST, "quantus:Complexity", *counts}
         assert (table.groupby(["method", "metric"]).size() == 3).all()
         levels = table.groupby("metric")["chance"]
