@@ -1,7 +1,6 @@
 """A study file, checked: one YAML file in `studies/` holds every setting of one study."""
 
 import dataclasses
-import difflib
 import typing
 from collections.abc import Iterator
 from functools import cached_property
@@ -11,7 +10,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from pretrain_xai import paths
-from pretrain_xai.errors import UserError
+from pretrain_xai.errors import UserError, did_you_mean
 from pretrain_xai.protocol import PROTOCOLS, PUBLISHED, Protocol
 
 #: "best" selects the best checkpoint of a model, "matched" those of about equal accuracy
@@ -217,7 +216,7 @@ class Study(Settings):
         types = typing.get_type_hints(Protocol)
         for switch, value in self.switches.items():
             if switch not in types:
-                raise ValueError(f"switches: {switch!r} is none of {', '.join(types)}{_suggest(switch, list(types))}")
+                raise ValueError(f"switches: {switch!r} is none of {', '.join(types)}{did_you_mean(switch, types)}")
             try:
                 TypeAdapter(types[switch]).validate_python(value, strict=True)
             except ValidationError as error:
@@ -304,7 +303,9 @@ def load_study(name: str) -> Study:
     path = paths.study_file(name)
     if not path.is_file():
         known = sorted(file.stem for file in path.parent.glob("*.yaml"))
-        raise StudyError(f"there is no study {base!r} ({path}); there are {', '.join(known)}{_suggest(base, known)}")
+        raise StudyError(
+            f"there is no study {base!r} ({path}); there are {', '.join(known)}{did_you_mean(base, known)}"
+        )
     try:
         settings = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -332,7 +333,7 @@ def _variant(name: str, study: Study, variant: str) -> Study:
         )
     if variant not in known:
         raise StudyError(
-            f"{name!r}: {variant!r} is no switch of the protocol; there are {', '.join(known)}{_suggest(variant, known)}"
+            f"{name!r}: {variant!r} is no switch of the protocol; there are {', '.join(known)}{did_you_mean(variant, known)}"
         )
     if paths.owner(name, "finetuned") == name:
         study = _on_smaller_grid(study, RESEED_STEP * paths.reseed_number(variant))
@@ -369,8 +370,3 @@ def _one_line(detail: Any) -> str:
     found = "" if detail["type"] in ("missing", "value_error") else f", found {detail['input']!r}"
     line = f"{place}: {detail['msg'].removeprefix('Value error, ')}{found}".removeprefix(": ")
     return " ".join(line.split())  # names and texts in the file may hold line breaks
-
-
-def _suggest(word: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(word, known, n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
