@@ -268,7 +268,7 @@ def test_a_studys_scores_are_checked():
         check_scores(with_scores("quantus:Sparsenes"))
     with pytest.raises(ValidationError, match="scores must have relevance_rank_accuracy"):
         Attribution(methods=["saliency"], scores=["pixel_auroc"])
-    with pytest.raises(ValidationError, match="scores has sparseness more than once"):
+    with pytest.raises(ValidationError, match="has sparseness more than once"):
         Attribution(methods=["saliency"], scores=["relevance_rank_accuracy", "sparseness", "sparseness"])
 
 
