@@ -105,6 +105,14 @@ def test_an_unknown_option_of_a_method_is_refused(root):
         check_methods(study)
 
 
+@pytest.mark.parametrize("options", [{"window": 8, "stride": 9}, {"window": 65}, {"stride": 17}])
+def test_squares_that_do_not_fit_the_images_are_refused_before_anything_runs(root, options):
+    study = load_study(edited(root, "attribution.options", {"occlusion": options}))  # images have 64 px
+    with pytest.raises(StudyError, match=r"attribution: occlusion got window=.* side of 64 px: stride must be"):
+        check_methods(study)
+    check_methods(load_study(edited(root, "attribution.options", {"occlusion": {"window": 64, "stride": 64}})))
+
+
 def test_a_missing_study_names_those_there_are():
     with pytest.raises(StudyError, match=r"no study 'dmeo'.*did you mean 'demo'"):
         load_study("dmeo")
