@@ -187,7 +187,7 @@ rule classification_metrics:
     params:
         fingerprint(study, "06_classification_metrics"),
     shell:
-        command("06_classification_metrics")
+        command("06_classification_metrics", f"-p selection {SELECTION}")
 
 
 rule find_intersections:

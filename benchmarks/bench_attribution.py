@@ -17,8 +17,9 @@ import pandas as pd
 import torch
 from pretrain_xai import paths
 from pretrain_xai.attribution import attribute, attribute_all
+from pretrain_xai.channels import reduce_channels
 from pretrain_xai.dataset import read_split
-from pretrain_xai.localization import reduce_channels, relevance_rank_accuracy
+from pretrain_xai.localization import relevance_rank_accuracy
 from pretrain_xai.micro_batches import input_gradients, micro_batch_rows
 from pretrain_xai.models import build_network, load_finetuned
 from pretrain_xai.study import Network, load_study

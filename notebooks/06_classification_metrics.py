@@ -21,6 +21,7 @@
 
 # %% tags=["parameters"]
 study: str = "demo"  # a file in studies/
+selection: str = "best"  # how the models of the figure are chosen, best or matched; the table has all
 
 # %%
 import matplotlib.pyplot as plt
@@ -66,11 +67,13 @@ mean_over_seeds(table).style.format(precision=3).hide(axis="index")
 # ## Figure
 
 # %%
-figure = classification_figure(table, config.pretraining.corpora, METRICS[:1] + METRICS[2:])
-figures.save_figure(figure, table, study, "classification", parameters={"study": study}, inputs=files)
+shown = table[table["selection"] == selection]
+figure = classification_figure(shown, config.pretraining.corpora, METRICS[:1] + METRICS[2:])
+parameters = {"study": study, "selection": selection}
+figures.save_figure(figure, shown, study, "classification", parameters=parameters, inputs=files)
 plt.show(figure)
 
 # %%
-accuracy = table.groupby(["pretraining", "finetune_depth"])["accuracy"].mean().unstack()
+accuracy = shown.groupby(["pretraining", "finetune_depth"])["accuracy"].mean().unstack()
 for corpus, row in accuracy.iterrows():
     print(f"{corpus}: accuracy {row.iloc[0]:.3f} at depth {row.index[0]}, {row.iloc[-1]:.3f} at depth {row.index[-1]}")

@@ -30,7 +30,7 @@ from pretrain_xai.names import label
 from pretrain_xai.plotting import boxplot_figure, score_box_data
 from pretrain_xai.selection import CORRECT_FOR_ALL, scored_on
 from pretrain_xai.study import load_study
-from pretrain_xai.tables import read_classification, read_scores, read_table
+from pretrain_xai.tables import read_classification, read_scores, read_table, true_negative_rates
 
 config = load_study(study)
 methods, corpora = config.attribution.methods, config.pretraining.corpora
@@ -70,7 +70,7 @@ plt.show(figure)
 # The true negative rate is high by construction: few pixels are selected. Chance is 1 − k / all pixels.
 
 # %%
-tnr = scores[scores["metric"] == "true_negative_rate"]
+tnr = true_negative_rates(scores)
 figure = boxplot_figure(tnr, methods, corpora, ylabel="true negative rate")
 for ax in figure.axes:
     ax.set_ylim(0.9, 1)

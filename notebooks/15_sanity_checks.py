@@ -68,9 +68,13 @@ print(f"{run.name}: {len(images)} images")
 
 # %% [markdown]
 # ## Make its layers random, one after another
+#
+# If memory runs out, all starts again with fewer images a pass.
 
 # %%
-table = compare_with_random(network, random_network, test, images, settings.methods, settings, protocol)
+table, micro_batch = compare_with_random(
+    network, test, images, settings.methods, settings, protocol, random_network=random_network
+)
 path = paths.data(study) / "sanity_checks.csv"
 write_table(table, path)
 print(f"{len(table)} comparisons, saved {path}")
@@ -86,6 +90,7 @@ methods = list(dict.fromkeys(table["method"]))
 figure = sanity_figure(means, methods)
 inputs = [paths.dataset(study) / "test" / "images.npy", paths.intersections(study)]
 parameters = {"study": study, "run": run, "n_images": len(images), "random_seed": random_seed}
+parameters["micro_batch"] = micro_batch
 figures.save_figure(figure, means, study, "sanity_checks", parameters=parameters, inputs=inputs)
 plt.show(figure)
 

@@ -4,7 +4,7 @@ import numpy as np
 import ot
 import pytest
 from pretrain_xai.earth_mover import earth_mover_distance, earth_mover_score, earth_mover_top_k
-from pretrain_xai.localization import SCORES, score_maps
+from pretrain_xai.localization import SCORES, score_masked
 from pretrain_xai.masked_maps import MaskedMaps
 from scipy.optimize import linprog
 
@@ -98,6 +98,7 @@ def test_signed_maps_and_empty_masks_are_refused_by_image():
 
 
 def test_progress_is_shown(capsys):
-    score_maps(np.ones((3, 3, 3)), np.eye(3, dtype=bool)[None].repeat(3, axis=0), ["earth_mover_score"])
+    given = MaskedMaps(np.ones((3, 3, 3)), np.eye(3, dtype=bool)[None].repeat(3, axis=0))
+    score_masked(given, ["earth_mover_score"])
     assert "earth mover" in capsys.readouterr().err
     assert SCORES["earth_mover_score"].higher_is_better and not SCORES["earth_mover_top_k"].higher_is_better

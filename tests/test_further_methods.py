@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 from pretrain_xai.attribution import METHODS, attribute
+from pretrain_xai.channels import reduce_channels
 from pretrain_xai.further_methods import NOISE_STREAM
-from pretrain_xai.localization import reduce_channels
 from pretrain_xai.models import build_network
 from pretrain_xai.study import Network, Standardise
 from test_attribution import assert_same_state, state
@@ -266,7 +266,7 @@ def test_active_dropout_scales_no_relevance(model, data):
         ("smooth_grad", {"n_samples": 2.0}, ValueError, "n_samples=2.0, a whole number from 1"),
         ("smooth_grad", {"noize": 0.1}, TypeError, "did you mean 'noise'.*n_samples=25, noise=0.15"),
         ("occlusion", {"window": 8, "stride": 9}, ValueError, "stride must be at most window"),
-        ("occlusion", {"window": 65}, ValueError, "window=65 and stride=8 for images of 64 x 64 px"),
+        ("occlusion", {"window": 65}, ValueError, "window=65 and stride=8 for images with a side of 64 px"),
         ("grad_cam", {"window": 8}, TypeError, "no option 'window'.*none"),
     ],
 )

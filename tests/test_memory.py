@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from pretrain_xai.dataset import Split
+from pretrain_xai.errors import UserError
 from pretrain_xai.memory import within_memory
 from pretrain_xai.protocol import CORRECTED
 from pretrain_xai.study import Attribution
@@ -47,7 +48,8 @@ def test_study_decides_on_the_first_attempt():
 
 def test_one_image_that_does_not_fit_is_an_error():
     error, tried = explain(0, MemoryError(), size=224)
-    assert isinstance(error, MemoryError) and "one at a time" in str(error)
+    assert isinstance(error, UserError)
+    assert "images of 224 x 224 px" in str(error) and "--cores 1" in str(error)
     assert tried == [5, 2, 1]
 
 

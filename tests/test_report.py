@@ -4,9 +4,10 @@ import re
 
 import pandas as pd
 import pytest
-from pretrain_xai import paths
+from pretrain_xai import paths, report
 from pretrain_xai.report import main, write_report
-from pretrain_xai.tables import read_classification
+from pretrain_xai.study import load_study
+from pretrain_xai.tables import read_classification, read_scores
 
 STATISTICS = ("skill_intervals", "effect_mri_natural", "ranks", "redundancy")
 
@@ -57,6 +58,24 @@ def test_answers_come_with_the_accuracies(tiny):
         assert re.search(
             rf"{name}, classification accuracy goes from {low:.2f} \(depth 1\) to {high:.2f} \(depth 5\)", text
         )
+
+
+def test_of_two_selections_the_first_is_shown_and_the_page_says_so(tiny, monkeypatch):
+    alone = write_report(tiny).read_text(encoding="utf-8")
+    assert "selection" not in alone.partition('id="answers"')[0]
+    study = load_study(tiny)
+    both = study.finetuning.selections | {"matched": study.finetuning.selections["best"]}
+    finetuning = study.finetuning.model_copy(update={"selections": both})
+    monkeypatch.setattr(report, "load_study", lambda name: study.model_copy(update={"finetuning": finetuning}))
+    scores, classification = read_scores(tiny), read_classification(tiny)
+    other = pd.concat([scores.astype({"selection": str}), scores.assign(selection="matched", value=0.123)])
+    monkeypatch.setattr(report, "read_scores", lambda name: other)
+    other_models = classification.assign(selection="matched", accuracy=0.001)
+    monkeypatch.setattr(report, "read_classification", lambda name: pd.concat([classification, other_models]))
+    page = write_report(tiny).read_text(encoding="utf-8")
+    start, answers = page.split('id="answers"')
+    assert "(best, matched)" in start and "<em>best</em>" in start
+    assert answers == alone.split('id="answers"')[1]
 
 
 def test_settings_versions_and_executed_notebooks_are_there(tiny):

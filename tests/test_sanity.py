@@ -11,6 +11,7 @@ from matplotlib import pyplot as plt
 from pretrain_xai.dataset import LesionMasks, Split
 from pretrain_xai.explanation import example_maps
 from pretrain_xai.localization import relevance_rank_accuracy
+from pretrain_xai.micro_batches import micro_batch_rows
 from pretrain_xai.models import build_network
 from pretrain_xai.protocol import CORRECTED
 from pretrain_xai.sanity import (
@@ -149,9 +150,12 @@ def split() -> Split:
 @pytest.fixture(scope="module")
 def table(network, random_network, split) -> pd.DataFrame:
     indices = np.array([4, 1, 3])
-    return compare_with_random(
-        network, random_network, split, indices, METHODS, Attribution(methods=METHODS), CORRECTED
+    settings = Attribution(methods=METHODS)
+    table, rows = compare_with_random(
+        network, split, indices, METHODS, settings, CORRECTED, random_network=random_network
     )
+    assert rows == micro_batch_rows(32, 32)
+    return table
 
 
 def test_table_has_every_layer_method_image_and_measure_once(table):

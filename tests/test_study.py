@@ -61,6 +61,21 @@ def test_demo_is_the_grid_of_the_design():
         ("lesions.patches", {"train": 5}, ["lesions.patches", "validation"]),
         ("finetuning.selections", {"best": {"natural": {"learning_rate": 0.1, "seeds": [0]}}}, ["one entry per"]),
         ("finetuning.selections.best.mri.learning_rate", [0.1, 0.2], ["learning_rate", "five"]),
+        ("finetuning.selections", {}, ["finetuning.selections", "at least 1"]),
+        ("finetuning.selections.best.mri.seeds", [-1], ["finetuning.selections.best.mri.seeds", "from 0", "[-1]"]),
+        ("finetuning.selections.best.mri.seeds", [3, 3], ["finetuning.selections.best.mri.seeds", "3 more than once"]),
+        ("finetuning.selections.best.mri.seeds", [], ["finetuning.selections.best.mri.seeds", "at least one"]),
+        ("finetuning.selections.best.mri.seeds", [[0], [1], [], [2], [3]], ["best.mri.seeds", "at least one", "[]"]),
+        ("finetuning.selections.best.mri.seeds", [[0], [1]], ["finetuning.selections.best.mri", "five lists"]),
+        ("finetuning.depths", [5, 1], ["finetuning.depths", "must ascend", "[1, 5]", "[5, 1]"]),
+        ("finetuning.depths", [1, 1, 5], ["finetuning.depths", "1 more than once"]),
+        ("finetuning.depths", [], ["finetuning.depths", "at least 1"]),
+        ("pretraining.corpora", ["mri", "mri"], ["pretraining.corpora", "mri more than once"]),
+        ("pretraining.corpora", [], ["pretraining.corpora", "at least 1"]),
+        ("attribution.methods", ["lrp", "saliency", "lrp"], ["attribution.methods", "lrp more than once"]),
+        ("attribution.seed", -1, ["attribution.seed", "greater than or equal to 0", "-1"]),
+        ("dataset.seed_bases", {"train": -1}, ["dataset.seed_bases.train", "greater than or equal to 0", "-1"]),
+        ("protocols.depths", [5, 1], ["protocols.depths", "must ascend"]),
         ("protocols.depths", [1, 3], ["protocols.depths", "[3]", "finetuning.depths"]),
         ("protocols.reseeds", 0, ["protocols.reseeds", "greater than or equal to 1"]),
     ],
@@ -88,6 +103,14 @@ def test_an_unknown_option_of_a_method_is_refused(root):
     study = load_study(edited(root, "attribution.options", {"integrated_gradients": {"n_step": 4}}))
     with pytest.raises(StudyError, match="n_steps"):
         check_methods(study)
+
+
+@pytest.mark.parametrize("options", [{"window": 8, "stride": 9}, {"window": 65}, {"stride": 17}])
+def test_squares_that_do_not_fit_the_images_are_refused_before_anything_runs(root, options):
+    study = load_study(edited(root, "attribution.options", {"occlusion": options}))  # images have 64 px
+    with pytest.raises(StudyError, match=r"attribution: occlusion got window=.* side of 64 px: stride must be"):
+        check_methods(study)
+    check_methods(load_study(edited(root, "attribution.options", {"occlusion": {"window": 64, "stride": 64}})))
 
 
 def test_a_missing_study_names_those_there_are():

@@ -9,6 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pretrain_xai import paths
+from pretrain_xai.localization import confusion_counts, score_masked
+from pretrain_xai.masked_maps import MaskedMaps
 from pretrain_xai.study import Run, load_study
 from pretrain_xai.tables import (
     CLASSIFICATION_COLUMNS,
@@ -21,6 +23,7 @@ from pretrain_xai.tables import (
     read_predictions,
     read_scores,
     read_table,
+    true_negative_rates,
     write_arrays,
     write_scores,
     write_table,
@@ -196,6 +199,28 @@ def test_scores_with_other_columns_are_not_written(root, change, named):
     with pytest.raises(TableError, match=rf"score columns differ: \['{named}'\]"):
         write_scores(table, paths.scores("tiny") / "a.parquet")
     assert not paths.scores("tiny").exists()
+
+
+def test_true_negative_rates_from_the_counts_are_the_scores():
+    """Of two methods whose rows are mixed, with ties and a full mask, and no prediction as comparison maps have it."""
+    rng = np.random.default_rng(0)
+    masks = rng.random((30, 6, 6)) < 0.3
+    masks[0], masks[:, 0, 0] = True, True
+    parts, expected = [], []
+    model = {"selection": "best", "pretraining": "none", "finetune_depth": 0, "seed": 0, "predicted": pd.NA}
+    for method in ("a", "b"):
+        given = MaskedMaps(rng.integers(0, 9, masks.shape), masks)
+        values, chance = score_masked(given, ["true_negative_rate"])["true_negative_rate"]
+        row = {**model, "method": method, "image_index": np.arange(30)}
+        expected.append(pd.DataFrame({**row, "metric": "true_negative_rate", "value": values, "chance": chance}))
+        for name, counts in {**confusion_counts(given)._asdict(), "k": given.k}.items():
+            parts.append(pd.DataFrame({**row, "metric": name, "value": counts, "chance": np.nan}))
+    scores = pd.concat(parts).sample(frac=1, random_state=0)
+    order = ["method", "image_index"]
+    found = true_negative_rates(scores.astype({"metric": "category"}))
+    found = found.sort_values(order, ignore_index=True).astype({"metric": str})
+    pd.testing.assert_frame_equal(found, pd.concat(expected).sort_values(order, ignore_index=True), check_dtype=False)
+    assert found["value"].isna().sum() == 2, "of the full mask"
 
 
 def test_read_classification_gives_the_columns_in_order(root):

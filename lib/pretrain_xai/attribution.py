@@ -3,7 +3,6 @@
 A method is one function of a `Block` of images and one entry of `METHODS`.
 """
 
-import difflib
 import inspect
 import math
 import warnings
@@ -19,7 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from pretrain_xai.deep_lift import reference_inputs, rescaled
-from pretrain_xai.further_methods import grad_cam, lrp_epsilon_plus_flat, occlusion, random, smooth_grad
+from pretrain_xai.errors import did_you_mean
+from pretrain_xai.further_methods import check_windows, grad_cam, lrp_epsilon_plus_flat, occlusion, random, smooth_grad
 from pretrain_xai.micro_batches import Block, input_gradients, network_of
 from pretrain_xai.model_guard import check_inputs, require_finite
 
@@ -210,6 +210,8 @@ class Method:
     compute: Callable[..., Tensor]
     #: the maps sum to the logit's difference to the black image (up to the quadrature's error)
     complete: bool = False
+    #: `check(side, **options)` raises a ValueError for options that do not fit together or to images of `side` pixels
+    check: Callable[..., None] | None = None
 
     @property
     def options(self) -> dict[str, Any]:
@@ -231,7 +233,7 @@ METHODS: Mapping[str, Method] = {
     "deep_lift_captum": Method(_by_captum(captum.attr.DeepLift, n_rows=1)),
     "smooth_grad": Method(smooth_grad),
     "grad_cam": Method(grad_cam),
-    "occlusion": Method(occlusion),
+    "occlusion": Method(occlusion, check=check_windows),
     "lrp_epsilon_plus_flat": Method(lrp_epsilon_plus_flat),
     "random": Method(random),
 }
@@ -244,20 +246,20 @@ _OPTION_TYPES: Mapping[type, tuple[type | UnionType, float, str]] = {
 }
 
 
-def check_options(method: str, options: Mapping[str, Any]) -> None:
-    """Raise a ValueError or TypeError that lists what is valid if `method` or one of its options is not."""
+def check_options(method: str, options: Mapping[str, Any], image_size: int | None = None) -> None:
+    """Raise a ValueError or TypeError that lists what is valid if `method` or one of its options is not.
+
+    With `image_size`, the side of the images in pixels, also if the options do not fit to it.
+    """
     if method not in METHODS:
-        raise ValueError(f"unknown method {method!r}{_closest(method, METHODS)}; methods are {', '.join(METHODS)}")
+        raise ValueError(f"unknown method {method!r}{did_you_mean(method, METHODS)}; methods are {', '.join(METHODS)}")
     valid = METHODS[method].options
     for name, value in options.items():
         if name not in valid:
             known = ", ".join(f"{option}={default}" for option, default in valid.items()) or "none"
-            raise TypeError(f"{method} has no option {name!r}{_closest(name, valid)}; its options are: {known}")
+            raise TypeError(f"{method} has no option {name!r}{did_you_mean(name, valid)}; its options are: {known}")
         accepted, least, expected = _OPTION_TYPES[type(valid[name])]
         if isinstance(value, bool) or not isinstance(value, accepted) or not least <= value < math.inf:
             raise ValueError(f"{method} got {name}={value!r}, {expected} is expected")
-
-
-def _closest(name: str, names: Iterable[str]) -> str:
-    matches = difflib.get_close_matches(name, names, n=1)
-    return f" (did you mean {matches[0]!r}?)" if matches else ""
+    if (check := METHODS[method].check) and image_size:
+        check(image_size, **{**valid, **options})

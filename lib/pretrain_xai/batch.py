@@ -26,18 +26,18 @@ class BatchError(UserError):
 
 
 def check_methods(study: Study) -> None:
-    """Check the explanation methods of a study and their options against the registry.
+    """Check the explanation methods of a study and their options against the registry and the image size.
 
     Raises
     ------
     StudyError
-        A method or option is unknown; the known ones are named.
+        A method or option is unknown, and the known ones are named; or an option does not fit to the images.
     """
     from pretrain_xai.attribution import check_options
 
     for method in {*study.attribution.methods, *study.attribution.options}:
         try:
-            check_options(method, study.attribution.options.get(method, {}))
+            check_options(method, study.attribution.options.get(method, {}), study.dataset.image_size)
         except (ValueError, TypeError) as error:
             raise StudyError(f"attribution: {error}") from None
 

@@ -79,11 +79,7 @@ def occlusion(block: Block, *, window: int = 16, stride: int = 8) -> Tensor:
         If squares would leave gaps or do not fit into the image.
     """
     height, width = block.images.shape[2:]
-    if stride > window or window > min(height, width):
-        raise ValueError(
-            f"occlusion got window={window} and stride={stride} for images of {height} x {width} px: "
-            "stride must be at most window, and window at most the image's side"
-        )
+    check_windows(min(height, width), window=window, stride=stride)
     squares = [
         (..., slice(top, top + window), slice(left, left + window))
         for top in _starts(height, window, stride)
@@ -95,6 +91,15 @@ def occlusion(block: Block, *, window: int = 16, stride: int = 8) -> Tensor:
         total[square] += drops[:, number, None, None, None]
         coverage[square] += 1
     return total / coverage
+
+
+def check_windows(side: int, *, window: int, stride: int) -> None:
+    """Raise a ValueError if the squares of `occlusion` would leave gaps or do not fit into images of `side` pixels."""
+    if stride > window or window > side:
+        raise ValueError(
+            f"occlusion got window={window} and stride={stride} for images with a side of {side} px: "
+            "stride must be at most window, and window at most the image's side"
+        )
 
 
 def lrp_epsilon_plus_flat(block: Block) -> Tensor:

@@ -1,13 +1,12 @@
 """Scores of how well maps find the pixels of a mask, one number per image.
 
 A score takes `(maps, masks)`: maps of shape (n_images, height, width), of which only the order or the mass of the
-values counts, and boolean masks of the same shape, True inside the lesions; k is a mask's number of pixels. `score_maps`
+values counts, and boolean masks of the same shape, True inside the lesions; k is a mask's number of pixels. `score_masked`
 computes many and sorts each map once. Pixels of equal value share a rank and are counted by their expectation under
 random order, so that a constant map scores exactly what chance scores; average precision alone counts them as
 scikit-learn does. `SCORES` holds them all.
 """
 
-import difflib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -15,8 +14,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pretrain_xai.channels import LUMINANCE, reduce_channels  # noqa: F401 (part of this module for its callers)
 from pretrain_xai.earth_mover import earth_mover_score, earth_mover_top_k
+from pretrain_xai.errors import did_you_mean
 from pretrain_xai.masked_maps import Levels, MaskedMaps, PerImage, masked_maps
 from pretrain_xai.quantus_scores import PREFIX, quantus_score
 
@@ -24,9 +23,6 @@ Maps = ArrayLike | MaskedMaps
 #: values and chance levels by the name of the score
 Scored = dict[str, tuple[PerImage, PerImage]]
 Ties = Literal["expected", "strict"]
-
-#: maps that `score_maps` holds in memory at once
-CHUNK = 64
 
 
 class ConfusionCounts(NamedTuple):
@@ -68,17 +64,10 @@ def confusion_counts(maps: Maps, masks: ArrayLike | None = None, ties: Ties = "e
     return ConfusionCounts(hits, selected - hits, k - hits, given.n_pixels - k - (selected - hits))
 
 
-def true_positive_rate(maps: Maps, masks: ArrayLike | None = None, ties: Ties = "expected") -> PerImage:
-    """Return TP / (TP + FN), the share of the mask that the k strongest pixels find; float64 (n_images,) in [0, 1].
-
-    The study's "explanation performance"; it depends on the order of the pixels alone. Higher is better.
-    """
-    counts = confusion_counts(maps, masks, ties)
-    return counts.true_positives / (counts.true_positives + counts.false_negatives)
-
-
 def relevance_rank_accuracy(maps: Maps, masks: ArrayLike | None = None, ties: Ties = "expected") -> PerImage:
     """Return the share of the k strongest pixels that lie in the mask (Arras et al. 2022, Eq. 5).
+
+    With k places that is TP / (TP + FN), the true positive rate: the study's "explanation performance".
 
     Parameters
     ----------
@@ -93,22 +82,17 @@ def relevance_rank_accuracy(maps: Maps, masks: ArrayLike | None = None, ties: Ti
     float64 array of shape (n_images,), range [0, 1]
         Higher is better; a constant map gives exactly chance, k / n_pixels.
     """
-    return true_positive_rate(maps, masks, ties)
+    counts = confusion_counts(maps, masks, ties)
+    return counts.true_positives / (counts.true_positives + counts.false_negatives)
 
 
 def true_negative_rate(maps: Maps, masks: ArrayLike | None = None, ties: Ties = "expected") -> PerImage:
     """Return TN / (TN + FP), the share of the rest of the image that is not selected; NaN for a full mask.
 
-    Higher is better. With exactly k pixels selected FP = FN, and it equals `negative_predictive_value`.
+    Higher is better.
     """
     counts = confusion_counts(maps, masks, ties)
     return _ratio(counts.true_negatives, counts.true_negatives + counts.false_positives)
-
-
-def negative_predictive_value(maps: Maps, masks: ArrayLike | None = None, ties: Ties = "expected") -> PerImage:
-    """Return TN / (TN + FN), which the released notebook calls TNR; NaN where every pixel is selected."""
-    counts = confusion_counts(maps, masks, ties)
-    return _ratio(counts.true_negatives, counts.true_negatives + counts.false_negatives)
 
 
 def pixel_auroc(maps: Maps, masks: ArrayLike | None = None) -> PerImage:
@@ -250,7 +234,6 @@ _MASS_ACCURACY = Score(relevance_mass_accuracy, of_mass=True)
 
 SCORES: Mapping[str, Score] = {
     "relevance_rank_accuracy": Score(relevance_rank_accuracy, has_ties=True),
-    "true_positive_rate": Score(true_positive_rate, has_ties=True),
     "true_negative_rate": Score(true_negative_rate, chance=lambda masks: 1 - chance(masks), has_ties=True),
     "relevance_mass_accuracy": _MASS_ACCURACY,
     "importance_mass_accuracy": _MASS_ACCURACY,  # XAI-TRIS's name for it
@@ -276,9 +259,8 @@ def find_score(name: str) -> Score:
         function, higher_is_better = quantus_score(name)
         return Score(function, higher_is_better, chance=no_chance)
     if name not in SCORES:
-        close = difflib.get_close_matches(name, SCORES, n=1)
-        meant = f" (did you mean {close[0]!r}?)" if close else ""
-        raise ValueError(f"unknown score {name!r}{meant}; scores are {', '.join(SCORES)} and {PREFIX}<metric>")
+        known = f"scores are {', '.join(SCORES)} and {PREFIX}<metric>"
+        raise ValueError(f"unknown score {name!r}{did_you_mean(name, SCORES)}; {known}")
     return SCORES[name]
 
 
@@ -302,41 +284,6 @@ def score_masked(given: MaskedMaps, scores: Sequence[str], *, ties: Ties = "expe
         score = find_score(name)
         options = {"ties": ties} if score.has_ties else {}
         found[name] = score.function(given.magnitudes if score.of_mass else given, **options), score.chance(given.masks)
-    return found
-
-
-def score_maps(
-    maps: ArrayLike,
-    masks: ArrayLike,
-    scores: Sequence[str],
-    *,
-    ties: Ties = "expected",
-    image_ids: Sequence[int] | NDArray | None = None,
-) -> Scored:
-    """Compute many scores of any number of maps, `CHUNK` maps at a time; else as `score_masked`.
-
-    Parameters
-    ----------
-    maps : float array of shape (n_images, height, width), finite
-        Only a chunk is in memory at once: a memory-mapped array will do, or whatever is sliced like one.
-    masks : bool array of shape (n_images, height, width)
-    image_ids : int sequence of length n_images, optional
-        What errors call the images.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If a score is unknown, or maps and masks do not fit; naming the images.
-    """
-    if len(maps) != len(masks):
-        raise ValueError(f"there are {len(maps)} maps and {len(masks)} masks")
-    image_ids = np.arange(len(maps)) if image_ids is None else np.asarray(image_ids)
-    found = {name: (np.empty(len(maps)), np.empty(len(maps))) for name in scores}
-    for start in range(0, len(maps), CHUNK):
-        rows = slice(start, start + CHUNK)
-        given = MaskedMaps(maps[rows], masks[rows], image_ids[rows])
-        for name, (values, levels) in score_masked(given, scores, ties=ties).items():
-            found[name][0][rows], found[name][1][rows] = values, levels
     return found
 
 

@@ -12,6 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from pretrain_xai.errors import first_ten
+
 PerImage = NDArray[np.float64]
 
 
@@ -134,9 +136,7 @@ class MaskedMaps:
         """Raise a ValueError that names the images whose entry in `valid` (n_images,) is False."""
         bad = np.flatnonzero(~valid)
         if len(bad):
-            more = f" and {len(bad) - 10} more" if len(bad) > 10 else ""
-            names = ", ".join(str(self.image_ids[index]) for index in bad[:10])
-            raise ValueError(f"{what} of images {names}{more} {trouble}")
+            raise ValueError(f"{what} of images {first_ten([self.image_ids[index] for index in bad])} {trouble}")
 
 
 def masked_maps(maps: ArrayLike | MaskedMaps, masks: ArrayLike | None) -> MaskedMaps:

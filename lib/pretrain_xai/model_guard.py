@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pretrain_xai.errors import first_ten
+
 #: sets the draws of dropout masks apart from other draws by the same seed and image id
 DROPOUT_STREAM = 1
 
@@ -51,17 +53,17 @@ def _check_modules(model: nn.Module, allow_dropout: bool) -> None:
     training = [n or "model" for n, m in named if m.training and not (allow_dropout and type(m) is nn.Dropout)]
     if training:
         raise ValueError(
-            f"in training mode: {_listed(training)}; call model.eval() first "
+            f"in training mode: {first_ten(training)}; call model.eval() first "
             "(with allow_dropout=True, nn.Dropout modules alone may be put back into training mode)"
         )
     in_place = [name or "model" for name, module in named if getattr(module, "inplace", False)]
     if in_place:
-        raise ValueError(f"work in place: {_listed(in_place)}; set inplace=False, maps need what goes into a module")
+        raise ValueError(f"work in place: {first_ten(in_place)}; set inplace=False, maps need what goes into a module")
     leaves = [(name, module) for name, module in named if not any(True for _ in module.children())]
     first = {module: name for name, module in reversed(leaves)}
     reused = [f"{name} is {first[module]}" for name, module in leaves if first[module] != name]
     if reused:
-        raise ValueError(f"modules used at two places: {_listed(reused)}; give each place a module of its own")
+        raise ValueError(f"modules used at two places: {first_ten(reused)}; give each place a module of its own")
 
 
 @contextmanager
@@ -132,9 +134,4 @@ def require_finite(values: Tensor, ids: Tensor, what: str) -> None:
     """Raise a ValueError that names the ids of the entries along the first axis that are not finite."""
     bad = ~torch.isfinite(values).flatten(1).all(1)
     if bad.any():
-        raise ValueError(f"not finite (NaN or infinite): {what} {_listed(ids[bad.to(ids.device)].tolist())}")
-
-
-def _listed(items: list) -> str:
-    more = f" and {len(items) - 10} more" if len(items) > 10 else ""
-    return ", ".join(map(str, items[:10])) + more
+        raise ValueError(f"not finite (NaN or infinite): {what} {first_ten(ids[bad.to(ids.device)].tolist())}")

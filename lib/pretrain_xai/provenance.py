@@ -18,7 +18,19 @@ from typing import Any
 from pretrain_xai import paths
 
 #: the packages whose version can change a number
-PACKAGES = ("torch", "torchvision", "captum", "numpy", "scipy", "scikit-image", "scikit-learn", "pandas")
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "captum",
+    "zennit",
+    "numpy",
+    "scipy",
+    "scikit-image",
+    "scikit-learn",
+    "pandas",
+    "POT",
+    "statsmodels",
+)
 
 
 @contextmanager

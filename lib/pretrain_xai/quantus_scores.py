@@ -1,7 +1,6 @@
 """Metrics of Quantus as scores: `quantus:<class>` in a study file. Quantus is an extra, imported when it is named."""
 
 import contextlib
-import difflib
 import importlib.util
 import io
 import warnings
@@ -11,7 +10,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import ArrayLike
 
-from pretrain_xai.errors import UserError
+from pretrain_xai.errors import UserError, did_you_mean
 from pretrain_xai.masked_maps import MaskedMaps, PerImage, masked_maps
 
 #: what a study file writes before the name of a metric
@@ -44,10 +43,9 @@ def quantus_score(name: str) -> tuple[Callable[..., PerImage], bool]:
     """
     metric = name.removeprefix(PREFIX)
     if metric not in METRICS:
-        close = difflib.get_close_matches(metric, METRICS, n=1)
-        meant = f" (did you mean {PREFIX}{close[0]}?)" if close else ""
         raise QuantusError(
-            f"no score {name!r}{meant}; the metrics of Quantus that need maps and masks alone are {', '.join(METRICS)}"
+            f"{name!r}: no metric {metric!r}{did_you_mean(metric, METRICS)}; "
+            f"the metrics of Quantus that need maps and masks alone are {', '.join(METRICS)}"
         )
     if importlib.util.find_spec("quantus") is None:
         raise QuantusError(f"the score {name!r} needs Quantus: .venv/bin/pip install -e '.[quantus]'")

@@ -109,13 +109,17 @@ SECTIONS = (
 def write_report(study_name: str) -> Path:
     """Write `figures/<study>/report.html` from the finished study's files, and return its path.
 
+    Of the study's selections it shows the first, as the figures do.
+
     Raises
     ------
     TableError, StudyError
         The study is not finished, or there is none.
     """
     study = load_study(study_name)
-    scores = read_scores(study_name)
+    selection = next(study.runs()).selection
+    scores = read_scores(study_name).query("selection == @selection")
+    classification = read_classification(study_name).query("selection == @selection")
     path = paths.figures(study_name) / "report.html"
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
@@ -123,9 +127,10 @@ def write_report(study_name: str) -> Path:
     page = environment.get_template("report.html").render(
         study=study,
         name=study_name,
-        answers=_answers(study_name, study),
+        selection=selection,
+        answers=_answers(study_name, study, classification),
         sections=[_section(study_name, study, *section) for section in SECTIONS],
-        tables=_tables(study_name, scores),
+        tables=_tables(study_name, scores, classification),
         settings=paths.study_file(study_name).read_text(encoding="utf-8"),
         stages=_stages(study_name),
         packages=package_versions(),
@@ -144,13 +149,13 @@ class Answer(NamedTuple):
     notebook: str
 
 
-def _answers(study_name: str, study: Study) -> list[Answer]:
+def _answers(study_name: str, study: Study, classification: pd.DataFrame) -> list[Answer]:
     """Return sentences whose numbers stand in the tables that they are linked to."""
     tables = {name: read_table(paths.statistics(study_name) / f"{name}.csv") for name in TABLES}
     notebooks = {name: _from_page(study_name, paths.executed(study_name) / name / "run.ipynb") for name in _ANSWERING}
     accuracy = [
         Answer(text, "classification.png", "classification.csv", notebooks["06_classification_metrics"])
-        for text in _accuracies(read_classification(study_name), study)
+        for text in _accuracies(classification, study)
     ]
     found = [
         Answer(
@@ -207,7 +212,7 @@ def _section(study_name: str, study: Study, name: str, heading: str, caption: st
     return {"heading": heading, "figures": [item for item in captions.items() if (folder / f"{item[0]}.png").is_file()]}
 
 
-def _tables(study_name: str, scores: pd.DataFrame) -> list[tuple[str, str]]:
+def _tables(study_name: str, scores: pd.DataFrame, classification: pd.DataFrame) -> list[tuple[str, str]]:
     tpr = scores[(scores["metric"] == "relevance_rank_accuracy") & _is_right(scores)]
     medians = (
         tpr.groupby(["pretraining", "finetune_depth", "method"], observed=True)["value"].median().unstack("method")
@@ -215,7 +220,7 @@ def _tables(study_name: str, scores: pd.DataFrame) -> list[tuple[str, str]]:
     medians = medians.rename(columns=label).reset_index()
     audit = read_table(paths.dataset(study_name) / "audit.csv")
     return [
-        ("Classification metrics on the test images", _html(read_classification(study_name))),
+        ("Classification metrics on the test images", _html(classification)),
         ("Median Relevance Rank Accuracy on correctly classified images", _html(medians)),
         ("Audit of the dataset", _html(audit)),
     ]

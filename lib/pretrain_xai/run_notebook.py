@@ -7,7 +7,6 @@ traceback is kept.
 
 import argparse
 import ast
-import difflib
 import logging
 import shutil
 import sys
@@ -21,7 +20,7 @@ import nbformat
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from pretrain_xai.errors import UserError
+from pretrain_xai.errors import UserError, did_you_mean
 from pretrain_xai.provenance import atomic_path
 
 #: what an annotation in a parameters cell may be made of
@@ -128,8 +127,7 @@ def _is_of_types(node: ast.AST) -> bool:
 
 def _check(notebook: Path, name: str, text: str, declared: dict[str, Any]) -> Any:
     if name not in declared:
-        close = difflib.get_close_matches(name, declared, n=1)
-        hint = f" (did you mean {close[0]!r}?)" if close else ""
+        hint = did_you_mean(name, declared)
         raise ParameterError(f"{notebook}: no parameter {name!r}{hint}; it has {', '.join(declared)}")
     expected = declared[name]
     if expected is str:

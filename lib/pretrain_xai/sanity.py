@@ -17,6 +17,7 @@ from torch import nn
 from pretrain_xai.dataset import Split
 from pretrain_xai.explanation import example_maps
 from pretrain_xai.localization import relevance_rank_accuracy
+from pretrain_xai.memory import within_memory
 from pretrain_xai.models import VGG
 from pretrain_xai.protocol import Protocol
 from pretrain_xai.study import Attribution
@@ -98,14 +99,16 @@ MEASURES: Mapping[str, Callable[[NDArray, NDArray, NDArray, NDArray], PerImage]]
 }
 
 
+@within_memory
 def compare_with_random(
     network: VGG,
-    random_network: VGG,
     split: Split,
     image_indices: NDArray[np.int64],
     methods: Sequence[str],
     settings: Attribution,
     protocol: Protocol,
+    *,
+    random_network: VGG,
 ) -> pd.DataFrame:
     """Compare each method's maps of the true labels with those of the network as its layers become random.
 
@@ -114,6 +117,7 @@ def compare_with_random(
     DataFrame with `method`, `layer`, `n_random` (layers), `image_index`, `measure` (a key of MEASURES) and `value`. The
     layer is TRAINED for the maps compared with themselves, then the layer that became random last, and RANDOM_MAP for
     a map that knows nothing, the floor: there `n_random` is missing.
+    int, the rows of the passes (see `within_memory`).
     """
     methods = [method for method in methods if method != "random"]
     trained = example_maps(network, split, image_indices, methods, settings, protocol)

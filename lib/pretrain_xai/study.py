@@ -1,17 +1,16 @@
 """A study file, checked: one YAML file in `studies/` holds every setting of one study."""
 
 import dataclasses
-import difflib
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from pretrain_xai import paths
-from pretrain_xai.errors import UserError
+from pretrain_xai.errors import UserError, did_you_mean
 from pretrain_xai.protocol import PROTOCOLS, PUBLISHED, Protocol
 
 #: "best" selects the best checkpoint of a model, "matched" those of about equal accuracy
@@ -26,6 +25,33 @@ UNTRAINED = "none"
 
 class StudyError(UserError):
     """A study file is missing or wrong; the message says what to change."""
+
+
+def _once_each(values: Sequence[Any]) -> Sequence[Any]:
+    if repeated := sorted({str(value) for value in values if values.count(value) > 1}):
+        raise ValueError(f"has {', '.join(repeated)} more than once")
+    return values
+
+
+def _ascending(values: list[int]) -> list[int]:
+    if _once_each(values) != sorted(values):
+        raise ValueError(f"must ascend, such as {sorted(values)}, found {values}")
+    return values
+
+
+def _seeds(seeds: list[int] | list[list[int]]) -> list[int] | list[list[int]]:
+    """Check one list of seeds for all depths, or each of those for one depth."""
+    for of_depth in seeds if seeds and isinstance(seeds[0], list) else [seeds]:
+        if not of_depth or min(_once_each(of_depth)) < 0:
+            raise ValueError(f"whole numbers from 0 are expected, at least one, found {of_depth}")
+    return seeds
+
+
+#: no value twice
+Unique = AfterValidator(_once_each)
+Seed = Annotated[int, Field(ge=0)]
+#: fine-tuning depths from the shallowest
+Depths = Annotated[list[Literal[1, 2, 3, 4, 5]], Field(min_length=1), AfterValidator(_ascending)]
 
 
 class Settings(BaseModel):
@@ -50,7 +76,7 @@ class Slices(Settings):
     slices_per_subject: int = Field(gt=0)
     #: lowest and highest axial position, mm above the anterior commissure
     z_range: list[float] = Field(min_length=2, max_length=2)
-    seed: int = 0
+    seed: Seed = 0
 
 
 class Dataset(Settings):
@@ -61,7 +87,7 @@ class Dataset(Settings):
     lesion_intensity: float = Field(0.5, gt=0, le=1)
     brain_intensity: float = Field(0.7, gt=0, le=1)
     #: seed of the first slice of each split; slice i takes base + i
-    seed_bases: dict[str, int] = {"train": 0, "validation": 30_000, "test": 50_000}
+    seed_bases: dict[str, Seed] = {"train": 0, "validation": 30_000, "test": 50_000}
 
 
 class Standardise(Settings):
@@ -100,24 +126,23 @@ class Training(Settings):
 class Pretraining(Settings):
     """Networks trained before they see a lesion, one per corpus."""
 
-    corpora: list[Literal["natural", "mri"]]
+    corpora: Annotated[list[Literal["natural", "mri"]], Field(min_length=1), Unique]
     #: crops of each photograph in the corpus `natural`
     crops_per_photograph: int = Field(100, gt=0)
     learning_rate: float = Field(gt=0)
     training: Training
-    seed: int = 0
+    seed: Seed = 0
 
 
 class Cell(Settings):
     """Learning rates and seeds of one selection and corpus, one for all depths or one per depth."""
 
     learning_rate: float | list[float]
-    seeds: list[int] | list[list[int]]
+    seeds: Annotated[list[int] | list[list[int]], AfterValidator(_seeds)]
 
     @model_validator(mode="after")
     def _five_depths(self) -> "Cell":
-        nested = isinstance(self.seeds[0], list) if self.seeds else False
-        if not self.seeds or (nested and len(self.seeds) != len(FINETUNE_DEPTHS)):
+        if isinstance(self.seeds[0], list) and len(self.seeds) != len(FINETUNE_DEPTHS):
             raise ValueError("seeds must be one list for all depths or five lists, one per depth")
         if isinstance(self.learning_rate, list) and len(self.learning_rate) != len(FINETUNE_DEPTHS):
             raise ValueError("learning_rate must be one number or five, one per depth")
@@ -136,18 +161,19 @@ class Finetuning(Settings):
     """The grid of fine-tuned models: selection x corpus x depth x seed."""
 
     training: Training
-    depths: list[Literal[1, 2, 3, 4, 5]] = list(FINETUNE_DEPTHS)
-    selections: dict[Selection, dict[str, Cell]]
+    depths: Depths = list(FINETUNE_DEPTHS)
+    #: figures and report show the first one
+    selections: dict[Selection, dict[str, Cell]] = Field(min_length=1)
 
 
 class Attribution(Settings):
     """The explanation methods and how many images they explain."""
 
-    methods: list[str] = Field(min_length=1)
+    methods: Annotated[list[str], Field(min_length=1), Unique]
     #: options of a method, such as integrated_gradients: {n_steps: 50}
     options: dict[str, dict[str, Any]] = {}
     #: names in `localization.SCORES`, or quantus:<metric>, written beside the counts of hits and k
-    scores: list[str] = ["relevance_rank_accuracy", "true_negative_rate"]
+    scores: Annotated[list[str], Unique] = ["relevance_rank_accuracy", "true_negative_rate"]
     #: at most so many images right for all models, and so many of those that a model gets wrong; none: all
     max_images: int | None = Field(None, gt=0)
     #: images that pass through the network at once; none: by their size (`micro_batches.micro_batch_rows`)
@@ -156,14 +182,12 @@ class Attribution(Settings):
     example_images: int = Field(3, ge=1)
     #: explain the images that a model gets wrong, too
     misclassified: bool = True
-    seed: int = 0
+    seed: Seed = 0
 
     @model_validator(mode="after")
     def _scores_can_be_drawn(self) -> "Attribution":
         if "relevance_rank_accuracy" not in self.scores:
             raise ValueError("scores must have relevance_rank_accuracy, from which the figures are drawn")
-        if repeated := sorted({name for name in self.scores if self.scores.count(name) > 1}):
-            raise ValueError(f"scores has {', '.join(repeated)} more than once")
         return self
 
 
@@ -171,7 +195,7 @@ class Protocols(Settings):
     """The smaller grid on which `make protocols` trains the study anew, once per switch and once per further seed."""
 
     #: fine-tuning depths of the grid; none: those of the study
-    depths: list[Literal[1, 2, 3, 4, 5]] | None = Field(None, min_length=1)
+    depths: Depths | None = None
     #: at most so many images right for all models of a variant; none: as many as in the study
     max_images: int | None = Field(None, gt=0)
     #: how often the study itself is trained with further seeds: says what retraining alone changes
@@ -217,7 +241,7 @@ class Study(Settings):
         types = typing.get_type_hints(Protocol)
         for switch, value in self.switches.items():
             if switch not in types:
-                raise ValueError(f"switches: {switch!r} is none of {', '.join(types)}{_suggest(switch, list(types))}")
+                raise ValueError(f"switches: {switch!r} is none of {', '.join(types)}{did_you_mean(switch, types)}")
             try:
                 TypeAdapter(types[switch]).validate_python(value, strict=True)
             except ValidationError as error:
@@ -304,7 +328,9 @@ def load_study(name: str) -> Study:
     path = paths.study_file(name)
     if not path.is_file():
         known = sorted(file.stem for file in path.parent.glob("*.yaml"))
-        raise StudyError(f"there is no study {base!r} ({path}); there are {', '.join(known)}{_suggest(base, known)}")
+        raise StudyError(
+            f"there is no study {base!r} ({path}); there are {', '.join(known)}{did_you_mean(base, known)}"
+        )
     try:
         settings = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -332,7 +358,7 @@ def _variant(name: str, study: Study, variant: str) -> Study:
         )
     if variant not in known:
         raise StudyError(
-            f"{name!r}: {variant!r} is no switch of the protocol; there are {', '.join(known)}{_suggest(variant, known)}"
+            f"{name!r}: {variant!r} is no switch of the protocol; there are {', '.join(known)}{did_you_mean(variant, known)}"
         )
     if paths.owner(name, "finetuned") == name:
         study = _on_smaller_grid(study, RESEED_STEP * paths.reseed_number(variant))
@@ -369,8 +395,3 @@ def _one_line(detail: Any) -> str:
     found = "" if detail["type"] in ("missing", "value_error") else f", found {detail['input']!r}"
     line = f"{place}: {detail['msg'].removeprefix('Value error, ')}{found}".removeprefix(": ")
     return " ".join(line.split())  # names and texts in the file may hold line breaks
-
-
-def _suggest(word: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(word, known, n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""

@@ -10,9 +10,9 @@ import pandas as pd
 from pretrain_xai import paths
 from pretrain_xai.errors import UserError
 from pretrain_xai.provenance import atomic_path
-from pretrain_xai.study import Run, Study
+from pretrain_xai.study import MODEL_COLUMNS, Run, Study
 
-#: what a row of scores is about; see `design` in the README
+#: a row of scores: one number of one map, how it was made, and what a random map is expected to score
 SCORE_COLUMNS = [
     "study",
     "protocol",
@@ -107,6 +107,27 @@ def read_scores(study: str) -> pd.DataFrame:
     """
     table = read_folder(paths.scores(study))
     return table.astype({name: "category" for name in _CATEGORIES})
+
+
+def true_negative_rates(scores: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of the true negative rate, TN / (TN + FP), from the counts, which every study writes.
+
+    Parameters
+    ----------
+    scores : DataFrame
+        Score rows with the metrics `true_negatives`, `false_positives` and `k` of each model, method and image.
+
+    Returns
+    -------
+    DataFrame with the columns of `scores`
+        `chance` is 1 - k / pixels; where the mask is the whole image `value` is NaN.
+    """
+    row = [*MODEL_COLUMNS, "method", "image_index"]
+    counts = {name: rows.set_index(row) for name, rows in scores.groupby("metric", observed=True)}
+    rest = counts["true_negatives"]["value"] + counts["false_positives"]["value"]
+    rates = counts["true_negatives"].assign(metric="true_negative_rate")
+    rates = rates.assign(value=rates["value"] / rest, chance=1 - counts["k"]["value"] / (counts["k"]["value"] + rest))
+    return rates.reset_index()[scores.columns]
 
 
 def read_classification(study: str) -> pd.DataFrame:
