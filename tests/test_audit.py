@@ -124,3 +124,24 @@ def test_a_slice_whose_lesions_vanish_is_an_error_that_names_it(tmp_path, cohort
     monkeypatch.setattr(dataset, "to_model_resolution", fade)
     with pytest.raises(OverlayError, match=r"slice \d+ \(sub-\d+\): no pixel of 48 x 48 shows a lesion"):
         audited(tmp_path, cohort, patches)
+
+
+def test_placed_by_corners_slices_without_room_are_left_out_and_the_others_keep_their_seeds(
+    tmp_path, cohort, patches, caplog
+):
+    """The released code would never end on them."""
+    slices, table = cohort
+    first = table.index[table["split"] == "test"][0]
+    small = np.array(slices)
+    small[first] *= np.pad(np.ones((45, 45)), ((60, small.shape[1] - 105), (50, small.shape[2] - 95)))
+    corners = dataclasses.replace(CORRECTED, corner_placement=True)
+    for name, images in (("whole", slices), ("small", small)):
+        build_splits(tmp_path / name, images, table, patches, SHARES, SETTINGS, corners)
+    assert "of 100 slices have no room" in caplog.text
+    whole, fewer = (read_split(tmp_path / name / "test") for name in ("whole", "small"))
+    kept = whole.table["slice_index"] != first
+    assert len(fewer) == kept.sum() == len(whole) - 1
+    assert fewer.table["seed"].tolist() == whole.table.loc[kept, "seed"].tolist()
+    np.testing.assert_array_equal(fewer.images, whole.images[kept])
+    with pytest.raises(OverlayError, match="fits nowhere"):
+        build_splits(tmp_path / "corrected", small, table, patches, SHARES, SETTINGS, CORRECTED)

@@ -1,6 +1,7 @@
 """The images with lesions that networks learn and that explanations are scored on, one folder per split."""
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from tqdm.auto import tqdm
 
 from pretrain_xai.lesions import Patches, split_patches
 from pretrain_xai.overlay import FEWEST, LesionSlice, OverlayError, lesion_masks, overlay_lesions, to_model_resolution
+from pretrain_xai.placement import NoRoomError
 from pretrain_xai.protocol import CORRECTED, Protocol
 from pretrain_xai.provenance import atomic_path
 from pretrain_xai.study import Dataset
@@ -129,6 +131,8 @@ def build_split(
     """Lay lesions over the slices of one split and write images, lesions and tables to `folder`, streamed.
 
     Slice i (in the order of `table`) takes the seed `seed_base + i`, so that every image depends on its own slice only.
+    With `corner_placement`, as published, a small slice may have no room for its lesions, and the released code would never
+    end: such slices are left out, with a warning that says how many.
 
     Parameters
     ----------
@@ -138,35 +142,66 @@ def build_split(
         The rows of the slice table that belong to this split; its index numbers `slices`.
     patches : dict
         The split's pool of each class.
+
+    Raises
+    ------
+    OverlayError
+        A slice can't carry its lesions; with `corner_placement` only if none has room.
     """
+
+    def overlay(row: int) -> LesionSlice:
+        return overlay_lesions(
+            slices[row],
+            patches,
+            int(table.at[row, "seed"]),
+            protocol,
+            lesion_intensity=settings.lesion_intensity,
+            brain_intensity=settings.brain_intensity,
+            name=f"slice {row} ({table.at[row, 'subject']})",
+        )
+
+    table = table.assign(seed=seed_base + np.arange(len(table)))
+    if protocol.corner_placement:
+        table = _with_room(table, overlay)
     size, shape = settings.image_size, (len(table), settings.image_size, settings.image_size)
     rows, lesions, thumbnails = [], [], []
     with atomic_path(folder / "images.npy") as images_file, atomic_path(folder / "strength.npy") as strength_file:
         images, strength = (open_memmap(file, "w+", np.float32, shape) for file in (images_file, strength_file))
         for position, row in enumerate(tqdm(table.index, desc=folder.name, unit="image")):
-            overlay = overlay_lesions(
-                slices[row],
-                patches,
-                seed_base + position,
-                protocol,
-                lesion_intensity=settings.lesion_intensity,
-                brain_intensity=settings.brain_intensity,
-                name=f"slice {row} ({table.at[row, 'subject']})",
-            )
-            images[position], strength[position], clean, support = to_model_resolution(overlay, size)
-            mask = _lesion_mask(overlay, strength[position])
-            rows.append(_image_row(overlay, images[position], mask, clean, support))
-            lesions.append(_lesion_rows(position, overlay))
+            laid = overlay(row)
+            images[position], strength[position], clean, support = to_model_resolution(laid, size)
+            mask = _lesion_mask(laid, strength[position])
+            rows.append(_image_row(laid, images[position], mask, clean, support))
+            lesions.append(_lesion_rows(position, laid))
             thumbnails.append(_thumbnail(clean))
         images.flush()
         strength.flush()
-    named = table.rename_axis("slice_index").reset_index().assign(seed=seed_base + np.arange(len(table)))
+    named = table.rename_axis("slice_index").reset_index()
     write_table(
         pd.concat([named, pd.DataFrame(rows)], axis=1).rename_axis("image_index").reset_index(), folder / "images.csv"
     )
     write_table(pd.concat(lesions, ignore_index=True), folder / "lesions.csv")
     with atomic_path(folder / "thumbnails.npy") as temporary:
         np.save(temporary, np.stack(thumbnails))
+
+
+def _with_room(table: pd.DataFrame, overlay: Callable[[int], LesionSlice]) -> pd.DataFrame:
+    """Return the rows of the slices on which the lesions find a place."""
+    without = []
+    for row in table.index:
+        try:
+            overlay(row)
+        except NoRoomError:
+            without.append(row)
+            if len(without) == len(table):
+                raise
+    if without:
+        logging.getLogger(__name__).warning(
+            "%d of %d slices have no room for lesions placed by their corners and are left out",
+            len(without),
+            len(table),
+        )
+    return table.drop(index=without)
 
 
 def read_split(folder: Path, mask_threshold: float = CORRECTED.mask_threshold) -> Split:

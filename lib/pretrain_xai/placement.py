@@ -18,6 +18,10 @@ class OverlayError(UserError):
     """A slice that cannot carry the lesions, or settings that cannot be met."""
 
 
+class NoRoomError(OverlayError):
+    """A slice on which the lesions find no place."""
+
+
 @dataclass
 class Placement:
     """Positions that were drawn and accepted."""
@@ -124,6 +128,6 @@ def window(corner: tuple[int, int], shape: tuple[int, int]) -> tuple[slice, slic
     return slice(top, top + height), slice(left, left + width)
 
 
-def no_room(name: str, reason: str) -> OverlayError:
+def no_room(name: str, reason: str) -> NoRoomError:
     """Return the error for a slice that can't hold its lesions."""
-    return OverlayError(f"{name}: {reason}; leave this slice out, or use smaller lesions or larger slices")
+    return NoRoomError(f"{name}: {reason}; leave this slice out, or use smaller lesions or larger slices")
