@@ -5,11 +5,12 @@ import dataclasses
 import numpy as np
 import pandas as pd
 import pytest
-from pretrain_xai import paths
+from pretrain_xai import paths, protocol_effects
 from pretrain_xai.classification import prediction_table
-from pretrain_xai.noise_floor import NoiseFloor
+from pretrain_xai.noise_floor import NoiseFloor, order_floor
 from pretrain_xai.protocol import CORRECTED, PUBLISHED, RESCORED, Protocol, switched_protocols
-from pretrain_xai.protocol_effects import ALL_METHODS, RANKING, RESAMPLES, compare_protocols, effect_matrix
+from pretrain_xai.protocol_effects import ALL_METHODS, RANKING, RESAMPLES, compare_protocols
+from pretrain_xai.resampling import kendall_tau, subject_weights
 from pretrain_xai.selection import CORRECT_FOR_ALL, find_intersections, image_list
 from pretrain_xai.stages import STAGES, fingerprint
 from pretrain_xai.study import StudyError, load_study
@@ -122,6 +123,66 @@ def test_one_seed_has_no_floor():
     index = pd.MultiIndex.from_tuples([("mri", 1, "lrp")], names=["a", "b", "quantity"])
     floor = NoiseFloor.between(pd.DataFrame([[0.5]], index=index))
     assert np.isnan(floor.half_width(pd.Series(["lrp"]), pd.Series([1.0]))).all()
+
+
+@pytest.mark.parametrize("levels", [np.zeros(8), [0, 0, 0, 5, 10, 15, 20, 25], np.repeat([0, 9], 4), np.arange(8) / 2])
+def test_the_order_of_one_more_set_of_seeds_lies_inside_the_floor_95_times_in_100(levels):
+    """Methods all tied, three or two groups of them tied, and none; noise of 1, half of it shared by the methods."""
+    rng, outside, n_times = np.random.default_rng(0), 0, 300
+    for _ in range(n_times):
+        noise = rng.normal(size=(4, 6, 8)) + rng.normal(size=(4, 6, 1))
+        numbers = np.asarray(levels) + np.sqrt(6 / 2) * noise
+        one, mean = numbers[3].mean(axis=0), numbers[:3].mean(axis=(0, 1))
+        lost = 1 - kendall_tau(one[:, None], mean[:, None])[0]
+        outside += lost > order_floor(numbers[:3], seed=0, n_draws=1000)
+    assert outside / n_times < 0.05 + 2.5 * np.sqrt(0.05 * 0.95 / n_times)
+
+
+def test_an_order_that_no_seed_changes_has_the_floor_0_and_one_set_of_seeds_has_none():
+    numbers = np.arange(8) + np.zeros((3, 6, 1)) + np.random.default_rng(0).normal(0, 0.01, (3, 6, 8))
+    assert order_floor(numbers, seed=0) == pytest.approx(0)
+    assert np.isnan(order_floor(numbers[:1], seed=0))
+
+
+@pytest.mark.parametrize("ratio", [0.5, 1, 2])
+@pytest.mark.parametrize("shares_images", [False, True])
+def test_without_an_effect_at_most_5_of_100_differences_are_decided(ratio, shares_images, monkeypatch):
+    """3 sets of seeds, 6 cells, 1,000 numbers; the chance of the images is `ratio` of that of training, on the means.
+
+    Estimates are means over subjects, so that a thousand comparisons take no longer than one.
+    """
+    rng, n_numbers, subjects = np.random.default_rng(1), 1000, [f"sub-{n}" for n in range(80)]
+    columns = pd.MultiIndex.from_product([["mri", "natural"], [1, 3, 5], [f"number-{n}" for n in range(n_numbers)]])
+
+    def chance_of_images() -> np.ndarray:
+        noise = rng.normal(size=(len(subjects), 1, n_numbers)) * ratio * np.sqrt(len(subjects) / 6)
+        return np.broadcast_to(noise, (len(subjects), 6, n_numbers)).reshape(len(subjects), -1)
+
+    def results(images: np.ndarray) -> protocol_effects._Results:
+        scores = pd.DataFrame(images + rng.normal(size=6 * n_numbers), index=subjects, columns=columns)
+        images_of = scores.copy()
+        images_of["image_index"] = range(len(subjects))
+        return protocol_effects._Results(images_of, scores.iloc[:0], pd.Series(), False, ("number-0", "number-1"))
+
+    def means(results, weights, images) -> pd.DataFrame:
+        scores = results.scores.drop(columns="image_index", level=0)
+        estimates = scores.to_numpy().T @ weights.to_numpy() / weights.to_numpy().sum(axis=0)
+        return pd.DataFrame(
+            estimates, index=scores.columns.set_names(["pretraining", "finetune_depth", "quantity"])
+        ).sort_index()
+
+    monkeypatch.setattr(protocol_effects, "_estimates", means)
+    own = chance_of_images()
+    comparison = protocol_effects._Comparison(
+        [1, 3, 5], [results(own) for _ in range(3)], subject_weights(subjects, 300, 0)
+    )
+    other = results(own if shares_images else chance_of_images())
+    effects = comparison.retrained("switch", other, shares_images=shares_images)
+    decided = effects["verdict"].isin(["raises", "lowers"]).groupby(effects["effect"]).mean()
+    assert decided["mean"] <= 0.06 + 2 * np.sqrt(0.05 * 0.95 / n_numbers)
+    assert decided["cell"] <= 0.06
+    if not shares_images:
+        assert decided["mean"] > 0.02, "the rule is not so careful that nothing is ever decided"
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -282,13 +343,6 @@ def test_intervals_are_quantiles_of_drawn_subjects(built):
     found = row(built, "dropout_active", "accuracy")
     np.testing.assert_allclose([found["low"], found["high"]], expected, atol=1e-12)
     assert RESAMPLES >= 1000
-
-
-def test_the_matrix_has_a_row_per_switch_and_is_empty_where_not_concerned(built):
-    matrix = effect_matrix(built, ["saliency", "lrp", "sobel"])
-    assert list(matrix.index[-4:]) == ["first_conv_frozen", "lesion_floor", "head_kept", "published"]
-    assert matrix.loc["channel_reduction", "saliency"] == pytest.approx(0.2)
-    assert np.isnan(matrix.loc["signed_edges", "lrp"])
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -2,20 +2,23 @@
 
 Three things can make two numbers differ: the switch, the choice of test subjects, and (where networks are trained anew) the
 chance of training. The second is measured by drawing test subjects with replacement, the same subjects for both sides. The
-third is measured by training the corrected study again with further seeds: the *noise floor* is the half width within which a
-difference lies by retraining alone, 95 times in 100.
+third is measured by training the corrected study again with further sets of seeds: the *noise floor* is the half width
+within which a difference lies by retraining alone, 95 times in 100.
 
-A variant has one seed per model and is compared with the mean over the corrected seeds, not with the one of the same seed:
-the seed decides on the order of images, the new last layer and dropout, but with other images or layers training soon takes
-another path. While numbers of equal seeds correlate by less than 1/2, the mean over three seeds is the better partner. So
-if s is the standard deviation between seeds, pooled over the cells (corpus x depth), a sum of cells with coefficients a
-has the floor
+A variant has one set of seeds, as many per model as the study, and is compared with the mean over the corrected sets, not
+with the one of the same seeds: a seed decides on the order of images, the new last layer and dropout, but with other images
+or layers training soon takes another path. While numbers of equal seeds correlate by less than 1/2, the mean over three sets
+is the better partner. So if s is the standard deviation between sets of seeds, pooled over the cells (corpus x depth), a sum
+of cells with coefficients a has the floor
 
-    t(0.975, cells * (seeds - 1)) * s * sqrt((1 + 1 / seeds) * sum(a ** 2)).
+    t(0.975, cells * (sets - 1)) * s * sqrt((1 + 1 / sets) * sum(a ** 2)).
 
-For the order of methods it is the lowest tau between one seed and the mean of the others. A difference after retraining is
-decided if it leaves the floor and its interval over test subjects leaves 0. One that needs no retraining is decided by the
-interval; whether it is smaller than the floor is said apart.
+For the order of methods it is simulated (`noise_floor.order_floor`). A difference after retraining holds both chances at once,
+so it is decided if it is larger than sqrt(floor ** 2 + half ** 2), where half is the half width of its interval over test
+subjects: by chance alone at most 5 times in 100. That the difference leaves the floor and its interval leaves 0 would not do:
+where the test images are not the same, either chance may carry it past both. On the same images the floor has
+already seen these images, and the rule is on the safe side. A difference that needs no retraining is decided by the interval;
+whether it is smaller than the floor is said apart.
 """
 
 from collections.abc import Iterator, Sequence
@@ -27,7 +30,7 @@ import pandas as pd
 from pretrain_xai import paths
 from pretrain_xai.classification import METRICS
 from pretrain_xai.comparison_maps import COMPARISON_MAPS
-from pretrain_xai.noise_floor import NoiseFloor
+from pretrain_xai.noise_floor import NoiseFloor, order_floor
 from pretrain_xai.protocol import PUBLISHED, RESCORED, UNCHANGED
 from pretrain_xai.resampling import (
     kendall_tau,
@@ -88,7 +91,8 @@ def compare_protocols(study_name: str, study: Study, selection: str, variants: S
     minus natural) or `depth` (deepest minus shallowest). `quantity` is a classification metric, a method or comparison map
     (its median Relevance Rank Accuracy), `all_methods` (their mean), `chance`, or `ranking` (Kendall's tau of the methods'
     means; `corrected` is 1). `low` and `high` enclose the difference in 95 of 100 resamples of test subjects, `floor` is
-    the half width of the noise floor, `verdict` is `raises`, `lowers`, `unchanged` (0 in all resamples) or `undecided`.
+    the half width of the noise floor, `verdict` is `raises`, `lowers`, `unchanged` (0 in all resamples) or `undecided` (see
+    the module).
     The switch `none` is the corrected study itself: its effects between cells against 0.
     """
     switch_scores = read_folder(paths.switch_scores(study_name)).query("selection == @selection").dropna(subset="value")
@@ -105,16 +109,6 @@ def compare_protocols(study_name: str, study: Study, selection: str, variants: S
         shares_images = paths.owner(variant_name(study_name, name), "dataset") == study_name
         tables.append(comparison.retrained(name, results, shares_images=shares_images))
     return pd.concat(tables, ignore_index=True)[EFFECT_COLUMNS]
-
-
-def effect_matrix(effects: pd.DataFrame, quantities: Sequence[str], effect: str = "mean", value="difference"):
-    """Return one column of the effects as a matrix: a row per switch, a column per quantity; NaN: not concerned."""
-    rows = effects[
-        (effects["effect"] == effect) & effects["quantity"].isin(quantities) & effects["switch"].ne(UNCHANGED)
-    ]
-    matrix = rows.set_index(["switch", "quantity"])[value].unstack()
-    order = [switch for switch in (*RESCORED, "swapped_rates", *RETRAINED) if switch in matrix.index]
-    return matrix.reindex(index=order, columns=list(quantities))
 
 
 class _Comparison:
@@ -215,10 +209,10 @@ class _Comparison:
         return np.where(no_training, 0.0, floor)
 
     def _reordered(self) -> float:
-        """Return how far the order of the methods of one seed is at most from that of the mean of the others, in tau."""
-        means = [self._method_means(frame)[:, :1] for frame in self.frames]
-        taus = [kendall_tau(one, sum(means) - one)[0] for one in means] if len(means) > 1 else [np.nan]
-        return 1 - min(taus)
+        """Return the noise floor of the order of the methods, in tau."""
+        methods = list(self.seeds[0].methods)
+        tables = [self._trained(frame)[0].unstack("quantity")[methods].dropna() for frame in self.frames]
+        return order_floor(np.stack(tables), seed=0)
 
 
 def _mean_of(frame: pd.DataFrame, chosen: np.ndarray) -> pd.DataFrame:
@@ -230,7 +224,7 @@ def _judged(rows: pd.DataFrame, draws: np.ndarray, *, needs_floor: bool) -> pd.D
     low, high = np.nanquantile(draws[:, 1:], [0.025, 0.975], axis=1)
     size = rows["difference"].abs()
     outside = size > rows["floor"]  # not where the floor is unknown
-    decided = ((low > 0) | (high < 0)) & (outside | (not needs_floor))
+    decided = size > np.hypot(rows["floor"], (high - low) / 2) if needs_floor else (low > 0) | (high < 0)
     verdict = np.select([decided & (rows["difference"] > 0), decided], ["raises", "lowers"], "undecided")
     unchanged = ~np.any(np.nan_to_num(draws), axis=1) & (not needs_floor)
     return rows.assign(
