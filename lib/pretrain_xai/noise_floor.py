@@ -47,10 +47,10 @@ class NoiseFloor:
 def order_floor(numbers: np.ndarray, seed: int, n_draws: int = 4000) -> float:
     """Return how much of Kendall's tau the order of methods loses by retraining alone, at most 95 times in 100.
 
-    Orders are simulated: one set of seeds and the mean over all of them are drawn around the means of the methods. The noise has
-    the covariance of the methods between sets of seeds, pooled over the cells, with the heavier tails of a t distribution, as
-    the covariance is estimated. Neighbours whose means differ by less than the standard error of their difference are drawn
-    as tied: centred on means that differ by chance, draws would keep the order of these means too often.
+    Orders are simulated: one set of seeds and the mean over all of them are drawn around the means of the methods. The noise
+    has the covariance of the methods between sets of seeds, pooled over the cells, with the heavier tails of a t
+    distribution, as the covariance is estimated. Neighbours whose means differ by less than the standard error of their
+    difference are drawn as tied: centred on means that differ by chance, draws would keep their order too often.
 
     Parameters
     ----------
