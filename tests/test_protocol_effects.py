@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from pretrain_xai import paths, protocol_effects
+from pretrain_xai import batch, paths, protocol_effects
 from pretrain_xai.classification import prediction_table
 from pretrain_xai.conclusions import conclusions
 from pretrain_xai.noise_floor import NoiseFloor, order_floor
@@ -146,6 +146,15 @@ def test_a_variant_without_a_mark_or_with_newer_files_is_out_of_date(root):
     assert finished_variants("tiny", load_study("tiny")) == ["head_kept"]
     mark.unlink()
     assert variant_states("tiny", load_study("tiny"))["head_kept"] == "out of date"
+
+
+def test_the_batch_names_what_is_out_of_date(root, monkeypatch, capsys):
+    build("tiny+head_kept", {})
+    build("tiny+reseed1", {})
+    paths.finished("tiny+head_kept").unlink()
+    monkeypatch.setattr(batch, "run_batch", lambda *_: 0)
+    assert batch.run_protocols("tiny", [], retrain=False) == 0
+    assert capsys.readouterr().err == "out of date and not compared: head_kept; run `make protocols STUDY=tiny`\n"
 
 
 def test_further_seeds_are_new_ones_and_change_nothing_else():
