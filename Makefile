@@ -30,7 +30,7 @@ dry-run: $(READY)  ## say what STUDY=... would run, and why
 switches: $(READY)  ## what each flaw that needs no training does to each number of STUDY=... (demo)
 	@$(RUN) -m pretrain_xai.batch $(STUDY) --protocols rescored && $(RUN) -m pretrain_xai.report $(STUDY)
 
-protocols: $(READY)  ## the same for all flaws: trains STUDY=... (demo) anew for nine of them, and with two further seeds
+protocols: $(READY)  ## the same for all flaws: trains STUDY=... (demo) anew with eight flaws each alone, all together, and further seeds
 	@$(RUN) -m pretrain_xai.batch $(STUDY) --protocols all && $(RUN) -m pretrain_xai.report $(STUDY)
 
 statistics: STUDY = demo3

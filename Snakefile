@@ -8,7 +8,7 @@ from pretrain_xai import paths
 from pretrain_xai.stages import STAGES, code_digest, fingerprint
 from pretrain_xai.statistics import TABLES
 from pretrain_xai.study import Run, load_study
-from pretrain_xai.variants import finished_variants, variant_files
+from pretrain_xai.variants import finished_variants, made_from, variant_files
 
 STUDY = config.get("study", "demo")
 study = load_study(STUDY)
@@ -55,7 +55,7 @@ OF_RUN = (
 )
 RUNS = [run.name for run in study.runs()]
 UNTRAINED_RUNS = [run.name for run in study.untrained_runs()]
-SELECTION = next(iter(study.finetuning.selections))
+SELECTION = study.main_selection
 METHODS = f"[{', '.join(study.attribution.methods)}]"
 CHECKED = checked_run()
 
@@ -68,8 +68,10 @@ INTERSECTIONS = near(paths.intersections(STUDY))
 SCORES = [near(paths.scores(STUDY) / f"{run}.parquet") for run in RUNS + UNTRAINED_RUNS]
 EXAMPLES = [near(paths.example_maps(STUDY) / f"{run}.npz") for run in RUNS]
 REPORT = near(paths.figures(STUDY) / "report.html")
+FINISHED = near(paths.finished(STUDY))
+IS_VARIANT = bool(paths.split_name(STUDY)[1])
 # variants are run by batches of their own; those that are finished are compared
-VARIANTS = [] if paths.split_name(STUDY)[1] else finished_variants(STUDY, study)
+VARIANTS = [] if IS_VARIANT else finished_variants(STUDY, study)
 OF_VARIANTS = {path for variant in VARIANTS for path in variant_files(STUDY, variant)}
 
 
@@ -104,7 +106,7 @@ rule all:
         INTERSECTIONS,
         SCORES,
         EXAMPLES,
-        [] if paths.split_name(STUDY)[1] else REPORT,
+        FINISHED if IS_VARIANT else REPORT,
 
 
 rule make_lesions:
@@ -283,6 +285,8 @@ rule statistics:
         fingerprint(study, "13_statistics"),
     shell:
         command("13_statistics", f"-p selection {SELECTION}")
+
+
 rule sanity_checks:
     input:
         near(paths.finetuned(STUDY, CHECKED.name) / "weights.safetensors"),
@@ -319,6 +323,21 @@ rule score_switches:
     threads: study.threads
     shell:
         command("11b_score_switches", OF_RUN)
+
+
+# the mark of a variant, from which its study sees that it can be compared
+rule finish_variant:
+    input:
+        dataset("test"),
+        PREDICTIONS,
+        INTERSECTIONS,
+        SCORES,
+    output:
+        FINISHED,
+    params:
+        made_from(study),
+    shell:
+        f"{sys.executable} -m pretrain_xai.variants {STUDY}"
 
 
 # `make switches` and `make protocols`: not part of the study itself

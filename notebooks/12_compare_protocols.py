@@ -21,7 +21,9 @@
 #
 # For the others networks were trained anew, on a smaller grid. Such a difference holds the chance of training, too. How
 # large is that? The corrected study was trained with further seeds; from the spread between seeds follows the **noise
-# floor**, within which a difference lies by retraining alone, 95 times in 100. What stays inside is *undecided*.
+# floor**, within which a difference lies by retraining alone, 95 times in 100. Both chances add: a difference is decided if
+# it is larger than √(floor² + half²), where half is the half width of its interval over test subjects. The rest is
+# *undecided*.
 
 # %% tags=["parameters"]
 study: str = "demo"  # a file in studies/
@@ -29,6 +31,7 @@ selection: str = "best"  # how models are chosen: best or matched
 
 # %%
 import matplotlib.pyplot as plt
+import pandas as pd
 
 from pretrain_xai import figures, paths
 from pretrain_xai.conclusions import conclusions
@@ -36,19 +39,20 @@ from pretrain_xai.effect_plots import effect_figure
 from pretrain_xai.protocol_effects import ALL_METHODS, RANKING, compare_protocols
 from pretrain_xai.study import load_study
 from pretrain_xai.tables import write_table
-from pretrain_xai.variants import finished_variants, retrained_variants, variant_files
+from pretrain_xai.variants import finished_variants, variant_files, variant_states
 
 config = load_study(study)
 figures.use_style()
 
 # %% [markdown]
 # ## Which variants are there?
+#
+# Only those are compared that were made with the settings and the code of now. Others are missing or out of date: run `make
+# protocols`.
 
 # %%
 variants = finished_variants(study, config)
-missing = [variant for variant in retrained_variants(config) if variant not in variants]
-print("retrained:", ", ".join(variants) or "none")
-print("not yet:", f"{', '.join(missing)}; `make protocols` makes them" if missing else "none")
+pd.Series(variant_states(study, config), name="retrained").to_frame()
 
 # %% [markdown]
 # ## Compare, cell by cell
@@ -70,7 +74,8 @@ shown[columns].style.format(precision=3, na_rep="").hide(axis="index")
 #
 # Changes from corrected to published. *Order*: Kendall's tau between the methods' order with and without the switch, minus 1.
 # *MRI − photos* and *deep − shallow*: the change of these differences. The published mask is larger, so that the level of
-# chance rises with it. Empty: the switch does not concern it.
+# chance rises with it. Coloured and bold: decided. Pale: decided, but less than training with another seed may change. Grey:
+# undecided. A dash: 0 in every resample of subjects. Empty: the switch does not concern it.
 
 # %%
 figure = effect_figure(effects, config.attribution.methods)

@@ -48,32 +48,50 @@ def test_changes_are_told_with_their_verdicts():
 @pytest.mark.parametrize(
     ("own", "published", "words"),
     [
-        ((0.1, "raises"), (-0.02, "undecided"), "than on photographs (+0.100); the sign is the same with 1 of 1"),
+        (
+            (0.1, "raises"),
+            (-0.02, "undecided"),
+            "than on photographs (+0.100); with all switches as published the sign stays in the estimate (+0.080; the "
+            "change is undecided).",
+        ),
         (
             (-0.1, "lowers"),
-            (0.0, "unchanged"),
-            "lower scores than on photographs (-0.100); the sign is the same with 1 of 1",
-        ),
-        (
-            (0.1, "raises"),
             (-0.2, "lowers"),
-            "0 of 1 switches as published; it turns round or vanishes with published (-0.100)",
+            "lower scores than on photographs (-0.100); with all switches as published",
         ),
-        (
-            (0.1, "raises"),
-            (-0.2, "undecided"),
-            "0 of 1 switches as published; it can't be told with published (-0.100)",
-        ),
+        ((0.1, "raises"), (-0.2, "lowers"), "it turns round in the estimate (-0.100; a decided change)."),
+        ((0.1, "raises"), (-0.1, "undecided"), "it vanishes in the estimate (+0.000; the change is undecided)."),
         ((0.01, "undecided"), (-0.2, "lowers"), "can't tell whether pre-training on MRI gives higher scores"),
     ],
 )
-def test_a_claim_holds_turns_round_or_can_not_be_told(own, published, words):
+def test_a_claim_stays_turns_round_or_can_not_be_told(own, published, words):
     table = effect_rows(
         ("none", "corpus", "all_methods", own[0], own[0], own[1], False),
         ("published", "corpus", "all_methods", own[0], *published, False),
     )
     (claim,) = [sentence for sentence in conclusions(table) if "pre-training on MRI" in sentence]
     assert words in claim
+    assert "single switches" not in claim
+
+
+def test_single_switches_are_counted_in_the_estimate_and_apart_from_all_together():
+    table = effect_rows(
+        ("none", "corpus", "all_methods", 0.1, 0.1, "raises", False),
+        ("ties", "corpus", "all_methods", 0.1, 0.0, "unchanged", False),
+        ("head_kept", "corpus", "all_methods", 0.1, -0.02, "undecided", False),
+        ("lesion_floor", "corpus", "all_methods", 0.1, -0.15, "undecided", False),
+        ("published", "corpus", "all_methods", 0.1, -0.3, "lowers", False),
+    )
+    (claim,) = [sentence for sentence in conclusions(table) if "pre-training on MRI" in sentence]
+    assert "in the estimate the sign stays with 2 of 3 single switches; lesion floor, where it turns round" in claim
+    assert claim.endswith("with all switches as published it turns round in the estimate (-0.200; a decided change).")
+
+
+def test_a_study_that_is_published_already_has_nothing_to_compare():
+    table = effect_rows(("none", "corpus", "all_methods", 0.1, 0.1, "raises", False))
+    assert conclusions(table)[-1] == "Nothing is left to compare: the study has every switch as published."
+    (text,) = effect_figure(table, ["lrp"]).texts
+    assert "nothing to compare" in text.get_text()
 
 
 def test_the_last_sentence_counts_or_misses_the_noise_floor():

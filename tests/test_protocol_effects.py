@@ -1,24 +1,36 @@
 """What each switch does to each number: built studies with known changes, and the tiny study as it was run."""
 
 import dataclasses
+import os
 
 import numpy as np
 import pandas as pd
 import pytest
-from pretrain_xai import paths
+import yaml
+from pretrain_xai import batch, paths, protocol_effects
 from pretrain_xai.classification import prediction_table
-from pretrain_xai.noise_floor import NoiseFloor
+from pretrain_xai.conclusions import conclusions
+from pretrain_xai.noise_floor import NoiseFloor, order_floor
 from pretrain_xai.protocol import CORRECTED, PUBLISHED, RESCORED, Protocol, switched_protocols
-from pretrain_xai.protocol_effects import ALL_METHODS, RANKING, RESAMPLES, compare_protocols, effect_matrix
+from pretrain_xai.protocol_effects import ALL_METHODS, RANKING, RESAMPLES, compare_protocols
+from pretrain_xai.resampling import kendall_tau, subject_weights
 from pretrain_xai.selection import CORRECT_FOR_ALL, find_intersections, image_list
 from pretrain_xai.stages import STAGES, fingerprint
 from pretrain_xai.study import StudyError, load_study
 from pretrain_xai.tables import read_scores, read_table, write_table
-from pretrain_xai.variants import RETRAINED, finished_variants, retrained_variants, variant_files
+from pretrain_xai.variants import (
+    RETRAINED,
+    finished_variants,
+    mark_finished,
+    retrained_variants,
+    variant_files,
+    variant_states,
+)
 from scipy import stats
 
 SWITCHES = [field.name for field in dataclasses.fields(Protocol)]
 N_IMAGES = 24
+CELLS = {corpus: {"learning_rate": 0.001, "seeds": [0]} for corpus in ("natural", "mri")}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -53,6 +65,96 @@ def test_variants_with_networks_of_their_own_have_the_smaller_grid(variant):
 @pytest.mark.parametrize("variant", ["ties", "swapped_rates", "captum_deep_lift"])
 def test_variants_that_share_the_networks_have_the_grid_of_the_study(variant):
     assert list(load_study(f"demo+{variant}").runs()) == list(load_study("demo").runs())
+
+
+@pytest.fixture
+def edited(root):
+    """Return a function that changes settings of the tiny study file, which is given as a nested dictionary."""
+    file = root / "studies" / "tiny.yaml"
+
+    def edit(change) -> None:
+        settings = yaml.safe_load(file.read_text())
+        change(settings)
+        file.write_text(yaml.safe_dump(settings, sort_keys=False))
+
+    return edit
+
+
+@pytest.mark.parametrize("seeds", [[0, 1000], [0, 1000, 2000], [5, 116560000], [[3, 999], [2999, 7], [0], [0], [0]]])
+def test_further_seeds_are_never_seeds_of_the_study(edited, seeds):
+    edited(lambda settings: settings["finetuning"]["selections"]["best"]["mri"].update(seeds=seeds))
+    sets = [{run.seed for run in load_study(f"tiny{suffix}").runs()} for suffix in ("", "+reseed1", "+reseed2")]
+    assert len(set.union(*sets)) == sum(map(len, sets))
+
+
+def test_further_seeds_are_a_thousand_apart_where_that_is_enough():
+    assert {run.seed for run in load_study("tiny+reseed2").runs()} == {2000}
+
+
+def test_only_the_compared_selection_is_trained_anew(edited):
+    edited(lambda settings: settings["finetuning"]["selections"].update(matched=CELLS))
+    assert {run.selection for run in load_study("tiny").runs()} == {"best", "matched"}
+    for variant in ("reseed1", "head_kept", "published"):
+        study = load_study(f"tiny+{variant}")
+        assert {run.selection for run in [*study.runs(), *study.untrained_runs()]} == {"best"}
+    assert {run.selection for run in load_study("tiny+ties").runs()} == {"best", "matched"}, "no networks of its own"
+
+
+def test_what_a_study_has_as_published_anyway_is_no_variant(edited):
+    edited(lambda settings: settings.update(switches={"head_kept": True, "ties": "strict"}))
+    study = load_study("tiny")
+    assert "head_kept" not in retrained_variants(study) and "lesion_floor" in retrained_variants(study)
+    assert "ties" not in switched_protocols(study.switched) and "mask_threshold" in switched_protocols(study.switched)
+    edited(lambda settings: settings.update(switches={}, protocol="published"))
+    study = load_study("tiny")
+    assert retrained_variants(study) == ["reseed1", "reseed2"]
+    assert list(switched_protocols(study.switched)) == ["none"]
+
+
+def test_a_variant_is_finished_while_its_mark_is_that_of_the_settings_of_now(edited):
+    study = load_study("tiny")
+    assert variant_states("tiny", study)["head_kept"] == "missing"
+    build("tiny+head_kept", {})
+    build("tiny+lesion_floor", {})
+    assert finished_variants("tiny", study) == ["lesion_floor", "head_kept"]
+    edited(lambda settings: settings["finetuning"]["training"].update(epochs=2))
+    states = variant_states("tiny", load_study("tiny"))
+    assert states["head_kept"] == states["lesion_floor"] == "out of date" and states["reseed1"] == "missing"
+    mark_finished("tiny+head_kept")
+    assert finished_variants("tiny", load_study("tiny")) == ["head_kept"]
+    edited(lambda settings: settings["finetuning"]["selections"]["best"]["mri"].update(learning_rate=0.002))
+    assert finished_variants("tiny", load_study("tiny")) == []
+
+
+@pytest.mark.parametrize("setting", ["pretraining", "dataset"])
+def test_a_variant_is_out_of_date_when_what_it_shares_has_changed(edited, setting):
+    build("tiny+head_kept", {})
+    changes = {"pretraining": {"seed": 5}, "dataset": {"brain_intensity": 0.6}}
+    edited(lambda settings: settings[setting].update(changes[setting]))
+    assert variant_states("tiny", load_study("tiny"))["head_kept"] == "out of date"
+
+
+def test_a_variant_without_a_mark_or_with_newer_files_is_out_of_date(root):
+    build("tiny+head_kept", {})
+    path, mark = variant_files("tiny", "head_kept")[2], paths.finished("tiny+head_kept")
+    os.utime(path, ns=(0, mark.stat().st_mtime_ns + 1))
+    assert variant_states("tiny", load_study("tiny"))["head_kept"] == "out of date", "a later batch broke off"
+    mark.write_text("{")
+    os.utime(path, ns=(0, 0))
+    assert variant_states("tiny", load_study("tiny"))["head_kept"] == "out of date"
+    mark_finished("tiny+head_kept")
+    assert finished_variants("tiny", load_study("tiny")) == ["head_kept"]
+    mark.unlink()
+    assert variant_states("tiny", load_study("tiny"))["head_kept"] == "out of date"
+
+
+def test_the_batch_names_what_is_out_of_date(root, monkeypatch, capsys):
+    build("tiny+head_kept", {})
+    build("tiny+reseed1", {})
+    paths.finished("tiny+head_kept").unlink()
+    monkeypatch.setattr(batch, "run_batch", lambda *_: 0)
+    assert batch.run_protocols("tiny", [], retrain=False) == 0
+    assert capsys.readouterr().err == "out of date and not compared: head_kept; run `make protocols STUDY=tiny`\n"
 
 
 def test_further_seeds_are_new_ones_and_change_nothing_else():
@@ -124,6 +226,66 @@ def test_one_seed_has_no_floor():
     assert np.isnan(floor.half_width(pd.Series(["lrp"]), pd.Series([1.0]))).all()
 
 
+@pytest.mark.parametrize("levels", [np.zeros(8), [0, 0, 0, 5, 10, 15, 20, 25], np.repeat([0, 9], 4), np.arange(8) / 2])
+def test_the_order_of_one_more_set_of_seeds_lies_inside_the_floor_95_times_in_100(levels):
+    """Methods all tied, three or two groups of them tied, and none; noise of 1, half of it shared by the methods."""
+    rng, outside, n_times = np.random.default_rng(0), 0, 300
+    for _ in range(n_times):
+        noise = rng.normal(size=(4, 6, 8)) + rng.normal(size=(4, 6, 1))
+        numbers = np.asarray(levels) + np.sqrt(6 / 2) * noise
+        one, mean = numbers[3].mean(axis=0), numbers[:3].mean(axis=(0, 1))
+        lost = 1 - kendall_tau(one[:, None], mean[:, None])[0]
+        outside += lost > order_floor(numbers[:3], seed=0, n_draws=1000)
+    assert outside / n_times < 0.05 + 2.5 * np.sqrt(0.05 * 0.95 / n_times)
+
+
+def test_an_order_that_no_seed_changes_has_the_floor_0_and_one_set_of_seeds_has_none():
+    numbers = np.arange(8) + np.zeros((3, 6, 1)) + np.random.default_rng(0).normal(0, 0.01, (3, 6, 8))
+    assert order_floor(numbers, seed=0) == pytest.approx(0)
+    assert np.isnan(order_floor(numbers[:1], seed=0))
+
+
+@pytest.mark.parametrize("ratio", [0.5, 1, 2])
+@pytest.mark.parametrize("shares_images", [False, True])
+def test_without_an_effect_at_most_5_of_100_differences_are_decided(ratio, shares_images, monkeypatch):
+    """3 sets of seeds, 6 cells, 1,000 numbers; the chance of the images is `ratio` of that of training, on the means.
+
+    Estimates are means over subjects, so that a thousand comparisons take no longer than one.
+    """
+    rng, n_numbers, subjects = np.random.default_rng(1), 1000, [f"sub-{n}" for n in range(80)]
+    columns = pd.MultiIndex.from_product([["mri", "natural"], [1, 3, 5], [f"number-{n}" for n in range(n_numbers)]])
+
+    def chance_of_images() -> np.ndarray:
+        noise = rng.normal(size=(len(subjects), 1, n_numbers)) * ratio * np.sqrt(len(subjects) / 6)
+        return np.broadcast_to(noise, (len(subjects), 6, n_numbers)).reshape(len(subjects), -1)
+
+    def results(images: np.ndarray) -> protocol_effects._Results:
+        scores = pd.DataFrame(images + rng.normal(size=6 * n_numbers), index=subjects, columns=columns)
+        images_of = scores.copy()
+        images_of["image_index"] = range(len(subjects))
+        return protocol_effects._Results(images_of, scores.iloc[:0], pd.Series(), False, ("number-0", "number-1"))
+
+    def means(results, weights, images) -> pd.DataFrame:
+        scores = results.scores.drop(columns="image_index", level=0)
+        estimates = scores.to_numpy().T @ weights.to_numpy() / weights.to_numpy().sum(axis=0)
+        return pd.DataFrame(
+            estimates, index=scores.columns.set_names(["pretraining", "finetune_depth", "quantity"])
+        ).sort_index()
+
+    monkeypatch.setattr(protocol_effects, "_estimates", means)
+    own = chance_of_images()
+    comparison = protocol_effects._Comparison(
+        [1, 3, 5], [results(own) for _ in range(3)], subject_weights(subjects, 300, 0)
+    )
+    other = results(own if shares_images else chance_of_images())
+    effects = comparison.retrained("switch", other, shares_images=shares_images)
+    decided = effects["verdict"].isin(["raises", "lowers"]).groupby(effects["effect"]).mean()
+    assert decided["mean"] <= 0.06 + 2 * np.sqrt(0.05 * 0.95 / n_numbers)
+    assert decided["cell"] <= 0.06
+    if not shares_images:
+        assert decided["mean"] > 0.02, "the rule is not so careful that nothing is ever decided"
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # built studies
 
@@ -152,11 +314,13 @@ def build(name: str, shifts: dict[str, float], error: float = 0.0, images=range(
         if name == "tiny":
             write_switches(name, run.name, scores, predictions[-1])
     write_table(find_intersections(pd.concat(predictions)), paths.intersections(name))
+    if name != "tiny":
+        mark_finished(name)
 
 
 def write_switches(name: str, run: str, scores: pd.DataFrame, predictions: pd.DataFrame) -> None:
-    """Write scores that `mask_threshold` raises by 0.001 and `channel_reduction` by 0.2; dropout gets image 0 wrong."""
-    shifts = {"mask_threshold": 0.001, "channel_reduction": 0.2}
+    """Write scores that switches raise by known amounts; dropout gets image 0 wrong."""
+    shifts = {"mask_threshold": 0.001, "channel_reduction": 0.2, "captum_deep_lift": 0.04}
     switched = []
     for switch in ("none", *RESCORED):
         concerned = scores[scores["method"].isin(RESCORED.get(switch) or scores["method"].unique())]
@@ -164,6 +328,15 @@ def write_switches(name: str, run: str, scores: pd.DataFrame, predictions: pd.Da
     write_table(pd.concat(switched), paths.switch_scores(name) / f"{run}.parquet")
     wrong = predictions.assign(predicted=predictions["predicted"].where(predictions["image_index"] > 0, 1))
     write_table(wrong, paths.switch_predictions(name) / f"{run}.parquet")
+
+
+def leave_files_of_runs_that_are_no_more(name: str) -> None:
+    """Write, beside the files of two runs, some with another seed and other numbers."""
+    for run in ("best-mri-depth1-seed", "best-none-depth0-seed"):
+        for folder in (paths.scores(name), paths.switch_scores(name), paths.switch_predictions(name)):
+            table = read_table(folder / f"{run}0.parquet").assign(seed=7, predicted=1)
+            table = table.assign(value=1.0) if "value" in table else table
+            write_table(table, folder / f"{run}7.parquet")
 
 
 @pytest.fixture(scope="module")
@@ -182,6 +355,7 @@ def built(tmp_path_factory) -> pd.DataFrame:
         build("tiny+first_conv_frozen", {"mri": 0.3}, images=range(N_IMAGES - 4, N_IMAGES))
         build("tiny+lesion_floor", {"mri": 0.3, "lrp": 0.2, "sobel": -0.1})
         build("tiny+published", {"natural": 0.3, "saliency": 0.5})
+        leave_files_of_runs_that_are_no_more("tiny")
         study = load_study("tiny")
         variants = finished_variants("tiny", study)
         assert variants == ["reseed1", "reseed2", "first_conv_frozen", "lesion_floor", "head_kept", "published"]
@@ -284,11 +458,41 @@ def test_intervals_are_quantiles_of_drawn_subjects(built):
     assert RESAMPLES >= 1000
 
 
-def test_the_matrix_has_a_row_per_switch_and_is_empty_where_not_concerned(built):
-    matrix = effect_matrix(built, ["saliency", "lrp", "sobel"])
-    assert list(matrix.index[-4:]) == ["first_conv_frozen", "lesion_floor", "head_kept", "published"]
-    assert matrix.loc["channel_reduction", "saliency"] == pytest.approx(0.2)
-    assert np.isnan(matrix.loc["signed_edges", "lrp"])
+def test_a_switch_of_one_method_changes_the_mean_of_all(built):
+    """The mean over the methods and their order, and nothing of the methods that it does not concern."""
+    n_methods = len(load_study("tiny").attribution.methods)
+    assert row(built, "captum_deep_lift", "deep_lift")["difference"] == pytest.approx(0.04)
+    for effect, difference in (("mean", 0.04 / n_methods), ("corpus", 0), ("depth", 0)):
+        found = row(built, "captum_deep_lift", ALL_METHODS, effect)
+        assert found["difference"] == pytest.approx(difference, abs=1e-12)
+    quantities = built.groupby("switch")["quantity"].unique().map(set)
+    assert quantities["captum_deep_lift"] == {"deep_lift", ALL_METHODS, RANKING}
+    assert quantities["gradient_shap_unseeded"] == {"gradient_shap", ALL_METHODS, RANKING}
+    assert quantities["signed_edges"] == {"sobel"}
+
+
+def test_a_study_without_a_method_is_compared_without_its_switch(edited):
+    edited(lambda settings: settings["attribution"].update(methods=["saliency", "lrp", "gradient_shap"]))
+    build("tiny", {})
+    switches = set(compare_protocols("tiny", load_study("tiny"), "best", [])["switch"])
+    assert "captum_deep_lift" not in switches
+    assert {"gradient_shap_unseeded", "mask_threshold", "signed_edges"} <= switches
+
+
+def test_a_published_study_is_compared_with_nothing(edited):
+    edited(lambda settings: settings.update(protocol="published"))
+    build("tiny", {})
+    effects = compare_protocols("tiny", load_study("tiny"), "best", [])
+    assert set(effects["switch"]) == {"none"}
+    assert conclusions(effects)[-1].startswith("Nothing is left to compare")
+
+
+def test_another_selection_is_compared_without_retrained_variants(edited):
+    edited(lambda settings: settings["finetuning"]["selections"].update(matched=CELLS))
+    build("tiny", {})
+    build("tiny+head_kept", {})
+    effects = compare_protocols("tiny", load_study("tiny"), "matched", ["head_kept"])
+    assert not effects["retrained"].any() and "mask_threshold" in set(effects["switch"])
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -315,7 +519,7 @@ def test_corrected_values_are_the_medians_of_the_study(tiny, effects):
 def test_each_switch_concerns_what_it_should(effects):
     quantities = effects.groupby("switch")["quantity"].unique().map(set)
     assert quantities["signed_edges"] == {"sobel", "laplace"}
-    assert quantities["captum_deep_lift"] == {"deep_lift", RANKING}
+    assert quantities["captum_deep_lift"] == {"deep_lift", RANKING, ALL_METHODS}
     assert quantities["swapped_rates"] == {"sensitivity", "specificity"}
     assert "saliency" in quantities["channel_reduction"]
     assert "accuracy" in quantities["dropout_active"]

@@ -19,8 +19,8 @@ from pretrain_xai.tables import (
     identify_scores,
     read_arrays,
     read_classification,
-    read_folder,
     read_predictions,
+    read_runs,
     read_scores,
     read_table,
     true_negative_rates,
@@ -163,33 +163,55 @@ def test_what_is_missing_says_which_study_to_run(root):
     for reader, path in (
         (read_table, paths.data("mine") / "no.csv"),
         (read_arrays, paths.data("mine") / "no.npz"),
-        (read_folder, paths.data("mine") / "none"),
+        (lambda folder: read_runs(folder, [Run("best", "mri", 1, 0)]), paths.data("mine") / "none"),
     ):
         with pytest.raises(TableError, match=r"is missing: run `make study STUDY=mine` first"):
             reader(path)
 
 
-def test_a_folder_is_read_in_the_order_of_names_without_hidden_or_other_files(tmp_path):
-    for name, value in (("b", 2), ("a", 1), (".c-unfinished", 3)):
-        write_table(pd.DataFrame({"value": [value]}), tmp_path / f"{name}.parquet")
-    (tmp_path / "a.parquet.json").write_text("{}")
-    (tmp_path / ".d-x.parquet").write_bytes(b"PAR1 half of")
-    assert read_folder(tmp_path)["value"].tolist() == [1, 2]
+def test_the_tables_of_runs_are_read_in_the_order_of_names_and_no_others(tmp_path):
+    runs = [Run("best", "mri", depth, 0) for depth in (2, 1)]
+    for run in [*runs, Run("best", "mri", 1, 7)]:
+        write_table(pd.DataFrame({"value": [run.finetune_depth + run.seed]}), tmp_path / f"{run.name}.parquet")
+    (tmp_path / ".best-unfinished.parquet").write_bytes(b"PAR1 half of")
+    assert read_runs(tmp_path, runs)["value"].tolist() == [1, 2]
 
 
-def test_scores_have_their_columns_and_come_back_by_study(root):
-    runs = [Run("best", "mri", 1, 0), Run("best", "none", 0, 0)]
-    for number, run in enumerate(runs):
+@pytest.fixture
+def scored(root) -> str:
+    """Return the tiny study, with two scores of each of its runs: 0.5 and the place of the run."""
+    study = load_study("tiny")
+    for number, run in enumerate([*study.runs(), *study.untrained_runs()]):
         write_scores(scores_of(run, [0.5, number]), paths.scores("tiny") / f"{run.name}.parquet")
-    scores = read_scores("tiny")
+    return "tiny"
+
+
+def test_scores_have_their_columns_and_come_back_by_study(scored):
+    scores = read_scores(scored)
     assert scores.columns.tolist() == SCORE_COLUMNS
-    assert scores["value"].tolist() == [0.5, 0, 0.5, 1]
-    assert scores["pretraining"].tolist() == ["mri", "mri", "none", "none"]
+    assert scores["value"].tolist() == [0.5, 2, 0.5, 3, 0.5, 0, 0.5, 1, 0.5, 4]
+    assert scores["pretraining"].tolist() == [*["mri"] * 4, *["natural"] * 4, "none", "none"]
     for name in ("study", "protocol", "selection", "pretraining", "method", "metric"):
         assert scores[name].dtype == "category"
     assert scores[
         ["study", "protocol", "channel_reduction", "mask_threshold"]
     ].drop_duplicates().to_numpy().tolist() == [["tiny", "corrected", "sum_abs", 0.5]]
+
+
+def test_scores_of_runs_that_the_study_no_longer_has_are_not_read(scored):
+    known = read_scores(scored)
+    write_scores(scores_of(Run("best", "mri", 1, 7), [0.9]), paths.scores(scored) / "best-mri-depth1-seed7.parquet")
+    pd.testing.assert_frame_equal(read_scores(scored), known)
+    (paths.scores(scored) / "best-mri-depth5-seed0.parquet").unlink()
+    with pytest.raises(TableError, match=r"best-mri-depth5-seed0\.parquet is missing: run `make study STUDY=tiny`"):
+        read_scores(scored)
+
+
+def test_scores_of_a_variant_are_those_of_its_runs(scored):
+    for run in [*load_study("tiny+reseed1").runs(), *load_study("tiny+reseed1").untrained_runs()]:
+        write_scores(scores_of(run, [0.5]), paths.scores("tiny+reseed1") / f"{run.name}.parquet")
+    assert set(read_scores("tiny+reseed1")["seed"]) == {1000, 0}
+    assert len(read_scores("tiny+reseed1")) == 5
 
 
 @pytest.mark.parametrize(("change", "named"), [({"columns": ["chance"]}, "chance"), (None, "extra")])

@@ -18,7 +18,7 @@ from pathlib import Path
 from pretrain_xai import paths
 from pretrain_xai.errors import UserError
 from pretrain_xai.study import Study, StudyError, load_study
-from pretrain_xai.variants import finished_variants, retrained_variants, variant_name
+from pretrain_xai.variants import finished_variants, retrained_variants, variant_name, variant_states
 
 
 class BatchError(UserError):
@@ -100,6 +100,11 @@ def run_protocols(study: str, options: Sequence[str], *, retrain: bool) -> int:
     for variant in retrained_variants(load_study(study)) if retrain else ():
         print(f"\n{study} {'as published' if variant == 'published' else f'with {variant}'}", flush=True)
         statuses[variant] = run_batch(variant_name(study, variant), options)
+    states = variant_states(study, load_study(study))
+    if outdated := [variant for variant, state in states.items() if state == "out of date"]:
+        print(
+            f"out of date and not compared: {', '.join(outdated)}; run `make protocols STUDY={study}`", file=sys.stderr
+        )
     compared = run_batch(study, ["compare_protocols", *options])
     if failed := [variant for variant, status in statuses.items() if status]:
         print(f"error: these variants failed and are not compared: {', '.join(failed)}", file=sys.stderr)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from pretrain_xai.names import label
-from pretrain_xai.protocol import UNCHANGED
+from pretrain_xai.protocol import ALL_TOGETHER, UNCHANGED
 from pretrain_xai.protocol_effects import ALL_METHODS, RANKING
 
 #: what a switch may change, and how a sentence calls it
@@ -57,26 +57,44 @@ def _numbered(row) -> str:
 
 
 def _claim(effects: pd.DataFrame, effect: str, quantity: str) -> str:
-    """Say whether the corrected study makes a claim, and with which switches as published its sign stays."""
+    """Say whether the corrected study makes a claim, and what each switch as published, and all together, do to it."""
     rows = effects[(effects["effect"] == effect) & (effects["quantity"] == quantity)]
     own, others = rows[rows["switch"] == UNCHANGED], rows[rows["switch"] != UNCHANGED]
     if own.empty:
         return ""
-    own = own.iloc[0]
+    own, others = own.iloc[0], others.dropna(subset="switched")
     text, above, below = _CLAIMS[effect, quantity]
     if own["verdict"] not in ("raises", "lowers"):
         return f"The corrected study can't tell whether {text.format(above)} ({own['difference']:+.3f})."
     claim = f"Corrected, {text.format(above if own['difference'] > 0 else below)} ({own['difference']:+.3f})"
-    same = others["switched"] * own["difference"] > 0
-    turned = ~same & others["verdict"].isin(["raises", "lowers"])
-    parts = [f"the sign is the same with {same.sum()} of {len(others)} switches as published"] if len(others) else []
-    for chosen, words in ((turned, "turns round or vanishes with"), (~same & ~turned, "can't be told with")):
-        named = [f"{label(row.switch)} ({row.switched:+.3f})" for row in others[chosen].itertuples()]
-        parts += [f"it {words} {_listed(named)}"] if named else []
+    together = others["switch"] == ALL_TOGETHER
+    parts = _fates(others[~together], own["difference"])
+    parts += [
+        f"with all switches as published {_fate(row, own['difference'])}" for row in others[together].itertuples()
+    ]
     return "; ".join([claim, *parts]) + "."
 
 
+def _fates(others: pd.DataFrame, own: float) -> list[str]:
+    """Say what single switches do to the sign of an effect: its estimates, then those that turn it round, by name."""
+    if others.empty:
+        return []
+    turned = others[others["switched"] * own <= 0]
+    kept = len(others) - len(turned)
+    named = [f"{label(row.switch)}, where {_fate(row, own)}" for row in turned.itertuples()]
+    return [f"in the estimate the sign stays with {kept} of {len(others)} single switches", *named]
+
+
+def _fate(row, own: float) -> str:
+    """Say what an effect is with a switch as published, and whether its change from the corrected one is decided."""
+    change = "a decided change" if row.verdict in ("raises", "lowers") else "the change is undecided"
+    sign = "the sign stays" if row.switched * own > 0 else "it turns round" if row.switched * own < 0 else "it vanishes"
+    return f"{sign} in the estimate ({row.switched:+.3f}; {change})"
+
+
 def _undecided(means: pd.DataFrame) -> str:
+    if means.empty:
+        return "Nothing is left to compare: the study has every switch as published."
     counts = means["verdict"].value_counts()
     if means["floor"].isna().all():
         return "There is no noise floor yet: `make protocols` trains the corrected study with further seeds."

@@ -29,7 +29,7 @@ def effect_figure(effects: pd.DataFrame, methods: Sequence[str]) -> Figure:
     """Draw published minus corrected: a row per switch, a column per number, means over the fine-tuned models.
 
     Coloured with a bold number: decided. Pale with a plain number: decided, but less than retraining alone may change. Grey:
-    undecided. A dash: 0 in every resample. Empty: not concerned.
+    undecided. A dash: 0 in every resample. Empty: not concerned. If no switch is left to compare, the figure says so.
 
     Parameters
     ----------
@@ -37,6 +37,10 @@ def effect_figure(effects: pd.DataFrame, methods: Sequence[str]) -> Figure:
         From `protocol_effects.compare_protocols`.
     """
     shown = effects[effects["switch"] != UNCHANGED]
+    if shown.empty:
+        figure = plt.figure(figsize=(TWO_COLUMNS, 0.5))
+        figure.text(0.5, 0.5, "nothing to compare: the study has every switch as published", ha="center", va="center")
+        return figure
     panels = _panels(shown, methods)
     groups = _grouped_switches(shown)
     figure, axes = plt.subplots(

@@ -143,6 +143,11 @@ def statistics(study: str) -> Path:
     return _data(study, "scores") / "statistics"
 
 
+def finished(study: str) -> Path:
+    """Return the mark of a variant all of whose results are made, which says with what code and settings."""
+    return data(study) / "finished.json"
+
+
 def switch_scores(study: str) -> Path:
     """Return the folder with one file per model: its scores under each switch that needs no training."""
     return _data(study, "scores") / "switch_scores"

@@ -5,6 +5,7 @@ what it should have done. A study file may override single fields of either.
 """
 
 import dataclasses
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -96,12 +97,18 @@ RESCORED: dict[str, tuple[str, ...]] = {
 }
 #: those of them that change the maps, and not only how maps are scored
 NEW_MAPS = ("dropout_active", "captum_deep_lift", "gradient_shap_unseeded")
-#: the name of the study itself among its variants
-UNCHANGED = "none"
+#: the names of the study itself among its variants, and of the one with all switches as published
+UNCHANGED, ALL_TOGETHER = "none", "published"
 
 
 def switched_protocols(protocol: Protocol) -> dict[str, Protocol]:
-    """Return the protocol itself, and with each rescored switch as published."""
+    """Return the protocol itself, and with each rescored switch as published that is not so already."""
     return {UNCHANGED: protocol} | {
-        switch: dataclasses.replace(protocol, **{switch: getattr(PUBLISHED, switch)}) for switch in RESCORED
+        switch: dataclasses.replace(protocol, **{switch: getattr(PUBLISHED, switch)})
+        for switch in unpublished(protocol, RESCORED)
     }
+
+
+def unpublished(protocol: Protocol, switches: Iterable[str]) -> list[str]:
+    """Return those of the switches that the protocol does not have as published."""
+    return [switch for switch in switches if getattr(protocol, switch) != getattr(PUBLISHED, switch)]

@@ -2,20 +2,24 @@
 
 Three things can make two numbers differ: the switch, the choice of test subjects, and (where networks are trained anew) the
 chance of training. The second is measured by drawing test subjects with replacement, the same subjects for both sides. The
-third is measured by training the corrected study again with further seeds: the *noise floor* is the half width within which a
-difference lies by retraining alone, 95 times in 100.
+third is measured by training the corrected study again with further sets of seeds: the *noise floor* is the half width
+within which a difference lies by retraining alone, 95 times in 100.
 
-A variant has one seed per model and is compared with the mean over the corrected seeds, not with the one of the same seed:
-the seed decides on the order of images, the new last layer and dropout, but with other images or layers training soon takes
-another path. While numbers of equal seeds correlate by less than 1/2, the mean over three seeds is the better partner. So
-if s is the standard deviation between seeds, pooled over the cells (corpus x depth), a sum of cells with coefficients a
-has the floor
+A variant has one set of seeds, as many per model as the study, and is compared with the mean over the corrected sets, not
+with the one of the same seeds: a seed decides on the order of images, the new last layer and dropout, but with other images
+or layers training soon takes another path. While numbers of equal seeds correlate by less than 1/2, the mean over three sets
+is the better partner. So if s is the standard deviation between sets of seeds, pooled over the cells (corpus x depth), a sum
+of cells with coefficients a has the floor
 
-    t(0.975, cells * (seeds - 1)) * s * sqrt((1 + 1 / seeds) * sum(a ** 2)).
+    t(0.975, cells * (sets - 1)) * s * sqrt((1 + 1 / sets) * sum(a ** 2)).
 
-For the order of methods it is the lowest tau between one seed and the mean of the others. A difference after retraining is
-decided if it leaves the floor and its interval over test subjects leaves 0. One that needs no retraining is decided by the
-interval; whether it is smaller than the floor is said apart.
+For the order of methods it is simulated (`noise_floor.order_floor`).
+
+A difference after retraining holds both chances at once, so it is decided if it is larger than sqrt(floor ** 2 + half ** 2),
+where half is the half width of its interval over test subjects: by chance alone at most 5 times in 100. That the difference
+leaves the floor and its interval leaves 0 would not do: where the test images are not the same, either chance may carry it
+past both. On the same images the spread between seeds holds what these images add to it, and the rule is on the safe side.
+A difference that needs no retraining is decided by the interval; whether it is smaller than the floor is said apart.
 """
 
 from collections.abc import Iterator, Sequence
@@ -27,8 +31,8 @@ import pandas as pd
 from pretrain_xai import paths
 from pretrain_xai.classification import METRICS
 from pretrain_xai.comparison_maps import COMPARISON_MAPS
-from pretrain_xai.noise_floor import NoiseFloor
-from pretrain_xai.protocol import PUBLISHED, RESCORED, UNCHANGED
+from pretrain_xai.noise_floor import NoiseFloor, order_floor
+from pretrain_xai.protocol import RESCORED, UNCHANGED, unpublished
 from pretrain_xai.resampling import (
     kendall_tau,
     subject_weights,
@@ -37,8 +41,8 @@ from pretrain_xai.resampling import (
     weighted_median,
 )
 from pretrain_xai.selection import CORRECT_FOR_ALL, scored_on
-from pretrain_xai.study import UNTRAINED, Study, load_study
-from pretrain_xai.tables import read_folder, read_predictions, read_table
+from pretrain_xai.study import UNTRAINED, Run, Study, load_study
+from pretrain_xai.tables import read_predictions, read_runs, read_table
 from pretrain_xai.variants import RETRAINED, reseeds, variant_name
 
 CELL = ["pretraining", "finetune_depth"]
@@ -80,7 +84,8 @@ def compare_protocols(study_name: str, study: Study, selection: str, variants: S
     Parameters
     ----------
     variants : sequence of str
-        The retrained variants and further seeds to compare; their runs must be finished.
+        The retrained variants and further seeds to compare; their runs must be finished. They have the study's first
+        selection: of another one, only the switches that need no training are compared.
 
     Returns
     -------
@@ -88,10 +93,12 @@ def compare_protocols(study_name: str, study: Study, selection: str, variants: S
     minus natural) or `depth` (deepest minus shallowest). `quantity` is a classification metric, a method or comparison map
     (its median Relevance Rank Accuracy), `all_methods` (their mean), `chance`, or `ranking` (Kendall's tau of the methods'
     means; `corrected` is 1). `low` and `high` enclose the difference in 95 of 100 resamples of test subjects, `floor` is
-    the half width of the noise floor, `verdict` is `raises`, `lowers`, `unchanged` (0 in all resamples) or `undecided`.
+    the half width of the noise floor, `verdict` is `raises`, `lowers`, `unchanged` (0 in all resamples) or `undecided` (see
+    the module).
     The switch `none` is the corrected study itself: its effects between cells against 0.
     """
-    switch_scores = read_folder(paths.switch_scores(study_name)).query("selection == @selection").dropna(subset="value")
+    variants = variants if selection == study.main_selection else []
+    switch_scores = read_runs(paths.switch_scores(study_name), _runs(study, selection)).dropna(subset="value")
     base = _read(study_name, selection)
     seeds = [_read(variant_name(study_name, name), selection) for name in reseeds(study) if name in variants]
     switched = {name: _read(variant_name(study_name, name), selection) for name in variants if name in RETRAINED}
@@ -100,21 +107,11 @@ def compare_protocols(study_name: str, study: Study, selection: str, variants: S
         study.compared_depths, [base, *seeds], subject_weights(subjects, RESAMPLES, study.attribution.seed)
     )
     tables = [comparison.unchanged()]
-    tables += [comparison.rescored(*item) for item in _rescored(study_name, study, switch_scores, base)]
+    tables += [comparison.rescored(*item) for item in _rescored(study_name, study, selection, switch_scores, base)]
     for name, results in switched.items():
         shares_images = paths.owner(variant_name(study_name, name), "dataset") == study_name
         tables.append(comparison.retrained(name, results, shares_images=shares_images))
     return pd.concat(tables, ignore_index=True)[EFFECT_COLUMNS]
-
-
-def effect_matrix(effects: pd.DataFrame, quantities: Sequence[str], effect: str = "mean", value="difference"):
-    """Return one column of the effects as a matrix: a row per switch, a column per quantity; NaN: not concerned."""
-    rows = effects[
-        (effects["effect"] == effect) & effects["quantity"].isin(quantities) & effects["switch"].ne(UNCHANGED)
-    ]
-    matrix = rows.set_index(["switch", "quantity"])[value].unstack()
-    order = [switch for switch in (*RESCORED, "swapped_rates", *RETRAINED) if switch in matrix.index]
-    return matrix.reindex(index=order, columns=list(quantities))
 
 
 class _Comparison:
@@ -132,6 +129,7 @@ class _Comparison:
         """Return what differs between the corpora and depths of the corrected study itself."""
         rows, shares, draws = self._effects(self.corrected)
         rows["corrected"] = rows["difference"] = draws[:, 0]
+        rows["switched"] = np.nan
         rows["floor"] = self._floor(rows, shares, None)
         rows = _judged(rows, draws, needs_floor=True).assign(switch=UNCHANGED, retrained=False, same_images=True)
         return rows[rows["effect"].isin(["corpus", "depth"])]
@@ -140,7 +138,12 @@ class _Comparison:
         """Compare two ways of scoring the same networks."""
         frames = [self._frame(results) for results in (corrected, switched)]
         rows = self._rows(*frames, switch=switch, retrained=False, same_images=True)
-        return rows[~((rows["verdict"] == "unchanged") & rows["quantity"].isin([CHANCE, *METRICS]))]  # not concerned
+        others = {CHANCE, *METRICS, *self._methods_not_concerned(switch)}
+        return rows[~((rows["verdict"] == "unchanged") & rows["quantity"].isin(others))]
+
+    def _methods_not_concerned(self, switch: str) -> set[str]:
+        """Return the methods that only count in the mean over the methods and in their order."""
+        return set(self.seeds[0].methods).difference(RESCORED.get(switch) or self.seeds[0].methods)
 
     def retrained(self, switch: str, results: _Results, *, shares_images: bool) -> pd.DataFrame:
         """Compare networks trained anew with the mean over the corrected seeds."""
@@ -156,8 +159,7 @@ class _Comparison:
         rows, shares, before = self._effects(corrected.loc[known])
         _, _, after = self._effects(switched.loc[known])
         if set(known.get_level_values("quantity")) & set(self.seeds[0].methods):
-            others = corrected[~corrected.index.isin(switched.index)]  # methods that the switch does not concern
-            methods = [self._method_means(frame) for frame in (corrected, pd.concat([switched, others]))]
+            methods = [self._method_means(frame) for frame in (corrected, switched)]
             rows.loc[len(rows)] = ["mean", ALL, pd.NA, RANKING]
             shares.loc[len(shares)] = np.nan
             tau = kendall_tau(*methods)
@@ -215,10 +217,10 @@ class _Comparison:
         return np.where(no_training, 0.0, floor)
 
     def _reordered(self) -> float:
-        """Return how far the order of the methods of one seed is at most from that of the mean of the others, in tau."""
-        means = [self._method_means(frame)[:, :1] for frame in self.frames]
-        taus = [kendall_tau(one, sum(means) - one)[0] for one in means] if len(means) > 1 else [np.nan]
-        return 1 - min(taus)
+        """Return the noise floor of the order of the methods, in tau."""
+        methods = list(self.seeds[0].methods)
+        tables = [self._trained(frame)[0].unstack("quantity")[methods].dropna() for frame in self.frames]
+        return order_floor(np.stack(tables), seed=0)
 
 
 def _mean_of(frame: pd.DataFrame, chosen: np.ndarray) -> pd.DataFrame:
@@ -230,7 +232,7 @@ def _judged(rows: pd.DataFrame, draws: np.ndarray, *, needs_floor: bool) -> pd.D
     low, high = np.nanquantile(draws[:, 1:], [0.025, 0.975], axis=1)
     size = rows["difference"].abs()
     outside = size > rows["floor"]  # not where the floor is unknown
-    decided = ((low > 0) | (high < 0)) & (outside | (not needs_floor))
+    decided = size > np.hypot(rows["floor"], (high - low) / 2) if needs_floor else (low > 0) | (high < 0)
     verdict = np.select([decided & (rows["difference"] > 0), decided], ["raises", "lowers"], "undecided")
     unchanged = ~np.any(np.nan_to_num(draws), axis=1) & (not needs_floor)
     return rows.assign(
@@ -266,37 +268,43 @@ def _estimates(results: _Results, weights: pd.DataFrame, images: set[int] | None
 
 def _read(name: str, selection: str) -> _Results:
     study = load_study(name)
-    runs = [run for run in study.runs() if run.selection == selection]
-    scored = [*runs, *(run for run in study.untrained_runs() if run.selection == selection)]
-    tables = [read_table(paths.scores(name) / f"{run.name}.parquet") for run in scored]
-    scores = pd.concat([table[table["metric"] == "relevance_rank_accuracy"] for table in tables], ignore_index=True)
+    scores = read_runs(paths.scores(name), _runs(study, selection)).query("metric == 'relevance_rank_accuracy'")
     scores = scored_on(scores, read_table(paths.intersections(name)), selection, CORRECT_FOR_ALL)
     images = read_table(paths.dataset(name) / "test" / "images.csv")
     return _Results(
         scores=scores.dropna(subset="value"),
-        predictions=read_predictions(name, runs).query("split == 'test'"),
+        predictions=read_predictions(name, _runs(study, selection, untrained=False)).query("split == 'test'"),
         subjects=images.set_index("image_index")["subject"],
         swapped_rates=study.switched.swapped_rates,
         methods=tuple(study.attribution.methods),
     )
 
 
+def _runs(study: Study, selection: str, *, untrained: bool = True) -> list[Run]:
+    runs = [*study.runs(), *(study.untrained_runs() if untrained else ())]
+    return [run for run in runs if run.selection == selection]
+
+
 def _rescored(
-    study_name: str, study: Study, scores: pd.DataFrame, base: _Results
+    study_name: str, study: Study, selection: str, scores: pd.DataFrame, base: _Results
 ) -> Iterator[tuple[str, _Results, _Results]]:
     """Yield each switch that needs no training, the results without it and those with it."""
     nothing = base.predictions.iloc[:0]
     without = scores[scores["switch"] == UNCHANGED]
-    for switch in RESCORED:
-        if getattr(study.switched, switch) == getattr(PUBLISHED, switch):
+    for switch in unpublished(study.switched, RESCORED):
+        rescored = scores[scores["switch"] == switch]
+        if rescored.empty:  # the study has none of the methods that it concerns
             continue
+        concerned = RESCORED[switch]
+        if set(concerned) & set(base.methods):  # the mean over the methods and their order need the others, too
+            others = without["method"].isin(base.methods) & ~without["method"].isin(concerned)
+            rescored = pd.concat([rescored, without[others]], ignore_index=True)
         predictions = (nothing, nothing)
         if switch == "dropout_active":
-            dropped = read_folder(paths.switch_predictions(study_name))
-            models = dropped["selection"].isin(scores["selection"]) & (dropped["pretraining"] != UNTRAINED)
-            predictions = (base.predictions, dropped[models])
+            dropped = read_runs(paths.switch_predictions(study_name), _runs(study, selection, untrained=False))
+            predictions = (base.predictions, dropped)
         corrected = replace(base, scores=without, predictions=predictions[0])
-        yield switch, corrected, replace(base, scores=scores[scores["switch"] == switch], predictions=predictions[1])
+        yield switch, corrected, replace(base, scores=rescored, predictions=predictions[1])
     if not study.switched.swapped_rates:
         rates = replace(base, scores=without.iloc[:0])
         yield "swapped_rates", rates, replace(rates, swapped_rates=True)

@@ -32,7 +32,8 @@ SECTIONS = (
     (
         "skill_intervals",
         "How far above chance, and how sure is it?",
-        "Skill = (score - chance) / (1 - chance), mean with 95 % interval: over seeds, or with one seed over images alone. "
+        "Skill = (score - chance) / (1 - chance), mean with 95 % interval: over seeds, or with one seed over test subjects "
+        "with their images. "
         "Dashed: chance in the image; dotted: chance of a map that is random within the brain.",
     ),
     (
@@ -78,7 +79,8 @@ SECTIONS = (
         "What do the flaws of the released code do to the numbers?",
         "Each switch alone as published, and all together: published minus corrected, mean over the fine-tuned models. "
         "Coloured and bold: decided. Pale: decided, but less than training with another seed may change. Grey: undecided, "
-        "inside the noise floor or with an interval over test subjects that holds 0. Empty: not concerned.",
+        "not more than the chances of training and of test subjects may give together. A dash: 0 in every resample of "
+        "subjects. Empty: not concerned.",
     ),
     (
         "boxplots_wrong",

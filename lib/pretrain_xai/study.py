@@ -192,7 +192,10 @@ class Attribution(Settings):
 
 
 class Protocols(Settings):
-    """The smaller grid on which `make protocols` trains the study anew, once per switch and once per further seed."""
+    """The smaller grid on which `make protocols` trains the study anew, once per switch and once per further set of seeds.
+
+    It has the study's first selection.
+    """
 
     #: fine-tuning depths of the grid; none: those of the study
     depths: Depths | None = None
@@ -279,6 +282,11 @@ class Study(Settings):
                         yield Run(selection, pretraining, depth, seed)
 
     @property
+    def main_selection(self) -> Selection:
+        """The first selection: figures are drawn of it, and its models are trained anew in variants."""
+        return next(iter(self.finetuning.selections))
+
+    @property
     def compared_depths(self) -> list[int]:
         """The fine-tuning depths at which the study is compared with its retrained variants."""
         return list(self.protocols.depths or self.finetuning.depths)
@@ -344,7 +352,7 @@ def load_study(name: str) -> Study:
     return _variant(name, study, variant) if variant else study
 
 
-#: added to every seed for each further set of seeds; larger than the distances of neighbouring seeds
+#: added to every seed for each further set of seeds, or more where the seeds of a study are further apart
 RESEED_STEP = 1_000
 
 
@@ -361,20 +369,29 @@ def _variant(name: str, study: Study, variant: str) -> Study:
             f"{name!r}: {variant!r} is no switch of the protocol; there are {', '.join(known)}{did_you_mean(variant, known)}"
         )
     if paths.owner(name, "finetuned") == name:
-        study = _on_smaller_grid(study, RESEED_STEP * paths.reseed_number(variant))
+        study = _on_smaller_grid(study, _reseed_step(study) * paths.reseed_number(variant))
     if variant == "published":
         return study.model_copy(update={"protocol": "published", "switches": {}})
     changed = {variant: switches[variant]} if variant in switches else {}
     return study.model_copy(update={"switches": study.switches | changed})
 
 
+def _reseed_step(study: Study) -> int:
+    """Return a step that makes no seed of the study equal to one of its further seeds."""
+    seeds = [run.seed for run in study.runs()]
+    return max(RESEED_STEP, max(seeds) - min(seeds) + 1)
+
+
 def _on_smaller_grid(study: Study, shift: int) -> Study:
-    """Return the study on the grid of its section `protocols`, with `shift` added to all seeds of fine-tuning."""
+    """Return the study on the grid of its section `protocols`, with `shift` added to all seeds of fine-tuning.
+
+    It has the compared selection only.
+    """
     selections = {
-        selection: {
-            corpus: cell.model_copy(update={"seeds": _shifted(cell.seeds, shift)}) for corpus, cell in cells.items()
+        study.main_selection: {
+            corpus: cell.model_copy(update={"seeds": _shifted(cell.seeds, shift)})
+            for corpus, cell in study.finetuning.selections[study.main_selection].items()
         }
-        for selection, cells in study.finetuning.selections.items()
     }
     grid = {"depths": study.compared_depths, "selections": selections}
     images = {"max_images": study.protocols.max_images or study.attribution.max_images, "misclassified": False}

@@ -10,7 +10,7 @@ import pandas as pd
 from pretrain_xai import paths
 from pretrain_xai.errors import UserError
 from pretrain_xai.provenance import atomic_path
-from pretrain_xai.study import MODEL_COLUMNS, Run, Study
+from pretrain_xai.study import MODEL_COLUMNS, Run, Study, load_study
 
 #: a row of scores: one number of one map, how it was made, and what a random map is expected to score
 SCORE_COLUMNS = [
@@ -79,18 +79,18 @@ def read_table(path: Path) -> pd.DataFrame:
         raise TableError(f"{path} can't be read as a table: {' '.join(str(error).split())}") from None
 
 
-def read_folder(folder: Path) -> pd.DataFrame:
-    """Read all Parquet tables of a folder as one, in the order of their names.
+def read_runs(folder: Path, runs: Iterable[Run]) -> pd.DataFrame:
+    """Read the tables of `runs` in a folder with one Parquet file per run, as one, in the order of their names.
+
+    Files of other runs may lie beside them, such as of seeds that the study had before.
 
     Raises
     ------
     TableError
-        There is none.
+        The table of a run is missing.
     """
-    files = sorted(folder.glob("[!.]*.parquet"))
-    if not files:
-        raise TableError(_missing(folder))
-    return pd.concat([read_table(file) for file in files], ignore_index=True)
+    tables = [read_table(folder / f"{name}.parquet") for name in sorted(run.name for run in runs)]
+    return pd.concat(tables, ignore_index=True)
 
 
 def write_scores(table: pd.DataFrame, path: Path) -> None:
@@ -101,11 +101,12 @@ def write_scores(table: pd.DataFrame, path: Path) -> None:
 
 
 def read_scores(study: str) -> pd.DataFrame:
-    """Return the tidy score table of a finished study, one row per model, method, image and metric.
+    """Return the tidy score table of a finished study or variant, one row per model, method, image and metric.
 
     `value` is NaN where a map has no such score, `chance` where a metric has no chance level.
     """
-    table = read_folder(paths.scores(study))
+    settings = load_study(study)
+    table = read_runs(paths.scores(study), [*settings.runs(), *settings.untrained_runs()])
     return table.astype({name: "category" for name in _CATEGORIES})
 
 
@@ -179,6 +180,6 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
 def _missing(path: Path) -> str:
     data = paths.root() / "data"
     study = path.relative_to(data).parts[0] if path.is_relative_to(data) else "demo"
-    target = "switches" if path == paths.switch_scores(study) else "study"
+    target = "switches" if path.parent == paths.switch_scores(study) else "study"
     command = "make demo" if (study, target) == ("demo", "study") else f"make {target} STUDY={study}"
     return f"{path} is missing: run `{command}` first"
