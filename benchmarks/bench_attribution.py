@@ -28,8 +28,8 @@ from torch import Tensor, nn
 
 CORES = 2
 STEPS = 50
-#: what the attribution of VGG-16 at 224 px may take, GiB
-MEMORY_BUDGET = 4.0
+#: what the attribution of VGG-16 at 224 px may take, GiB: two jobs side by side leave half of a 24 GiB machine
+MEMORY_BUDGET = 6.0
 #: forward and backward passes that the eight methods need: IG's steps, 5 SHAP samples, and one each for DeepLift, the
 #: gradient that Saliency and InputXGradient share, Guided Backprop, Deconvolution and LRP
 PASSES = STEPS + 5 + 5

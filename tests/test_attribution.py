@@ -175,7 +175,19 @@ def test_every_pass_has_the_same_number_of_rows(model, data):
 
 
 def test_micro_batch_follows_the_image_size_alone():
-    assert [micro_batch_rows(size, size) for size in (32, 96, 224, 2000)] == [32, 32, 5, 1]
+    assert [micro_batch_rows(size, size) for size in (32, 96, 224, 2000)] == [32, 32, 4, 1]
+
+
+@pytest.mark.parametrize("rows", [1, 2, 4, 8, 16, 32])
+def test_a_row_is_computed_alike_at_every_place_of_a_pass(rows):
+    """What `micro_batch_rows` relies on, of matrix products as wide as VGG's."""
+    layers = nn.Sequential(nn.Linear(25_088, 256), nn.ReLU(), nn.Linear(256, 2)).requires_grad_(False)
+    one = torch.rand(1, 25_088, generator=torch.Generator().manual_seed(0))
+    same = one.repeat(rows, 1).requires_grad_()
+    logits = layers(same)
+    (gradients,) = torch.autograd.grad(logits[:, 0].sum(), same)
+    assert torch.equal(logits, logits[:1].expand_as(logits))
+    assert torch.equal(gradients, gradients[:1].expand_as(gradients))
 
 
 def test_no_images_give_no_maps(model):

@@ -50,7 +50,7 @@ def test_one_image_that_does_not_fit_is_an_error():
     error, tried = explain(0, MemoryError(), size=224)
     assert isinstance(error, UserError)
     assert "images of 224 x 224 px" in str(error) and "--cores 1" in str(error)
-    assert tried == [5, 2, 1]
+    assert tried == [4, 2, 1]
 
 
 def test_other_errors_are_not_caught():

@@ -54,7 +54,7 @@ def attribute(
     batch_size : int, optional
         Images handled at once, to bound memory; small values waste rows of the micro-batches. Default all.
     micro_batch : int, optional
-        Rows of a pass, if `micro_batch_rows` needs too much memory. It may change the last digits: record it.
+        Rows of a pass, a power of two, if `micro_batch_rows` needs too much memory. It may change the last digits: record it.
     allow_dropout : bool
         Accept `nn.Dropout` modules in training mode (the published protocol); masks are drawn per image and step.
     **options
