@@ -23,6 +23,7 @@ EVERYTHING_AFTER_FINETUNING = {
     "heatmaps",
     "boxplots",
     "boxplots_incorrect",
+    "statistics",
     "sanity_checks",
     "report",
 }
