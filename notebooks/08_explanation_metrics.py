@@ -12,7 +12,7 @@
 # **Question.** Of the pixels that an explanation method ranks highest, what share lies inside a lesion?
 #
 # **Reads** one model's weights, the test images and the list of images to explain. **Writes** one row per image,
-# method and metric to `data/<study>/scores/`, and a few maps to `data/<study>/example_maps/`. **Takes** about a minute
+# method and metric to `data/<study>/scores/`, and a few maps to `data/<study>/example_maps/`. **Takes** a quarter of a minute
 # per model of the demo.
 
 # %% [markdown]

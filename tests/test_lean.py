@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pretrain_xai.attribution import attribute_all
 from pretrain_xai.lean import Lean, layers_of, lean
-from pretrain_xai.micro_batches import input_gradients, step_runs
+from pretrain_xai.micro_batches import input_gradients, step_spans
 from pretrain_xai.models import build_network
 from pretrain_xai.study import Network, Standardise
 from torch import nn
@@ -148,13 +148,13 @@ def test_model_is_not_changed():
 
 @given(st.integers(1, 40), st.integers(1, 12), st.integers(1, 40))
 def test_steps_are_packed_whole_and_in_order(n_images, n_steps, n_rows):
-    passes = list(step_runs(n_images, n_steps, n_rows))
+    passes = list(step_spans(n_images, n_steps, n_rows))
     assert len(passes) == -(-n_images * n_steps // n_rows)
     found = []
-    for runs in passes:
-        rows = [row for run in runs for row in range(run.rows.start, run.rows.stop)]
+    for spans in passes:
+        rows = [row for span in spans for row in range(span.rows.start, span.rows.stop)]
         assert rows == list(range(len(rows))) and len(rows) <= n_rows
-        for run in runs:
-            assert run.rows.stop - run.rows.start == run.images.stop - run.images.start
-            found += [(run.step, image) for image in range(run.images.start, run.images.stop)]
+        for span in spans:
+            assert span.rows.stop - span.rows.start == span.images.stop - span.images.start
+            found += [(span.step, image) for image in range(span.images.start, span.images.stop)]
     assert found == [(step, image) for step in range(n_steps) for image in range(n_images)]

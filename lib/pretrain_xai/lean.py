@@ -1,7 +1,7 @@
 """The same network with less work in a pass: an affine beginning, and a rest in which rectifiers work behind max pools.
 
 Path methods take gradients at many multiples of an image. What is affine in front of the first rectifier need then be
-applied once per image, and its transpose once to the sum of the gradients; that is a quarter of a pass of the demo's VGG.
+applied once per image, and its transpose once to the sum of the gradients: a VGG's widest images pass no other layer.
 In the rest two exact identities save work: relu then max pool = max pool then relu (also the gradient, to the bit: where the
 maximum is positive both choose the same pixel, else both give 0), and pooling then a linear layer = one linear layer.
 """

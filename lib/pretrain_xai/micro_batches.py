@@ -44,7 +44,7 @@ def input_gradients(model: nn.Module, rows: Tensor, targets: Tensor) -> Tensor:
     return torch.autograd.grad(logits.sum(), rows)[0]
 
 
-class Run(NamedTuple):
+class Span(NamedTuple):
     """Neighbouring rows of a pass that hold one step of neighbouring images."""
 
     step: int
@@ -52,16 +52,16 @@ class Run(NamedTuple):
     rows: slice
 
 
-def step_runs(n_images: int, n_steps: int, n_rows: int) -> Iterator[list[Run]]:
+def step_spans(n_images: int, n_steps: int, n_rows: int) -> Iterator[list[Span]]:
     """Pack all steps of all images into passes of `n_rows`, step by step; only the last pass may be part empty."""
     for first in range(0, n_images * n_steps, n_rows):
-        runs, place = [], first
+        spans, place = [], first
         while place < min(first + n_rows, n_images * n_steps):
             step, image = divmod(place, n_images)
             end = min(n_images * (step + 1), first + n_rows)
-            runs.append(Run(step, slice(image, image + end - place), slice(place - first, end - first)))
+            spans.append(Span(step, slice(image, image + end - place), slice(place - first, end - first)))
             place = end
-        yield runs
+        yield spans
 
 
 class MicroBatch(NamedTuple):
@@ -189,16 +189,16 @@ class Block:
         scale = torch.as_tensor(coefficients, dtype=begun.dtype, device=begun.device) - 1
         scale = scale.reshape(*coefficients.shape, *[1] * (begun.ndim - 1))
         rows, row_targets = network.padded(begun[:0]), targets.new_zeros(network.rows, dtype=torch.long)
-        for runs in step_runs(*coefficients.shape, network.rows):
-            for run in runs:
+        for spans in step_spans(*coefficients.shape, network.rows):
+            for span in spans:
                 torch.addcmul(
-                    begun[run.images], difference[run.images], scale[run.images, run.step], out=rows[run.rows]
+                    begun[span.images], difference[span.images], scale[span.images, span.step], out=rows[span.rows]
                 )
-                row_targets[run.rows] = targets[run.images]
-            network.name_rows((i, run.step) for run in runs for i in ids[run.images])
+                row_targets[span.rows] = targets[span.images]
+            network.name_rows((i, span.step) for span in spans for i in ids[span.images])
             gradients = input_gradients(network.lean.rest, rows, row_targets)
-            for run in runs:
-                total[run.images].add_(gradients[run.rows], alpha=float(weights[run.step]))
+            for span in spans:
+                total[span.images].add_(gradients[span.rows], alpha=float(weights[span.step]))
         return network.begin_transposed(total)
 
     def per_row(self, explain: Callable[[Tensor, Tensor], Tensor], n_rows: int | None = None) -> Tensor:

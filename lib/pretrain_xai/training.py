@@ -36,7 +36,7 @@ def configure_torch(threads: int) -> None:
 def _keep_freed_memory() -> None:
     """Let glibc keep what a pass frees for the next one; else it gets every large activation anew from the system.
 
-    That is a fifth of a pass of the demo's network. Elsewhere than on Linux nothing is done.
+    Elsewhere than on Linux nothing is done.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
