@@ -23,7 +23,8 @@ from pretrain_xai.dataset import read_split
 from pretrain_xai.localization import relevance_rank_accuracy
 from pretrain_xai.micro_batches import input_gradients, micro_batch_rows
 from pretrain_xai.models import build_network, load_finetuned
-from pretrain_xai.study import Network, load_study
+from pretrain_xai.settings import Network
+from pretrain_xai.study import load_study
 from pretrain_xai.training import as_batch, configure_torch
 from torch import Tensor, nn
 

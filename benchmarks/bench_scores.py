@@ -16,7 +16,7 @@ from pretrain_xai.explanation import CHUNK, score_comparison_maps
 from pretrain_xai.localization import SCORES, score_masked
 from pretrain_xai.masked_maps import MaskedMaps
 from pretrain_xai.protocol import CORRECTED
-from pretrain_xai.study import Attribution
+from pretrain_xai.settings import Attribution
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 SIDE = 224

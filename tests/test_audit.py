@@ -11,8 +11,8 @@ from pretrain_xai.dataset import build_splits, read_split
 from pretrain_xai.lesions import generate_patches
 from pretrain_xai.overlay import OverlayError, clean_at_model_resolution, to_model_resolution
 from pretrain_xai.protocol import CORRECTED
+from pretrain_xai.settings import Dataset
 from pretrain_xai.slices import simulate_cohort, simulate_participants
-from pretrain_xai.study import Dataset
 
 SHARES = {"train": 8, "validation": 6, "test": 6}
 SUBJECTS = {"train": 30, "validation": 10, "test": 10}

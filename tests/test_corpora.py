@@ -7,8 +7,9 @@ import pandas as pd
 import pytest
 from pretrain_xai import corpora, paths
 from pretrain_xai.corpora import CORPORA, PHOTOGRAPHS, VALIDATION_SHARE, mri_corpus, natural_corpus
+from pretrain_xai.settings import Pretraining
 from pretrain_xai.slices import write_slices
-from pretrain_xai.study import Pretraining, Study, load_study
+from pretrain_xai.study import Study, load_study
 
 SPLITS = {"pretraining": 3, "pretraining_validation": 2, "train": 2}
 

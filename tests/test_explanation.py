@@ -12,7 +12,7 @@ from pretrain_xai.dataset import LesionMasks, Split
 from pretrain_xai.explanation import example_maps, explain_and_score, score_comparison_maps, score_under_switches
 from pretrain_xai.models import build_network
 from pretrain_xai.protocol import CORRECTED, RESCORED, switched_protocols
-from pretrain_xai.study import Attribution, Network
+from pretrain_xai.settings import Attribution, Network
 from pretrain_xai.training import as_batch, predict
 
 METHODS = ["integrated_gradients", "deep_lift", "saliency"]

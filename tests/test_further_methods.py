@@ -10,7 +10,7 @@ from pretrain_xai.attribution import METHODS, attribute
 from pretrain_xai.channels import reduce_channels
 from pretrain_xai.further_methods import NOISE_STREAM
 from pretrain_xai.models import build_network
-from pretrain_xai.study import Network, Standardise
+from pretrain_xai.settings import Network, Standardise
 from test_attribution import assert_same_state, state
 from torch import nn
 from zennit.attribution import Gradient

@@ -10,7 +10,7 @@ from pretrain_xai.attribution import attribute_all
 from pretrain_xai.lean import Lean, layers_of, lean
 from pretrain_xai.micro_batches import input_gradients, step_spans
 from pretrain_xai.models import build_network
-from pretrain_xai.study import Network, Standardise
+from pretrain_xai.settings import Network, Standardise
 from torch import nn
 from torchvision.models import vgg11_bn
 

@@ -7,7 +7,7 @@ from pretrain_xai.dataset import Split
 from pretrain_xai.errors import UserError
 from pretrain_xai.memory import within_memory
 from pretrain_xai.protocol import CORRECTED
-from pretrain_xai.study import Attribution
+from pretrain_xai.settings import Attribution
 
 SETTINGS = Attribution(methods=["saliency"])
 SHORTAGES = (

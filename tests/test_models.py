@@ -20,7 +20,8 @@ from pretrain_xai.models import (
     load_weights,
     save_weights,
 )
-from pretrain_xai.study import Network, Run, Standardise, Training, load_study
+from pretrain_xai.settings import Network, Standardise, Training
+from pretrain_xai.study import Run, load_study
 from pretrain_xai.training import train
 from torch import nn
 

@@ -27,7 +27,7 @@ from pretrain_xai.sanity import (
     weight_layers,
 )
 from pretrain_xai.sanity_figure import PANELS, sanity_figure
-from pretrain_xai.study import Attribution, Network, Standardise
+from pretrain_xai.settings import Attribution, Network, Standardise
 from scipy import stats
 from skimage.metrics import structural_similarity
 

@@ -22,7 +22,8 @@ from pretrain_xai.masked_maps import MaskedMaps
 from pretrain_xai.models import build_network
 from pretrain_xai.protocol import CORRECTED, PUBLISHED
 from pretrain_xai.quantus_scores import METRICS
-from pretrain_xai.study import Attribution, Network, StudyError, load_study
+from pretrain_xai.settings import Attribution, Network
+from pretrain_xai.study import StudyError, load_study
 from pydantic import ValidationError
 from sklearn.metrics import average_precision_score, roc_auc_score
 

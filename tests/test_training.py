@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from pretrain_xai import training
 from pretrain_xai.dataset import LabelledImages
 from pretrain_xai.models import build_network
-from pretrain_xai.study import Network, Training
+from pretrain_xai.settings import Network, Training
 from pretrain_xai.training import as_batch, predict, train
 from torch import nn
 

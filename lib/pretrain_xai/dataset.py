@@ -15,7 +15,7 @@ from pretrain_xai.overlay import FEWEST, LesionSlice, OverlayError, lesion_masks
 from pretrain_xai.placement import NoRoomError
 from pretrain_xai.protocol import CORRECTED, Protocol
 from pretrain_xai.provenance import atomic_path
-from pretrain_xai.study import Dataset
+from pretrain_xai.settings import Dataset
 from pretrain_xai.tables import TableError, read_table, write_table
 
 __all__ = [

@@ -19,7 +19,7 @@ from pretrain_xai.masked_maps import MaskedMaps
 from pretrain_xai.memory import within_memory
 from pretrain_xai.models import evaluation_mode
 from pretrain_xai.protocol import NEW_MAPS, RESCORED, Protocol, switched_protocols
-from pretrain_xai.study import Attribution
+from pretrain_xai.settings import Attribution
 from pretrain_xai.training import as_batch, predict
 
 #: images whose maps are in memory at once

@@ -13,7 +13,7 @@ from pretrain_xai.dataset import Split
 from pretrain_xai.errors import UserError
 from pretrain_xai.micro_batches import micro_batch_rows
 from pretrain_xai.protocol import Protocol
-from pretrain_xai.study import Attribution
+from pretrain_xai.settings import Attribution
 
 T = TypeVar("T")
 

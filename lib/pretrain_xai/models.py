@@ -13,7 +13,8 @@ from torchvision.models import vgg
 from pretrain_xai import paths
 from pretrain_xai.errors import UserError
 from pretrain_xai.provenance import atomic_path
-from pretrain_xai.study import UNTRAINED, Network, Run, Standardise, Study
+from pretrain_xai.settings import Network, Standardise
+from pretrain_xai.study import UNTRAINED, Run, Study
 
 #: round or irregular lesions
 N_CLASSES = 2

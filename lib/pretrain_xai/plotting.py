@@ -16,7 +16,8 @@ from matplotlib.patches import Patch
 from pretrain_xai.comparison_maps import COMPARISON_MAPS
 from pretrain_xai.figures import ONE_COLUMN, TWO_COLUMNS, outline_lesions
 from pretrain_xai.names import colour, hatch, label
-from pretrain_xai.study import FINETUNE_DEPTHS, UNTRAINED
+from pretrain_xai.settings import FINETUNE_DEPTHS
+from pretrain_xai.study import UNTRAINED
 
 BOX_WIDTH = 0.36
 _THIN = {"color": "black", "linewidth": 0.6}

@@ -43,7 +43,7 @@ from pretrain_xai.resampling import (
 from pretrain_xai.selection import CORRECT_FOR_ALL, scored_on
 from pretrain_xai.study import UNTRAINED, Run, Study, load_study
 from pretrain_xai.tables import read_predictions, read_runs, read_table
-from pretrain_xai.variants import RETRAINED, reseeds, variant_name
+from pretrain_xai.variants import RETRAINED, variant_name
 
 CELL = ["pretraining", "finetune_depth"]
 #: quantities beside metrics, methods and comparison maps: mean over the methods, Kendall's tau of their order, chance level
@@ -100,7 +100,7 @@ def compare_protocols(study_name: str, study: Study, selection: str, variants: S
     variants = variants if selection == study.main_selection else []
     switch_scores = read_runs(paths.switch_scores(study_name), _runs(study, selection)).dropna(subset="value")
     base = _read(study_name, selection)
-    seeds = [_read(variant_name(study_name, name), selection) for name in reseeds(study) if name in variants]
+    seeds = [_read(variant_name(study_name, name), selection) for name in study.reseeds if name in variants]
     switched = {name: _read(variant_name(study_name, name), selection) for name in variants if name in RETRAINED}
     subjects = set().union(*(results.subjects for results in [base, *seeds, *switched.values()]))
     comparison = _Comparison(

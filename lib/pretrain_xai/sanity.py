@@ -20,7 +20,7 @@ from pretrain_xai.localization import relevance_rank_accuracy
 from pretrain_xai.memory import within_memory
 from pretrain_xai.models import VGG
 from pretrain_xai.protocol import Protocol
-from pretrain_xai.study import Attribution
+from pretrain_xai.settings import Attribution
 
 #: of the column `layer`, beside the names of layers: nothing is random, and a map that knows nothing (`random`)
 TRAINED, RANDOM_MAP = "trained", "random map"

@@ -2,21 +2,29 @@
 
 import dataclasses
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import cached_property
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
 from pretrain_xai import paths
 from pretrain_xai.errors import UserError, did_you_mean
 from pretrain_xai.protocol import PROTOCOLS, PUBLISHED, Protocol
+from pretrain_xai.settings import (
+    Attribution,
+    Dataset,
+    Finetuning,
+    Lesions,
+    Network,
+    Pretraining,
+    Protocols,
+    Selection,
+    Settings,
+    Slices,
+)
 
-#: "best" selects the best checkpoint of a model, "matched" those of about equal accuracy
-Selection = Literal["best", "matched"]
-#: blocks of the network, from the last one (1) to all (5), that fine-tuning changes
-FINETUNE_DEPTHS = (1, 2, 3, 4, 5)
 #: the columns that name a model in every table
 MODEL_COLUMNS = ["selection", "pretraining", "finetune_depth", "seed"]
 #: the name of the corpus of a network that saw none: the untrained network
@@ -25,184 +33,6 @@ UNTRAINED = "none"
 
 class StudyError(UserError):
     """A study file is missing or wrong; the message says what to change."""
-
-
-def _once_each(values: Sequence[Any]) -> Sequence[Any]:
-    if repeated := sorted({str(value) for value in values if values.count(value) > 1}):
-        raise ValueError(f"has {', '.join(repeated)} more than once")
-    return values
-
-
-def _ascending(values: list[int]) -> list[int]:
-    if _once_each(values) != sorted(values):
-        raise ValueError(f"must ascend, such as {sorted(values)}, found {values}")
-    return values
-
-
-def _seeds(seeds: list[int] | list[list[int]]) -> list[int] | list[list[int]]:
-    """Check one list of seeds for all depths, or each of those for one depth."""
-    for of_depth in seeds if seeds and isinstance(seeds[0], list) else [seeds]:
-        if not of_depth or min(_once_each(of_depth)) < 0:
-            raise ValueError(f"whole numbers from 0 are expected, at least one, found {of_depth}")
-    return seeds
-
-
-#: no value twice
-Unique = AfterValidator(_once_each)
-Seed = Annotated[int, Field(ge=0)]
-#: fine-tuning depths from the shallowest
-Depths = Annotated[list[Literal[1, 2, 3, 4, 5]], Field(min_length=1), AfterValidator(_ascending)]
-
-
-class Settings(BaseModel):
-    """Settings that refuse unknown names and wrong types."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-class Lesions(Settings):
-    """Lesion patches."""
-
-    #: patches of each class in each split's own pool
-    patches: dict[str, int]
-
-
-class Slices(Settings):
-    """Lesion-free slices; `template` simulates a cohort from the MNI152 template."""
-
-    source: Literal["template"] = "template"
-    #: subjects of each split
-    subjects: dict[str, int]
-    slices_per_subject: int = Field(gt=0)
-    #: lowest and highest axial position, mm above the anterior commissure
-    z_range: list[float] = Field(min_length=2, max_length=2)
-    seed: Seed = 0
-
-
-class Dataset(Settings):
-    """Slices with lesions."""
-
-    #: side of the square images that the networks see, pixels
-    image_size: int = Field(ge=32)
-    lesion_intensity: float = Field(0.5, gt=0, le=1)
-    brain_intensity: float = Field(0.7, gt=0, le=1)
-    #: seed of the first slice of each split; slice i takes base + i
-    seed_bases: dict[str, Seed] = {"train": 0, "validation": 30_000, "test": 50_000}
-
-
-class Standardise(Settings):
-    """The fixed first layer (x - mean) / std, which lets images stay in [0, 1]."""
-
-    mean: float
-    std: float = Field(gt=0)
-
-
-class Network(Settings):
-    """A VGG of torchvision's family at any width."""
-
-    architecture: Literal["vgg11", "vgg13", "vgg16", "vgg19"] = "vgg16"
-    #: channels relative to torchvision's; 1 is the published network
-    width: float = Field(1.0, gt=0)
-    standardise: Standardise | None = None
-
-
-class Training(Settings):
-    """One training loop's optimiser, schedule and stopping rule."""
-
-    epochs: int = Field(gt=0)
-    batch_size: int = Field(32, gt=0)
-    optimizer: Literal["sgd", "adamw"] = "sgd"
-    momentum: float = Field(0.5, ge=0, lt=1)
-    #: "step" is StepLR(7, 0.1) as published
-    schedule: Literal["step", "one_cycle"] = "step"
-    #: gradients are scaled down to this norm; none as published
-    clip_norm: float | None = Field(None, gt=0)
-    #: a later checkpoint counts only if validation and training accuracy differ by at most this; none: always
-    acc_dif: float | None = Field(None, gt=0)
-    #: three successive changes of validation accuracy below this end the training; none: never
-    stop_value: float | None = Field(None, gt=0)
-
-
-class Pretraining(Settings):
-    """Networks trained before they see a lesion, one per corpus."""
-
-    corpora: Annotated[list[Literal["natural", "mri"]], Field(min_length=1), Unique]
-    #: crops of each photograph in the corpus `natural`
-    crops_per_photograph: int = Field(100, gt=0)
-    learning_rate: float = Field(gt=0)
-    training: Training
-    seed: Seed = 0
-
-
-class Cell(Settings):
-    """Learning rates and seeds of one selection and corpus, one for all depths or one per depth."""
-
-    learning_rate: float | list[float]
-    seeds: Annotated[list[int] | list[list[int]], AfterValidator(_seeds)]
-
-    @model_validator(mode="after")
-    def _five_depths(self) -> "Cell":
-        if isinstance(self.seeds[0], list) and len(self.seeds) != len(FINETUNE_DEPTHS):
-            raise ValueError("seeds must be one list for all depths or five lists, one per depth")
-        if isinstance(self.learning_rate, list) and len(self.learning_rate) != len(FINETUNE_DEPTHS):
-            raise ValueError("learning_rate must be one number or five, one per depth")
-        return self
-
-    def learning_rate_at(self, depth: int) -> float:
-        """Return the learning rate of a fine-tuning depth."""
-        return self.learning_rate[depth - 1] if isinstance(self.learning_rate, list) else self.learning_rate
-
-    def seeds_at(self, depth: int) -> list[int]:
-        """Return the seeds of a fine-tuning depth."""
-        return self.seeds[depth - 1] if isinstance(self.seeds[0], list) else self.seeds
-
-
-class Finetuning(Settings):
-    """The grid of fine-tuned models: selection x corpus x depth x seed."""
-
-    training: Training
-    depths: Depths = list(FINETUNE_DEPTHS)
-    #: figures and report show the first one
-    selections: dict[Selection, dict[str, Cell]] = Field(min_length=1)
-
-
-class Attribution(Settings):
-    """The explanation methods and how many images they explain."""
-
-    methods: Annotated[list[str], Field(min_length=1), Unique]
-    #: options of a method, such as integrated_gradients: {n_steps: 50}
-    options: dict[str, dict[str, Any]] = {}
-    #: names in `localization.SCORES`, or quantus:<metric>, written beside the counts of hits and k
-    scores: Annotated[list[str], Unique] = ["relevance_rank_accuracy", "true_negative_rate"]
-    #: at most so many images right for all models, and so many of those that a model gets wrong; none: all
-    max_images: int | None = Field(None, gt=0)
-    #: images that pass through the network at once, a power of two; none: by their size (`micro_batches.micro_batch_rows`)
-    micro_batch: Literal[1, 2, 4, 8, 16, 32, 64, 128] | None = None
-    #: images whose maps are kept for the heatmaps
-    example_images: int = Field(3, ge=1)
-    #: explain the images that a model gets wrong, too
-    misclassified: bool = True
-    seed: Seed = 0
-
-    @model_validator(mode="after")
-    def _scores_can_be_drawn(self) -> "Attribution":
-        if "relevance_rank_accuracy" not in self.scores:
-            raise ValueError("scores must have relevance_rank_accuracy, from which the figures are drawn")
-        return self
-
-
-class Protocols(Settings):
-    """The smaller grid on which `make protocols` trains the study anew, once per switch and once per further set of seeds.
-
-    It has the study's first selection.
-    """
-
-    #: fine-tuning depths of the grid; none: those of the study
-    depths: Depths | None = None
-    #: at most so many images right for all models of a variant; none: as many as in the study
-    max_images: int | None = Field(None, gt=0)
-    #: how often the study itself is trained with further seeds: says what retraining alone changes
-    reseeds: int = Field(2, ge=1, lt=1000)
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -227,7 +57,7 @@ class Study(Settings):
     #: the protocol from which `switches` deviates
     protocol: Literal["corrected", "published"] = "corrected"
     #: single fields of `pretrain_xai.protocol.Protocol` that differ from `protocol`
-    switches: dict[str, Any] = {}
+    switches: dict[str, Any] = Field(default_factory=dict)
     #: threads of each job; results are the same to the bit only for the same number
     threads: int = Field(1, gt=0)
     lesions: Lesions
@@ -280,6 +110,11 @@ class Study(Settings):
                 for depth in self.finetuning.depths:
                     for seed in cell.seeds_at(depth):
                         yield Run(selection, pretraining, depth, seed)
+
+    @property
+    def reseeds(self) -> list[str]:
+        """The variants that are the study itself with further seeds."""
+        return [f"{paths.RESEED}{number}" for number in range(1, self.protocols.reseeds + 1)]
 
     @property
     def main_selection(self) -> Selection:
@@ -357,12 +192,11 @@ RESEED_STEP = 1_000
 
 
 def _variant(name: str, study: Study, variant: str) -> Study:
-    reseeds = [f"{paths.RESEED}{number}" for number in range(1, study.protocols.reseeds + 1)]
     switches = dataclasses.asdict(PUBLISHED)
-    known = ["published", *switches, *reseeds]
-    if paths.reseed_number(variant) > len(reseeds):
+    known = ["published", *switches, *study.reseeds]
+    if paths.reseed_number(variant) > len(study.reseeds):
         raise StudyError(
-            f"{name!r}: the study has the further seeds {', '.join(reseeds)}; set protocols.reseeds for more"
+            f"{name!r}: the study has the further seeds {', '.join(study.reseeds)}; set protocols.reseeds for more"
         )
     if variant not in known:
         raise StudyError(

@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 
 from pretrain_xai.dataset import LabelledImages
 from pretrain_xai.models import evaluation_mode
-from pretrain_xai.study import Training
+from pretrain_xai.settings import Training
 
 #: images that are predicted at once; fixed, because float32 results depend on the shape of a batch
 PREDICTION_BATCH = 64

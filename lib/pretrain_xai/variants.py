@@ -25,18 +25,13 @@ def variant_name(study_name: str, variant: str) -> str:
     return f"{study_name}{paths.VARIANT_MARK}{variant}"
 
 
-def reseeds(study: Study) -> list[str]:
-    """Return the variants that are the study itself with further seeds."""
-    return [f"{paths.RESEED}{number}" for number in range(1, study.protocols.reseeds + 1)]
-
-
 def retrained_variants(study: Study) -> list[str]:
     """Return all variants whose networks are trained anew, in the order in which they are run.
 
     Switches that the study has as published anyway are left out.
     """
     together = [ALL_TOGETHER] if study.switched != PUBLISHED else []
-    return [*reseeds(study), *unpublished(study.switched, RETRAINED[:-1]), *together]
+    return [*study.reseeds, *unpublished(study.switched, RETRAINED[:-1]), *together]
 
 
 def variant_states(study_name: str, study: Study) -> dict[str, State]:
