@@ -62,7 +62,9 @@ STAGES = {
     "11_boxplots_incorrect": Stage("scores", ("attribution.methods", "pretraining.corpora"), draws=True),
     "11b_score_switches": Stage("scores", ("attribution", "network", "threads"), ("dropout_active", *_SCORING)),
     "12_compare_protocols": Stage(
-        "scores", ("attribution", "compared_depths", "main_selection", "protocols", "protocol", "switches"), draws=True
+        "scores",
+        ("attribution", "compared_depths", "main_selection", "protocols", "reseeds", "protocol", "switches"),
+        draws=True,
     ),
     "13_statistics": Stage("scores", ("attribution.methods", "pretraining.corpora"), ("mask_threshold",), draws=True),
     "15_sanity_checks": Stage(
