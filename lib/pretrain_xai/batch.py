@@ -66,11 +66,14 @@ def only_batch(study: str) -> Iterator[int]:
     Raises
     ------
     BatchError
-        Another batch holds it.
+        Another batch holds it, or the folder can't be written.
     """
     path = paths.data(study) / ".batch.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise BatchError(f"can't write to {path.parent}: {error.strerror}; results of a study go there") from None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield descriptor

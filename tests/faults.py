@@ -1,0 +1,110 @@
+"""Faults that are done to a running batch for real: kills, a full disk, a folder that can't be written."""
+
+import contextlib
+import hashlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from pretrain_xai import paths
+
+#: how the processes of a batch are known by their command lines, from the outermost
+PROCESSES = {
+    "batch": "pretrain_xai.batch",
+    "driver": "-m snakemake",
+    "worker": "pretrain_xai.run_notebook",
+    "kernel": "ipykernel_launcher",
+}
+#: results that must repeat to the byte; provenance and executed notebooks hold times
+RESULTS = {".csv", ".parquet", ".npy", ".npz", ".safetensors"}
+
+
+def make_root(folder: Path) -> Path:
+    """Make a root with the study files alone."""
+    shutil.copytree(paths.REPOSITORY / "studies", folder / "studies")
+    return folder
+
+
+def start(root: Path, *options: str, **environment: str) -> subprocess.Popen:
+    """Start the tiny study in a session of its own; what it prints goes to `root/batch.log`."""
+    command = [sys.executable, "-m", "pretrain_xai.batch", "tiny", *options]
+    log = (root / "batch.log").open("ab")
+    variables = os.environ | {"PRETRAIN_XAI_ROOT": str(root)} | environment
+    return subprocess.Popen(command, env=variables, start_new_session=True, stdout=log, stderr=log)
+
+
+def finish(root: Path, *options: str, **environment: str) -> subprocess.CompletedProcess:
+    """Run the tiny study to its end."""
+    command = [sys.executable, "-m", "pretrain_xai.batch", "tiny", *options]
+    variables = os.environ | {"PRETRAIN_XAI_ROOT": str(root)} | environment
+    return subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
+
+
+def digests(root: Path) -> dict[str, str]:
+    """Return the digests of all tables, weights and arrays of the tiny study; of a variant or its switches none."""
+    folder = root / "data" / "tiny"
+    apart = {paths.switch_scores("tiny").name, paths.switch_predictions("tiny").name, "protocols.csv", "protocols"}
+    files = sorted(file for file in folder.rglob("[!.]*") if file.suffix in RESULTS and not apart & set(file.parts))
+    return {str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
+
+def partial_files(root: Path, whole: dict[str, str]) -> list[str]:
+    """Return the results under their final names that are not those of `whole`, an uninterrupted run."""
+    return sorted(name for name, digest in digests(root).items() if whole.get(name) != digest)
+
+
+def kill(process: subprocess.Popen, which: str, how: signal.Signals) -> bool:
+    """Send a signal to one process of a batch (a key of PROCESSES, or "all"); say whether there was one."""
+    if which == "all":
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, how)
+        return process.poll() is None or True
+    for member in family(process):
+        with contextlib.suppress(psutil.Error):
+            if PROCESSES[which] in " ".join(member.cmdline()):
+                member.send_signal(how)
+                return True
+    return False
+
+
+def family(process: subprocess.Popen) -> list[psutil.Process]:
+    """Return a batch and all that it started and that lives, from the outermost."""
+    with contextlib.suppress(psutil.Error):
+        parent = psutil.Process(process.pid)
+        return [parent, *parent.children(recursive=True)]
+    return []
+
+
+def wait_for_all(members: list[psutil.Process], seconds: float = 60) -> None:
+    """Wait until processes have ended that outlive the one that was killed, as kernels and drivers do."""
+    psutil.wait_procs(members, timeout=seconds)
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path, megabytes: int) -> Iterator[Path]:
+    """Mount a file system of so many megabytes in memory at `folder`; skip clearly where that is not allowed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder)], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("a file system can't be mounted here (root is needed)")
+    try:
+        yield folder
+    finally:
+        for _ in range(20):
+            if subprocess.run(["umount", str(folder)], capture_output=True, check=False).returncode == 0:
+                break
+            time.sleep(0.5)
+
+
+def remount(folder: Path, options: str) -> None:
+    """Change a mounted file system, such as `size=500m`, `ro` or `rw`."""
+    subprocess.run(["mount", "-o", f"remount,{options}", str(folder)], check=True, capture_output=True)
