@@ -13,12 +13,12 @@
 #
 # **Reads** what the study's `slices.source` says: the MNI152 template that nilearn ships (`template`), NIfTI volumes
 # (`nifti`), the authors' slice pickles (`pickle`), or 2-D arrays (`arrays`); see `docs/own_mri.md`. **Writes**
-# `data/<study>/slices/`: the lesion-free slices, one row per slice, the participants, and what was rejected. **Takes** less than
-# a minute for the demo.
+# `data/<study>/slices/`: the lesion-free slices, one row per slice, the participants, and what was rejected. **Takes**
+# less than a minute for the demo.
 
 # %% [markdown]
-# In the demo the anatomy is real, averaged over 152 people; the people are simulated. Each is the template under a smooth random
-# deformation, with a contrast, an intensity bias and a noise of its own. *Sex* shifts size and shape so that a
+# In the demo the anatomy is real, averaged over 152 people; the people are simulated. Each is the template under a smooth
+# random deformation, with a contrast, an intensity bias and a noise of its own. *Sex* shifts size and shape so that a
 # network can be pre-trained to tell it, as the paper's was on real brains; *age* widens the ventricles. Nothing there says
 # anything about real sex or age.
 #

@@ -102,8 +102,8 @@ SECTIONS = (
     (
         "slices",
         "What do the brains look like in numbers?",
-        "Brightness of brain pixels by split, share of the slice that is brain by class, and what was rejected why; each file "
-        "and slice with its reason stands in rejected.csv.",
+        "Brightness of brain pixels by split, share of the slice that is brain by class, and what was rejected why; "
+        "rejected.csv names each file and slice.",
     ),
     (
         "audit",

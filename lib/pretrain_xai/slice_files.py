@@ -42,6 +42,11 @@ def bare_subject(name: str) -> str:
     return name.strip().removeprefix("sub-")
 
 
+def full_subject(name: str) -> str:
+    """Return a subject's name as tables have it; with letters, as a reader of `01` would make a number of it."""
+    return f"sub-{name}"
+
+
 def source_path(text: str) -> Path:
     """Return a path of a study file: absolute, in the home (~), or from the folder that holds `studies/`."""
     return paths.root() / Path(text).expanduser()

@@ -18,7 +18,7 @@ from pretrain_xai.nifti import nifti_shape, read_nifti
 from pretrain_xai.participants import check_splits, deal, read_participants
 from pretrain_xai.slice_arrays import array_shape, read_arrays_of
 from pretrain_xai.slice_checks import BadFileError, Cut, Frame
-from pretrain_xai.slice_files import SourceError, SourceFile, find_files, source_folder
+from pretrain_xai.slice_files import SourceError, SourceFile, find_files, full_subject, source_folder
 from pretrain_xai.slice_pickles import pickle_cohort
 from pretrain_xai.slice_settings import Files, Slices, Template
 from pretrain_xai.slices import simulate_cohort, simulate_participants, write_slices
@@ -139,7 +139,7 @@ def _usable_files(
             shapes.add(reader.shape(file))
             files.setdefault(file.subject, []).append(file)
         except BadFileError as error:
-            rejected.append({"file": file.name, "subject": file.subject, "reason": str(error)})
+            rejected.append({"file": file.name, "subject": full_subject(file.subject), "reason": str(error)})
     return files, shapes
 
 
@@ -155,15 +155,15 @@ def _cut_files(
             cut = read(file, settings)
             part = _Part(frame.fit(cut.slices), cut.z, cut.rejected, file.name)
         except BadFileError as error:
-            rejected.append({"file": file.name, "subject": file.subject, "reason": str(error)})
+            rejected.append({"file": file.name, "subject": full_subject(file.subject), "reason": str(error)})
             continue
-        own = {"file": file.name, "subject": file.subject}
+        own = {"file": file.name, "subject": full_subject(file.subject)}
         rejected += [{**own, "z": z, "reason": reason} for z, reason in cut.rejected.items()]
         yield part
 
 
 def _rows(part: _Part, subject: str, split: str, person: pd.Series) -> pd.DataFrame:
-    return pd.DataFrame({"subject": subject, **person.to_dict(), "split": split, "z": part.z, "file": part.file})
+    return pd.DataFrame({"subject": full_subject(subject), **person.to_dict(), "split": split, "z": part.z, "file": part.file})
 
 
 def _checked(cohort: Iterator[Part], settings: Slices, target: str, rejected: list[dict[str, Any]]) -> Iterator[Part]:
