@@ -248,7 +248,7 @@ def _shape(header: nibabel.Nifti1Header) -> tuple[int, int, int]:
 def _dtype(header: nibabel.Nifti1Header) -> np.dtype:
     try:
         dtype = header.get_data_dtype()
-    except nibabel.spatialimages.HeaderDataError:
+    except (KeyError, nibabel.spatialimages.HeaderDataError):
         raise BadFileError(f"its header has the unknown data type {int(header['datatype'])}") from None
     if dtype.kind not in "iuf" or dtype.itemsize > 8 or dtype.itemsize * 8 != int(header["bitpix"]):
         raise BadFileError(

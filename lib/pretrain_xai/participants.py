@@ -6,6 +6,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -118,7 +119,7 @@ def deal(subjects: Mapping[str, str], splits: Mapping[str, float], seed: int) ->
     if empty := [split for split, count in counts.items() if not count]:
         raise SourceError(f"{', '.join(empty)} would have none of {len(waiting)} subjects; raise its share")
     dealt = iter(waiting)
-    of = {subject: split for split, count in counts.items() for subject, _ in zip(dealt, range(count), strict=False)}
+    of = {subject: split for split, count in counts.items() for subject in islice(dealt, count)}
     return of, waiting[len(of) :]
 
 

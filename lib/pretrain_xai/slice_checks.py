@@ -105,12 +105,14 @@ def good_slices(images: np.ndarray, z: np.ndarray, min_brain_share: float) -> tu
     BadFileError
         No slice can.
     """
+    if not len(images):
+        raise BadFileError("it has no slices")
     problems = [slice_problem(image, min_brain_share) for image in images]
     good = np.array([place for place, problem in enumerate(problems) if problem is None], dtype=int)
     rejected = {float(z[place]): problem for place, problem in enumerate(problems) if problem}
     if not len(good):
-        few = f"none of its {len(images)} slices can be used: " if len(images) > 1 else ""
-        raise BadFileError(f"{few}{next(iter(rejected.values()), 'it has none')}")
+        few = f"none of its {len(images)} slices can be used, in the middle: " if len(images) > 1 else ""
+        raise BadFileError(few + list(rejected.values())[len(rejected) // 2])
     return good, rejected
 
 
