@@ -51,18 +51,6 @@ class Lesions(Settings):
     patches: dict[str, int]
 
 
-class Slices(Settings):
-    """Lesion-free slices; `template` simulates a cohort from the MNI152 template."""
-
-    source: Literal["template"] = "template"
-    #: subjects of each split
-    subjects: dict[str, int]
-    slices_per_subject: int = Field(gt=0)
-    #: lowest and highest axial position, mm above the anterior commissure
-    z_range: list[float] = Field(min_length=2, max_length=2)
-    seed: Seed = 0
-
-
 class Dataset(Settings):
     """Slices with lesions."""
 
@@ -111,6 +99,8 @@ class Pretraining(Settings):
     """Networks trained before they see a lesion, one per corpus."""
 
     corpora: Annotated[list[Literal["natural", "mri"]], Field(min_length=1), Unique]
+    #: what the corpus `mri` teaches to tell: sex, or any column of the participants table with a few values
+    target: str = Field("sex", min_length=1)
     #: crops of each photograph in the corpus `natural`
     crops_per_photograph: int = Field(100, gt=0)
     learning_rate: float = Field(gt=0)
