@@ -16,6 +16,7 @@ import jupytext
 from pydantic import BaseModel
 
 from pretrain_xai import paths
+from pretrain_xai.own_network import source_file
 from pretrain_xai.protocol import DATASET_SWITCHES
 from pretrain_xai.study import Study
 
@@ -47,6 +48,7 @@ STAGES = {
     "04_pretrain": Stage(
         "pretrained", ("pretraining", "network", "dataset.image_size", "dataset.brain_intensity", "threads")
     ),
+    "04b_take_weights": Stage("pretrained", ("pretraining.weights", "network")),
     "05_finetune": Stage(
         "finetuned",
         ("finetuning.training", "network", "threads"),
@@ -79,8 +81,10 @@ STAGES = {
 def fingerprint(study: Study, notebook: str) -> dict[str, Any]:
     """Return what the results of `notebook` (a key of STAGES) depend on, besides the files that it reads."""
     stage = STAGES[notebook]
+    own = source_file(study.network.module) if "network" in stage.settings and study.network.module else None
     return {
         "code": code_digest(paths.NOTEBOOKS / f"{notebook}.py", () if stage.draws else _DRAWING),
+        **({"own network": code_digest(own)} if own else {}),
         **{name: _setting(study, name) for name in stage.settings},
         **{name: getattr(study.switched, name) for name in stage.switches},
     }
