@@ -50,7 +50,8 @@ def resnet(n_classes: int) -> nn.Module:
 def with_functional_relu(n_classes: int) -> nn.Module:
     class Hidden(SmallResNet):
         def forward(self, x: Tensor) -> Tensor:
-            return self.fc(self.mean(functional.relu(self.stem(x))).flatten(1))
+            x = self.layer3(self.layer2(self.layer1(functional.relu(self.norm(self.stem(x))))))
+            return self.fc(self.mean(x).flatten(1))
 
     return Hidden(n_classes)
 
@@ -58,6 +59,16 @@ def with_functional_relu(n_classes: int) -> nn.Module:
 def in_place(n_classes: int) -> nn.Module:
     network = SmallResNet(n_classes)
     network.layer2.relu1 = nn.ReLU(inplace=True)
+    return network
+
+
+def three_logits(n_classes: int) -> nn.Module:
+    return SmallResNet(n_classes + 1)
+
+
+def too_small_images(n_classes: int) -> nn.Module:
+    network = SmallResNet(n_classes)
+    network.pool = nn.MaxPool2d(64)
     return network
 
 

@@ -31,7 +31,7 @@ KINDS = {
     "safetensors": lambda network, path: save_file(network.state_dict(), path),
     "zip": lambda network, path: torch.save(network.state_dict(), path),
     "before 1.6": lambda network, path: torch.save(network.state_dict(), path, _use_new_zipfile_serialization=False),
-    "whole network": lambda network, path: torch.save(network, path),
+    "whole network": torch.save,
 }
 STUDY_FEATURES = Path(
     os.environ.get(
@@ -161,7 +161,7 @@ def test_another_network_is_refused_with_the_first_keys_and_shapes(tmp_path, kin
     message = str(error.value)
     assert f"{path} does not fit" in message and "differ)" in message and "\n" not in message
     assert "features.0.weight: (2, 3, 3, 3), expected (1, 3, 3, 3)" in message
-    with pytest.raises(WeightsError, match=r"features\.\d+\.weight: \(.*\), expected"):
+    with pytest.raises(WeightsError, match=r"features\.2\.weight: missing, expected \(2, 2, 3, 3\)"):
         pretrained_state(Network(architecture="vgg13", width=1 / 32), str(path))
     with pytest.raises(WeightsError, match=r"features\.1\.weight: missing, expected \(2,\)"):
         pretrained_state(Network(architecture="vgg11_bn", width=1 / 32), str(path))
@@ -425,7 +425,7 @@ def test_a_damaged_cached_file_is_noticed_by_its_checksum(torchvisions):
     right = bytearray(torchvisions(None))
     right[-1] ^= 1
     torchvisions(bytes(right))
-    with pytest.raises(WeightsError, match="checksum is not .* delete it"):
+    with pytest.raises(WeightsError, match=r"checksum is not .* delete it"):
         torchvision_state("IMAGENET1K_V1", "vgg11")
 
 
