@@ -59,6 +59,7 @@ SELECTION = study.main_selection
 METHODS = f"[{', '.join(study.attribution.methods)}]"
 CHECKED = checked_run()
 
+SLICES = [near(paths.slices(STUDY) / name) for name in ("slices.npy", "slices.csv")]
 AUDIT = near(paths.dataset(STUDY) / "audit.csv")
 PRETRAINED = near(paths.pretrained(STUDY, "{pretraining}"))
 FINETUNED = near(paths.finetuned(STUDY, RUN))
@@ -128,7 +129,9 @@ rule make_lesions:
 
 rule make_slices:
     output:
-        multiext(f"{near(paths.slices(STUDY))}/", "slices.npy", "slices.csv", "participants.csv"),
+        SLICES,
+        multiext(f"{near(paths.slices(STUDY))}/", "participants.csv", "rejected.csv"),
+        figure("02_make_slices", "slices"),
     log:
         log_of("02_make_slices"),
     params:
@@ -140,7 +143,7 @@ rule make_slices:
 rule build_dataset:
     input:
         rules.make_lesions.output,
-        rules.make_slices.output,
+        SLICES,
     output:
         dataset(*study.dataset.seed_bases),
         AUDIT,
@@ -157,7 +160,7 @@ rule pretrain:
     wildcard_constraints:
         pretraining="|".join(study.pretraining.trained) or "-",
     input:
-        lambda wildcards: rules.make_slices.output if wildcards.pretraining == "mri" else [],
+        lambda wildcards: SLICES if wildcards.pretraining == "mri" else [],
     output:
         PRETRAINED,
         PRETRAINED.replace(".safetensors", ".history.csv"),
@@ -387,6 +390,7 @@ rule compare_protocols:
 rule report:
     input:
         AUDIT,
+        figure("02_make_slices", "slices"),
         rules.classification_metrics.output,
         rules.heatmaps.output,
         rules.boxplots.output,

@@ -11,14 +11,18 @@
 #
 # **Question.** Which brains carry the lesions, and how do they vary?
 #
-# **Reads** the MNI152 template that nilearn ships. **Writes** `data/<study>/slices/`: the lesion-free slices, one row
-# per slice, and the participants. **Takes** less than a minute for the demo.
+# **Reads** what the study's `slices.source` says: the MNI152 template that nilearn ships (`template`), NIfTI volumes
+# (`nifti`), the authors' slice pickles (`pickle`), or 2-D arrays (`arrays`); see `docs/own_mri.md`. **Writes**
+# `data/<study>/slices/`: the lesion-free slices, one row per slice, the participants, and what was rejected. **Takes**
+# less than a minute for the demo.
 
 # %% [markdown]
-# The anatomy is real, averaged over 152 people; the people are simulated. Each is the template under a smooth random
-# deformation, with a contrast, an intensity bias and a noise of its own. *Sex* shifts size and shape so that a
-# network can be pre-trained to tell it, as the paper's was on real brains; *age* widens the ventricles. Nothing here says
+# In the demo the anatomy is real, averaged over 152 people; the people are simulated. Each is the template under a smooth
+# random deformation, with a contrast, an intensity bias and a noise of its own. *Sex* shifts size and shape so that a
+# network can be pre-trained to tell it, as the paper's was on real brains; *age* widens the ventricles. Nothing there says
 # anything about real sex or age.
+#
+# Files of real brains are not trusted: one that is damaged, or is not what it says it is, is left out, with the reason.
 
 # %% tags=["parameters"]
 study: str = "demo"  # a file in studies/
@@ -26,39 +30,38 @@ study: str = "demo"  # a file in studies/
 # %%
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 
 from pretrain_xai import figures, paths, previews
 from pretrain_xai.provenance import record
-from pretrain_xai.slices import read_slices, simulate_cohort, simulate_participants, write_slices
+from pretrain_xai.slice_files import source_state
+from pretrain_xai.slice_quality import rejection_counts, slice_quality
+from pretrain_xai.slice_sources import make_slices
+from pretrain_xai.slices import read_slices
 from pretrain_xai.study import load_study
-from pretrain_xai.tables import write_table
 
 config = load_study(study)
 settings = config.slices
+target = config.pretraining.target
+folder = paths.slices(study)
 figures.use_style()
 
 # %% [markdown]
-# ## Recruit
+# ## Gather
 #
-# Splits are disjoint by subject: slices of one brain resemble each other, and a network that is tested on the
-# brains of its training would look better than it is. Networks are pre-trained on yet other subjects.
+# One subject at a time, streamed to a memory-mapped file. Splits are disjoint by subject: slices of one brain resemble
+# each other, and a network that is tested on the brains of its training would look better than it is. Networks are
+# pre-trained on yet other subjects.
 
 # %%
-participants = simulate_participants(settings.subjects, np.random.default_rng(settings.seed))
-assert participants["participant_id"].is_unique
-participants.groupby(["split", "sex"], sort=False)["age"].agg(["size", "mean"]).round(1)
-
-# %% [markdown]
-# ## Scan
-#
-# Slices are sampled one subject at a time and streamed to a memory-mapped file.
+rejected = make_slices(folder, settings, target)
+parameters = {"study": study, "target": target, **settings.model_dump(), "source_state": source_state(settings)}
+record(folder / "slices.npy", parameters=parameters)
 
 # %%
-folder = paths.slices(study)
-cohort = simulate_cohort(participants, settings.slices_per_subject, tuple(settings.z_range), settings.seed)
-write_table(participants, folder / "participants.csv")
-write_slices(folder, cohort, n_slices=len(participants) * settings.slices_per_subject)
-record(folder / "slices.npy", parameters={"study": study, **settings.model_dump()})
+slices, table = read_slices(folder)
+participants = table.drop_duplicates("subject")
+participants.groupby(["split", target], sort=False)["age"].agg(["size", "mean"]).round(1)
 
 # %% [markdown]
 # ## Look
@@ -66,24 +69,34 @@ record(folder / "slices.npy", parameters={"study": study, **settings.model_dump(
 # One row per subject, from below to above.
 
 # %%
-slices, table = read_slices(folder)
 n_slices, height, width = slices.shape
-figure = previews.slice_figure(slices, table, n_subjects=4)
+figure = previews.slice_figure(
+    slices, table, n_subjects=4, unit="mm" if settings.source in ("template", "nifti") else ""
+)
 plt.show(figure)
 
 # %% [markdown]
 # ## Compare
 #
-# Men's simulated brains are larger; the distributions overlap, as real ones do.
+# Splits should be equally bright. Men's brains are larger (also the simulated ones); the distributions overlap.
 
 # %%
-brain = table.assign(brain_share=[(slice_ > 0).mean() for slice_ in slices])
-figure, ax = plt.subplots(figsize=(figures.ONE_COLUMN, 2))
-previews.plot_distributions(
-    ax, brain.groupby(["subject", "sex"], as_index=False)["brain_share"].mean(), "brain_share", "sex"
-)
+quality = slice_quality(slices, table, by=target)
+reasons = rejection_counts(rejected)
+figure = previews.quality_figure(quality, reasons)
+figures.save_figure(figure, pd.concat([quality, reasons], ignore_index=True), study, "slices", parameters=parameters)
 plt.show(figure)
 
+# %% [markdown]
+# ## What was rejected
+#
+# All of it stands in `rejected.csv`; a row with a `z` is a single slice, one without a whole file.
+
 # %%
-assert np.isfinite(slices).all() and (brain["brain_share"] > 0.1).all()
+rejected.head(20).style.format(precision=1, na_rep="").hide(axis="index")
+
+# %%
+assert all(np.isfinite(slice_).all() and slice_.any() and slice_.min() == 0 for slice_ in slices)
+n_files = int(rejected["z"].isna().sum())
 print(f"{n_slices} slices of {height} x {width} px from {len(participants)} subjects, saved in {folder}")
+print(f"rejected: {n_files} files and {len(rejected) - n_files} single slices")

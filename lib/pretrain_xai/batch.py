@@ -17,6 +17,7 @@ from pathlib import Path
 
 from pretrain_xai import paths
 from pretrain_xai.errors import UserError
+from pretrain_xai.slice_files import check_source
 from pretrain_xai.study import Study, StudyError, load_study
 from pretrain_xai.variants import finished_variants, retrained_variants, variant_name, variant_states
 
@@ -161,6 +162,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         check_methods(settings)
         check_scores(settings)
         check_files_and_network(settings)
+        check_source(settings.slices)
         status = run_batch(options.study, snakemake_options)
         if status == 0 and options.protocols:
             status = run_protocols(options.study, snakemake_options, retrain=options.protocols == "all")

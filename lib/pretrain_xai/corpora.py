@@ -10,7 +10,7 @@ from pretrain_xai import paths
 from pretrain_xai.dataset import LabelledImages
 from pretrain_xai.overlay import clean_at_model_resolution
 from pretrain_xai.slices import read_slices
-from pretrain_xai.study import Study
+from pretrain_xai.study import PRETRAINING_SPLITS, Study
 
 #: colour or grey photographs and textures that scikit-image ships; each is one class
 PHOTOGRAPHS = (
@@ -63,18 +63,22 @@ def natural_corpus(study_name: str, study: Study) -> Corpus:
 
 
 def mri_corpus(study_name: str, study: Study) -> Corpus:
-    """Take the lesion-free slices of the subjects set aside for pre-training; the class is the sex (0 F, 1 M).
+    """Take the lesion-free slices of the subjects set aside for pre-training.
+
+    The classes are the values of the column `pretraining.target`, in the order of their names: of sex F, then M.
 
     Returns
     -------
     Two LabelledImages: float32 images of shape (n, image_size, image_size) with the brain's intensity range of the study.
     """
     slices, table = read_slices(paths.slices(study_name))
+    classes = np.unique(table[study.pretraining.target].astype(str))
+    labels = np.searchsorted(classes, table[study.pretraining.target].astype(str))
     size, parts = study.dataset.image_size, []
-    for split in ("pretraining", "pretraining_validation"):
+    for split in PRETRAINING_SPLITS:
         rows = table.index[table["split"] == split]
         images = [clean_at_model_resolution(slices[row], size, study.dataset.brain_intensity) for row in rows]
-        parts.append(LabelledImages(np.stack(images), (table.loc[rows, "sex"] == "M").to_numpy(dtype=np.int64)))
+        parts.append(LabelledImages(np.stack(images), labels[rows]))
     return parts[0], parts[1]
 
 

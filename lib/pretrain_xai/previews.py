@@ -1,5 +1,6 @@
 """Pictures of what a study is made of: patches, slices, images with lesions, training curves, the audit."""
 
+import textwrap
 from collections.abc import Mapping
 
 import numpy as np
@@ -31,19 +32,45 @@ def patch_figure(patches: Patches, n_shown: int) -> Figure:
     return figure
 
 
-def slice_figure(slices: np.ndarray, table: pd.DataFrame, n_subjects: int) -> Figure:
-    """Draw the slices of the first subjects, one row per subject."""
-    subjects = table["subject"].unique()[:n_subjects]
-    n_slices = int((table["subject"] == subjects[0]).sum())
+def slice_figure(slices: np.ndarray, table: pd.DataFrame, n_subjects: int, unit: str) -> Figure:
+    """Draw slices of the first subjects, one row per subject, at most eight from below to above; z has the `unit`."""
+    groups = [rows for _, rows in table.groupby("subject", sort=False)][:n_subjects]
+    n_slices = min(8, max(map(len, groups)))
     height = TWO_COLUMNS / n_slices * slices.shape[1] / slices.shape[2] * 1.1
     figure, axes = plt.subplots(
-        n_subjects, n_slices, figsize=(TWO_COLUMNS, height * n_subjects), squeeze=False, layout="constrained"
+        len(groups), n_slices, figsize=(TWO_COLUMNS, height * len(groups)), squeeze=False, layout="constrained"
     )
-    for row, subject in zip(axes, subjects, strict=True):
-        rows = table[table["subject"] == subject]
-        for ax, (index, z) in zip(row, rows["z"].items(), strict=True):
-            _show(ax, slices[index]).set_title(f"{z:.0f} mm", fontsize=6, pad=1)
-        row[0].set_ylabel(f"{rows['sex'].iloc[0]}, {rows['age'].iloc[0]}")
+    for row, rows in zip(axes, groups, strict=True):
+        drawn = rows.iloc[np.unique(np.linspace(0, len(rows) - 1, n_slices).round().astype(int))]
+        for ax, (index, z) in zip(row, drawn["z"].items(), strict=False):
+            _show(ax, slices[index]).set_title(f"{z:.0f} {unit}", fontsize=6, pad=1)
+        for ax in row[len(drawn) :]:
+            ax.axis("off")
+        row[0].set_ylabel(f"{rows['sex'].iloc[0]}, {rows['age'].iloc[0]:g}")
+    return figure
+
+
+def quality_figure(quality: pd.DataFrame, rejected: pd.DataFrame) -> Figure:
+    """Draw the brightness of the brain by split, the share of brain by class, and what was rejected why.
+
+    Both tables are those of `slice_quality`.
+    """
+    figure, axes = plt.subplots(1, 3, figsize=(TWO_COLUMNS, 2), layout="constrained", width_ratios=(1, 1, 1.2))
+    styles = ("-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)))
+    for ax, panel, unit in zip(axes, ("intensity", "brain_share"), ("brain pixels", "slices"), strict=False):
+        for number, (group, rows) in enumerate(quality[quality["panel"] == panel].groupby("group", sort=False)):
+            ax.plot(rows["x"], rows["value"], linestyle=styles[number % len(styles)], label=group)
+        ax.set(xlabel=_AXIS_LABELS[panel], ylabel=f"share of {unit}", xlim=(0, 1), ylim=(0, None))
+        ax.legend(fontsize=5)
+    most = rejected.head(6)[::-1]
+    axes[2].barh(range(len(most)), most["value"], color="0.7")
+    for place, row in enumerate(most.itertuples()):
+        words = textwrap.shorten(f"{row.value} {row.group}{'s' * (row.value > 1)}: {row.x}", 60, placeholder=" …")
+        axes[2].text(0.02, place, words, transform=axes[2].get_yaxis_transform(), va="center", fontsize=5)
+    axes[2].set(xlabel="files and slices rejected", yticks=[])
+    if most.empty:
+        axes[2].set(xticks=[])
+        axes[2].text(0.5, 0.5, "none", transform=axes[2].transAxes, ha="center", color="0.4")
     return figure
 
 
@@ -139,6 +166,7 @@ _AXIS_LABELS: Mapping[str, str] = {
     "box_pixels": "boxes (px, before resizing)",
     "lightening": "mean brightening",
     "brain_share": "share of the slice that is brain",
+    "intensity": "intensity",
 }
 
 

@@ -100,6 +100,12 @@ SECTIONS = (
         "background, which is 0 for methods that multiply by the image, keeps the similarity over the whole image high.",
     ),
     (
+        "slices",
+        "What do the brains look like in numbers?",
+        "Brightness of brain pixels by split, share of the slice that is brain by class, and what was rejected why; "
+        "rejected.csv names each file and slice.",
+    ),
+    (
         "audit",
         "Is there anything but lesions to learn?",
         "By class: size of lesion masks, of patch boxes before resizing, mean brightening, and lesion centres. Boxes of "

@@ -6,14 +6,16 @@ with text keys, numpy arrays and torch tensors (which become numpy arrays). Ever
 is not in `_NAMES`, letter for letter, is refused.
 
 What a file may allocate is bounded: no read beyond its end, arrays and tensors together no larger than the file, at
-most `MAX_INSTRUCTIONS` instructions, integers of 64 bits.
+most `MAX_INSTRUCTIONS` instructions, integers of 64 bits. Large arrays stay on disk until they are used: the file is
+mapped into memory, so that one of 10 GB takes little of it.
 """
 
 import io
 import math
+import mmap
 import pickletools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -23,6 +25,8 @@ from pretrain_xai.errors import UserError
 
 #: six times what the largest result file of the study needs; one instruction makes at most one small object
 MAX_INSTRUCTIONS = 20_000_000
+#: content of so many bytes or more is left in the mapped file
+MAPPED_FROM = 2**12
 #: the longest line that a text instruction (a module and a name) may read
 MAX_LINE = 200
 #: no object arrays ("O"), no structured ones ("V"), no dates
@@ -46,7 +50,7 @@ class _Refused(Exception):
 def load(path: Path) -> Any:
     """Return what a pickle holds, with numpy arrays in place of torch tensors; nothing in it is ever executed.
 
-    The bytes of an array are kept once, as read; such arrays are read-only.
+    Arrays are read-only; large ones are views of the file, which must not change while they are used.
 
     Raises
     ------
@@ -60,7 +64,7 @@ def load(path: Path) -> Any:
         with path.open("rb") as file:
             _check_start(path, file.read(1024))
             file.seek(0)
-            return _Machine(_BoundedFile(file, path.stat().st_size)).run()
+            return _Machine(_MappedFile(file, path.stat().st_size)).run()
     except FileNotFoundError:
         raise ReleaseError(f"{path}: no such file; check the folder, or fetch the release again") from None
     except OSError as error:
@@ -118,6 +122,24 @@ class _BoundedFile:
         return line
 
 
+class _MappedFile(_BoundedFile):
+    """A bounded file whose long reads are views of the file mapped into memory, not copies."""
+
+    def __init__(self, file: BinaryIO, size: int) -> None:
+        super().__init__(file, size)
+        self._map = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+
+    def read(self, count: int) -> bytes | memoryview:
+        if count < MAPPED_FROM:
+            return super().read(count)
+        start = self.tell()
+        if count > self._left:
+            return super().read(count)  # says what is wrong
+        self._left -= count
+        self._file.seek(start + count)
+        return self._map[start : start + count]
+
+
 class _Name:
     """A name that the pickle asks for and may have; a stand-in, so that it can be called by `_Machine` only."""
 
@@ -154,19 +176,19 @@ class _Machine:
         self.memo: dict[int, Any] = {}
 
     def run(self) -> Any:
-        for count, (opcode, argument, _) in enumerate(pickletools.genops(self.file)):
+        for count, (name, argument) in enumerate(_instructions(self.file)):
             if count >= MAX_INSTRUCTIONS:
                 raise _Refused(f"it has more than {MAX_INSTRUCTIONS:,} instructions")
-            if opcode.name == "STOP":
+            if name == "STOP":
                 return self.stack.pop()
-            if opcode.name in _VALUES:
+            if name in _VALUES:
                 self.stack.append(_checked(argument))
-            elif opcode.name in _CONSTANTS:
-                self.stack.append(_CONSTANTS[opcode.name]())
-            elif opcode.name in _STEPS:
-                _STEPS[opcode.name](self, argument)
+            elif name in _CONSTANTS:
+                self.stack.append(_CONSTANTS[name]())
+            elif name in _STEPS:
+                _STEPS[name](self, argument)
             else:
-                raise _Refused(f"it uses the instruction {opcode.name}, which results never need")
+                raise _Refused(f"it uses the instruction {name}, which results never need")
         raise EOFError("it has no end")
 
     def mark(self, _: None) -> None:
@@ -244,6 +266,16 @@ class _Machine:
         self.stack.append(value)
 
 
+def _instructions(file: _BoundedFile) -> Iterator[tuple[str, Any]]:
+    """Yield name and argument of each instruction, as `pickletools.genops`, which would copy the content of a bytearray."""
+    while code := file.read(1):
+        opcode = pickletools.code2op.get(code.decode("latin-1"))
+        if opcode is None:
+            raise _Refused(f"it has the unknown instruction {code!r}")
+        reader = pickletools.read_bytes8 if opcode.name == "BYTEARRAY8" else opcode.arg and opcode.arg.reader
+        yield opcode.name, reader(file) if reader else None
+
+
 def _expect(value: Any, kind: type, doing: str) -> Any:
     if type(value) is not kind:
         raise _Refused(f"it {doing} {type(value).__name__} where only {kind.__name__.strip('_')} is allowed")
@@ -268,8 +300,8 @@ def _dtype(_: _Budget, code: str, *_options: bool) -> _Unfinished:
     return _Unfinished(finish)
 
 
-def _array(budget: _Budget, content: bytes | bytearray, dtype: np.dtype, shape: tuple, order: str) -> np.ndarray:
-    if type(content) not in (bytes, bytearray) or not isinstance(dtype, np.dtype):
+def _array(budget: _Budget, content: bytes | memoryview, dtype: np.dtype, shape: tuple, order: str) -> np.ndarray:
+    if type(content) not in (bytes, memoryview) or not isinstance(dtype, np.dtype):
         raise _Refused("it holds an array whose content is no bytes or has no dtype (objects are not allowed)")
     if any(type(length) is not int or length < 0 for length in shape):
         raise _Refused("it holds an array of a shape that is no tuple of counts")
@@ -305,6 +337,7 @@ def _scalar(budget: _Budget, dtype: np.dtype, content: bytes) -> np.generic:
 
 def _storage(budget: _Budget, content: bytes) -> np.ndarray:
     """Return a pickled torch storage as a flat array; torch reads it with `weights_only=True`."""
+    content = content.tobytes() if type(content) is memoryview else content
     budget.spend(len(_expect(content, bytes, "loads a torch storage from")))
     _check_storage(content)
     import torch  # here, as it is slow and most files hold no tensor

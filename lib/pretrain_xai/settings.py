@@ -51,18 +51,6 @@ class Lesions(Settings):
     patches: dict[str, int]
 
 
-class Slices(Settings):
-    """Lesion-free slices; `template` simulates a cohort from the MNI152 template."""
-
-    source: Literal["template"] = "template"
-    #: subjects of each split
-    subjects: dict[str, int]
-    slices_per_subject: int = Field(gt=0)
-    #: lowest and highest axial position, mm above the anterior commissure
-    z_range: list[float] = Field(min_length=2, max_length=2)
-    seed: Seed = 0
-
-
 class Dataset(Settings):
     """Slices with lesions."""
 
@@ -135,6 +123,8 @@ class Pretraining(Settings):
     corpora: Annotated[list[Literal["natural", "mri", "imagenet"]], Field(min_length=1), Unique]
     #: of a corpus that is not trained here: torchvision's name of weights, or a local file (from the folder of studies/)
     weights: dict[Literal["natural", "mri", "imagenet"], str] = {}
+    #: what the corpus `mri` teaches to tell: sex, or any column of the participants table with a few values
+    target: str = Field("sex", min_length=1)
     #: crops of each photograph in the corpus `natural`
     crops_per_photograph: int = Field(100, gt=0)
     learning_rate: float | None = Field(None, gt=0)

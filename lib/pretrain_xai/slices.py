@@ -8,10 +8,11 @@ study uses are sampled.
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pandas as pd
-from numpy.lib.format import open_memmap
+from numpy.lib.format import write_array_header_1_0
 from scipy.interpolate import make_interp_spline
 from scipy.ndimage import map_coordinates
 from tqdm.auto import tqdm
@@ -157,21 +158,36 @@ def _widening(offset: np.ndarray, age: float) -> np.ndarray:
     return np.concatenate([np.zeros_like(distance), shift * offset[1:] / np.maximum(distance, 1e-9)])
 
 
-def write_slices(folder: Path, cohort: Iterable[tuple[np.ndarray, pd.DataFrame]], n_slices: int) -> None:
-    """Stream slices to `slices.npy` and their table to `slices.csv`; memory does not grow with their number."""
-    rows, written = [], 0
-    with atomic_path(folder / "slices.npy") as temporary:
-        stored = None
+def write_slices(
+    folder: Path, cohort: Iterable[tuple[np.ndarray, pd.DataFrame]], n_slices: int | None = None
+) -> pd.DataFrame:
+    """Stream slices to `slices.npy` and their table to `slices.csv`; memory does not grow with their number.
+
+    If `cohort` ends with an error, or with another number of slices than told, nothing is written. Returns the table.
+    """
+    rows: list[pd.DataFrame] = []
+    with atomic_path(folder / "slices.npy") as temporary, temporary.open("wb") as file:
+        shape: tuple[int, ...] = ()
         for slices, table in cohort:
-            if stored is None:
-                stored = open_memmap(temporary, mode="w+", dtype=np.float32, shape=(n_slices, *slices.shape[1:]))
-            stored[written : written + len(slices)] = slices
-            written += len(slices)
+            if not shape:
+                shape = slices.shape[1:]
+                _write_header(file, (0, *shape))
+            if slices.shape[1:] != shape:
+                raise ValueError(f"expected slices of shape {shape}, got {slices.shape[1:]}")
+            file.write(np.ascontiguousarray(slices, dtype="<f4").data)
             rows.append(table)
-        if stored is None or written != n_slices:
-            raise ValueError(f"expected {n_slices} slices, got {written}")
-        stored.flush()
-    write_table(pd.concat(rows, ignore_index=True), folder / "slices.csv")
+        written = sum(map(len, rows))
+        if not written or written != (n_slices or written):
+            raise ValueError(f"expected {n_slices or 'some'} slices, got {written}")
+        file.seek(0)
+        _write_header(file, (written, *shape))  # as long as the first: numpy leaves room for the number of rows
+    table = pd.concat(rows, ignore_index=True)
+    write_table(table, folder / "slices.csv")
+    return table
+
+
+def _write_header(file: BinaryIO, shape: tuple[int, ...]) -> None:
+    write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
 
 
 def read_slices(folder: Path) -> tuple[np.ndarray, pd.DataFrame]:

@@ -18,6 +18,7 @@ from pydantic import BaseModel
 from pretrain_xai import paths
 from pretrain_xai.own_network import source_file
 from pretrain_xai.protocol import DATASET_SWITCHES
+from pretrain_xai.slice_files import source_state
 from pretrain_xai.study import Study
 
 
@@ -43,7 +44,7 @@ _SCORING = ("channel_reduction", "mask_threshold", "ties", "signed_edges", "capt
 
 STAGES = {
     "01_make_lesions": Stage("lesions", ("lesions",)),
-    "02_make_slices": Stage("slices", ("slices",)),
+    "02_make_slices": Stage("slices", ("slices", "pretraining.target")),
     "03_build_dataset": Stage("dataset", ("lesions", "slices.seed", "dataset"), DATASET_SWITCHES),
     "04_pretrain": Stage(
         "pretrained", ("pretraining", "network", "dataset.image_size", "dataset.brain_intensity", "threads")
@@ -79,10 +80,14 @@ STAGES = {
 
 
 def fingerprint(study: Study, notebook: str) -> dict[str, Any]:
-    """Return what the results of `notebook` (a key of STAGES) depend on, besides the files that it reads."""
+    """Return what the results of `notebook` (a key of STAGES) depend on, besides files that other notebooks write.
+
+    The slices depend on the files that a study brings: on their names, sizes and times of change.
+    """
     stage = STAGES[notebook]
     own = source_file(study.network.module) if "network" in stage.settings and study.network.module else None
     return {
+        **({"source": source_state(study.slices)} if notebook == "02_make_slices" else {}),
         "code": code_digest(paths.NOTEBOOKS / f"{notebook}.py", () if stage.draws else _DRAWING),
         **({"own network": code_digest(own)} if own else {}),
         **{name: _setting(study, name) for name in stage.settings},

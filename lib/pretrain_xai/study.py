@@ -22,11 +22,13 @@ from pretrain_xai.settings import (
     Protocols,
     Selection,
     Settings,
-    Slices,
 )
+from pretrain_xai.slice_settings import Slices
 
 #: the columns that name a model in every table
 MODEL_COLUMNS = ["selection", "pretraining", "finetune_depth", "seed"]
+#: the slices on which networks are pre-trained, and on which their checkpoints are selected
+PRETRAINING_SPLITS = ("pretraining", "pretraining_validation")
 #: the name of the corpus of a network that saw none: the untrained network
 UNTRAINED = "none"
 
@@ -85,12 +87,15 @@ class Study(Settings):
         if unknown := set(self.protocols.depths or ()) - set(self.finetuning.depths):
             raise ValueError(f"protocols.depths: {sorted(unknown)} is not among finetuning.depths")
         for split in self.dataset.seed_bases:
-            for section, shares in (
-                ("lesions.patches", self.lesions.patches),
-                ("slices.subjects", self.slices.subjects),
-            ):
-                if split not in shares:
+            for section, splits in (("lesions.patches", self.lesions.patches), ("slices", self.slices.splits)):
+                if split not in splits:
                     raise ValueError(f"{section} has no entry for the split {split!r}")
+        if "mri" in self.pretraining.trained and (missing := {*PRETRAINING_SPLITS} - self.slices.splits):
+            raise ValueError(f"slices has no entry for {', '.join(sorted(missing))}, which the corpus mri needs")
+        if self.pretraining.target in ("subject", "age", "split", "z", "file"):
+            raise ValueError(f"pretraining.target can't be {self.pretraining.target}, which is no class")
+        if self.slices.source in ("template", "pickle") and self.pretraining.target != "sex":
+            raise ValueError(f"pretraining.target: slices of the source {self.slices.source} tell only sex")
         return self
 
     @cached_property

@@ -1,0 +1,100 @@
+"""Documentation: every block of code runs, every name has its card, every link leads somewhere."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from pretrain_xai import paths
+from pretrain_xai.attribution import METHODS
+from pretrain_xai.localization import SCORES
+
+DOCS = paths.REPOSITORY / "docs"
+RECIPES = sorted((DOCS / "recipes").glob("*.md"))
+PAGES = [*sorted(paths.REPOSITORY.glob("*.md")), *sorted(DOCS.rglob("*.md"))]
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    """Return the code blocks of a page, for the tiny study in place of the demo; make installs nothing."""
+    found = re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(), re.DOTALL | re.MULTILINE)
+    return [re.sub(r"\bdemo\b", "tiny", block).replace("make ", "make READY= ") for block in found]
+
+
+def name(page: Path) -> str:
+    return page.relative_to(paths.REPOSITORY).as_posix()
+
+
+@pytest.fixture
+def workplace(tiny_root, tmp_path, monkeypatch) -> Path:
+    """Return a copy of the tiny study's folder, to run blocks in as in the repository."""
+    root = tmp_path / "root"
+    shutil.copytree(tiny_root, root, symlinks=True)
+    for part in ("notebooks", "lib", "Makefile", ".venv"):
+        if not (root / part).exists():
+            (root / part).symlink_to(paths.REPOSITORY / part)
+    monkeypatch.setenv("PRETRAIN_XAI_ROOT", str(root))
+    monkeypatch.chdir(root)
+    return root
+
+
+@pytest.mark.parametrize("page", [page for page in RECIPES if blocks(page, "python")], ids=name)
+def test_python_of_a_recipe_runs(page, workplace):
+    code = "\n".join(["import matplotlib", "matplotlib.use('agg')", *blocks(page, "python")])
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+
+
+def test_the_recipe_for_a_figure_writes_it(workplace):
+    code = "\n".join(blocks(DOCS / "recipes" / "figure_for_a_paper.md", "python"))
+    subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"MPLBACKEND": "agg"})
+    assert {path.suffix for path in paths.figures("tiny").glob("mine.*")} == {".pdf", ".png", ".csv", ".json"}
+
+
+@pytest.mark.system
+def test_the_recipe_for_one_cell_makes_the_removed_scores_again(workplace):
+    scores = paths.scores("tiny") / "best-mri-depth5-seed0.parquet"
+    before, others = (
+        scores.read_bytes(),
+        {p: p.stat().st_mtime_ns for p in paths.scores("tiny").glob("*depth1*.parquet")},
+    )
+    code = "\n".join(blocks(DOCS / "recipes" / "rerun_one_cell.md", "bash"))
+    result = subprocess.run(["bash", "-e", "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert scores.read_bytes() == before
+    assert {path: path.stat().st_mtime_ns for path in others} == others
+    assert (paths.executed("tiny") / "mine.ipynb").is_file()
+
+
+@pytest.mark.skipif(not shutil.which("Rscript"), reason="R is not installed")
+def test_r_of_a_recipe_runs(workplace):
+    page = DOCS / "recipes" / "read_results.md"
+    subprocess.run([sys.executable, "-c", "\n".join(blocks(page, "python"))], check=True)
+    subprocess.run(["Rscript", "-e", "\n".join(blocks(page, "r"))], check=True)
+
+
+def test_every_method_and_score_has_its_card():
+    cards = re.findall(r"^### `(\w+)`$", (DOCS / "method_cards.md").read_text(), re.MULTILINE)
+    assert sorted(cards) == sorted([*METHODS, *SCORES])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_links_between_pages_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text()):
+        if "://" not in target:
+            assert (page.parent / target).exists(), target
+
+
+def test_every_recipe_is_listed():
+    text = (DOCS / "README.md").read_text()
+    pages = [page for page in DOCS.rglob("*.md") if page.name != "README.md"]
+    assert [name for page in pages if f"]({(name := page.relative_to(DOCS).as_posix())})" not in text] == []
+
+
+def test_citation_file_has_what_the_format_asks_for():
+    citation = yaml.safe_load((paths.REPOSITORY / "CITATION.cff").read_text())
+    assert {"cff-version", "message", "title", "authors"} <= citation.keys()
+    assert citation["references"][0]["doi"] in (paths.REPOSITORY / "README.md").read_text()
