@@ -5,7 +5,7 @@ PUBLISHED ?= data/published
 RUN := .venv/bin/python
 READY := .venv/.installed
 
-.PHONY: help demo study dry-run switches protocols statistics published lab notebooks test test-system bench bench-statistics lint
+.PHONY: help demo study dry-run vgg16 plan switches protocols statistics published lab notebooks test test-system bench bench-statistics lint
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' Makefile | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -26,6 +26,12 @@ study: $(READY)  ## run the study STUDY=<a file in studies/>
 
 dry-run: $(READY)  ## say what STUDY=... would run, and why
 	@$(RUN) -m pretrain_xai.batch $(STUDY) --dry-run --quiet host
+
+vgg16: $(READY)  ## VGG-16 at 224 px: two epochs on 64 images, eight methods on 2 images, with the time
+	@$(RUN) -m pretrain_xai.batch vgg16 data/vgg16/scores/best-natural-depth1-seed0.parquet
+
+plan: $(READY)  ## runs, hours, disk and memory of STUDY=..., and what is missing, before anything starts
+	@$(RUN) -m pretrain_xai.plan $(STUDY)
 
 switches: $(READY)  ## what each flaw that needs no training does to each number of STUDY=... (demo)
 	@$(RUN) -m pretrain_xai.batch $(STUDY) --protocols rescored && $(RUN) -m pretrain_xai.report $(STUDY)

@@ -91,6 +91,12 @@ def learning_rate(wildcards):
     return study.learning_rate(run)
 
 
+def brought(wildcards):
+    """The local file of weights that are not trained here; the batch refuses to start when it is missing."""
+    path = paths.weights_file(study.pretraining.weights[wildcards.pretraining])
+    return [path] if path and path.is_file() else []
+
+
 def weights(wildcards):
     return [] if wildcards.pretraining == "none" else [f"{FINETUNED}/weights.safetensors".format(**wildcards)]
 
@@ -151,6 +157,8 @@ rule build_dataset:
 
 
 rule pretrain:
+    wildcard_constraints:
+        pretraining="|".join(study.pretraining.trained) or "-",
     input:
         lambda wildcards: SLICES if wildcards.pretraining == "mri" else [],
     output:
@@ -165,9 +173,24 @@ rule pretrain:
         command("04_pretrain", "-p pretraining {wildcards.pretraining}")
 
 
+rule take_weights:
+    wildcard_constraints:
+        pretraining="|".join(study.pretraining.weights) or "-",
+    input:
+        brought,
+    output:
+        PRETRAINED,
+    log:
+        log_of("04b_take_weights", "{pretraining}"),
+    params:
+        fingerprint(study, "04b_take_weights"),
+    shell:
+        command("04b_take_weights", "-p pretraining {wildcards.pretraining}")
+
+
 rule finetune:
     input:
-        rules.pretrain.output,
+        PRETRAINED,
         dataset(*study.dataset.seed_bases),
     output:
         multiext(f"{FINETUNED}/", "weights.safetensors", "history.csv", "predictions.parquet"),

@@ -16,8 +16,8 @@ from pretrain_xai.run_notebook import check_parameters, declared_parameters, run
 
 SOURCES = sorted(paths.NOTEBOOKS.glob("*.py"))
 NAMES = [path.stem for path in SOURCES]
-#: notebooks that need more than a study: the authors' release
-APART = {"14_published"}
+#: notebooks that the tiny study does not need: the authors' release, weights that are not trained here
+APART = {"14_published", "04b_take_weights"}
 
 
 def code_cells(path) -> list[str]:

@@ -104,11 +104,12 @@ def changed_by(study: Study, other: Study) -> set[str]:
     [
         ("title", "Another", set()),
         ("slices.z_range", [0.0, 31.0], {"02_make_slices"}),
-        ("network.width", 0.5, {"04_pretrain", "05_finetune", *EXPLAINING}),
+        ("network.width", 0.5, {"04_pretrain", "04b_take_weights", "05_finetune", *EXPLAINING}),
         ("threads", 2, {"04_pretrain", "05_finetune", *EXPLAINING}),
         ("dataset.image_size", 96, {"03_build_dataset", "04_pretrain"}),
         ("dataset.lesion_intensity", 0.4, {"03_build_dataset"}),
         ("pretraining.learning_rate", 0.5, {"04_pretrain"}),
+        ("pretraining.weights", {"mri": "mri.pt"}, {"04_pretrain", "04b_take_weights"}),
         ("finetuning.training.momentum", 0.9, {"05_finetune"}),
     ],
 )

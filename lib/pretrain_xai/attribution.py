@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from pretrain_xai.deep_lift import reference_inputs, rescaled
 from pretrain_xai.errors import did_you_mean
 from pretrain_xai.further_methods import check_windows, grad_cam, lrp_epsilon_plus_flat, occlusion, random, smooth_grad
+from pretrain_xai.layer_rules import CAPTUM_LRP, DEEP_LIFT, RECTIFIERS, ZENNIT_LRP, LayerRules
 from pretrain_xai.micro_batches import Block, input_gradients, network_of
 from pretrain_xai.model_guard import check_inputs, require_finite
 
@@ -212,6 +213,8 @@ class Method:
     complete: bool = False
     #: `check(side, **options)` raises a ValueError for options that do not fit together or to images of `side` pixels
     check: Callable[..., None] | None = None
+    #: what it knows of layers; none: it takes the gradient or the logits of any network
+    rules: LayerRules | None = None
 
     @property
     def options(self) -> dict[str, Any]:
@@ -223,18 +226,18 @@ class Method:
 METHODS: Mapping[str, Method] = {
     "integrated_gradients": Method(_integrated_gradients, complete=True),
     "gradient_shap": Method(_gradient_shap),
-    "deep_lift": Method(_deep_lift, complete=True),
+    "deep_lift": Method(_deep_lift, complete=True, rules=DEEP_LIFT),
     "saliency": Method(lambda block: block.gradient),
     "input_x_gradient": Method(lambda block: block.images * block.gradient),
-    "guided_backprop": Method(_by_captum(captum.attr.GuidedBackprop)),
-    "deconvolution": Method(_by_captum(captum.attr.Deconvolution)),
-    "lrp": Method(_by_captum(captum.attr.LRP)),
+    "guided_backprop": Method(_by_captum(captum.attr.GuidedBackprop), rules=RECTIFIERS),
+    "deconvolution": Method(_by_captum(captum.attr.Deconvolution), rules=RECTIFIERS),
+    "lrp": Method(_by_captum(captum.attr.LRP), rules=CAPTUM_LRP),
     # as published, one image at a time: its max-pool rule mixes the images of a batch, and it is not complete on VGG
-    "deep_lift_captum": Method(_by_captum(captum.attr.DeepLift, n_rows=1)),
+    "deep_lift_captum": Method(_by_captum(captum.attr.DeepLift, n_rows=1), rules=DEEP_LIFT),
     "smooth_grad": Method(smooth_grad),
     "grad_cam": Method(grad_cam),
     "occlusion": Method(occlusion, check=check_windows),
-    "lrp_epsilon_plus_flat": Method(lrp_epsilon_plus_flat),
+    "lrp_epsilon_plus_flat": Method(lrp_epsilon_plus_flat, rules=ZENNIT_LRP),
     "random": Method(random),
 }
 

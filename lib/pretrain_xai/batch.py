@@ -60,6 +60,14 @@ def check_scores(study: Study) -> None:
             raise StudyError(f"attribution.scores: {error}") from None
 
 
+def check_files_and_network(study: Study) -> None:
+    """Check that the weights that a study reads are there, and that its methods can explain its network."""
+    from pretrain_xai.prerequisites import check_network, check_weights
+
+    check_weights(study)
+    check_network(study)
+
+
 @contextmanager
 def only_batch(study: str) -> Iterator[int]:
     """Hold the study's lock and give its file descriptor; the system frees it when the last holder dies, even by a kill.
@@ -156,6 +164,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         settings = load_study(options.study)
         check_methods(settings)
         check_scores(settings)
+        check_files_and_network(settings)
         check_source(settings.slices)
         status = run_batch(options.study, snakemake_options)
         if status == 0 and options.protocols:

@@ -118,9 +118,9 @@ def lrp_epsilon_plus_flat(block: Block) -> Tensor:
     flat = EpsilonPlusFlat()
 
     def rule(context: dict[str, Any], name: str, module: nn.Module) -> Hook | None:
-        if any(True for _ in module.children()) or isinstance(module, _FOLLOWS_GRADIENT):
+        if any(True for _ in module.children()) or isinstance(module, FOLLOWS_GRADIENT):
             return None
-        if not isinstance(module, _HAS_RULE):
+        if not isinstance(module, HAS_RULE):
             raise TypeError(f"lrp_epsilon_plus_flat has no rule for {name or 'the model'} ({module})")
         return Pass() if _acts_on_each_value_alone(module) else flat.module_map(context, name, module)
 
@@ -143,8 +143,8 @@ def random(block: Block) -> Tensor:
 
 
 #: LRP sends relevance through these as the gradient goes: to the maximum of a window, or to where a value came from
-_FOLLOWS_GRADIENT = (nn.MaxPool2d, nn.Flatten, nn.Identity)
-_HAS_RULE = (Linear, AvgPool, Activation, nn.Dropout)
+FOLLOWS_GRADIENT = (nn.MaxPool2d, nn.Flatten, nn.Identity)
+HAS_RULE = (Linear, AvgPool, Activation, nn.Dropout)
 
 
 def _acts_on_each_value_alone(module: nn.Module) -> bool:

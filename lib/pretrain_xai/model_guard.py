@@ -29,7 +29,7 @@ def guarded(model: nn.Module, *, allow_dropout: bool = False) -> Iterator[None]:
         If a module is in training mode (but for `nn.Dropout` with `allow_dropout`), works in place, or sits at two
         places of the model.
     """
-    _check_modules(model, allow_dropout)
+    check_modules(model, allow_dropout=allow_dropout)
     modules = list(model.modules())
     attributes = [dict(vars(module)) for module in modules]
     hooks = [[(value, dict(value)) for key, value in vars(m).items() if "_hooks" in key] for m in modules]
@@ -48,7 +48,8 @@ def guarded(model: nn.Module, *, allow_dropout: bool = False) -> Iterator[None]:
             parameter.requires_grad_(flag)
 
 
-def _check_modules(model: nn.Module, allow_dropout: bool) -> None:
+def check_modules(model: nn.Module, *, allow_dropout: bool = False) -> None:
+    """Raise the ValueError of `guarded` if the model is not ready."""
     named = list(model.named_modules(remove_duplicate=False))
     training = [n or "model" for n, m in named if m.training and not (allow_dropout and type(m) is nn.Dropout)]
     if training:

@@ -1,29 +1,29 @@
-"""VGG networks of torchvision's family at any width, and the blocks that fine-tuning changes."""
+"""VGG networks of torchvision's family at any width or networks of your own, and the blocks that fine-tuning changes."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchvision.models import vgg
 
 from pretrain_xai import paths
-from pretrain_xai.errors import UserError
+from pretrain_xai.checkpoints import WeightsError, fitting, read_state, torchvision_state
+from pretrain_xai.own_network import build_own, own_parts
 from pretrain_xai.provenance import atomic_path
 from pretrain_xai.settings import Network, Standardise
 from pretrain_xai.study import UNTRAINED, Run, Study
 
 #: round or irregular lesions
 N_CLASSES = 2
-#: torchvision's letters of the configurations without batch normalisation
+#: of weights that are read; more would be a damaged file
+MOST_CLASSES = 100_000
+#: torchvision's letters of the configurations; each has a twin with batch normalisation, such as vgg11_bn
 CONFIGURATIONS = {"vgg11": "A", "vgg13": "B", "vgg16": "D", "vgg19": "E"}
-
-
-class WeightsError(UserError):
-    """A weight file is missing, broken or does not fit the network."""
+#: what a VGG calls its linear layers, and its fixed first layer, which torchvision's has not
+CLASSIFIER, STANDARDISE = "classifier", "standardise"
 
 
 class VGG(vgg.VGG):
@@ -45,20 +45,23 @@ class VGG(vgg.VGG):
         return super().forward(x if self.standardise is None else self.standardise(x))
 
 
-def build_network(settings: Network, n_classes: int, seed: int) -> VGG:
+def build_network(settings: Network, n_classes: int, seed: int) -> nn.Module:
     """Build an untrained network in evaluation mode.
 
     Parameters
     ----------
     settings : Network
-        Architecture, width relative to torchvision's and the standardising layer.
+        Architecture, width relative to torchvision's and the standardising layer; or the module of your own network,
+        which is built by its own function and draws its weights as that says.
     seed : int
         Of the weights: He initialisation (He et al. 2015) with zero biases. torchvision does the same for convolutions, but
         draws linear weights with SD 0.01 at any width, too small for a narrow network.
     """
+    if settings.module is not None:
+        return build_own(settings, n_classes, seed)
     configuration = [
         layer if layer == "M" else max(1, round(layer * settings.width))
-        for layer in vgg.cfgs[CONFIGURATIONS[settings.architecture]]
+        for layer in vgg.cfgs[CONFIGURATIONS[settings.architecture.removesuffix("_bn")]]
     ]
     hidden = max(1, round(4096 * settings.width))
     channels = next(layer for layer in reversed(configuration) if layer != "M")
@@ -73,7 +76,8 @@ def build_network(settings: Network, n_classes: int, seed: int) -> VGG:
         nn.Linear(hidden, n_classes),
     )
     standardise = None if settings.standardise is None else _standardising_layer(settings.standardise)
-    network = VGG(vgg.make_layers(configuration), classifier, standardise)
+    features = vgg.make_layers(configuration, batch_norm=settings.architecture.endswith("_bn"))
+    network = VGG(features, classifier, standardise)
     for module in network.modules():
         if isinstance(module, nn.ReLU):
             module.inplace = False  # attribution hooks need the activations that go in
@@ -81,16 +85,33 @@ def build_network(settings: Network, n_classes: int, seed: int) -> VGG:
     return network.eval()
 
 
-def replace_head(network: VGG, n_classes: int, seed: int) -> VGG:
+def replace_head(network: nn.Module, n_classes: int, seed: int) -> nn.Module:
     """Give the network a freshly initialised last layer with `n_classes` outputs, and return it."""
-    head = nn.Linear(network.classifier[-1].in_features, n_classes)
+    place, _, name = head_name(network).rpartition(".")
+    old = network.get_submodule(f"{place}.{name}".removeprefix("."))
+    head = nn.Linear(old.in_features, n_classes)
     _initialise_linear(head, torch.Generator().manual_seed(seed))
-    network.classifier[-1] = head
+    setattr(network.get_submodule(place), name, head)
     return network
 
 
-def blocks(network: VGG) -> list[list[nn.Module]]:
-    """Return the layers of the five convolutional blocks, each up to and with its max pooling."""
+def head_name(network: nn.Module) -> str:
+    """Return the name of the layer that gives the logits: the classifier's last linear one."""
+    name = classifier_name(network)
+    layers = network.get_submodule(name).named_modules(prefix=name)
+    return [layer_name for layer_name, layer in layers if isinstance(layer, nn.Linear)][-1]
+
+
+def classifier_name(network: nn.Module) -> str:
+    """Return the name of the part that is trained at every fine-tuning depth."""
+    own = own_parts(network)
+    return own.classifier if own else CLASSIFIER
+
+
+def blocks(network: nn.Module) -> list[list[nn.Module]]:
+    """Return the parts of each block from the first; of a VGG its five, each up to and with its max pooling."""
+    if own := own_parts(network):
+        return [[network.get_submodule(name) for name in names] for names in own.blocks]
     result: list[list[nn.Module]] = [[]]
     for layer in network.features:
         result[-1].append(layer)
@@ -99,34 +120,49 @@ def blocks(network: VGG) -> list[list[nn.Module]]:
     return result[:-1]
 
 
-def freeze_below(network: VGG, finetune_depth: int, *, first_conv_frozen: bool = False) -> None:
-    """Leave only the classifier and the last `finetune_depth` convolutional blocks trainable.
+def freeze_below(network: nn.Module, finetune_depth: int, *, first_conv_frozen: bool = False) -> None:
+    """Leave only the classifier and the last `finetune_depth` blocks trainable.
 
-    With `first_conv_frozen` the first convolution of the lowest trainable block stays frozen at depths 1 to 4, as in the
-    released code.
+    With `first_conv_frozen` the first convolution of the lowest trainable block stays frozen unless all blocks are
+    trainable, as in the released code.
     """
     all_blocks = blocks(network)
     if not 1 <= finetune_depth <= len(all_blocks):
         raise ValueError(f"finetune_depth must be 1 to {len(all_blocks)}, found {finetune_depth}")
-    for parameter in network.parameters():
-        parameter.requires_grad_(False)
+    network.requires_grad_(False)
     layers = [layer for block in all_blocks[-finetune_depth:] for layer in block]
+    for part in [*layers, network.get_submodule(classifier_name(network))]:
+        part.requires_grad_(True)
     if first_conv_frozen and finetune_depth < len(all_blocks):
-        layers = layers[1:]
-    for module in [*layers, network.classifier]:
-        for parameter in module.parameters():
-            parameter.requires_grad_(True)
+        leaves = (leaf for layer in layers for leaf in layer.modules())
+        next(leaf for leaf in leaves if isinstance(leaf, nn.Conv2d)).requires_grad_(False)
+
+
+def training_mode(network: nn.Module) -> None:
+    """Switch the network to training mode, but for batch normalisation whose weights are frozen.
+
+    Its running means would follow the new images, though fine-tuning is to leave the layer as pre-training left it.
+    """
+    network.train()
+    for layer in network.modules():
+        frozen = not any(parameter.requires_grad for parameter in layer.parameters())
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm) and frozen:
+            layer.eval()
 
 
 def save_weights(path: Path, network: nn.Module) -> None:
     """Write the network's weights as safetensors, atomically."""
-    state = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+    save_state(path, network.state_dict())
+
+
+def save_state(path: Path, state: Mapping[str, Tensor]) -> None:
+    """Write tensors by their names as safetensors, atomically."""
     with atomic_path(path) as temporary:
-        save_file(state, temporary)
+        save_file({name: tensor.contiguous() for name, tensor in state.items()}, temporary)
 
 
 def load_weights(path: Path, network: nn.Module) -> None:
-    """Fill the network from a safetensors file.
+    """Fill the network from a weight file that the study has made.
 
     Raises
     ------
@@ -134,36 +170,60 @@ def load_weights(path: Path, network: nn.Module) -> None:
         The file is missing or broken, or names and shapes differ from the network's; the first of them are named.
     """
     _check_exists(path)
-    try:
-        state = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise WeightsError(f"{path} is not a readable safetensors file: {error}") from None
-    found = {name: tuple(tensor.shape) for name, tensor in state.items()}
-    expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-    differing = [
-        f"{name}: {found.get(name, 'missing')}, expected {expected.get(name, 'nothing')}"
-        for name in sorted(found.keys() | expected.keys())
-        if found.get(name) != expected.get(name)
-    ]
-    if differing:
-        raise WeightsError(f"{path} does not fit this network: {'; '.join(differing[:3])} ({len(differing)} differ)")
-    network.load_state_dict(state)
+    network.load_state_dict(fitting(read_state(path), network.state_dict(), path))
 
 
-def load_pretrained(study_name: str, study: Study, run: Run) -> VGG:
+def pretrained_state(settings: Network, source: str) -> dict[str, Tensor]:
+    """Return weights that others have trained, checked against the network: all of it, or all but the classifier.
+
+    Parameters
+    ----------
+    source : str
+        torchvision's name, such as IMAGENET1K_V1, or a local file; a relative path starts at the folder of `studies/`.
+
+    Raises
+    ------
+    WeightsError
+        As `checkpoints.read_state`, `checkpoints.torchvision_state` and `checkpoints.fitting` say.
+    """
+    if local := paths.weights_file(source):
+        state = read_state(local)
+    elif settings.module is None:
+        state = torchvision_state(source, settings.architecture)
+    else:
+        raise WeightsError(
+            f"pretraining.weights: torchvision has no weights {source!r} of {settings.module}, give a file"
+        )
+    device = "meta" if settings.module is None else "cpu"
+    with torch.device(device):
+        network = build_network(settings, N_CLASSES, seed=0)
+        _with_head_of(network, state, local or source)
+    expected = network.state_dict()
+    return fitting(state, expected, local or source, may_lack=(classifier_name(network), STANDARDISE))
+
+
+def load_pretrained(study_name: str, study: Study, run: Run) -> nn.Module:
     """Return the network that was pre-trained on the run's corpus, with a last layer for two classes.
 
     The last layer is new, unless the protocol says `head_kept` and the corpus is MRI, whose head has two classes already.
+    The whole classifier is new if the weights have none.
     """
     path = paths.pretrained(study_name, run.pretraining)
-    network = build_network(study.network, _n_classes(path), seed=run.seed)
-    load_weights(path, network)
+    _check_exists(path)
+    network, state = build_network(study.network, N_CLASSES, seed=run.seed), read_state(path)
+    n_classes = _with_head_of(network, state, path)
+    may_lack = (classifier_name(network), STANDARDISE)
+    network.load_state_dict(fitting(state, network.state_dict(), path, may_lack), strict=False)
+    if n_classes is None:
+        return network
     if study.switched.head_kept and run.pretraining == "mri":
+        if n_classes != N_CLASSES:
+            raise WeightsError(f"{path}: head_kept needs a last layer of {N_CLASSES} outputs, it has {n_classes}")
         return network
     return replace_head(network, N_CLASSES, seed=run.seed)
 
 
-def load_finetuned(study_name: str, study: Study, run: Run) -> VGG:
+def load_finetuned(study_name: str, study: Study, run: Run) -> nn.Module:
     """Return the fine-tuned network of a run, or the untrained network if its corpus is "none"."""
     network = build_network(study.network, N_CLASSES, seed=run.seed)
     if run.pretraining != UNTRAINED:
@@ -186,14 +246,16 @@ def evaluation_mode(network: nn.Module, *, dropout_active: bool = False) -> Iter
             module.training = training
 
 
-def _n_classes(path: Path) -> int:
-    """Return the number of outputs of the network in a weight file."""
-    _check_exists(path)
-    try:
-        with safe_open(path, framework="pt") as file:
-            return file.get_slice("classifier.6.bias").get_shape()[0]
-    except (SafetensorError, OSError) as error:
-        raise WeightsError(f"{path} holds no weights of a VGG: {error}") from None
+def _with_head_of(network: nn.Module, state: Mapping[str, Tensor], source: object) -> int | None:
+    """Give the network as many outputs as the weights have, and return their number; None if they have no classifier."""
+    if not any(name.startswith(f"{classifier_name(network)}.") for name in state):
+        return None
+    head = state.get(f"{head_name(network)}.weight")
+    if head is None or head.ndim != 2 or not 0 < len(head) <= MOST_CLASSES:
+        raise WeightsError(f"{source} does not fit this network: no {head_name(network)}.weight of a last linear layer")
+    if len(head) != N_CLASSES:
+        replace_head(network, len(head), seed=0)
+    return len(head)
 
 
 def _check_exists(path: Path) -> None:

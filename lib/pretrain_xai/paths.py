@@ -108,6 +108,15 @@ def pretrained(study: str, pretraining: str) -> Path:
     return _data(study, "pretrained") / "pretrained" / f"{pretraining}.safetensors"
 
 
+def weights_file(source: str) -> Path | None:
+    """Return the local file that a setting of `pretraining.weights` names; None for a name of torchvision's.
+
+    A relative path starts at the folder that holds `studies/`.
+    """
+    is_path = "/" in source or source.endswith((".pt", ".pth", ".safetensors"))
+    return root() / Path(source).expanduser() if is_path else None
+
+
 def dataset(study: str) -> Path:
     """Return the folder with one sub-folder of images, lesions and labels per split, and the audit."""
     return _data(study, "dataset") / "dataset"

@@ -96,6 +96,20 @@ def corpus_figure(corpus: LabelledImages, n_shown: int) -> Figure:
     return figure
 
 
+def filter_figure(weight: np.ndarray, n_columns: int = 16) -> Figure:
+    """Draw the filters of a first layer, float array of shape (n_filters, 3, height, width), each from black to white."""
+    n_rows = -(-len(weight) // n_columns)
+    figure, axes = plt.subplots(
+        n_rows, n_columns, figsize=(TWO_COLUMNS, TWO_COLUMNS / n_columns * n_rows), squeeze=False, layout="constrained"
+    )
+    for ax, filter_ in zip(axes.flat, weight, strict=False):
+        low, high = filter_.min(), filter_.max()
+        ax.imshow(np.moveaxis((filter_ - low) / max(high - low, 1e-12), 0, -1))
+    for ax in axes.flat:
+        ax.set_axis_off()
+    return figure
+
+
 def history_figure(history: pd.DataFrame) -> Figure:
     """Draw loss and accuracy by epoch; the kept checkpoint is marked."""
     figure, axes = plt.subplots(1, 2, figsize=(1.4 * ONE_COLUMN, 1.8), layout="constrained")

@@ -177,8 +177,8 @@ class _Comparison:
         maps = frame[frame.index.get_level_values("quantity").isin(COMPARISON_MAPS)]
         tables = {"mean": pd.concat([by_quantity.mean(), maps.droplevel(CELL)])}
         corpora = trained.index.get_level_values("pretraining")
-        if {"mri", "natural"} <= set(corpora):
-            tables["corpus"] = _mean_of(trained, corpora == "mri") - _mean_of(trained, corpora == "natural")
+        if len(others := set(corpora) - {"mri"}) == 1 and "mri" in set(corpora):
+            tables["corpus"] = _mean_of(trained, corpora == "mri") - _mean_of(trained, corpora == others.pop())
         if min(depths) < max(depths):
             levels = trained.index.get_level_values("finetune_depth")
             tables["depth"] = _mean_of(trained, levels == max(depths)) - _mean_of(trained, levels == min(depths))

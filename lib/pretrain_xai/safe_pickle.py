@@ -80,11 +80,19 @@ def load(path: Path) -> Any:
         raise ReleaseError(f"{path}: damaged ({what}); fetch the file again") from None
 
 
+def lfs_pointer_size(start: bytes) -> str | None:
+    """Return " of ... bytes" for the beginning of a Git LFS pointer, "" if it has no size; None of anything else."""
+    if not start.startswith(_LFS_POINTER):
+        return None
+    size = re.search(rb"size (\d{1,15})", start)
+    return f" of {int(size[1]):,} bytes" if size else ""
+
+
 def _check_start(path: Path, start: bytes) -> None:
-    if start.startswith(_LFS_POINTER):
-        size = re.search(rb"size (\d{1,15})", start)
-        of = f" of {int(size[1]):,} bytes" if size else ""
-        raise ReleaseError(f"{path}: a Git LFS pointer in place of the file{of}; run `git lfs pull` in its repository")
+    if (size := lfs_pointer_size(start)) is not None:
+        raise ReleaseError(
+            f"{path}: a Git LFS pointer in place of the file{size}; run `git lfs pull` in its repository"
+        )
     if not start:
         raise ReleaseError(f"{path}: the file is empty; fetch it again")
     if start[0] != 0x80:

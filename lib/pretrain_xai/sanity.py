@@ -5,6 +5,7 @@ another, from the last to the first, and maps are compared with those of the tra
 """
 
 import copy
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
@@ -18,7 +19,7 @@ from pretrain_xai.dataset import Split
 from pretrain_xai.explanation import example_maps
 from pretrain_xai.localization import relevance_rank_accuracy
 from pretrain_xai.memory import within_memory
-from pretrain_xai.models import VGG
+from pretrain_xai.models import STANDARDISE
 from pretrain_xai.protocol import Protocol
 from pretrain_xai.settings import Attribution
 
@@ -28,15 +29,19 @@ TRAINED, RANDOM_MAP = "trained", "random map"
 PerImage = NDArray[np.float64]
 
 
-def weight_layers(network: VGG) -> dict[str, nn.Module]:
-    """Return the layers with learnt weights in the order of a pass, named conv1, conv2, ..., fc1, fc2, ..."""
-    convolutions = [layer for layer in network.features if isinstance(layer, nn.Conv2d)]
-    linear = [layer for layer in network.classifier if isinstance(layer, nn.Linear)]
-    named = {f"conv{number}": layer for number, layer in enumerate(convolutions, start=1)}
-    return named | {f"fc{number}": layer for number, layer in enumerate(linear, start=1)}
+def weight_layers(network: nn.Module) -> dict[str, nn.Module]:
+    """Return the layers with learnt weights in the order of the network, named conv1, conv2, ..., norm1, ..., fc1, ..."""
+    kinds = {nn.Conv2d: "conv", nn.modules.batchnorm._BatchNorm: "norm", nn.Linear: "fc"}
+    named, counts = {}, Counter[str]()
+    for place, layer in network.named_modules():
+        kind = next((name for kind, name in kinds.items() if isinstance(layer, kind)), None)
+        if kind and place != STANDARDISE:
+            counts[kind] += 1
+            named[f"{kind}{counts[kind]}"] = layer
+    return named
 
 
-def cascade(network: VGG, random_network: VGG) -> Iterator[tuple[str, VGG]]:
+def cascade(network: nn.Module, random_network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Yield a copy of `network` that takes one more layer from `random_network` each time, the last layer first.
 
     It is the same copy each time: use it before the next. The networks that are given stay as they are. A standardising
@@ -101,14 +106,14 @@ MEASURES: Mapping[str, Callable[[NDArray, NDArray, NDArray, NDArray], PerImage]]
 
 @within_memory
 def compare_with_random(
-    network: VGG,
+    network: nn.Module,
     split: Split,
     image_indices: NDArray[np.int64],
     methods: Sequence[str],
     settings: Attribution,
     protocol: Protocol,
     *,
-    random_network: VGG,
+    random_network: nn.Module,
 ) -> pd.DataFrame:
     """Compare each method's maps of the true labels with those of the network as its layers become random.
 

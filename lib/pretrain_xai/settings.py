@@ -70,12 +70,34 @@ class Standardise(Settings):
 
 
 class Network(Settings):
-    """A VGG of torchvision's family at any width."""
+    """A VGG of torchvision's family at any width, or a network of your own."""
 
-    architecture: Literal["vgg11", "vgg13", "vgg16", "vgg19"] = "vgg16"
+    architecture: Literal["vgg11", "vgg13", "vgg16", "vgg19", "vgg11_bn", "vgg13_bn", "vgg16_bn", "vgg19_bn"] = "vgg16"
     #: channels relative to torchvision's; 1 is the published network
     width: float = Field(1.0, gt=0)
     standardise: Standardise | None = None
+    #: your own network in place of a VGG: `package.module:function`, called with n_classes=...; also a file in studies/
+    module: str | None = Field(None, pattern=r"^[\w.]+:\w+$")
+    #: of your own network: names of its blocks from the first to the last, each one part or a list of parts
+    blocks: list[str | list[str]] = []
+    #: of your own network: the part that is trained at every depth; its last nn.Linear gives the logits
+    classifier: str = "classifier"
+
+    @model_validator(mode="after")
+    def _own_or_vgg(self) -> "Network":
+        names = ("blocks", "classifier") if self.module is None else ("architecture", "width", "standardise")
+        defaults = {name: type(self).model_fields[name].default for name in names}
+        if wrong := [name for name, default in defaults.items() if getattr(self, name) != default]:
+            kind = "a VGG: they need `module`" if self.module is None else "a network of your own (`module`)"
+            raise ValueError(f"{', '.join(wrong)} can't be set for {kind}")
+        if self.module is not None and not self.blocks:
+            raise ValueError("blocks must name the blocks of your own network, from the first to the last")
+        return self
+
+    @property
+    def name(self) -> str:
+        """How the network is called in messages."""
+        return self.module or self.architecture
 
 
 class Training(Settings):
@@ -96,16 +118,33 @@ class Training(Settings):
 
 
 class Pretraining(Settings):
-    """Networks trained before they see a lesion, one per corpus."""
+    """Networks before they see a lesion, one per corpus: trained here, or weights that others have trained."""
 
-    corpora: Annotated[list[Literal["natural", "mri"]], Field(min_length=1), Unique]
+    corpora: Annotated[list[Literal["natural", "mri", "imagenet"]], Field(min_length=1), Unique]
+    #: of a corpus that is not trained here: torchvision's name of weights, or a local file (from the folder of studies/)
+    weights: dict[Literal["natural", "mri", "imagenet"], str] = {}
     #: what the corpus `mri` teaches to tell: sex, or any column of the participants table with a few values
     target: str = Field("sex", min_length=1)
     #: crops of each photograph in the corpus `natural`
     crops_per_photograph: int = Field(100, gt=0)
-    learning_rate: float = Field(gt=0)
-    training: Training
+    learning_rate: float | None = Field(None, gt=0)
+    training: Training | None = None
     seed: Seed = 0
+
+    @model_validator(mode="after")
+    def _trained_or_given(self) -> "Pretraining":
+        if unknown := [corpus for corpus in self.weights if corpus not in self.corpora]:
+            raise ValueError(f"weights: {', '.join(unknown)} is not among corpora")
+        if "imagenet" in self.trained:
+            raise ValueError("weights must have imagenet, such as IMAGENET1K_V1: it can't be trained here")
+        if self.trained and (self.learning_rate is None or self.training is None):
+            raise ValueError(f"learning_rate and training are needed to train on {', '.join(self.trained)}")
+        return self
+
+    @property
+    def trained(self) -> list[str]:
+        """The corpora on which networks are trained here."""
+        return [corpus for corpus in self.corpora if corpus not in self.weights]
 
 
 class Cell(Settings):

@@ -16,6 +16,7 @@ import jupytext
 from pydantic import BaseModel
 
 from pretrain_xai import paths
+from pretrain_xai.own_network import source_file
 from pretrain_xai.protocol import DATASET_SWITCHES
 from pretrain_xai.slice_files import source_state
 from pretrain_xai.study import Study
@@ -48,6 +49,7 @@ STAGES = {
     "04_pretrain": Stage(
         "pretrained", ("pretraining", "network", "dataset.image_size", "dataset.brain_intensity", "threads")
     ),
+    "04b_take_weights": Stage("pretrained", ("pretraining.weights", "network")),
     "05_finetune": Stage(
         "finetuned",
         ("finetuning.training", "network", "threads"),
@@ -83,9 +85,11 @@ def fingerprint(study: Study, notebook: str) -> dict[str, Any]:
     The slices depend on the files that a study brings: on their names, sizes and times of change.
     """
     stage = STAGES[notebook]
+    own = source_file(study.network.module) if "network" in stage.settings and study.network.module else None
     return {
         **({"source": source_state(study.slices)} if notebook == "02_make_slices" else {}),
         "code": code_digest(paths.NOTEBOOKS / f"{notebook}.py", () if stage.draws else _DRAWING),
+        **({"own network": code_digest(own)} if own else {}),
         **{name: _setting(study, name) for name in stage.settings},
         **{name: getattr(study.switched, name) for name in stage.switches},
     }

@@ -90,7 +90,7 @@ class Study(Settings):
             for section, splits in (("lesions.patches", self.lesions.patches), ("slices", self.slices.splits)):
                 if split not in splits:
                     raise ValueError(f"{section} has no entry for the split {split!r}")
-        if "mri" in self.pretraining.corpora and (missing := {*PRETRAINING_SPLITS} - self.slices.splits):
+        if "mri" in self.pretraining.trained and (missing := {*PRETRAINING_SPLITS} - self.slices.splits):
             raise ValueError(f"slices has no entry for {', '.join(sorted(missing))}, which the corpus mri needs")
         if self.pretraining.target in ("subject", "age", "split", "z", "file"):
             raise ValueError(f"pretraining.target can't be {self.pretraining.target}, which is no class")

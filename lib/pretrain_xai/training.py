@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, StepLR
 from tqdm.auto import tqdm
 
 from pretrain_xai.dataset import LabelledImages
-from pretrain_xai.models import evaluation_mode
+from pretrain_xai.models import evaluation_mode, training_mode
 from pretrain_xai.settings import Training
 
 #: images that are predicted at once; fixed, because float32 results depend on the shape of a batch
@@ -129,7 +129,7 @@ def _train_epoch(
     schedule: LRScheduler,
     rng: np.random.Generator,
 ) -> dict[str, float]:
-    network.train()
+    training_mode(network)
     losses, accuracies = [], []
     for images, labels in _shuffled_batches(data, settings.batch_size, rng):
         logits = network(images)

@@ -1,0 +1,85 @@
+"""Networks that a user might bring: a small ResNet without in-place activations, and what goes wrong."""
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class Residual(nn.Module):
+    """Two convolutions beside a shortcut."""
+
+    def __init__(self, n_in: int, n_out: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(n_in, n_out, 3, stride=2, padding=1, bias=False)
+        self.norm1 = nn.BatchNorm2d(n_out)
+        self.relu1 = nn.ReLU()
+        self.conv2 = nn.Conv2d(n_out, n_out, 3, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(n_out)
+        self.shortcut = nn.Conv2d(n_in, n_out, 1, stride=2)
+        self.relu2 = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        inner = self.norm2(self.conv2(self.relu1(self.norm1(self.conv1(x)))))
+        return self.relu2(inner + self.shortcut(x))
+
+
+class SmallResNet(nn.Module):
+    """A stem and three residual blocks."""
+
+    def __init__(self, n_classes: int, width: int = 4) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, width, 5, stride=2, padding=2)
+        self.norm = nn.BatchNorm2d(width)
+        self.relu = nn.ReLU()
+        self.pool = nn.MaxPool2d(2)
+        self.layer1 = Residual(width, width)
+        self.layer2 = Residual(width, 2 * width)
+        self.layer3 = Residual(2 * width, 2 * width)
+        self.mean = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Linear(2 * width, n_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.pool(self.relu(self.norm(self.stem(x))))
+        x = self.layer3(self.layer2(self.layer1(x)))
+        return self.fc(self.mean(x).flatten(1))
+
+
+def resnet(n_classes: int) -> nn.Module:
+    return SmallResNet(n_classes)
+
+
+def with_functional_relu(n_classes: int) -> nn.Module:
+    class Hidden(SmallResNet):
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.layer3(self.layer2(self.layer1(functional.relu(self.norm(self.stem(x))))))
+            return self.fc(self.mean(x).flatten(1))
+
+    return Hidden(n_classes)
+
+
+def in_place(n_classes: int) -> nn.Module:
+    network = SmallResNet(n_classes)
+    network.layer2.relu1 = nn.ReLU(inplace=True)
+    return network
+
+
+def three_logits(n_classes: int) -> nn.Module:
+    return SmallResNet(n_classes + 1)
+
+
+def too_small_images(n_classes: int) -> nn.Module:
+    network = SmallResNet(n_classes)
+    network.pool = nn.MaxPool2d(64)
+    return network
+
+
+def broken(n_classes: int) -> nn.Module:
+    raise RuntimeError(f"no {n_classes} classes\ntoday")
+
+
+def no_module(n_classes: int) -> int:
+    return n_classes
+
+
+#: the blocks of `resnet`, as a study file names them
+BLOCKS = [["stem", "norm"], "layer1", "layer2", "layer3"]
+SETTINGS = {"module": "small_nets:resnet", "blocks": BLOCKS, "classifier": "fc"}

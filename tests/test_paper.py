@@ -1,0 +1,72 @@
+"""`studies/paper.yaml` is the published recipe, number by number."""
+
+import pytest
+from pretrain_xai.protocol import PUBLISHED
+from pretrain_xai.study import load_study
+
+#: typed from the released notebooks: learning rates by depth 1 to 5, and the seeds of each depth
+GRID = {
+    ("best", "imagenet"): (
+        ".02 .008 .008 .008 .004",
+        "18464 646976 23548 / 55168461 23548 18464876 / 18464876 116560000 98794515 / 98794515 58461 116560000 / "
+        "32323548 116560000 58461",
+    ),
+    ("best", "mri"): (
+        ".038 .03 .015 .03 .01",
+        "32323548 116560000 18464876 / 94515 23548 18464 / 55168461 6497 32323548 / 18464 22456 55168461 / "
+        "23548 58461 55168461",
+    ),
+    ("matched", "imagenet"): (
+        ".02 .0018 .0008 .0006 .0006",
+        "18464 646976 23548 / 13246 116560000 5484646 / 55168461 23548 18464876 / 58461 23548 32323548 / "
+        "32323548 23548 18464876",
+    ),
+    ("matched", "mri"): (
+        ".038 .01 .005 .005 .005",
+        "32323548 116560000 18464876 / 18464876 58461 116560000 / 58461 98794515 55168461 / 18464876 116560000 58461 / "
+        "55168461 58461 116560000",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def paper():
+    return load_study("paper")
+
+
+def test_the_grid_is_the_published_one(paper):
+    expected = {
+        (selection, corpus, depth, int(seed)): float(rates.split()[depth - 1])
+        for (selection, corpus), (rates, seeds) in GRID.items()
+        for depth, of_depth in enumerate(seeds.split("/"), start=1)
+        for seed in of_depth.split()
+    }
+    found = {(r.selection, r.pretraining, r.finetune_depth, r.seed): paper.learning_rate(r) for r in paper.runs()}
+    assert found == expected
+    assert len(found) == 2 * 2 * 5 * 3
+    assert list(paper.finetuning.selections) == ["best", "matched"]
+
+
+def test_network_training_and_images_are_the_published_ones(paper):
+    assert (paper.network.architecture, paper.network.width, paper.network.standardise) == ("vgg16", 1.0, None)
+    training = paper.finetuning.training
+    assert (training.optimizer, training.momentum, training.batch_size) == ("sgd", 0.5, 32)
+    assert (training.schedule, training.clip_norm) == ("step", None)
+    assert (training.epochs, training.acc_dif, training.stop_value) in [(40, 0.05, 0.005), (50, 0.06, 0.004)]
+    assert (paper.dataset.image_size, paper.dataset.lesion_intensity, paper.dataset.brain_intensity) == (224, 0.5, 0.7)
+    assert paper.dataset.seed_bases == {"train": 0, "validation": 30_000, "test": 50_000}
+    assert paper.lesions.patches == {"train": 30, "validation": 30, "test": 30}
+    assert paper.slices.max_slices == {"train": 2500}
+    assert paper.slices.files["slices_validation.pkl"]["validation"] * 8539 == pytest.approx(2500, abs=1)
+
+
+def test_explanations_are_the_published_ones(paper):
+    settings = paper.attribution
+    assert len(settings.methods) == 8 and settings.max_images is None and settings.micro_batch is None
+    assert settings.options == {"integrated_gradients": {"n_steps": 50}, "gradient_shap": {"n_samples": 5}}
+
+
+def test_it_is_corrected_and_can_run_as_published(paper):
+    assert paper.protocol_name == "corrected"
+    assert paper.model_copy(update={"protocol": "published"}).switched == PUBLISHED
+    assert load_study("paper+published").switched == PUBLISHED
