@@ -24,6 +24,7 @@ EVERYTHING_AFTER_FINETUNING = {
     "boxplots",
     "boxplots_incorrect",
     "statistics",
+    "sensitivity",
     "sanity_checks",
     "report",
 }
