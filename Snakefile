@@ -5,6 +5,7 @@ import sys
 from itertools import combinations
 
 from pretrain_xai import paths
+from pretrain_xai.manuscript_tables import MANUSCRIPT_TABLES
 from pretrain_xai.stages import STAGES, code_digest, fingerprint
 from pretrain_xai.statistics import SENSITIVITY, TABLES
 from pretrain_xai.study import Run, load_study
@@ -289,6 +290,19 @@ rule statistics:
         command("13_statistics", f"-p selection {SELECTION}")
 
 
+rule manuscript_tables:
+    input:
+        [f"{near(paths.statistics(STUDY))}/{name}.csv" for name in ("cells", "effects", "ranks")],
+    output:
+        [f"{near(paths.figures(STUDY))}/tables/{name}{suffix}" for name in MANUSCRIPT_TABLES for suffix in (".tex", ".md")],
+    log:
+        log_of("13c_manuscript_tables"),
+    params:
+        fingerprint(study, "13c_manuscript_tables"),
+    shell:
+        command("13c_manuscript_tables", f"-p selection {SELECTION}")
+
+
 rule sensitivity:
     input:
         SETTING_SCORES,
@@ -388,6 +402,7 @@ rule report:
         rules.boxplots_incorrect.output,
         rules.statistics.output,
         rules.sensitivity.output,
+        rules.manuscript_tables.output,
         rules.sanity_checks.output,
     output:
         REPORT,

@@ -25,6 +25,7 @@ EVERYTHING_AFTER_FINETUNING = {
     "boxplots_incorrect",
     "statistics",
     "sensitivity",
+    "manuscript_tables",
     "sanity_checks",
     "report",
 }

@@ -14,6 +14,7 @@ from jinja2 import Environment, FileSystemLoader
 from pretrain_xai import paths
 from pretrain_xai.batch import stage_times
 from pretrain_xai.findings import findings
+from pretrain_xai.manuscript_tables import MANUSCRIPT_TABLES
 from pretrain_xai.names import label
 from pretrain_xai.provenance import git_describe, package_versions, write_text
 from pretrain_xai.statistics import SENSITIVITY, TABLES
@@ -140,6 +141,7 @@ def write_report(study_name: str) -> Path:
         selection=selection,
         answers=_answers(study_name, study, classification),
         sections=[_section(study_name, study, *section) for section in SECTIONS],
+        manuscript_tables=_manuscript_tables(study_name),
         tables=_tables(study_name, scores, classification),
         settings=paths.study_file(study_name).read_text(encoding="utf-8"),
         stages=_stages(study_name),
@@ -234,6 +236,13 @@ def _tables(study_name: str, scores: pd.DataFrame, classification: pd.DataFrame)
         ("Median Relevance Rank Accuracy on correctly classified images", _html(medians)),
         ("Audit of the dataset", _html(audit)),
     ]
+
+
+def _manuscript_tables(study_name: str) -> list[tuple[str, str]]:
+    """Return what each table for papers is, with its link without suffix."""
+    folder = paths.figures(study_name) / "tables"
+    there = {name: what for name, what in MANUSCRIPT_TABLES.items() if (folder / f"{name}.tex").is_file()}
+    return [(what, _from_page(study_name, folder / name)) for name, what in there.items()]
 
 
 def _html(table: pd.DataFrame) -> str:

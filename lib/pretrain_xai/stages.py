@@ -82,6 +82,7 @@ STAGES = {
         ("channel_reduction", "mask_threshold", "ties", "signed_edges"),
         draws=True,
     ),
+    "13c_manuscript_tables": Stage("scores", draws=True),
     "15_sanity_checks": Stage(
         "scores",
         ("attribution", "network", "threads"),

@@ -63,7 +63,7 @@ def _conclusions(rows: pd.DataFrame, where: str) -> str:
     clear = rows[rows["default"] != "not clear"]
     main = clear["conclusion"].isin(_MAIN)
     always = clear["kept"] == clear["settings"]
-    turned = clear[clear["reversed"] > 0].sort_values("reversed", ascending=False)
+    turned = clear[clear["reversed"] > 0].sort_values("reversed", ascending=False, kind="stable")
     lost = clear[main & (clear["reversed"] == 0) & (clear["lost"] > 0)]
     gained = rows[(rows["gained"] > 0) & rows["conclusion"].isin(_MAIN)]
     listed = {
