@@ -46,7 +46,7 @@ from pretrain_xai.explanation import example_maps, explain_and_score, score_comp
 from pretrain_xai.models import load_finetuned
 from pretrain_xai.provenance import record
 from pretrain_xai.selection import CORRECT_FOR_ALL, example_images, explained_images, scored_on
-from pretrain_xai.setting_scores import SettingScores
+from pretrain_xai.setting_scores import empty_scores
 from pretrain_xai.study import UNTRAINED, Run, load_study
 from pretrain_xai.tables import identify_scores, read_table, write_arrays, write_scores
 from pretrain_xai.training import configure_torch
@@ -78,7 +78,7 @@ print(f"{run.name}: {len(images)} of {len(test)} test images")
 # again with fewer images a pass.
 
 # %%
-others = SettingScores.empty(images, methods, settings.sensitivity, protocol)
+others = empty_scores(images, methods, settings.sensitivity, protocol)
 scores, micro_batch = explain_and_score(network, test, images, methods, settings, protocol, under_settings=others)
 settings = settings.model_copy(update={"micro_batch": micro_batch})
 if pretraining == UNTRAINED:  # edge filters and the image itself: what finds lesions without any network

@@ -20,7 +20,7 @@ from pretrain_xai.populations import CORRECT, FEWEST_IMAGES, INCORRECT, SAME_DEP
 from pretrain_xai.protocol import CORRECTED
 from pretrain_xai.sensitivity import judge, mean_ranks, network_draws, sensitivity_tables
 from pretrain_xai.sensitivity_plots import LETTERS, flip_letters, sensitivity_figure
-from pretrain_xai.setting_scores import SettingScores, score_comparison_maps_under_settings
+from pretrain_xai.setting_scores import SettingScores, empty_scores, score_comparison_maps_under_settings
 from pretrain_xai.settings import Sensitivity
 from pretrain_xai.simulated_studies import Size, Spread, as_skills, simulate_scores
 from pretrain_xai.study import Study, StudyError, load_study
@@ -69,7 +69,7 @@ def scored() -> tuple[SettingScores, dict[str, np.ndarray], np.ndarray, np.ndarr
     strength = RNG.random((3, 12, 12)).astype(np.float32) * (RNG.random((3, 12, 12)) < 0.3)
     strength[1] = np.minimum(strength[1], 0.7)  # nothing is left of its lesions at the highest threshold
     attributions = {name: RNG.standard_normal((3, 3, 12, 12)) for name in ("one", "two")}
-    found = SettingScores.empty(image_index, ["one", "two"], SETTINGS, CORRECTED)
+    found = empty_scores(image_index, ["one", "two"], SETTINGS, CORRECTED)
     for name, maps in attributions.items():
         for chunk in ([0, 1], [2]):
             found.add(name, maps[chunk], strength[chunk], image_index[chunk])

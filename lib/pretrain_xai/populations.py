@@ -88,7 +88,8 @@ def read_populations(study_name: str, study: Study, selection: str) -> list[Popu
     intersections = read_table(paths.intersections(study_name))
     test = read_split(paths.dataset(study_name) / "test", study.switched.mask_threshold)
     image_index = np.unique(np.concatenate([own.image_index for own in scored]))
-    settings, protocol = study.attribution.sensitivity, study.switched
+    settings = study.attribution.sensitivity
+    protocol = study.switched
     maps = score_comparison_maps_under_settings(test.images, test.masks.strength, image_index, settings, protocol)
     references = {name: maps.of(name) for name in maps.methods}
     references["untrained"] = SettingScores.read(paths.setting_scores(study_name) / f"{untrained.name}.npz")

@@ -42,7 +42,7 @@ def slice_figure(slices: np.ndarray, table: pd.DataFrame, n_subjects: int) -> Fi
     for row, subject in zip(axes, subjects, strict=True):
         rows = table[table["subject"] == subject]
         for ax, (index, z) in zip(row, rows["z"].items(), strict=True):
-            _show(ax, slices[index]).set_title(f"{z:.0f} mm", fontsize=6, pad=1)
+            _show(ax, slices[index]).set_title(f"{z:.0f} mm", fontsize=7, pad=1)
         row[0].set_ylabel(f"{rows['sex'].iloc[0]}, {rows['age'].iloc[0]}")
     return figure
 
@@ -65,7 +65,7 @@ def corpus_figure(corpus: LabelledImages, n_shown: int) -> Figure:
         1, n_shown, figsize=(TWO_COLUMNS, TWO_COLUMNS / n_shown * 1.15), squeeze=False, layout="constrained"
     )
     for ax, index in zip(axes.flat, np.linspace(0, len(corpus) - 1, n_shown).astype(int), strict=True):
-        _show(ax, corpus.images[index]).set_title(f"class {corpus.labels[index]}", fontsize=6, pad=1)
+        _show(ax, corpus.images[index]).set_title(f"class {corpus.labels[index]}", fontsize=7, pad=1)
     return figure
 
 

@@ -43,19 +43,6 @@ class SettingScores:
     values: NDArray[np.float64]
     chance: NDArray[np.float64]
 
-    @classmethod
-    def empty(
-        cls, image_index: ArrayLike, methods: Sequence[str], settings: Sensitivity, protocol: Protocol
-    ) -> "SettingScores":
-        """Return scores to be filled by `add`; the protocol's own reduction and threshold are among the settings."""
-        image_index = np.asarray(image_index, dtype=np.int64)
-        reductions = _with_own(settings.channel_reductions, protocol.channel_reduction)
-        thresholds = sorted(_with_own(settings.mask_thresholds, protocol.mask_threshold))
-        scores = _with_own(settings.scores, "relevance_rank_accuracy")
-        shape = (len(thresholds), len(scores), len(image_index))
-        values = np.full((len(methods), len(reductions), *shape), np.nan)
-        return cls(image_index, list(methods), reductions, thresholds, scores, values, np.full(shape, np.nan))
-
     def add(
         self, method: str, attributions: NDArray, strength: NDArray, chunk: NDArray, ties: Ties = "expected"
     ) -> None:
@@ -128,6 +115,24 @@ class SettingScores:
         return cls(**{name: array.tolist() if name in lists else array for name, array in read_arrays(path).items()})
 
 
+def empty_scores(
+    image_index: ArrayLike, methods: Sequence[str], settings: Sensitivity, protocol: Protocol
+) -> SettingScores:
+    """Return scores to be filled by `SettingScores.add`; the protocol's reduction and threshold are among the settings.
+
+    Parameters
+    ----------
+    image_index : int array of shape (n_images,), ascending
+    """
+    image_index = np.asarray(image_index, dtype=np.int64)
+    reductions = _with_own(settings.channel_reductions, protocol.channel_reduction)
+    thresholds = sorted(_with_own(settings.mask_thresholds, protocol.mask_threshold))
+    scores = _with_own(settings.scores, "relevance_rank_accuracy")
+    shape = (len(thresholds), len(scores), len(image_index))
+    values = np.full((len(methods), len(reductions), *shape), np.nan)
+    return SettingScores(image_index, list(methods), reductions, thresholds, scores, values, np.full(shape, np.nan))
+
+
 def score_comparison_maps_under_settings(
     images: NDArray, strength: NDArray, image_index: ArrayLike, settings: Sensitivity, protocol: Protocol
 ) -> SettingScores:
@@ -141,7 +146,7 @@ def score_comparison_maps_under_settings(
         Which of them.
     """
     alone = settings.model_copy(update={"channel_reductions": [protocol.channel_reduction]})
-    found = SettingScores.empty(image_index, list(COMPARISON_MAPS), alone, protocol)
+    found = empty_scores(image_index, list(COMPARISON_MAPS), alone, protocol)
     for start in range(0, len(found.image_index), CHUNK):
         chunk = found.image_index[start : start + CHUNK]
         for place, name in enumerate(COMPARISON_MAPS):
