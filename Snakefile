@@ -5,8 +5,9 @@ import sys
 from itertools import combinations
 
 from pretrain_xai import paths
+from pretrain_xai.manuscript_tables import MANUSCRIPT_TABLES
 from pretrain_xai.stages import STAGES, code_digest, fingerprint
-from pretrain_xai.statistics import TABLES
+from pretrain_xai.statistics import SENSITIVITY, TABLES
 from pretrain_xai.study import Run, load_study
 from pretrain_xai.variants import finished_variants, made_from, variant_files
 
@@ -67,6 +68,7 @@ PREDICTIONS = [near(paths.finetuned(STUDY, run) / "predictions.parquet") for run
 CLASSIFICATION = near(paths.classification(STUDY))
 INTERSECTIONS = near(paths.intersections(STUDY))
 SCORES = [near(paths.scores(STUDY) / f"{run}.parquet") for run in RUNS + UNTRAINED_RUNS]
+SETTING_SCORES = [near(paths.setting_scores(STUDY) / f"{run}.npz") for run in RUNS + UNTRAINED_RUNS]
 EXAMPLES = [near(paths.example_maps(STUDY) / f"{run}.npz") for run in RUNS]
 REPORT = near(paths.figures(STUDY) / "report.html")
 FINISHED = near(paths.finished(STUDY))
@@ -238,6 +240,7 @@ rule explanation_metrics:
         INTERSECTIONS,
     output:
         near(paths.scores(STUDY) / f"{RUN}.parquet"),
+        near(paths.setting_scores(STUDY) / f"{RUN}.npz"),
         near(paths.example_maps(STUDY) / f"{RUN}.npz"),
     log:
         log_of("08_explanation_metrics", RUN),
@@ -311,6 +314,35 @@ rule statistics:
         fingerprint(study, "13_statistics"),
     shell:
         command("13_statistics", f"-p selection {SELECTION}")
+
+
+rule manuscript_tables:
+    input:
+        [f"{near(paths.statistics(STUDY))}/{name}.csv" for name in ("cells", "effects", "ranks")],
+    output:
+        [f"{near(paths.figures(STUDY))}/tables/{name}{suffix}" for name in MANUSCRIPT_TABLES for suffix in (".tex", ".md")],
+    log:
+        log_of("13c_manuscript_tables"),
+    params:
+        fingerprint(study, "13c_manuscript_tables"),
+    shell:
+        command("13c_manuscript_tables", f"-p selection {SELECTION}")
+
+
+rule sensitivity:
+    input:
+        SETTING_SCORES,
+        INTERSECTIONS,
+        dataset("test"),
+    output:
+        [f"{near(paths.statistics(STUDY))}/{name}.csv" for name in SENSITIVITY],
+        figure("13b_sensitivity", "sensitivity"),
+    log:
+        log_of("13b_sensitivity"),
+    params:
+        fingerprint(study, "13b_sensitivity"),
+    shell:
+        command("13b_sensitivity", f"-p selection {SELECTION}")
 
 
 rule sanity_checks:
@@ -396,6 +428,8 @@ rule report:
         rules.boxplots.output,
         rules.boxplots_incorrect.output,
         rules.statistics.output,
+        rules.sensitivity.output,
+        rules.manuscript_tables.output,
         rules.sanity_checks.output,
     output:
         REPORT,

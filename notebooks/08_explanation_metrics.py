@@ -12,8 +12,8 @@
 # **Question.** Of the pixels that an explanation method ranks highest, what share lies inside a lesion?
 #
 # **Reads** one model's weights, the test images and the list of images to explain. **Writes** one row per image,
-# method and metric to `data/<study>/scores/`, and a few maps to `data/<study>/example_maps/`. **Takes** a quarter of a minute
-# per model of the demo.
+# method and metric to `data/<study>/scores/`, what the same maps score in other ways to `data/<study>/setting_scores/`, and a
+# few maps to `data/<study>/example_maps/`. **Takes** a quarter of a minute per model of the demo.
 
 # %% [markdown]
 # The lesions define the class, so they are what a good explanation of a good model should point to. If a lesion mask has
@@ -46,6 +46,7 @@ from pretrain_xai.explanation import example_maps, explain_and_score, score_comp
 from pretrain_xai.models import load_finetuned
 from pretrain_xai.provenance import record
 from pretrain_xai.selection import CORRECT_FOR_ALL, example_images, explained_images, scored_on
+from pretrain_xai.setting_scores import empty_scores
 from pretrain_xai.study import UNTRAINED, Run, load_study
 from pretrain_xai.tables import identify_scores, read_table, write_arrays, write_scores
 from pretrain_xai.training import configure_torch
@@ -72,11 +73,13 @@ print(f"{run.name}: {len(images)} of {len(test)} test images")
 # %% [markdown]
 # ## Explain and score
 #
-# All methods explain the true label. Maps are scored as they come and not kept. If memory runs out, the model starts again
-# with fewer images a pass.
+# All methods explain the true label. Maps are scored as they come and not kept: once as the study says, and under every
+# other channel reduction, mask threshold and score that its section `sensitivity` names. If memory runs out, the model starts
+# again with fewer images a pass.
 
 # %%
-scores, micro_batch = explain_and_score(network, test, images, methods, settings, protocol)
+others = empty_scores(images, methods, settings.sensitivity, protocol)
+scores, micro_batch = explain_and_score(network, test, images, methods, settings, protocol, under_settings=others)
 settings = settings.model_copy(update={"micro_batch": micro_batch})
 if pretraining == UNTRAINED:  # edge filters and the image itself: what finds lesions without any network
     scores = pd.concat([scores, score_comparison_maps(test, images, settings, protocol)])
@@ -84,6 +87,7 @@ if pretraining == UNTRAINED:  # edge filters and the image itself: what finds le
 # %%
 path = paths.scores(study) / f"{run.name}.parquet"
 write_scores(identify_scores(scores, study, config, run), path)
+others.write(paths.setting_scores(study) / f"{run.name}.npz")
 inputs = [paths.dataset(study) / "test" / "images.npy", paths.intersections(study)]
 facts = {"methods": methods, "micro_batch": micro_batch}
 record(path, parameters={"study": study, "run": run, "protocol": config.protocol_name} | facts, inputs=inputs)

@@ -11,7 +11,7 @@
 # **Question.** Do the released result files give the numbers of the paper, and what in them needs a second look?
 #
 # **Reads** a clone of the authors' repository (`git clone https://github.com/Marta54/Pretrain_XAI_gt data/published`).
-# **Writes** one CSV per table and two figures. **Takes** under a minute.
+# **Writes** one CSV per table and the paper's figures as far as the files give them. **Takes** under a minute.
 #
 # Nothing in the files is executed: a pickle can ask for any program to be run, so an allow-list reader is used that
 # knows numbers, text, arrays and tensors only. A file that it refuses or cannot read is listed, the rest is read.
@@ -21,16 +21,14 @@ study: str = "published"  # names the folders of tables and figures
 folder: str = "data/published"  # the authors' files; relative to the project, or absolute
 
 # %%
-import seaborn as sns
 from matplotlib import pyplot as plt
 
-from pretrain_xai import paths, published_tables
-from pretrain_xai.figures import ONE_COLUMN, save_figure, use_style
-from pretrain_xai.names import label
+from pretrain_xai import paths, published_plots, published_tables
+from pretrain_xai.figures import save_figure, use_style
 from pretrain_xai.plotting import boxplot_figure, score_box_data
 from pretrain_xai.provenance import record
 from pretrain_xai.published import read_release
-from pretrain_xai.published_files import EDGE_FILTERS, METHODS
+from pretrain_xai.published_files import METHODS
 from pretrain_xai.tables import write_table
 
 use_style()
@@ -122,12 +120,15 @@ tables["incorrect_medians"]
 
 # %% [markdown]
 # One figure per selection, in the paper's arrangement: a panel per method, a box per fine-tuning depth. A box pools
-# the images of all models of a depth, so images that several models get wrong count several times.
+# the images of all models of a depth, so images that several models get wrong count several times. How large the lesions
+# of these images are was not released; chance, dashed, is that of the images whose counts are.
 
 # %%
+scores = published_tables.explanation_scores(release.confusion)
+chance = scores.groupby("selection")["chance"].mean()
 saved = []
 for selection, ratios in release.incorrect_ratios.groupby("selection"):
-    shown = ratios.assign(chance=float("nan"))
+    shown = ratios.assign(chance=chance.get(selection, float("nan")))
     figure = boxplot_figure(shown, methods, list(shown["pretraining"].unique()), ylabel="explanation performance")
     about = {"parameters": {"folder": folder, "selection": selection}, "inputs": inputs}
     saved.append(save_figure(figure, score_box_data(shown), study, f"misclassified_{selection}", **about))
@@ -143,18 +144,15 @@ tables["explanation_medians"] = published_tables.explanation_medians(release.con
 tables["explanation_medians"].round(4)
 
 # %%
-scores = published_tables.explanation_scores(release.confusion)
 for selection, maps in scores.query("pretraining == 'none'").groupby("selection"):
-    figure, ax = plt.subplots(figsize=(ONE_COLUMN, 2.6))
-    order = [name for name in (*EDGE_FILTERS, *methods) if name in set(maps["method"])]
-    sns.boxplot(maps, x="value", y="method", order=order, showfliers=False, color="0.75", linewidth=0.6, ax=ax)
-    ax.axvline(maps["chance"].mean(), color="black", linestyle="--", linewidth=0.7)
-    ax.set(xlabel="explanation performance", ylabel="", yticks=range(len(order)), yticklabels=map(label, order))
+    figure = published_plots.comparison_figure(maps, methods)
     about = {"parameters": {"folder": folder, "selection": selection}, "inputs": inputs}
     saved.append(save_figure(figure, score_box_data(maps), study, f"comparison_maps_{selection}", **about))
+    plt.show(figure)
 
 # %% [markdown]
-# The boxplots of the paper, for each selection whose counts (`metrics_*`) are there:
+# The boxplots of the paper, for each selection whose counts (`metrics_*`) are there. Its heatmaps can't be drawn again, as no
+# map was released; notebook 09 draws those of the demo in the same arrangement.
 
 # %%
 trained = scores.query("pretraining != 'none'")
@@ -202,6 +200,28 @@ summary = comparison.assign(n=1).groupby(["table", "selection", "note"], sort=Fa
 summary.agg(numbers=("n", "sum"), smallest=("difference", "min"), largest=("difference", "max")).reset_index()
 
 # %% [markdown]
+# The paper's main figure from the medians that were read off it, where boxes can't be drawn again; the accuracies are those
+# of its table.
+
+# %%
+for selection, numbers in comparison.groupby("selection"):
+    figure = published_plots.medians_figure(numbers, methods, chance.get(selection, float("nan")))
+    about = {"parameters": {"selection": selection}, "inputs": inputs}
+    saved.append(save_figure(figure, numbers, study, f"paper_medians_{selection}", **about))
+    plt.show(figure)
+
+# %% [markdown]
+# Recomputed minus published, for all numbers that can be: filled, from as many models as the paper's.
+
+# %%
+recomputed = comparison.dropna(subset="recomputed")
+if len(recomputed):
+    figure = published_plots.differences_figure(recomputed)
+    about = {"parameters": {"folder": folder}, "inputs": inputs}
+    saved.append(save_figure(figure, recomputed, study, "differences_from_paper", **about))
+    plt.show(figure)
+
+# %% [markdown]
 # ## Save
 
 # %%
@@ -219,8 +239,7 @@ print(*saved, sep="\n")
 # of trained models. The paper's medians are read off its figures, to within 0.002.
 
 # %%
-recomputed = comparison.dropna(subset="recomputed")
-same_models = recomputed[recomputed["note"].isin(["the untrained network", "from 3 models"])]
+same_models = recomputed[recomputed["note"].isin(published_plots.SAME_MODELS)]
 print(f"{len(recomputed)} of the paper's {len(comparison)} numbers can be recomputed from {len(inputs)} files;")
 print(f"{len(same_models)} of them from as many models as the paper's,", end=" ")
 print(f"where the largest difference is {same_models['difference'].abs().max():.4f}")

@@ -24,6 +24,8 @@ EVERYTHING_AFTER_FINETUNING = {
     "boxplots",
     "boxplots_incorrect",
     "statistics",
+    "sensitivity",
+    "manuscript_tables",
     "sanity_checks",
     "report",
 }

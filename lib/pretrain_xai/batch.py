@@ -49,15 +49,24 @@ def check_scores(study: Study) -> None:
     Raises
     ------
     StudyError
-        A score is unknown, or its package is not installed; the known ones are named.
+        A score is unknown, or its package is not installed; the known ones are named. Or one of the sensitivity table has
+        no chance level.
     """
-    from pretrain_xai.localization import find_score
+    from pretrain_xai.localization import SCORES, find_score, no_chance
 
-    for score in study.attribution.scores:
-        try:
-            find_score(score)
-        except ValueError as error:
-            raise StudyError(f"attribution.scores: {error}") from None
+    compared = study.attribution.sensitivity.scores
+    for place, scores in (("scores", study.attribution.scores), ("sensitivity.scores", compared)):
+        for score in scores:
+            try:
+                find_score(score)
+            except ValueError as error:
+                raise StudyError(f"attribution.{place}: {error}") from None
+    for score in compared:
+        if find_score(score).chance is no_chance:
+            known = ", ".join(name for name, known in SCORES.items() if known.chance is not no_chance)
+            raise StudyError(
+                f"attribution.sensitivity.scores: {score!r} has no chance level, so no skill; {known} have one"
+            )
 
 
 def check_files_and_network(study: Study) -> None:

@@ -97,7 +97,7 @@ def plot_effects(ax: Axes, effects: pd.DataFrame, switches: Sequence[str], quant
         face, style = _look(row)
         ax.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=face, edgecolor="white", linewidth=0.8))
         text = "–" if row.verdict == "unchanged" else _short(row.difference)
-        ax.text(x, y, text, ha="center", va="center", fontsize=6, **style)
+        ax.text(x, y, text, ha="center", va="center", fontsize=7, **style)
     ax.set(xlim=(-0.5, len(quantities) - 0.5), ylim=(len(switches) - 0.5, -0.5))
     ax.set_xticks(range(len(quantities)), [_column(name) for name in quantities], rotation=90)
     ax.tick_params(length=0)

@@ -17,7 +17,7 @@ from itertools import combinations
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from pretrain_xai import intervals
 from pretrain_xai.intervals import Interval
@@ -184,9 +184,9 @@ def contrasts(skills: Skills) -> Iterator[Contrast]:
             yield Contrast(reference, f"{method} - {reference}", weights, method=method, reference=reference)
 
 
-def holm(p: pd.Series) -> NDArray[np.float64]:
+def holm(p: ArrayLike) -> NDArray[np.float64]:
     """Return the p values adjusted for their number by Holm's step-down (1979); NaN stays NaN."""
-    values = p.to_numpy(dtype=np.float64)
+    values = np.asarray(p, dtype=np.float64)
     adjusted = np.full(len(values), np.nan)
     # statsmodels' multipletests does the same, but collects garbage at every call, which takes longer than all the rest
     order = np.argsort(values)[: (~np.isnan(values)).sum()]

@@ -19,6 +19,7 @@ from pretrain_xai.masked_maps import MaskedMaps
 from pretrain_xai.memory import within_memory
 from pretrain_xai.models import evaluation_mode
 from pretrain_xai.protocol import NEW_MAPS, RESCORED, Protocol, switched_protocols
+from pretrain_xai.setting_scores import SettingScores
 from pretrain_xai.settings import Attribution
 from pretrain_xai.training import as_batch, predict
 
@@ -38,6 +39,8 @@ def explain_and_score(
     methods: Sequence[str],
     settings: Attribution,
     protocol: Protocol,
+    *,
+    under_settings: SettingScores | None = None,
 ) -> pd.DataFrame:
     """Explain each image's true label by all methods and score the maps against the lesions.
 
@@ -45,6 +48,8 @@ def explain_and_score(
     ----------
     image_indices : int array of shape (n_images,)
         Images of `split`, each once.
+    under_settings : SettingScores, optional
+        Filled with what the same maps score under other settings.
 
     Returns
     -------
@@ -66,6 +71,8 @@ def explain_and_score(
             if deltas is not None:
                 scores["completeness_delta"] = (deltas, np.full(len(chunk), np.nan))
             _append(rows, method, known, scores)
+            if under_settings is not None:
+                under_settings.add(method, attributions, split.masks.strength[chunk], chunk, protocol.ties)
     return _table(rows)
 
 

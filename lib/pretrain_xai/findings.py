@@ -7,12 +7,13 @@ import pandas as pd
 
 from pretrain_xai.comparison_maps import COMPARISON_MAPS
 from pretrain_xai.names import label
+from pretrain_xai.survival import survival_sentences
 
 Tables = Mapping[str, pd.DataFrame]
 
 
 class Finding(NamedTuple):
-    """A sentence, the table (a key of `statistics.TABLES`) that has its numbers and the figure that shows it."""
+    """A sentence, the table (of `statistics.TABLES` or `SENSITIVITY`) that has its numbers and the figure that shows it."""
 
     text: str
     table: str
@@ -28,7 +29,8 @@ def findings(tables: Tables) -> list[Finding]:
     Parameters
     ----------
     tables : dict of DataFrame
-        From `statistics.study_statistics`, or read from its files.
+        From `statistics.study_statistics`, or read from its files; with those of `sensitivity.sensitivity_tables` it also
+        says which conclusions survive other ways to score.
     """
     return [
         *(Finding(text, "cells", "skill_intervals") for text in _caution(tables)),
@@ -38,6 +40,7 @@ def findings(tables: Tables) -> list[Finding]:
         *(Finding(text, "effects", "skill_intervals") for text in _beside(tables)),
         *(Finding(text, "redundancy", "redundancy") for text in _same_methods(tables)),
         *(Finding(text, "effective_methods", "redundancy") for text in _diversity(tables)),
+        *(Finding(*found, "sensitivity") for found in survival_sentences(tables)),
     ]
 
 

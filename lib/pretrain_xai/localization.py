@@ -279,12 +279,14 @@ def score_masked(given: MaskedMaps, scores: Sequence[str], *, ties: Ties = "expe
     -------
     dict from each name to its values and chance levels, float64 of shape (n_images,)
     """
-    found = {}
-    for name in scores:
-        score = find_score(name)
-        options = {"ties": ties} if score.has_ties else {}
-        found[name] = score.function(given.magnitudes if score.of_mass else given, **options), score.chance(given.masks)
-    return found
+    return {name: (value_masked(given, name, ties=ties), find_score(name).chance(given.masks)) for name in scores}
+
+
+def value_masked(given: MaskedMaps, name: str, *, ties: Ties = "expected") -> PerImage:
+    """Return the values of one score of maps that further scores share; as `score_masked`."""
+    score = find_score(name)
+    options = {"ties": ties} if score.has_ties else {}
+    return score.function(given.magnitudes if score.of_mass else given, **options)
 
 
 def _each_level(given: MaskedMaps, of_levels: Callable[[Levels, float], float], k: PerImage) -> PerImage:

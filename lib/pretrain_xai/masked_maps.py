@@ -116,6 +116,12 @@ class MaskedMaps:
             return None
         return MaskedMaps(np.abs(self.values).reshape(-1, *self.shape), self.masks, self.image_ids)
 
+    def with_masks(self, masks: ArrayLike) -> "MaskedMaps":
+        """Return the same maps with other masks; what is sorted is not sorted again."""
+        other = MaskedMaps(self.values.reshape(-1, *self.shape), masks, self.image_ids)
+        other.sorted_values = self.sorted_values
+        return other
+
     def hit_values(self) -> Iterator[NDArray]:
         """Yield each map's values inside its mask; their numbers differ."""
         return (values[inside] for values, inside in zip(self.values, self.inside, strict=True))

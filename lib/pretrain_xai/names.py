@@ -29,6 +29,8 @@ _LABELS = {
     "relevance_rank_accuracy": "Relevance Rank Accuracy (TPR)",
     "true_negative_rate": "true negative rate",
     "pixel_auroc": "pixel AUROC",
+    "sum_abs": "|sum|",
+    "abs_sum": "sum of |·|",
     "auroc": "AUROC",
     "auprc": "AUPRC",
 }

@@ -147,6 +147,11 @@ def example_maps(study: str) -> Path:
     return _data(study, "scores") / "example_maps"
 
 
+def setting_scores(study: str) -> Path:
+    """Return the folder with one file per model: what its maps score under every setting of the sensitivity table."""
+    return _data(study, "scores") / "setting_scores"
+
+
 def statistics(study: str) -> Path:
     """Return the folder of the tables of intervals, effects, ranks, redundancy and power."""
     return _data(study, "scores") / "statistics"

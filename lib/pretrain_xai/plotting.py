@@ -204,7 +204,7 @@ def heatmap_figure(image: np.ndarray, mask: np.ndarray, maps: pd.DataFrame, meth
                 0.03,
                 f"{cell_map['score']:.2f}",
                 color="white",
-                fontsize=6,
+                fontsize=7,
                 ha="right",
                 transform=axes[row, column].transAxes,
             )

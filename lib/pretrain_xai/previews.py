@@ -43,7 +43,7 @@ def slice_figure(slices: np.ndarray, table: pd.DataFrame, n_subjects: int, unit:
     for row, rows in zip(axes, groups, strict=True):
         drawn = rows.iloc[np.unique(np.linspace(0, len(rows) - 1, n_slices).round().astype(int))]
         for ax, (index, z) in zip(row, drawn["z"].items(), strict=False):
-            _show(ax, slices[index]).set_title(f"{z:.0f} {unit}", fontsize=6, pad=1)
+            _show(ax, slices[index]).set_title(f"{z:.0f} {unit}", fontsize=7, pad=1)
         for ax in row[len(drawn) :]:
             ax.axis("off")
         row[0].set_ylabel(f"{rows['sex'].iloc[0]}, {rows['age'].iloc[0]:g}")
@@ -61,12 +61,12 @@ def quality_figure(quality: pd.DataFrame, rejected: pd.DataFrame) -> Figure:
         for number, (group, rows) in enumerate(quality[quality["panel"] == panel].groupby("group", sort=False)):
             ax.plot(rows["x"], rows["value"], linestyle=styles[number % len(styles)], label=group)
         ax.set(xlabel=_AXIS_LABELS[panel], ylabel=f"share of {unit}", xlim=(0, 1), ylim=(0, None))
-        ax.legend(fontsize=5)
+        ax.legend()
     most = rejected.head(6)[::-1]
     axes[2].barh(range(len(most)), most["value"], color="0.7")
     for place, row in enumerate(most.itertuples()):
         words = textwrap.shorten(f"{row.value} {row.group}{'s' * (row.value > 1)}: {row.x}", 60, placeholder=" …")
-        axes[2].text(0.02, place, words, transform=axes[2].get_yaxis_transform(), va="center", fontsize=5)
+        axes[2].text(0.02, place, words, transform=axes[2].get_yaxis_transform(), va="center")
     axes[2].set(xlabel="files and slices rejected", yticks=[])
     if most.empty:
         axes[2].set(xticks=[])
@@ -92,7 +92,7 @@ def corpus_figure(corpus: LabelledImages, n_shown: int) -> Figure:
         1, n_shown, figsize=(TWO_COLUMNS, TWO_COLUMNS / n_shown * 1.15), squeeze=False, layout="constrained"
     )
     for ax, index in zip(axes.flat, np.linspace(0, len(corpus) - 1, n_shown).astype(int), strict=True):
-        _show(ax, corpus.images[index]).set_title(f"class {corpus.labels[index]}", fontsize=6, pad=1)
+        _show(ax, corpus.images[index]).set_title(f"class {corpus.labels[index]}", fontsize=7, pad=1)
     return figure
 
 

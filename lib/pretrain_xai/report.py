@@ -14,9 +14,10 @@ from jinja2 import Environment, FileSystemLoader
 from pretrain_xai import paths
 from pretrain_xai.batch import stage_times
 from pretrain_xai.findings import findings
+from pretrain_xai.manuscript_tables import MANUSCRIPT_TABLES
 from pretrain_xai.names import label
 from pretrain_xai.provenance import git_describe, package_versions, write_text
-from pretrain_xai.statistics import TABLES
+from pretrain_xai.statistics import SENSITIVITY, TABLES
 from pretrain_xai.study import UNTRAINED, Study, StudyError, load_study
 from pretrain_xai.tables import TableError, read_classification, read_scores, read_table
 
@@ -51,6 +52,14 @@ SECTIONS = (
         "redundancy",
         "How many different methods are there?",
         "Spearman's correlation of methods: above the diagonal of their scores over images, below of their maps over pixels.",
+    ),
+    (
+        "sensitivity",
+        "Do ranking and conclusions survive other ways to score?",
+        "The same maps under every channel reduction, mask threshold and score, on images that all models classify correctly "
+        "and on those that each network misclassifies itself. Numbers and colour: Kendall's tau of the methods' mean ranks "
+        "with those of the study, whose own setting is framed. Letters: conclusions that flip; flips.csv beside the tables "
+        "of the statistics names each.",
     ),
     (
         "power",
@@ -138,6 +147,7 @@ def write_report(study_name: str) -> Path:
         selection=selection,
         answers=_answers(study_name, study, classification),
         sections=[_section(study_name, study, *section) for section in SECTIONS],
+        manuscript_tables=_manuscript_tables(study_name),
         tables=_tables(study_name, scores, classification),
         settings=paths.study_file(study_name).read_text(encoding="utf-8"),
         stages=_stages(study_name),
@@ -159,7 +169,7 @@ class Answer(NamedTuple):
 
 def _answers(study_name: str, study: Study, classification: pd.DataFrame) -> list[Answer]:
     """Return sentences whose numbers stand in the tables that they are linked to."""
-    tables = {name: read_table(paths.statistics(study_name) / f"{name}.csv") for name in TABLES}
+    tables = {name: read_table(paths.statistics(study_name) / f"{name}.csv") for name in (*TABLES, *SENSITIVITY)}
     notebooks = {name: _from_page(study_name, paths.executed(study_name) / name / "run.ipynb") for name in _ANSWERING}
     accuracy = [
         Answer(text, "classification.png", "classification.csv", notebooks["06_classification_metrics"])
@@ -170,7 +180,7 @@ def _answers(study_name: str, study: Study, classification: pd.DataFrame) -> lis
             finding.text,
             f"{finding.figure}.png",
             _from_page(study_name, paths.statistics(study_name) / f"{finding.table}.csv"),
-            notebooks["13_statistics"],
+            notebooks["13b_sensitivity" if finding.table in SENSITIVITY else "13_statistics"],
         )
         for finding in findings(tables)
     ]
@@ -178,7 +188,7 @@ def _answers(study_name: str, study: Study, classification: pd.DataFrame) -> lis
 
 
 #: the notebooks that answers come from
-_ANSWERING = ("06_classification_metrics", "13_statistics")
+_ANSWERING = ("06_classification_metrics", "13_statistics", "13b_sensitivity")
 
 
 def _accuracies(classification: pd.DataFrame, study: Study) -> Iterator[str]:
@@ -232,6 +242,13 @@ def _tables(study_name: str, scores: pd.DataFrame, classification: pd.DataFrame)
         ("Median Relevance Rank Accuracy on correctly classified images", _html(medians)),
         ("Audit of the dataset", _html(audit)),
     ]
+
+
+def _manuscript_tables(study_name: str) -> list[tuple[str, str]]:
+    """Return what each table for papers is, with its link without suffix."""
+    folder = paths.figures(study_name) / "tables"
+    there = {name: what for name, what in MANUSCRIPT_TABLES.items() if (folder / f"{name}.tex").is_file()}
+    return [(what, _from_page(study_name, folder / name)) for name, what in there.items()]
 
 
 def _html(table: pd.DataFrame) -> str:

@@ -5,6 +5,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from pretrain_xai.channels import Reduction
+
 #: "best" selects the best checkpoint of a model, "matched" those of about equal accuracy
 Selection = Literal["best", "matched"]
 #: blocks of the network, from the last one (1) to all (5), that fine-tuning changes
@@ -34,6 +36,8 @@ def _seeds(seeds: list[int] | list[list[int]]) -> list[int] | list[list[int]]:
 #: no value twice
 Unique = AfterValidator(_once_each)
 Seed = Annotated[int, Field(ge=0)]
+#: share of a patch's maximum above which a pixel belongs to the lesion
+Threshold = Annotated[float, Field(ge=0, lt=1)]
 #: fine-tuning depths from the shallowest
 Depths = Annotated[list[Literal[1, 2, 3, 4, 5]], Field(min_length=1), AfterValidator(_ascending)]
 
@@ -179,6 +183,22 @@ class Finetuning(Settings):
     selections: dict[Selection, dict[str, Cell]] = Field(min_length=1)
 
 
+class Sensitivity(Settings):
+    """Other ways to score the same maps, all combined, under which the conclusions are checked; the study's own is added."""
+
+    channel_reductions: Annotated[list[Reduction], Unique] = ["sum_abs", "abs_sum", "luminance"]
+    #: see `Protocol.mask_threshold`
+    mask_thresholds: Annotated[list[Threshold], Unique] = [0.0, 0.25, 0.5, 0.75]
+    #: names in `localization.SCORES` that have a chance level
+    scores: Annotated[list[str], Unique] = [
+        "relevance_rank_accuracy",
+        "relevance_mass_accuracy",
+        "average_precision",
+        "pixel_auroc",
+        "pointing_game",
+    ]
+
+
 class Attribution(Settings):
     """The explanation methods and how many images they explain."""
 
@@ -195,6 +215,7 @@ class Attribution(Settings):
     example_images: int = Field(3, ge=1)
     #: explain the images that a model gets wrong, too
     misclassified: bool = True
+    sensitivity: Sensitivity = Sensitivity()
     seed: Seed = 0
 
     @model_validator(mode="after")

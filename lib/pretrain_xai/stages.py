@@ -37,7 +37,16 @@ class Stage:
 
 
 #: modules that only draw
-_DRAWING = ("effect_plots", "figures", "names", "plotting", "previews", "sanity_figure", "statistics_plots")
+_DRAWING = (
+    "effect_plots",
+    "figures",
+    "names",
+    "plotting",
+    "previews",
+    "sanity_figure",
+    "sensitivity_plots",
+    "statistics_plots",
+)
 
 
 _SCORING = ("channel_reduction", "mask_threshold", "ties", "signed_edges", "captum_deep_lift", "gradient_shap_unseeded")
@@ -70,6 +79,13 @@ STAGES = {
         draws=True,
     ),
     "13_statistics": Stage("scores", ("attribution.methods", "pretraining.corpora"), ("mask_threshold",), draws=True),
+    "13b_sensitivity": Stage(
+        "scores",
+        ("attribution", "pretraining.corpora"),
+        ("channel_reduction", "mask_threshold", "ties", "signed_edges"),
+        draws=True,
+    ),
+    "13c_manuscript_tables": Stage("scores", draws=True),
     "15_sanity_checks": Stage(
         "scores",
         ("attribution", "network", "threads"),

@@ -26,6 +26,8 @@ TABLES = (
     "spread",
     "power",
 )
+#: the tables of `sensitivity.sensitivity_tables`, which a notebook of their own writes beside these
+SENSITIVITY = ("sensitivity", "flips", "survival")
 
 
 def study_statistics(

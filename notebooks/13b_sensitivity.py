@@ -1,0 +1,118 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Check whether ranking and conclusions survive other ways to score
+#
+# **Question.** Would the study say the same with another channel reduction, mask threshold or score, or on misclassified
+# images?
+#
+# **Reads** what the maps of all models score under every setting, the image lists and the test images. **Writes** the tables
+# `sensitivity`, `flips` and `survival` in `data/<study>/statistics` and the figure `sensitivity`. **Takes** half a minute.
+
+# %% [markdown]
+# The study chose one way to make one map of three channels, one threshold above which a pixel belongs to a lesion and one
+# score, and looks at images that all models classify correctly. None of these choices is the only one to be defended. So the
+# same maps are scored in all combinations (the section `sensitivity` of a study's `attribution` names them), and the
+# statistics of the main answers are repeated for each.
+#
+# Misclassified images are each network's own. A network that is rarely wrong has few, so depths at which one has fewer than
+# ten are left out; beside them stand the correct images at the same depths, which tells what the images do and what
+# the depths.
+
+# %% tags=["parameters"]
+study: str = "demo"  # a file in studies/
+selection: str = "best"  # how models are chosen: best or matched
+metric: str = "relevance_rank_accuracy"  # the score of the default
+seed: int = 0  # of the resamples of subjects and seeds
+
+# %%
+import matplotlib.pyplot as plt
+import pandas as pd
+
+from pretrain_xai import figures, paths
+from pretrain_xai.populations import read_populations
+from pretrain_xai.provenance import record
+from pretrain_xai.sensitivity import sensitivity_tables
+from pretrain_xai.sensitivity_plots import sensitivity_figure
+from pretrain_xai.study import load_study
+from pretrain_xai.survival import survival_sentences
+from pretrain_xai.tables import write_table
+
+config = load_study(study)
+protocol = config.switched
+figures.use_style()
+
+# %% [markdown]
+# ## Load the scores of all settings
+
+# %%
+populations = read_populations(study, config, selection)
+for population in populations:
+    n_networks, n_images = population.seen.shape
+    per_network = population.seen.sum(axis=1)
+    print(
+        f"{population.name}: {n_networks} networks, {per_network.min()} to {per_network.max()} of {n_images} images each"
+    )
+
+# %% [markdown]
+# ## Compare every setting with the default
+#
+# Kendall's tau says how alike two rankings are, by the methods' mean ranks over networks; its interval comes from drawing
+# subjects (and seeds, where there are several) anew, the same for both. A conclusion is *reversed* if the opposite is clear,
+# *lost* if it is clear no longer, and *gained* if it is clear only here.
+
+# %%
+default = (protocol.channel_reduction, protocol.mask_threshold, metric)
+tables = sensitivity_tables(populations, default, seed)
+parameters = {"study": study, "selection": selection, "default": default, "seed": seed}
+inputs = [*sorted(paths.setting_scores(study).glob("[!.]*.npz")), paths.intersections(study)]
+for name, table in tables.items():
+    path = paths.statistics(study) / f"{name}.csv"
+    write_table(table, path)
+    record(path, parameters=parameters, inputs=inputs)
+print({name: len(table) for name, table in tables.items()})
+
+# %% [markdown]
+# ## Figure
+#
+# Each cell is a way to score; the study's own is framed. Letters say which kinds of conclusions flip there.
+
+# %%
+figure = sensitivity_figure(tables["sensitivity"])
+figures.save_figure(figure, tables["sensitivity"], study, "sensitivity", parameters=parameters, inputs=inputs)
+plt.show(figure)
+
+# %% [markdown]
+# ## What flips?
+#
+# The conclusions that do not hold in every setting, those first that turn round most often. Families: `first` is the method
+# that ranks first; pairs of methods and methods beside comparison maps are judged after Holm's correction.
+
+# %%
+survival = tables["survival"]
+flipped = survival[survival["kept"] < survival["settings"]].sort_values(["reversed", "lost"], ascending=False)
+print(f"{len(survival) - len(flipped)} of {len(survival)} conclusions are the same in all of their settings")
+flipped.head(20).style.hide(axis="index")
+
+# %% [markdown]
+# How alike is the ranking, on average over the other axes, with each choice on one?
+
+# %%
+sensitivity = tables["sensitivity"]
+axes = ["channel_reduction", "mask_threshold", "score"]
+means = [sensitivity.groupby([axis, "population"], sort=False)["tau"].mean().unstack() for axis in axes]
+pd.concat(means, keys=axes).round(2)
+
+# %% [markdown]
+# ## Read the result
+#
+# Every number of these sentences stands in `sensitivity.csv` or `survival.csv`.
+
+# %%
+print(*(text for text, _ in survival_sentences(tables)), sep="\n")

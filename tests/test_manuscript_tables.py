@@ -1,0 +1,127 @@
+"""Tables for papers: the numbers of the statistics, in LaTeX that is whole and in Markdown."""
+
+import dataclasses
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pretrain_xai import paths
+from pretrain_xai.manuscript_tables import (
+    MANUSCRIPT_TABLES,
+    cells_table,
+    effects_table,
+    number,
+    p_value,
+    ranks_table,
+    save_table,
+    to_latex,
+    to_markdown,
+)
+from pretrain_xai.report import write_report
+from pretrain_xai.simulated_studies import Size, Spread, as_skills, simulate_scores
+from pretrain_xai.statistics import study_statistics
+
+TEXT = st.text(st.characters(codec="ascii", categories=["L", "N", "P", "S", "Zs"]), max_size=12)
+
+
+@pytest.fixture(scope="module", params=[1, 3])
+def statistics(request) -> dict[str, pd.DataFrame]:
+    size = Size(request.param, n_depths=3, n_methods=4, n_images=20)
+    skills = as_skills(simulate_scores(1, size, Spread(), np.random.default_rng(0))[0], n_subjects=10)
+    return study_statistics(dataclasses.replace(skills, references={"sobel": np.full((4, 20), 0.2)}))
+
+
+def latex_rows(text: str) -> list[list[str]]:
+    """Return the cells of a tabular, having checked that it is whole; as LaTeX would read it."""
+    comment, first, *body, last, end = text.split("\n")
+    assert comment.startswith("% ") and end == ""
+    columns = re.fullmatch(r"\\begin\{tabular\}\{([lr]+)\}", first)[1]
+    assert last == r"\end{tabular}"
+    assert [body[0], body[2], body[-1]] == [r"\toprule", r"\midrule", r"\bottomrule"]
+    rows = [line for line in body if not line.endswith("rule")]
+    for row in rows:
+        assert row.endswith(r" \\")
+        plain = re.sub(r"(?<!\\)\$(?:[-<>|]|\\[a-z]+)\$", "", row.removesuffix(r" \\"))
+        plain = re.sub(r"\\text\w+ ?|\\[&%$#_{}~^]", "", plain)
+        assert plain.count("{") == plain.count("}")
+        assert not set(plain) & set("#_^~%$\\−×<>|"), row
+    cells = [re.split(r"(?<!\\) & ", row.removesuffix(r" \\")) for row in rows]
+    assert {len(row) for row in cells} == {len(columns)}
+    return cells
+
+
+def test_every_estimate_stands_with_its_interval(statistics):
+    cells = statistics["cells"]
+    table = cells_table(cells).set_index(["Corpus", "Method"])
+    assert list(table.columns) == ["1 block", "2 blocks", "3 blocks"]
+    assert len(table) == 8
+    row = cells.query("pretraining == 'mri' and finetune_depth == 2 and method == 'method1'").iloc[0]
+    shown = table.loc[("MRI (sex)", "method1"), "2 blocks"]
+    expected = [f"{value:.3f}" for value in row[["estimate", "low", "high"]]]
+    assert re.findall(r"-?\d\.\d{3}", shown.replace("−", "-")) == expected
+
+
+def test_effects_are_those_of_the_primary_way(statistics):
+    effects = statistics["effects"].query("way == 't'")
+    table = effects_table(statistics["effects"])
+    families = ["corpus", "corpus_by_method", "corpus_by_depth", "corpus_x_depth", "depth", "depth_by_corpus", "sobel"]
+    assert len(table) == effects["family"].isin(families).sum()
+    (corpus,) = effects.query("family == 'corpus'").itertuples()
+    shown = table.iloc[0]
+    assert (shown["Difference"], shown["Of"]) == ("MRI (sex) − photographs", "all")
+    assert shown["Skill"] == f"{number(corpus.estimate)} [{number(corpus.low)}, {number(corpus.high)}]"
+    assert shown["p"] == p_value(corpus.p)
+    assert ("d" in table) == (corpus.unit == "seed"), "no effect size without several seeds"
+    assert set(table["Of"]) >= {"1 block", "2 blocks", "method0", "photographs", "change with depth"}
+
+
+def test_numbers_have_a_true_minus_and_zero_no_sign():
+    assert [number(-0.0004), number(-0.0006), number(1.0), number(float("nan"))] == ["0.000", "−0.001", "1.000", "–"]
+    assert [p_value(0.0004), p_value(0.0012), p_value(1), p_value(float("nan"))] == ["<0.001", "0.001", "1.000", "–"]
+
+
+def test_latex_is_whole_and_holds_the_same_cells_as_markdown(statistics):
+    makers = {"cells": cells_table, "effects": effects_table, "ranks": ranks_table}
+    for name, make in makers.items():
+        table = make(statistics[name])
+        header, *rows = latex_rows(to_latex(table, "What it shows."))
+        assert header == list(table.columns)
+        plain = [[cell.replace("$-$", "−").replace("$<$", "<").replace("--", "–") for cell in row] for row in rows]
+        assert plain == table.to_numpy().tolist()
+        lines = to_markdown(table, "What it shows.").split("\n")
+        assert lines[1] == "|" + " --- |" * table.shape[1]
+        assert [line.strip("| ").split(" | ") for line in lines[2 : 2 + len(table)]] == table.to_numpy().tolist()
+        assert lines[-2:] == ["*What it shows.*", ""]
+
+
+@given(st.lists(TEXT, min_size=2, max_size=2), TEXT)
+@settings(max_examples=40)
+def test_any_text_is_escaped(cells, header):
+    table = pd.DataFrame([cells], columns=["a", f"b{header}"])
+    latex_rows(to_latex(table, "About\nit."))
+    row = to_markdown(table, "").split("\n")[2]
+    assert len(re.findall(r"(?<!\\)\|", row)) == 3
+
+
+def test_saved_tables_repeat_to_the_byte_and_say_where_they_come_from(root, statistics):
+    table = ranks_table(statistics["ranks"])
+
+    def saved() -> list[bytes]:
+        written = save_table(table, "tiny", "ranks", "Ranks.", parameters={"study": "tiny"})
+        assert [path.name for path in written] == ["ranks.tex", "ranks.md"]
+        return [path.read_bytes() for path in written]
+
+    assert saved() == saved()
+    folder = paths.figures("tiny") / "tables"
+    assert {path.name for path in folder.iterdir()} == {"ranks.tex", "ranks.md", "ranks.json"}
+    assert '"caption": "Ranks."' in (folder / "ranks.json").read_text()
+
+
+def test_the_report_links_the_tables(tiny):
+    text = write_report(tiny).read_text(encoding="utf-8")
+    for name in MANUSCRIPT_TABLES:
+        assert f'href="tables/{name}.tex"' in text and f'href="tables/{name}.md"' in text
+        latex_rows((paths.figures(tiny) / "tables" / f"{name}.tex").read_text())

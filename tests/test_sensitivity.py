@@ -1,0 +1,398 @@
+"""The ranking and the conclusions under other settings, against slow loops and studies that flip by construction."""
+
+import dataclasses
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from matplotlib import pyplot as plt
+from pretrain_xai import paths
+from pretrain_xai.batch import check_scores
+from pretrain_xai.channels import LUMINANCE
+from pretrain_xai.effects import effect_table
+from pretrain_xai.findings import findings
+from pretrain_xai.intervals import by_images
+from pretrain_xai.localization import SCORES
+from pretrain_xai.populations import CORRECT, FEWEST_IMAGES, INCORRECT, SAME_DEPTHS, common_images, populations
+from pretrain_xai.protocol import CORRECTED
+from pretrain_xai.sensitivity import judge, mean_ranks, network_draws, sensitivity_tables
+from pretrain_xai.sensitivity_plots import LETTERS, flip_letters, sensitivity_figure
+from pretrain_xai.setting_scores import SettingScores, empty_scores, score_comparison_maps_under_settings
+from pretrain_xai.settings import Sensitivity
+from pretrain_xai.simulated_studies import Size, Spread, as_skills, simulate_scores
+from pretrain_xai.study import Study, StudyError, load_study
+from pretrain_xai.survival import survival_sentences
+from pretrain_xai.tables import read_scores, read_table
+from scipy import stats
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+RNG = np.random.default_rng(3)
+SETTINGS = Sensitivity(mask_thresholds=[0.0, 0.75])
+DEFAULT = ("sum_abs", 0.5, "relevance_rank_accuracy")
+
+
+# scores under settings
+
+
+def plain_score(heatmap: np.ndarray, mask: np.ndarray, score: str) -> float:
+    """Return a score in the plainest way, of a map without ties."""
+    values, inside = heatmap.ravel(), mask.ravel()
+    order = np.argsort(-values)
+    match score:
+        case "relevance_rank_accuracy":
+            return inside[order[: inside.sum()]].mean()
+        case "relevance_mass_accuracy":
+            return values[inside].sum() / values.sum()
+        case "pointing_game":
+            return float(inside[order[0]])
+        case "pixel_auroc":
+            return roc_auc_score(inside, values)
+        case "average_precision":
+            return average_precision_score(inside, values)
+    raise AssertionError(score)
+
+
+def plain_reduction(attribution: np.ndarray, how: str) -> np.ndarray:
+    total = np.zeros(attribution.shape[1:])
+    for channel, weight in zip(attribution, LUMINANCE, strict=True):
+        total += {"sum_abs": channel, "abs_sum": np.abs(channel), "luminance": weight * np.abs(channel)}[how]
+    return np.abs(total)
+
+
+@pytest.fixture(scope="module")
+def scored() -> tuple[SettingScores, dict[str, np.ndarray], np.ndarray, np.ndarray]:
+    """Return scores of two methods on images 2, 5 and 9, with the attributions, strengths and indices."""
+    image_index = np.array([2, 5, 9])
+    strength = RNG.random((3, 12, 12)).astype(np.float32) * (RNG.random((3, 12, 12)) < 0.3)
+    strength[1] = np.minimum(strength[1], 0.7)  # nothing is left of its lesions at the highest threshold
+    attributions = {name: RNG.standard_normal((3, 3, 12, 12)) for name in ("one", "two")}
+    found = empty_scores(image_index, ["one", "two"], SETTINGS, CORRECTED)
+    for name, maps in attributions.items():
+        for chunk in ([0, 1], [2]):
+            found.add(name, maps[chunk], strength[chunk], image_index[chunk])
+    return found, attributions, strength, image_index
+
+
+def test_every_setting_is_scored_as_by_the_plain_loop(scored):
+    found, attributions, strength, _ = scored
+    assert found.mask_thresholds == [0.0, 0.5, 0.75], "the study's own is among them"
+    n = 0
+    for m, method in enumerate(found.methods):
+        for r, how in enumerate(found.channel_reductions):
+            for t, threshold in enumerate(found.mask_thresholds):
+                for s, score in enumerate(found.scores):
+                    for i in range(3):
+                        mask = strength[i] >= threshold if threshold else strength[i] > 0
+                        value, chance = found.values[m, r, t, s, i], found.chance[t, s, i]
+                        if not mask.any():
+                            assert np.isnan([value, chance]).all()
+                            n += 1
+                            continue
+                        expected = plain_score(plain_reduction(attributions[method][i], how), mask, score)
+                        assert value == pytest.approx(expected, rel=1e-5), (method, how, threshold, score)
+                        assert chance == pytest.approx(SCORES[score].chance(mask[None])[0])
+    assert n == 2 * 3 * len(found.scores), "the one image whose lesions are weaker than the threshold"
+
+
+def test_scores_are_read_as_they_were_written(scored, tmp_path):
+    found, *_ = scored
+    found.write(tmp_path / "scores.npz")
+    again = SettingScores.read(tmp_path / "scores.npz")
+    for field in dataclasses.fields(SettingScores):
+        np.testing.assert_array_equal(getattr(again, field.name), getattr(found, field.name))
+
+
+def test_skill_is_of_the_images_asked_for(scored):
+    found, *_ = scored
+    skill = found.skill_at((1, 0, 2), [9, 3, 2])
+    assert np.isnan(skill[:, 1]).all(), "image 3 is not scored"
+    for place, image in ((0, 2), (2, 0)):
+        chance = found.chance[0, 2, image]
+        np.testing.assert_allclose(skill[:, place], (found.values[:, 1, 0, 2, image] - chance) / (1 - chance))
+
+
+def test_comparison_maps_have_one_reduction(scored):
+    _, _, strength, _ = scored
+    images = RNG.random((3, 12, 12)).astype(np.float32)
+    found = score_comparison_maps_under_settings(images, strength, np.arange(3), SETTINGS, CORRECTED)
+    assert found.channel_reductions == ["sum_abs"]
+    intensity = found.of("intensity").values[0, 0, 1, 0]
+    expected = [
+        plain_score(image, s >= 0.5, "relevance_rank_accuracy") for image, s in zip(images, strength, strict=True)
+    ]
+    np.testing.assert_allclose(intensity, expected)
+
+
+@pytest.mark.parametrize(
+    ("scores", "found"),
+    [(["sparseness"], "no chance level"), (["pixel_aurok"], "did you mean"), (["quantus:AUC"], "no chance")],
+)
+def test_scores_without_chance_are_refused_in_one_line(scores, found):
+    study = load_study("tiny").model_dump()
+    study["attribution"]["sensitivity"]["scores"] = scores
+    with pytest.raises(StudyError, match=rf"attribution\.sensitivity\.scores: .*{found}"):
+        check_scores(Study.model_validate(study))
+
+
+# populations
+
+
+def simulated(n_seeds: int = 1, n_images: int = 60) -> tuple[pd.DataFrame, np.ndarray]:
+    """Return networks and their skills (n_networks, n_methods, n_images): mri is better, method3 is best."""
+    size = Size(n_seeds, n_depths=3, n_methods=4, n_images=n_images)
+    spread = Spread(network=0.01, network_method=0.003)
+    scores = simulate_scores(1, size, spread, np.random.default_rng(1), corpus_effect=0.1, depth_effect=0.1)
+    skills = as_skills(scores[0])
+    return skills.networks, skills.values
+
+
+def as_scores(values: np.ndarray) -> SettingScores:
+    """Return one network's scores, (n_methods, n_images), the same under 2 reductions x 1 threshold x 2 scores."""
+    methods = [f"method{number}" for number in range(len(values))]
+    every = np.tile(values[:, None, None, None], (1, 2, 1, 2, 1))
+    names = (["sum_abs", "luminance"], [0.5], ["relevance_rank_accuracy", "pixel_auroc"])
+    n_images = values.shape[-1]
+    return SettingScores(np.arange(n_images), methods, *names, every, np.zeros((1, 2, n_images)))
+
+
+def found_populations(networks, values, incorrect=None, references=None):
+    n_images = values.shape[-1]
+    subjects = pd.Series([f"s{i // 3}" for i in range(n_images)], index=range(n_images))
+    correct = np.arange(n_images // 2)
+    wrong = incorrect or [np.arange(n_images // 2, n_images)] * len(values)
+    scored = [as_scores(network) for network in values]
+    return populations(networks, scored, correct, wrong, references or {}, subjects)
+
+
+def test_depths_with_few_misclassified_images_are_left_out_for_all():
+    networks, values = simulated()
+    wrong = [np.arange(30, 60)] * 6
+    wrong[4] = np.arange(30, 30 + FEWEST_IMAGES - 1)  # mri at depth 2
+    found = found_populations(networks, values, wrong)
+    assert [population.name for population in found] == [CORRECT, SAME_DEPTHS, INCORRECT]
+    for population in found[1:]:
+        assert population.networks["finetune_depth"].tolist() == [1, 3, 1, 3]
+    assert [population.seen.sum() for population in found] == [180, 120, 120]
+    wrong[4] = np.arange(30, 30 + FEWEST_IMAGES)
+    assert [population.name for population in found_populations(networks, values, wrong)] == [CORRECT, INCORRECT]
+    assert [p.name for p in found_populations(networks, values, [np.arange(30, 33)] * 6)] == [CORRECT]
+
+
+@given(st.integers(0, 10_000))
+def test_common_images_keep_means_and_have_the_variance_of_a_ratio(seed):
+    rng = np.random.default_rng(seed)
+    values = rng.random((3, 2, 12))
+    seen = rng.random((3, 12)) < 0.5
+    seen[:, 0] = True
+    values[~np.repeat(seen[:, None], 2, axis=1)] = np.nan
+    common = common_images(values)
+    np.testing.assert_allclose(common.mean(-1), np.nanmean(values, -1))
+    clusters = np.arange(12) // 3
+    interval = by_images(common[:, 0], clusters)
+    variance = 0.0
+    for cluster in range(4):
+        part = 0.0
+        for network in range(3):
+            own = values[network, 0]
+            inside = (clusters == cluster) & seen[network]
+            part += (own[inside] - np.nanmean(own)).sum() / seen[network].sum()
+        variance += part**2
+    assert interval.se == pytest.approx(np.sqrt(variance * 4 / 3))
+
+
+def test_without_missing_images_nothing_changes():
+    values = RNG.random((3, 2, 12))
+    np.testing.assert_array_equal(common_images(values), values)
+
+
+# ranks
+
+
+def test_mean_ranks_are_those_of_the_plain_loop():
+    networks, values = simulated(n_seeds=2, n_images=15)
+    values = values.copy()
+    values[1, :, 3:] = np.nan  # one network saw three images
+    images = RNG.integers(0, 3, (15, 8)).astype(float)
+    draws = network_draws(networks, np.random.default_rng(0), 7)
+    found = mean_ranks(values, images, draws)
+    for resample in range(8):
+        rows, weights = [], []
+        for network in range(len(values)):
+            repeated = [
+                i for i in range(15) for _ in range(int(images[i, resample])) if not np.isnan(values[network, 0, i])
+            ]
+            if repeated:
+                rows.append(stats.rankdata([-values[network, method, repeated].mean() for method in range(4)]))
+                weights.append(draws[network, resample])
+        np.testing.assert_allclose(found[:, resample], np.average(rows, axis=0, weights=weights))
+
+
+def test_seeds_are_drawn_within_cells_and_the_same_in_all_if_their_numbers_are():
+    networks, _ = simulated(n_seeds=3)
+    draws = network_draws(networks, np.random.default_rng(0), 50)
+    assert (draws[:, 0] == 1).all()
+    by_seed = pd.DataFrame(draws).groupby(networks["seed"])
+    assert (by_seed.nunique() == 1).all(axis=None)
+    other = networks.assign(seed=networks["seed"] + 10 * (networks["pretraining"] == "mri"))
+    apart = pd.DataFrame(network_draws(other, np.random.default_rng(0), 50))
+    cells = [other["pretraining"], other["finetune_depth"]]
+    assert (apart.groupby(cells).sum() == 3).all(axis=None)
+    assert (apart.iloc[:3].to_numpy() != apart.iloc[-3:].to_numpy()).any()
+    assert (network_draws(networks[networks["seed"] == 0], np.random.default_rng(0), 9) == 1).all()
+
+
+# conclusions
+
+
+@pytest.mark.parametrize("n_seeds", [1, 3])
+@pytest.mark.parametrize("shift", [0, 10])
+def test_conclusions_are_those_of_the_effect_table(n_seeds, shift):
+    """Computed family by family they equal what the statistics say, also where cells have other seed numbers."""
+    networks, values = simulated(n_seeds)
+    networks = networks.assign(seed=networks["seed"] + shift * (networks["pretraining"] == "mri"))
+    skills = as_skills(values.reshape(2, 3, n_seeds, 4, -1), n_subjects=20)
+    references = {"sobel": np.full((4, 60), 0.33), "untrained": values[0] - 0.05}
+    skills = dataclasses.replace(skills, networks=networks, references=references)
+    table = effect_table(skills, ways=("t",)).rename(columns={"family": "conclusion"})
+    table = table.set_index(["conclusion", "contrast"])
+    found = judge(skills)
+    assert set(found.index.get_level_values(0)) == {"corpus", "depth", "methods", "sobel", "untrained"}
+    table = table.loc[found.index]
+    for name in ("estimate", "low", "high"):
+        np.testing.assert_allclose(found[name], table[name], atol=1e-12)
+    single = found.index.get_level_values(0).isin(["corpus", "depth"])
+    clear = np.where(single, (table["low"] > 0) | (table["high"] < 0), table["p_holm"] < 0.05)
+    assert (found["verdict"] == np.sign(table["estimate"]) * clear).all()
+    assert found["verdict"].abs().sum() > 5
+
+
+def test_two_methods_with_equal_scores_are_not_told_apart_by_rounding():
+    values = RNG.random((2, 2, 9))
+    values[:, 1] = values[:, 0] + 1e-17 + 1e-16 * RNG.random((2, 9))
+    skills = as_skills(values.reshape(1, 1, 2, 2, 9))
+    assert judge(skills).loc[("methods", "method0 - method1"), "verdict"] == 0
+
+
+@pytest.fixture(scope="module", params=[1, 3])
+def flipped(request) -> dict[str, pd.DataFrame]:
+    """Return the tables of a study in which luminance turns the order of methods and corpora round, on correct images.
+
+    Pixel AUROC is noise there, and on the misclassified images all is as by default.
+    """
+    networks, values = simulated(request.param)
+    found = found_populations(networks, values, references={"sobel": as_scores(np.full((1, 60), 0.6))})
+    noise = np.random.default_rng(2)
+    for place, scored in enumerate(found[0].scored):
+        mirror = values[(place + len(values) // 2) % len(values), ::-1]  # the other corpus, methods reversed
+        scored.values[:, 1, 0, 0, :30] = mirror[:, :30]
+        scored.values[:, :, 0, 1, :30] = noise.random((4, 2, 30))
+    return sensitivity_tables(found, DEFAULT)
+
+
+def test_the_default_agrees_with_itself(flipped):
+    row = flipped["sensitivity"].query("is_default")
+    assert row[["population", "channel_reduction", "mask_threshold", "score"]].to_numpy().tolist() == [
+        [CORRECT, *DEFAULT]
+    ]
+    assert row[["tau", "tau_low", "tau_high"]].to_numpy().tolist() == [[1, 1, 1]]
+    assert flip_letters(row.to_dict("records")[0]) == ""
+
+
+def test_what_was_turned_round_is_reversed(flipped):
+    rows = flipped["sensitivity"].set_index(["population", "channel_reduction", "score"])
+    turned = rows.loc[(CORRECT, "luminance", "relevance_rank_accuracy")]
+    assert turned["tau"] == -1
+    assert (turned["tau_high"], turned["first"]) == (-1, "method0")
+    assert flip_letters(turned) == "FCM"
+    assert turned["methods_reversed"] == 6
+    flips = flipped["flips"].query("population == 'correct' and score == 'relevance_rank_accuracy'")
+    corpus = flips.query("conclusion == 'corpus'").iloc[0]
+    assert corpus[["default", "found", "change"]].tolist() == ["above", "below", "reversed"]
+    survival = flipped["survival"].query("population == 'incorrect'")
+    assert corpus["low"] < corpus["estimate"] < corpus["high"] < 0
+    assert set(survival["reversed"]) == {0}
+    assert "depth" not in set(flips["conclusion"]), "depth is as by default"
+
+
+def test_what_became_noise_is_lost(flipped):
+    rows = flipped["flips"].query("population == 'correct' and score == 'pixel_auroc' and conclusion == 'methods'")
+    assert set(rows["change"]) == {"lost"}
+    assert len(rows) == 12, "six pairs in two reductions"
+
+
+def test_on_misclassified_images_all_is_kept(flipped):
+    rows = flipped["sensitivity"].query("population == 'incorrect'")
+    assert (rows["tau"] == 1).all()
+    survival = flipped["survival"].set_index(["population", "conclusion", "contrast"])
+    for conclusion in (("corpus", "mri - natural"), ("depth", "3 - 1"), ("first", "ranks first")):
+        assert survival.loc[(INCORRECT, *conclusion), ["settings", "kept"]].tolist() == [4, 4]
+    assert survival.loc[(CORRECT, "corpus", "mri - natural"), ["settings", "kept", "reversed"]].tolist()[0::2] == [4, 1]
+
+
+def test_counts_add_up(flipped):
+    survival = flipped["survival"]
+    assert (survival[["kept", "reversed", "lost", "gained"]].sum(axis=1) == survival["settings"]).all()
+    assert len(flipped["flips"]) == survival[["reversed", "lost", "gained"]].sum().sum()
+    kinds = [f"{kind}_{change}" for kind in LETTERS for change in ("reversed", "lost", "gained")]
+    assert len(flipped["flips"]) == flipped["sensitivity"].reindex(columns=kinds).sum().sum()
+
+
+def test_sentences_say_what_flips_and_their_numbers_stand_in_the_tables(flipped, tmp_path):
+    sentences = list(survival_sentences(flipped))
+    assert [table for _, table in sentences] == ["sensitivity", "survival"] * 2
+    order, conclusions = sentences[0][0], sentences[1][0]
+    assert "tau of -1.00" in order and "method0" in order
+    assert "method3 ranks first (" in conclusions and "MRI (sex) above photographs (" in conclusions
+    assert "none turns round" in sentences[3][0]
+    for text, name in sentences:
+        path = tmp_path / f"{name}.csv"
+        flipped[name].to_csv(path, index=False)
+        words, numbers = path.read_text(), [v for c in flipped[name].select_dtypes("number") for v in flipped[name][c]]
+        for number in re.findall(r"-?\d+(?:\.\d+)?", re.sub(r"method\d|95 %", "", text)):
+            decimals = len(number.partition(".")[2])
+            assert number in {f"{value:.{decimals}f}" for value in numbers} or number in words, (number, text)
+    read = {name: read_table(tmp_path / f"{name}.csv") for name in ("sensitivity", "survival")}
+    assert list(survival_sentences(read)) == sentences, "the report reads what the notebook wrote"
+    assert list(survival_sentences({})) == []
+
+
+def test_the_figure_has_a_cell_with_tau_and_letters_for_every_setting(flipped):
+    table = flipped["sensitivity"]
+    figure = sensitivity_figure(table)
+    panels = [ax for ax in figure.axes if ax.texts]
+    shown = [text.get_text() for ax in panels for text in ax.texts]
+    assert sorted(shown) == sorted(f"{row['tau']:.2f}\n{flip_letters(row)}".strip() for row in table.to_dict("records"))
+    framed = [patch for ax in panels for patch in ax.patches if patch.get_linewidth() > 1]
+    assert len(framed) == 1
+    plt.close(figure)
+
+
+# the tiny study, through notebooks and report
+
+
+def test_the_default_setting_holds_the_scores_and_the_conclusions_of_the_study(tiny):
+    study = load_study(tiny)
+    run = next(study.runs())
+    found = SettingScores.read(paths.setting_scores(tiny) / f"{run.name}.npz")
+    scores = read_scores(tiny).query("metric == 'relevance_rank_accuracy' and pretraining == @run.pretraining")
+    scores = scores[scores["finetune_depth"] == run.finetune_depth].set_index(["method", "image_index"])["value"]
+    place = [found.channel_reductions.index("sum_abs"), found.mask_thresholds.index(0.5), 0]
+    for row, method in enumerate(found.methods):
+        np.testing.assert_array_equal(found.values[(row, *place)], scores.loc[method].loc[found.image_index])
+    table = read_table(paths.statistics(tiny) / "sensitivity.csv").query("is_default")
+    ranks = read_table(paths.statistics(tiny) / "ranks.csv")
+    best = ranks.loc[ranks["mean_rank"] == ranks["mean_rank"].min(), "method"]
+    assert table["first"].iloc[0] in set(best)
+    assert table["tau"].iloc[0] == pytest.approx(1)
+
+
+def test_findings_speak_of_survival_where_the_tables_are_there(tiny):
+    from pretrain_xai.statistics import SENSITIVITY, TABLES
+
+    tables = {name: read_table(paths.statistics(tiny) / f"{name}.csv") for name in (*TABLES, *SENSITIVITY)}
+    found = [finding for finding in findings(tables) if finding.figure == "sensitivity"]
+    assert found and all(finding.table in SENSITIVITY for finding in found)
+    assert not [f for f in findings({name: tables[name] for name in TABLES}) if f.figure == "sensitivity"]
