@@ -322,11 +322,11 @@ rule manuscript_tables:
     output:
         [f"{near(paths.figures(STUDY))}/tables/{name}{suffix}" for name in MANUSCRIPT_TABLES for suffix in (".tex", ".md")],
     log:
-        log_of("13c_manuscript_tables"),
+        log_of("13d_manuscript_tables"),
     params:
-        fingerprint(study, "13c_manuscript_tables"),
+        fingerprint(study, "13d_manuscript_tables"),
     shell:
-        command("13c_manuscript_tables", f"-p selection {SELECTION}")
+        command("13d_manuscript_tables", f"-p selection {SELECTION}")
 
 
 rule sensitivity:
@@ -336,13 +336,13 @@ rule sensitivity:
         dataset("test"),
     output:
         [f"{near(paths.statistics(STUDY))}/{name}.csv" for name in SENSITIVITY],
-        figure("13b_sensitivity", "sensitivity"),
+        figure("13c_sensitivity", "sensitivity"),
     log:
-        log_of("13b_sensitivity"),
+        log_of("13c_sensitivity"),
     params:
-        fingerprint(study, "13b_sensitivity"),
+        fingerprint(study, "13c_sensitivity"),
     shell:
-        command("13b_sensitivity", f"-p selection {SELECTION}")
+        command("13c_sensitivity", f"-p selection {SELECTION}")
 
 
 rule sanity_checks:

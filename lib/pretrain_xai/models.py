@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from torchvision.models import vgg
 
 from pretrain_xai import paths
-from pretrain_xai.checkpoints import WeightsError, fitting, read_state, torchvision_state
 from pretrain_xai.own_network import build_own, own_parts
 from pretrain_xai.provenance import atomic_path
 from pretrain_xai.settings import Network, Standardise
 from pretrain_xai.study import UNTRAINED, Run, Study
+from pretrain_xai.weight_files import WeightsError, fitting, read_state, torchvision_state
 
 #: round or irregular lesions
 N_CLASSES = 2
@@ -184,7 +184,7 @@ def pretrained_state(settings: Network, source: str) -> dict[str, Tensor]:
     Raises
     ------
     WeightsError
-        As `checkpoints.read_state`, `checkpoints.torchvision_state` and `checkpoints.fitting` say.
+        As `weight_files.read_state`, `weight_files.torchvision_state` and `weight_files.fitting` say.
     """
     if local := paths.weights_file(source):
         state = read_state(local)

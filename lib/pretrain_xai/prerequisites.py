@@ -4,10 +4,10 @@ import torch
 
 from pretrain_xai import paths
 from pretrain_xai.attribution import METHODS
-from pretrain_xai.checkpoints import cached_file
 from pretrain_xai.model_guard import check_modules
 from pretrain_xai.models import N_CLASSES, blocks, build_network
 from pretrain_xai.study import Study, StudyError
+from pretrain_xai.weight_files import cached_file
 
 
 def check_network(study: Study) -> None:

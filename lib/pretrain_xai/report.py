@@ -180,7 +180,7 @@ def _answers(study_name: str, study: Study, classification: pd.DataFrame) -> lis
             finding.text,
             f"{finding.figure}.png",
             _from_page(study_name, paths.statistics(study_name) / f"{finding.table}.csv"),
-            notebooks["13b_sensitivity" if finding.table in SENSITIVITY else "13_statistics"],
+            notebooks["13c_sensitivity" if finding.table in SENSITIVITY else "13_statistics"],
         )
         for finding in findings(tables)
     ]
@@ -188,7 +188,7 @@ def _answers(study_name: str, study: Study, classification: pd.DataFrame) -> lis
 
 
 #: the notebooks that answers come from
-_ANSWERING = ("06_classification_metrics", "13_statistics", "13b_sensitivity")
+_ANSWERING = ("06_classification_metrics", "13_statistics", "13c_sensitivity")
 
 
 def _accuracies(classification: pd.DataFrame, study: Study) -> Iterator[str]:

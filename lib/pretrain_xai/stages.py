@@ -79,13 +79,13 @@ STAGES = {
         draws=True,
     ),
     "13_statistics": Stage("scores", ("attribution.methods", "pretraining.corpora"), ("mask_threshold",), draws=True),
-    "13b_sensitivity": Stage(
+    "13c_sensitivity": Stage(
         "scores",
         ("attribution", "pretraining.corpora"),
         ("channel_reduction", "mask_threshold", "ties", "signed_edges"),
         draws=True,
     ),
-    "13c_manuscript_tables": Stage("scores", draws=True),
+    "13d_manuscript_tables": Stage("scores", draws=True),
     "15_sanity_checks": Stage(
         "scores",
         ("attribution", "network", "threads"),

@@ -14,12 +14,19 @@ from urllib.error import URLError
 
 import pytest
 import torch
-from pretrain_xai import checkpoints, paths
-from pretrain_xai.checkpoints import MAX_INSTRUCTIONS, WeightsError, cached_file, fitting, read_state, torchvision_state
+from pretrain_xai import paths, weight_files
 from pretrain_xai.models import CONFIGURATIONS, blocks, build_network, load_pretrained, pretrained_state, save_state
 from pretrain_xai.prerequisites import check_weights
 from pretrain_xai.settings import Network
 from pretrain_xai.study import Run, StudyError, load_study
+from pretrain_xai.weight_files import (
+    MAX_INSTRUCTIONS,
+    WeightsError,
+    cached_file,
+    fitting,
+    read_state,
+    torchvision_state,
+)
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchvision.models import vgg
@@ -384,7 +391,7 @@ def torchvisions(tmp_path, monkeypatch):
     def set_cache(content: bytes | None, download=None) -> bytes:
         entry = SimpleNamespace(url=url, get_state_dict=lambda **_: download(cached_file("IMAGENET1K_V1", "vgg11")))
         known = SimpleNamespace(__members__={"IMAGENET1K_V1": entry})
-        monkeypatch.setattr(checkpoints, "get_model_weights", lambda architecture: known)
+        monkeypatch.setattr(weight_files, "get_model_weights", lambda architecture: known)
         if content is not None:
             cached_file("IMAGENET1K_V1", "vgg11").parent.mkdir(parents=True, exist_ok=True)
             cached_file("IMAGENET1K_V1", "vgg11").write_bytes(content)
