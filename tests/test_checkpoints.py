@@ -75,6 +75,21 @@ def test_only_trained_tensors_are_kept_and_those_of_an_earlier_training_are_gone
     assert torch.equal(other.classifier[0].weight, network().classifier[0].weight)
 
 
+@given(st.lists(st.integers(0, 400), min_size=1, max_size=30), st.sampled_from([100, 200, 300]))
+def test_the_nearest_to_any_accuracy_that_is_looked_for_is_kept(tmp_path_factory, counts, lowest):
+    """Whatever common accuracy is chosen from the lowest on, up to the spacing; and few below it."""
+    checkpoints = Checkpoints(tmp_path_factory.mktemp("kept"), per_epoch=1, lowest_accuracy=lowest / 400)
+    for step, count in enumerate(counts, start=1):
+        checkpoints.offer(step, nn.Linear(1, 1), count / 400)
+    kept = np.array([row["validation_accuracy"] for row in checkpoints.rows if row["kept"]])
+    for target in range(lowest, 401):
+        nearest = min(abs(count - target) for count in counts) / 400
+        assert np.abs(kept - target / 400).min() <= nearest + SPACING + 1e-9
+    assert (kept < lowest / 400).sum() <= 1
+    files = {file.name for file in checkpoints.folder.iterdir()}
+    assert files == {f"step{row['step']}.safetensors" for row in checkpoints.rows if row["kept"]}
+
+
 @given(st.lists(st.integers(0, 400), max_size=30))
 def test_every_accuracy_has_a_kept_one_near_it_and_kept_ones_are_apart(tmp_path_factory, counts):
     checkpoints = Checkpoints(tmp_path_factory.mktemp("kept"), per_epoch=1)
