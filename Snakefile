@@ -5,6 +5,7 @@ import sys
 from itertools import combinations
 
 from pretrain_xai import paths
+from pretrain_xai.equal_accuracy import TABLES as EQUAL_ACCURACY_TABLES
 from pretrain_xai.manuscript_tables import MANUSCRIPT_TABLES
 from pretrain_xai.stages import STAGES, code_digest, fingerprint
 from pretrain_xai.statistics import SENSITIVITY, TABLES
@@ -57,6 +58,11 @@ OF_RUN = (
 RUNS = [run.name for run in study.runs()]
 UNTRAINED_RUNS = [run.name for run in study.untrained_runs()]
 SELECTION = study.main_selection
+TRAINED_RUNS = [run.name for run in study.runs() if run.selection in study.finetuning.selections]
+CHECKPOINT_RUNS = [run.name for run in study.checkpoint_runs()]
+MAIN_RUNS = [run.name for run in (*study.runs(), *study.untrained_runs()) if run.selection == SELECTION]
+# other selections have a boxplot of their own
+OTHERS = [selection for selection in study.selections if selection != SELECTION]
 METHODS = f"[{', '.join(study.attribution.methods)}]"
 CHECKED = checked_run()
 
@@ -66,6 +72,7 @@ PRETRAINED = near(paths.pretrained(STUDY, "{pretraining}"))
 FINETUNED = near(paths.finetuned(STUDY, RUN))
 PREDICTIONS = [near(paths.finetuned(STUDY, run) / "predictions.parquet") for run in RUNS]
 CLASSIFICATION = near(paths.classification(STUDY))
+MATCHING = [near(paths.matching(STUDY))] if CHECKPOINT_RUNS else []
 INTERSECTIONS = near(paths.intersections(STUDY))
 SCORES = [near(paths.scores(STUDY) / f"{run}.parquet") for run in RUNS + UNTRAINED_RUNS]
 SETTING_SCORES = [near(paths.setting_scores(STUDY) / f"{run}.npz") for run in RUNS + UNTRAINED_RUNS]
@@ -196,6 +203,9 @@ rule finetune:
         dataset(*study.dataset.seed_bases),
     output:
         multiext(f"{FINETUNED}/", "weights.safetensors", "history.csv", "predictions.parquet"),
+        [f"{FINETUNED}/checkpoints.csv"] if CHECKPOINT_RUNS else [],
+    wildcard_constraints:
+        selection="|".join(study.finetuning.selections),
     log:
         log_of("05_finetune", RUN),
     params:
@@ -204,6 +214,27 @@ rule finetune:
     threads: study.threads
     shell:
         command("05_finetune", OF_RUN)
+
+
+if CHECKPOINT_RUNS:
+
+    rule match_accuracy:
+        input:
+            [near(paths.checkpoints(STUDY, run)) for run in TRAINED_RUNS],
+            [near(paths.finetuned(STUDY, run) / "weights.safetensors") for run in TRAINED_RUNS],
+            dataset("validation", "test"),
+        output:
+            MATCHING,
+            [near(paths.finetuned(STUDY, run) / "weights.safetensors") for run in CHECKPOINT_RUNS],
+            [near(paths.finetuned(STUDY, run) / "predictions.parquet") for run in CHECKPOINT_RUNS],
+            figure("05b_match_accuracy", "matching"),
+        log:
+            log_of("05b_match_accuracy"),
+        params:
+            fingerprint(study, "05b_match_accuracy"),
+        threads: study.threads
+        shell:
+            command("05b_match_accuracy")
 
 
 rule classification_metrics:
@@ -223,6 +254,7 @@ rule classification_metrics:
 rule find_intersections:
     input:
         PREDICTIONS,
+        MATCHING,
     output:
         INTERSECTIONS,
     log:
@@ -283,6 +315,23 @@ rule boxplots:
         command("10_boxplots", f"-p selection {SELECTION}")
 
 
+rule boxplots_of_other_selection:
+    input:
+        SCORES,
+        CLASSIFICATION,
+        INTERSECTIONS,
+        MATCHING,
+    output:
+        figure("10_boxplots", "boxplots_tpr_{selection}"),
+        figure("10_boxplots", "boxplots_tnr_{selection}"),
+    log:
+        log_of("10_boxplots", "{selection}"),
+    params:
+        fingerprint(study, "10_boxplots"),
+    shell:
+        command("10_boxplots", "-p selection {wildcards.selection}")
+
+
 rule boxplots_incorrect:
     input:
         SCORES,
@@ -314,6 +363,28 @@ rule statistics:
         fingerprint(study, "13_statistics"),
     shell:
         command("13_statistics", f"-p selection {SELECTION}")
+
+
+rule equal_accuracy:
+    input:
+        SCORES,
+        CLASSIFICATION,
+        INTERSECTIONS,
+        MATCHING,
+        dataset("test"),
+    output:
+        [f"{near(paths.statistics(STUDY))}/{name}.csv" for name in EQUAL_ACCURACY_TABLES],
+        figure("13b_equal_accuracy", "accuracy_and_skill"),
+        [
+            figure("13b_equal_accuracy", f"equal_accuracy_{second}_{first}")
+            for first, second in combinations(study.pretraining.corpora, 2)
+        ],
+    log:
+        log_of("13b_equal_accuracy"),
+    params:
+        fingerprint(study, "13b_equal_accuracy"),
+    shell:
+        command("13b_equal_accuracy")
 
 
 rule manuscript_tables:
@@ -405,7 +476,7 @@ rule compare_protocols:
         CLASSIFICATION,
         INTERSECTIONS,
         PREDICTIONS,
-        [near(paths.switch_scores(STUDY) / f"{run}.parquet") for run in RUNS + UNTRAINED_RUNS],
+        [near(paths.switch_scores(STUDY) / f"{run}.parquet") for run in MAIN_RUNS],
         [near(path) for path in sorted(OF_VARIANTS)],
     output:
         near(paths.data(STUDY) / "protocols.csv"),
@@ -427,9 +498,11 @@ rule report:
         rules.heatmaps.output,
         rules.boxplots.output,
         rules.boxplots_incorrect.output,
+        [f"{near(paths.figures(STUDY))}/boxplots_tpr_{selection}.png" for selection in OTHERS],
         rules.statistics.output,
         rules.sensitivity.output,
         rules.manuscript_tables.output,
+        rules.equal_accuracy.output,
         rules.sanity_checks.output,
     output:
         REPORT,

@@ -32,6 +32,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 from pretrain_xai import figures, paths, previews
+from pretrain_xai.checkpoints import Checkpoints
 from pretrain_xai.classification import classification_metrics, prediction_table
 from pretrain_xai.dataset import read_split
 from pretrain_xai.models import freeze_below, load_pretrained, save_weights
@@ -65,9 +66,14 @@ print(f"{trainable:,} of {sum(parameter.numel() for parameter in network.paramet
 # %% [markdown]
 # ## Train
 #
-# The checkpoint is chosen on the validation images; the test images are not looked at until the end.
+# The checkpoint is chosen on the validation images; the test images are not looked at until the end. A study that matches
+# models by their accuracy (notebook 05b) keeps more checkpoints on the way.
 
 # %%
+folder = paths.finetuned(study, run.name)
+table = paths.checkpoints(study, run.name)
+kept = config.kept_checkpoints
+checkpoints = None if kept is None else Checkpoints(table.with_suffix(""), **kept)
 history = train(
     network,
     splits["train"],
@@ -76,6 +82,7 @@ history = train(
     learning_rate=config.learning_rate(run),
     seed=seed,
     dropout_active=protocol.dropout_active,
+    checkpoints=checkpoints,
 )
 
 # %%
@@ -99,10 +106,11 @@ predictions = pd.concat(
         for name in ("validation", "test")
     ]
 )
-folder = paths.finetuned(study, run.name)
 save_weights(folder / "weights.safetensors", network)
 write_table(history, folder / "history.csv")
 write_table(predictions, folder / "predictions.parquet")
+if checkpoints is not None:
+    write_table(checkpoints.table(), table)
 
 # %%
 record(

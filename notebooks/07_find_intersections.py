@@ -16,13 +16,15 @@
 # %% [markdown]
 # Explanations of different models can only be compared on the same images, and an explanation of a wrong
 # decision may rightly point elsewhere. The paper scores the images that all models get right, and looks at the
-# misclassified ones apart. The weakest models decide how many images are left.
+# misclassified ones apart. The weakest models decide how many images are left. Models that could not be matched by their
+# accuracy (notebook 05b) are left out of that decision.
 
 # %% tags=["parameters"]
 study: str = "demo"  # a file in studies/
 
 # %%
 from pretrain_xai import paths
+from pretrain_xai.matching import read_matching, unmatched_runs
 from pretrain_xai.provenance import record
 from pretrain_xai.selection import CORRECT_FOR_ALL, WRONG_FOR_ONE, find_intersections
 from pretrain_xai.study import load_study
@@ -36,13 +38,16 @@ config = load_study(study)
 # On the test images only.
 
 # %%
+matching = read_matching(study, config)
+apart = [] if matching is None else unmatched_runs(matching)
 predictions = read_predictions(study, config.runs())
 test = predictions[predictions["split"] == "test"]
-intersections = find_intersections(test)
+intersections = find_intersections(test, apart)
 write_table(intersections, paths.intersections(study))
 
 # %%
 files = [paths.finetuned(study, run.name) / "predictions.parquet" for run in config.runs()]
+files += [] if matching is None else [paths.matching(study)]
 record(paths.intersections(study), parameters={"study": study, "split": "test"}, inputs=files)
 sizes = intersections.groupby(["selection", "images"])["image_index"].agg(["nunique"])
 sizes.rename(columns={"nunique": "images in the list (for wrong_for_one: wrong for any model)"})
@@ -63,4 +68,4 @@ wrong.groupby(["selection", "pretraining", "finetune_depth", "seed"]).size().uns
 correct = test.merge(intersections[intersections["images"] == CORRECT_FOR_ALL][["selection", "image_index"]])
 share = correct.drop_duplicates(["selection", "image_index"]).groupby("selection")["label"].agg(["size", "mean"])
 print(share.rename(columns={"size": "images right for all", "mean": "share of irregular"}).round(3).to_string())
-print(f"saved {paths.intersections(study)}")
+print(f"not matched and left out: {', '.join(run.name for run in apart) or 'none'}; saved {paths.intersections(study)}")

@@ -67,7 +67,7 @@ configure_torch(config.threads)
 network = load_finetuned(study, config, run)
 test = read_split(paths.dataset(study) / "test", protocol.mask_threshold)
 intersections = read_table(paths.intersections(study))
-images = explained_images(intersections, run, settings.max_images, settings.seed, misclassified=settings.misclassified)
+images = explained_images(intersections, run, seed=settings.seed, **config.image_limits[selection])
 print(f"{run.name}: {len(images)} of {len(test)} test images")
 
 # %% [markdown]

@@ -11,7 +11,8 @@
 #
 # **Question.** How well do the methods find the lesions, and how does it depend on pre-training and fine-tuning depth?
 #
-# **Reads** the scores of all models. **Writes** the figures `boxplots_tpr` and `boxplots_tnr`. **Takes** seconds.
+# **Reads** the scores of all models. **Writes** the figures `boxplots_tpr` and `boxplots_tnr`, or `boxplots_tpr_<selection>`
+# and `boxplots_tnr_<selection>` for another selection than the study's first. **Takes** seconds.
 
 # %% [markdown]
 # The paper's main figure: a panel per method; comparison maps and the untrained network on the left, then the depths with the
@@ -26,14 +27,16 @@ selection: str = "best"  # how models are chosen: best or matched
 import matplotlib.pyplot as plt
 
 from pretrain_xai import figures, paths
+from pretrain_xai.matching import read_matching, unmatched_cells
 from pretrain_xai.names import label
 from pretrain_xai.plotting import boxplot_figure, score_box_data
 from pretrain_xai.selection import CORRECT_FOR_ALL, scored_on
-from pretrain_xai.study import load_study
+from pretrain_xai.study import MATCHED, load_study
 from pretrain_xai.tables import read_classification, read_scores, read_table, true_negative_rates
 
 config = load_study(study)
 methods, corpora = config.attribution.methods, config.pretraining.corpora
+ending = "" if selection == config.main_selection else f"_{selection}"
 figures.use_style()
 
 # %% [markdown]
@@ -48,20 +51,23 @@ n_images = scores["image_index"].nunique()
 assert (
     scores.groupby(["pretraining", "finetune_depth", "seed"], observed=True)["image_index"].nunique() == n_images
 ).all()
+matching = read_matching(study, config) if selection == MATCHED else None
+unmatched = set() if matching is None else unmatched_cells(matching)
 print(f"{scores[['pretraining', 'finetune_depth', 'seed']].drop_duplicates().shape[0]} models, {n_images} images each")
 
 # %% [markdown]
 # ## Of the lesion pixels, how many are found?
 #
 # Relevance Rank Accuracy is the true positive rate of the k strongest pixels. Diamonds are the classification accuracy, on
-# the same axis from 0 to 1.
+# the same axis from 0 to 1. A star marks cells whose models could not be matched by their accuracy (notebook 05b): the images
+# are those that all others classify correctly.
 
 # %%
 tpr = scores[scores["metric"] == "relevance_rank_accuracy"]
-figure = boxplot_figure(tpr, methods, corpora, classification, ylabel="Relevance Rank Accuracy")
+figure = boxplot_figure(tpr, methods, corpora, classification, unmatched, ylabel="Relevance Rank Accuracy")
 parameters = {"study": study, "selection": selection, "images": CORRECT_FOR_ALL}
 inputs = [*sorted(paths.scores(study).glob("[!.]*.parquet")), paths.classification(study)]
-figures.save_figure(figure, score_box_data(tpr), study, "boxplots_tpr", parameters=parameters, inputs=inputs)
+figures.save_figure(figure, score_box_data(tpr), study, f"boxplots_tpr{ending}", parameters=parameters, inputs=inputs)
 plt.show(figure)
 
 # %% [markdown]
@@ -71,10 +77,10 @@ plt.show(figure)
 
 # %%
 tnr = true_negative_rates(scores)
-figure = boxplot_figure(tnr, methods, corpora, ylabel="true negative rate")
+figure = boxplot_figure(tnr, methods, corpora, None, unmatched, ylabel="true negative rate")
 for ax in figure.axes:
     ax.set_ylim(0.9, 1)
-figures.save_figure(figure, score_box_data(tnr), study, "boxplots_tnr", parameters=parameters, inputs=inputs)
+figures.save_figure(figure, score_box_data(tnr), study, f"boxplots_tnr{ending}", parameters=parameters, inputs=inputs)
 plt.show(figure)
 
 # %% [markdown]

@@ -167,3 +167,21 @@ def test_example_images_of_one_class_only_and_of_perfect_models():
     examples = example_images(perfect, "best", np.arange(4) % 2, count=2, seed=1)
     assert examples["correct"].tolist() == [True, True]
     assert examples.columns.tolist() == ["image_index", "n_wrong", "correct"]
+
+
+def test_models_apart_do_not_count_for_the_common_lists_but_keep_their_own(three_models):
+    wrong = dict(zip(RUNS, [{1, 6}, {1, 2, 6}, {0, 5, 6}], strict=True))
+    table = find_intersections(predictions_of(wrong, 8), apart=[RUNS[2]])
+    assert image_list(table, "best", CORRECT_FOR_ALL).tolist() == [0, 3, 4, 5, 7]
+    assert image_list(table, "best", WRONG_FOR_ALL).tolist() == [1, 6]
+    assert image_list(table, "best", WRONG_FOR_ONE, RUNS[2]).tolist() == [0, 5, 6]
+    assert explained_images(table, RUNS[2], None, 0).tolist() == [0, 3, 4, 5, 6, 7], "each once"
+    for seed in range(5):
+        explained = [set(explained_images(table, run, 2, seed)) & {0, 3, 4, 5, 7} for run in RUNS]
+        assert explained[0] == explained[1] == explained[2], "all are scored on the same common images"
+
+
+def test_with_all_models_apart_every_image_is_right_for_those_that_count():
+    table = find_intersections(predictions_of({RUNS[0]: {0}, RUNS[1]: {0, 1}}, 3), apart=RUNS)
+    assert image_list(table, "best", CORRECT_FOR_ALL).tolist() == [0, 1, 2]
+    assert image_list(table, "best", WRONG_FOR_ALL).tolist() == []

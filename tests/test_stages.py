@@ -15,8 +15,10 @@ from pretrain_xai.study import Study, load_study
 SWITCHES = {field.name for field in dataclasses.fields(Protocol)}
 #: of a Study, what a rule of the Snakefile watches in another way: the models (its inputs) and their learning rates
 WATCHED = {"runs", "untrained_runs", "check_run", "learning_rate"}
-#: the notebooks that load a network and explain it
-EXPLAINING = {"08_explanation_metrics", "11b_score_switches", "15_sanity_checks"}
+#: the notebooks that load a fine-tuned network
+LOADING = {"05b_match_accuracy", "08_explanation_metrics", "11b_score_switches", "15_sanity_checks"}
+#: the notebooks that know which models are matched
+MATCHING = {"05b_match_accuracy", "07_find_intersections", "10_boxplots", "13b_equal_accuracy"}
 
 CODE = {
     "notebooks/count.py": "# %% [markdown]\n# # Count\n\n# %%\nfrom pretrain_xai.direct import count\n\ncount(2)\n",
@@ -104,13 +106,15 @@ def changed_by(study: Study, other: Study) -> set[str]:
     [
         ("title", "Another", set()),
         ("slices.z_range", [0.0, 31.0], {"02_make_slices"}),
-        ("network.width", 0.5, {"04_pretrain", "04b_take_weights", "05_finetune", *EXPLAINING}),
-        ("threads", 2, {"04_pretrain", "05_finetune", *EXPLAINING}),
+        ("network.width", 0.5, {"04_pretrain", "04b_take_weights", "05_finetune", *LOADING}),
+        ("threads", 2, {"04_pretrain", "05_finetune", *LOADING}),
         ("dataset.image_size", 96, {"03_build_dataset", "04_pretrain"}),
         ("dataset.lesion_intensity", 0.4, {"03_build_dataset"}),
         ("pretraining.learning_rate", 0.5, {"04_pretrain"}),
         ("pretraining.weights", {"mri": "mri.pt"}, {"04_pretrain", "04b_take_weights"}),
         ("finetuning.training.momentum", 0.9, {"05_finetune"}),
+        ("finetuning.matching.tolerance", 0.01, MATCHING),
+        ("finetuning.matching.checkpoints_per_epoch", 9, {"05_finetune", *MATCHING}),
     ],
 )
 def test_a_setting_counts_for_the_notebooks_that_use_it(place, value, notebooks):

@@ -14,6 +14,9 @@ from pretrain_xai.study import Run, Study, StudyError, load_study
 STUDIES = sorted(path.stem for path in (paths.REPOSITORY / "studies").glob("*.yaml"))
 
 
+CELLS = {corpus: {"learning_rate": 0.1, "seeds": [0]} for corpus in ("natural", "mri")}
+
+
 def tiny_settings() -> dict:
     return yaml.safe_load((paths.REPOSITORY / "studies" / "tiny.yaml").read_text())
 
@@ -39,11 +42,31 @@ def test_every_study_file_is_valid(name):
 
 
 def test_demo_is_the_grid_of_the_design():
-    runs = list(load_study("demo").runs())
+    runs = [run for run in load_study("demo").runs() if run.selection == "best"]
     assert {run.finetune_depth for run in runs} == {1, 2, 3, 4, 5}
     assert {run.pretraining for run in runs} == {"natural", "mri"}
     assert len(runs) == 10
     assert len(load_study("demo").attribution.methods) == 8
+
+
+def test_matching_adds_a_selection_with_the_models_of_best_and_trains_none(root):
+    study = load_study("tiny")
+    matched = list(study.checkpoint_runs())
+    assert [dataclasses.replace(run, selection="best") for run in matched] == list(study.runs())[: len(matched)]
+    assert study.learning_rate(matched[0]) == 0.001
+    assert study.kept_checkpoints == {"per_epoch": 2, "lowest_accuracy": 0.5}
+    assert study.image_limits["matched"] == {"max_images": 3, "misclassified": False}
+    assert study.image_limits["best"] == {"max_images": 4, "misclassified": True}
+    alone = load_study(edited(root, "finetuning.matching", None))
+    assert list(alone.checkpoint_runs()) == [] and alone.kept_checkpoints is None
+    assert set(alone.image_limits) == {"best"}
+
+
+@pytest.mark.parametrize("variant", ["reseed1", "head_kept", "published"])
+def test_variants_keep_no_checkpoints(root, variant):
+    study = load_study(f"tiny+{variant}")
+    assert study.kept_checkpoints is None
+    assert {run.selection for run in study.runs()} == {"best"}
 
 
 @pytest.mark.parametrize(
@@ -67,6 +90,10 @@ def test_demo_is_the_grid_of_the_design():
         ("finetuning.selections.best.mri.seeds", [], ["finetuning.selections.best.mri.seeds", "at least one"]),
         ("finetuning.selections.best.mri.seeds", [[0], [1], [], [2], [3]], ["best.mri.seeds", "at least one", "[]"]),
         ("finetuning.selections.best.mri.seeds", [[0], [1]], ["finetuning.selections.best.mri", "five lists"]),
+        ("finetuning.matching.tolerance", 0.03, ["finetuning.matching.tolerance", "0.02", "0.03"]),
+        ("finetuning.matching.tolerence", 0.01, ["finetuning.matching.tolerence", "not permitted"]),
+        ("finetuning.selections", {"matched": CELLS}, ["finetuning", "have best alone", "found matched"]),
+        ("finetuning.selections", {"best": CELLS, "matched": CELLS}, ["finetuning", "found best, matched"]),
         ("finetuning.depths", [5, 1], ["finetuning.depths", "must ascend", "[1, 5]", "[5, 1]"]),
         ("finetuning.depths", [1, 1, 5], ["finetuning.depths", "1 more than once"]),
         ("finetuning.depths", [], ["finetuning.depths", "at least 1"]),

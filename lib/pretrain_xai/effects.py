@@ -83,14 +83,19 @@ def effect_table(skills: Skills, seed: int = 0, ways: tuple[str, ...] = WAYS) ->
     model = fit_mixed_model(skills.network_means()) if fitted else None
     rows = []
     for contrast in contrasts(skills):
-        for way, unit, n_units, interval, size in _in_each_way(skills, contrast, rng, ways):
-            rows.append(_row(contrast, way, unit, n_units, interval, size))
+        rows += rows_of(skills, contrast, rng, ways)
         if model is not None and not contrast.reference:
             interval = model.interval(_by_cell(skills, contrast))
             rows.append(_row(contrast, "mixed_model", "seed", len(skills.networks), interval, np.nan))
     table = pd.DataFrame(rows, columns=EFFECT_COLUMNS)  # none with one corpus, depth and method
     table["p_holm"] = table.groupby(["family", "way"], sort=False)["p"].transform(holm)
     return table[EFFECT_COLUMNS]
+
+
+def rows_of(skills: Skills, contrast: Contrast, rng: np.random.Generator, ways: tuple[str, ...]) -> Iterator[dict]:
+    """Yield an effect in each of the ways that need no model, as rows of EFFECT_COLUMNS without `p_holm`."""
+    for way, unit, n_units, interval, size in _in_each_way(skills, contrast, rng, ways):
+        yield _row(contrast, way, unit, n_units, interval, size)
 
 
 def cell_table(skills: Skills) -> pd.DataFrame:

@@ -127,6 +127,16 @@ def finetuned(study: str, run: str) -> Path:
     return _data(study, "finetuned") / "finetuned" / run
 
 
+def checkpoints(study: str, run: str) -> Path:
+    """Return the table of the checkpoints of one fine-tuning; their weights lie in the folder of the same name."""
+    return finetuned(study, run) / "checkpoints.csv"
+
+
+def matching(study: str) -> Path:
+    """Return the table of the matched models: which checkpoints, and how far from the common accuracy."""
+    return _data(study, "finetuned") / "matching.csv"
+
+
 def classification(study: str) -> Path:
     """Return the table with one row of classification metrics per model."""
     return _data(study, "classification") / "classification.csv"

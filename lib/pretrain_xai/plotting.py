@@ -3,7 +3,7 @@
 Every function takes tidy data and axes and returns the axes; none touches global settings.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import pandas as pd
@@ -21,10 +21,16 @@ from pretrain_xai.study import UNTRAINED
 
 BOX_WIDTH = 0.36
 _THIN = {"color": "black", "linewidth": 0.6}
+#: above a box that stands for models that are not matched
+_STAR = {"linestyle": "", "marker": "*", "markersize": 5, "color": "black", "markeredgewidth": 0}
 
 
 def plot_score_boxes(
-    ax: Axes, scores: pd.DataFrame, corpora: Sequence[str], classification: pd.DataFrame | None = None
+    ax: Axes,
+    scores: pd.DataFrame,
+    corpora: Sequence[str],
+    classification: pd.DataFrame | None = None,
+    unmatched: Collection[tuple[str, int]] = (),
 ) -> Axes:
     """Draw one method's scores: comparison maps on the left, then every depth with the corpora side by side.
 
@@ -38,6 +44,8 @@ def plot_score_boxes(
     corpora : sequence of str
     classification : DataFrame with `pretraining`, `finetune_depth`, `accuracy`, optional
         Drawn as diamonds on the same axis.
+    unmatched : collection of (corpus, depth)
+        Marked by a star.
     """
     places = _places(scores, corpora)
     for (pretraining, depth, comparison), position in places.items():
@@ -65,6 +73,8 @@ def plot_score_boxes(
                 markeredgecolor="black",
                 markeredgewidth=0.6,
             )
+    for corpus, depth in unmatched:
+        ax.plot(places[corpus, depth, None], 0.95, transform=ax.get_xaxis_transform(), zorder=4, **_STAR)
     ticks = {
         position: label(comparison or UNTRAINED)
         for (pretraining, _, comparison), position in places.items()
@@ -83,6 +93,7 @@ def boxplot_figure(
     methods: Sequence[str],
     corpora: Sequence[str],
     classification: pd.DataFrame | None = None,
+    unmatched: Collection[tuple[str, int]] = (),
     *,
     ylabel: str,
 ) -> Figure:
@@ -107,14 +118,16 @@ def boxplot_figure(
         ax.remove()
     for ax, method in zip(axes.flat, methods, strict=False):
         shown = scores[scores["method"].isin([method, *COMPARISON_MAPS])]
-        plot_score_boxes(ax, shown, corpora, classification)
+        plot_score_boxes(ax, shown, corpora, classification, unmatched)
         ax.set_title(label(method))
     for ax in axes[:, 0]:
         ax.set_ylabel(ylabel)
     depths = "fine-tuned blocks (5: whole network)"
     left = "comparison maps and untrained network, then " if (scores["pretraining"] == UNTRAINED).any() else ""
     figure.supxlabel(left + depths, fontsize=7)
-    figure.legend(handles=_legend(corpora, scores, classification), loc="outside upper center", ncols=6)
+    handles = _legend(corpora, scores, classification)
+    handles += [Line2D([], [], **_STAR, label="not matched")] if unmatched else []
+    figure.legend(handles=handles, loc="outside upper center", ncols=6 if len(handles) < 7 else 4)
     return figure
 
 

@@ -13,7 +13,9 @@ from jinja2 import Environment, FileSystemLoader
 
 from pretrain_xai import paths
 from pretrain_xai.batch import stage_times
-from pretrain_xai.findings import findings
+from pretrain_xai.equal_accuracy import TABLES as EQUALITY_TABLES
+from pretrain_xai.equality_findings import equality_findings
+from pretrain_xai.findings import Finding, findings
 from pretrain_xai.manuscript_tables import MANUSCRIPT_TABLES
 from pretrain_xai.names import label
 from pretrain_xai.provenance import git_describe, package_versions, write_text
@@ -42,6 +44,31 @@ SECTIONS = (
         "Does the corpus matter?",
         "Difference of skill with 95 % intervals: over all in every way, then by method and by depth. Filled: the interval "
         "leaves out 0. Each corpus has one pre-trained network: seeds are those of fine-tuning.",
+    ),
+    (
+        "accuracy_and_skill",
+        "Are networks explained better that classify better?",
+        "A point is a network: test accuracy and mean skill of all methods, on the images that all networks of its selection "
+        "classify correctly. In the titles Pearson's correlation with its 95 % interval. Numbers: fine-tuned blocks. Hollow: "
+        "not matched.",
+    ),
+    (
+        "equal_accuracy_{pair}",
+        "Does the corpus matter at equal accuracy?",
+        "Difference of skill with 95 % intervals, of all networks; with their test accuracy as a covariate; at the depths "
+        "whose networks can be matched, before and after matching. Filled: the interval leaves out 0.",
+    ),
+    (
+        "matching",
+        "Which networks are of equal accuracy?",
+        "Validation accuracy along each training. Points: the checkpoints nearest to the common accuracy (dashed; the band "
+        "is the tolerance). Hollow: not matched, and left out of the comparison at equal accuracy.",
+    ),
+    (
+        "boxplots_tpr_matched",
+        "How well are lesions found at equal accuracy?",
+        "As the first figure, of the selection matched. A star marks cells that are not matched: they are shown on the "
+        "images that all matched models classify correctly, which they may get wrong themselves.",
     ),
     (
         "ranks",
@@ -169,26 +196,28 @@ class Answer(NamedTuple):
 
 def _answers(study_name: str, study: Study, classification: pd.DataFrame) -> list[Answer]:
     """Return sentences whose numbers stand in the tables that they are linked to."""
-    tables = {name: read_table(paths.statistics(study_name) / f"{name}.csv") for name in (*TABLES, *SENSITIVITY)}
+    names = (*TABLES, *EQUALITY_TABLES, *SENSITIVITY)
+    tables = {name: read_table(paths.statistics(study_name) / f"{name}.csv") for name in names}
     notebooks = {name: _from_page(study_name, paths.executed(study_name) / name / "run.ipynb") for name in _ANSWERING}
     accuracy = [
         Answer(text, "classification.png", "classification.csv", notebooks["06_classification_metrics"])
         for text in _accuracies(classification, study)
     ]
     found = [
-        Answer(
-            finding.text,
-            f"{finding.figure}.png",
-            _from_page(study_name, paths.statistics(study_name) / f"{finding.table}.csv"),
-            notebooks["13c_sensitivity" if finding.table in SENSITIVITY else "13_statistics"],
-        )
+        _answer(study_name, finding, notebooks["13c_sensitivity" if finding.table in SENSITIVITY else "13_statistics"])
         for finding in findings(tables)
     ]
+    found += [_answer(study_name, finding, notebooks["13b_equal_accuracy"]) for finding in equality_findings(tables)]
     return [*found, *accuracy]
 
 
 #: the notebooks that answers come from
-_ANSWERING = ("06_classification_metrics", "13_statistics", "13c_sensitivity")
+_ANSWERING = ("06_classification_metrics", "13_statistics", "13b_equal_accuracy", "13c_sensitivity")
+
+
+def _answer(study_name: str, finding: Finding, notebook: str) -> Answer:
+    numbers = _from_page(study_name, paths.statistics(study_name) / f"{finding.table}.csv")
+    return Answer(finding.text, f"{finding.figure}.png", numbers, notebook)
 
 
 def _accuracies(classification: pd.DataFrame, study: Study) -> Iterator[str]:

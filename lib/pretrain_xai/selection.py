@@ -1,5 +1,8 @@
 """Which images are explained: those that all models classify correctly, and those that models get wrong."""
 
+import dataclasses
+from collections.abc import Collection
+
 import numpy as np
 import pandas as pd
 
@@ -14,13 +17,17 @@ class NoImagesError(UserError):
     """No image is left to explain."""
 
 
-def find_intersections(predictions: pd.DataFrame) -> pd.DataFrame:
+def find_intersections(predictions: pd.DataFrame, apart: Collection[Run] = ()) -> pd.DataFrame:
     """Find the images that all models of a selection get right, that all get wrong, and that each gets wrong.
 
     Parameters
     ----------
     predictions : DataFrame with `selection`, `pretraining`, `finetune_depth`, `seed`, `image_index`, `label`, `predicted`;
         every model of a selection must have predicted the same images.
+    apart : collection of Run
+        Models that do not count for what all get right or wrong, such as those that could not be matched: a weak one would
+        leave few images to compare the others on. They have their own list of `wrong_for_one`. If all of a selection are
+        apart, every image is right for all that count.
 
     Returns
     -------
@@ -41,10 +48,12 @@ def find_intersections(predictions: pd.DataFrame) -> pd.DataFrame:
             raise ValueError(
                 f"selection {selection!r}: its models predicted different images, their lists can't be intersected"
             )
-        n_wrong = wrong.groupby(group["image_index"]).sum()
+        counts = ~_are(group, apart)
+        n_wrong = (wrong & counts).groupby(group["image_index"]).sum()
+        n_counted = counts.groupby(group["image_index"]).sum()
         lists += [
             _image_list(selection, CORRECT_FOR_ALL, n_wrong.index[n_wrong == 0]),
-            _image_list(selection, WRONG_FOR_ALL, n_wrong.index[n_wrong == n_models]),
+            _image_list(selection, WRONG_FOR_ALL, n_wrong.index[(n_wrong == n_counted) & (n_counted > 0)]),
             group.loc[wrong, [*MODEL_COLUMNS, "image_index"]].assign(images=WRONG_FOR_ONE),
         ]
     order = ["selection", "images", *MODEL_COLUMNS[1:], "image_index"]
@@ -79,7 +88,8 @@ def explained_images(
 
     Returns
     -------
-    int array of sorted image indices; the two lists have no image in common.
+    int array of sorted image indices; the two lists have no image in common: what a model gets wrong that does not
+    count for the first one, is explained only where the first one has it.
 
     Raises
     ------
@@ -90,6 +100,7 @@ def explained_images(
     if not len(correct):
         raise NoImagesError(f"selection {run.selection!r}: no image is classified correctly by all models")
     wrong = image_list(intersections, run.selection, WRONG_FOR_ONE, run)[: None if misclassified else 0]
+    wrong = np.setdiff1d(wrong, correct)
     samples = [_sample(indices, max_images, seed) for indices in (correct, wrong)]
     return np.sort(np.concatenate(samples))
 
@@ -119,6 +130,12 @@ def example_images(
     n_wrong = n_wrong.sort_values(["n_wrong", "image_index"], ascending=[False, True]).head(count)
     chosen = pd.DataFrame({"image_index": in_turn[:count], "n_wrong": 0, "correct": True})
     return pd.concat([chosen, n_wrong.assign(correct=False)], ignore_index=True)
+
+
+def _are(table: pd.DataFrame, runs: Collection[Run]) -> pd.Series:
+    """Return which rows are of one of the runs."""
+    named = pd.MultiIndex.from_frame(table[MODEL_COLUMNS]).isin([dataclasses.astuple(run) for run in runs])
+    return pd.Series(named, table.index)
 
 
 def _image_list(selection: str, images: str, indices: pd.Index) -> pd.DataFrame:

@@ -174,6 +174,21 @@ class Cell(Settings):
         return self.seeds[depth - 1] if isinstance(self.seeds[0], list) else self.seeds
 
 
+class Matching(Settings):
+    """The selection `matched`, out of checkpoints of the models of `best`: nothing is trained anew (see `matching`)."""
+
+    #: largest difference of a model's validation accuracy from the common one
+    tolerance: float = Field(0.02, gt=0, le=0.02)
+    #: the common accuracy is at least this; at the chance level every training has a checkpoint
+    lowest_accuracy: float = Field(0.75, ge=0.5, lt=1)
+    #: how often networks are validated per epoch; steep learning takes few steps
+    checkpoints_per_epoch: int = Field(4, gt=0)
+    #: as `attribution.max_images`, for the matched models; none: as many
+    max_images: int | None = Field(None, gt=0)
+    #: explain the images that a matched model gets wrong, too; only notebook 11 draws them
+    misclassified: bool = False
+
+
 class Finetuning(Settings):
     """The grid of fine-tuned models: selection x corpus x depth x seed."""
 
@@ -181,6 +196,17 @@ class Finetuning(Settings):
     depths: Depths = list(FINETUNE_DEPTHS)
     #: figures and report show the first one
     selections: dict[Selection, dict[str, Cell]] = Field(min_length=1)
+    #: adds the selection `matched` without training; none: it is trained by itself, as published, or there is none
+    matching: Matching | None = None
+
+    @model_validator(mode="after")
+    def _matched_once(self) -> "Finetuning":
+        if self.matching is not None and list(self.selections) != ["best"]:
+            raise ValueError(
+                "matching makes the selection matched out of checkpoints of best: have best alone under selections, "
+                f"or leave out matching; found {', '.join(self.selections)}"
+            )
+        return self
 
 
 class Sensitivity(Settings):

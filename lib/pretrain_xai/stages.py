@@ -40,6 +40,7 @@ class Stage:
 _DRAWING = (
     "effect_plots",
     "figures",
+    "matching_plots",
     "names",
     "plotting",
     "previews",
@@ -61,16 +62,26 @@ STAGES = {
     "04b_take_weights": Stage("pretrained", ("pretraining.weights", "network")),
     "05_finetune": Stage(
         "finetuned",
-        ("finetuning.training", "network", "threads"),
+        ("finetuning.training", "network", "threads", "kept_checkpoints"),
         ("dropout_active", "first_conv_frozen", "head_kept"),
     ),
+    "05b_match_accuracy": Stage(
+        "finetuned",
+        ("finetuning.matching", "main_selection", "network", "threads", "pretraining.corpora"),
+        ("dropout_active",),
+        draws=True,
+    ),
     "06_classification_metrics": Stage("classification", ("pretraining.corpora",), ("swapped_rates",), draws=True),
-    "07_find_intersections": Stage("intersections"),
+    "07_find_intersections": Stage("intersections", ("finetuning.matching",)),
     "08_explanation_metrics": Stage(
-        "scores", ("attribution", "network", "threads", "protocol_name"), ("dropout_active", *_SCORING)
+        "scores", ("attribution", "image_limits", "network", "threads", "protocol_name"), ("dropout_active", *_SCORING)
     ),
     "09_heatmaps": Stage("scores", ("attribution", "pretraining.corpora"), ("mask_threshold",), draws=True),
-    "10_boxplots": Stage("scores", ("attribution.methods", "pretraining.corpora"), draws=True),
+    "10_boxplots": Stage(
+        "scores",
+        ("attribution.methods", "pretraining.corpora", "main_selection", "finetuning.matching"),
+        draws=True,
+    ),
     "11_boxplots_incorrect": Stage("scores", ("attribution.methods", "pretraining.corpora"), draws=True),
     "11b_score_switches": Stage("scores", ("attribution", "network", "threads"), ("dropout_active", *_SCORING)),
     "12_compare_protocols": Stage(
@@ -79,6 +90,11 @@ STAGES = {
         draws=True,
     ),
     "13_statistics": Stage("scores", ("attribution.methods", "pretraining.corpora"), ("mask_threshold",), draws=True),
+    "13b_equal_accuracy": Stage(
+        "scores",
+        ("attribution.methods", "pretraining.corpora", "main_selection", "finetuning.matching"),
+        draws=True,
+    ),
     "13c_sensitivity": Stage(
         "scores",
         ("attribution", "pretraining.corpora"),

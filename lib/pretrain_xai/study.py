@@ -14,6 +14,7 @@ from pretrain_xai.errors import UserError, did_you_mean
 from pretrain_xai.protocol import PROTOCOLS, PUBLISHED, Protocol
 from pretrain_xai.settings import (
     Attribution,
+    Cell,
     Dataset,
     Finetuning,
     Lesions,
@@ -31,6 +32,8 @@ MODEL_COLUMNS = ["selection", "pretraining", "finetune_depth", "seed"]
 PRETRAINING_SPLITS = ("pretraining", "pretraining_validation")
 #: the name of the corpus of a network that saw none: the untrained network
 UNTRAINED = "none"
+#: the selection of models of about equal accuracy
+MATCHED: Selection = "matched"
 
 
 class StudyError(UserError):
@@ -108,13 +111,41 @@ class Study(Settings):
         """The protocol's name in tables, such as `corrected` or `corrected+ties=strict`."""
         return "+".join([self.protocol, *(f"{name}={value}" for name, value in sorted(self.switches.items()))])
 
+    @property
+    def selections(self) -> dict[Selection, dict[str, Cell]]:
+        """The cells of every selection, those of checkpoints along the training too, the main one first."""
+        trained = self.finetuning.selections
+        return trained if self.finetuning.matching is None else trained | {MATCHED: trained[self.main_selection]}
+
     def runs(self) -> Iterator[Run]:
         """Yield every fine-tuned model of the study."""
-        for selection, cells in self.finetuning.selections.items():
+        for selection, cells in self.selections.items():
             for pretraining, cell in cells.items():
                 for depth in self.finetuning.depths:
                     for seed in cell.seeds_at(depth):
                         yield Run(selection, pretraining, depth, seed)
+
+    def checkpoint_runs(self) -> Iterator[Run]:
+        """Yield those of the runs that are checkpoints of others, not trained by themselves."""
+        return (run for run in self.runs() if run.selection not in self.finetuning.selections)
+
+    @property
+    def kept_checkpoints(self) -> dict[str, Any] | None:
+        """How often fine-tuning validates per epoch and from which accuracy it keeps checkpoints; none: it keeps none."""
+        matching = self.finetuning.matching
+        if matching is None:
+            return None
+        return {"per_epoch": matching.checkpoints_per_epoch, "lowest_accuracy": matching.lowest_accuracy}
+
+    @property
+    def image_limits(self) -> dict[str, dict[str, Any]]:
+        """Which images are explained for a model of each selection: what `selection.explained_images` takes."""
+        own = self.attribution
+        limits = {name: {"max_images": own.max_images, "misclassified": own.misclassified} for name in self.selections}
+        if matching := self.finetuning.matching:
+            most = matching.max_images or own.max_images
+            limits[MATCHED] = {"max_images": most, "misclassified": matching.misclassified}
+        return limits
 
     @property
     def reseeds(self) -> list[str]:
@@ -133,12 +164,12 @@ class Study(Settings):
 
     def untrained_runs(self) -> Iterator[Run]:
         """Yield the untrained network of each selection, beside which the fine-tuned models are scored."""
-        for selection in self.finetuning.selections:
+        for selection in self.selections:
             yield Run(selection, UNTRAINED, 0, 0)
 
     def n_seeds(self, selection: Selection) -> int:
         """Return the fewest networks of one corpus and depth."""
-        cells = self.finetuning.selections[selection].values()
+        cells = self.selections[selection].values()
         return min(len(cell.seeds_at(depth)) for cell in cells for depth in self.finetuning.depths)
 
     def check_run(self, run: Run) -> Run:
@@ -157,7 +188,7 @@ class Study(Settings):
 
     def learning_rate(self, run: Run) -> float:
         """Return the learning rate with which `run` is fine-tuned."""
-        cell = self.finetuning.selections[self.check_run(run).selection][run.pretraining]
+        cell = self.selections[self.check_run(run).selection][run.pretraining]
         return cell.learning_rate_at(run.finetune_depth)
 
 
@@ -224,7 +255,7 @@ def _reseed_step(study: Study) -> int:
 def _on_smaller_grid(study: Study, shift: int) -> Study:
     """Return the study on the grid of its section `protocols`, with `shift` added to all seeds of fine-tuning.
 
-    It has the compared selection only.
+    It has the compared selection only, and keeps no checkpoints.
     """
     selections = {
         study.main_selection: {
@@ -232,7 +263,7 @@ def _on_smaller_grid(study: Study, shift: int) -> Study:
             for corpus, cell in study.finetuning.selections[study.main_selection].items()
         }
     }
-    grid = {"depths": study.compared_depths, "selections": selections}
+    grid = {"depths": study.compared_depths, "selections": selections, "matching": None}
     images = {"max_images": study.protocols.max_images or study.attribution.max_images, "misclassified": False}
     return study.model_copy(
         update={

@@ -4,7 +4,8 @@ import copy
 import ctypes
 import itertools
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,7 @@ from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, StepLR
 from tqdm.auto import tqdm
 
+from pretrain_xai.checkpoints import Checkpoints
 from pretrain_xai.dataset import LabelledImages
 from pretrain_xai.models import evaluation_mode, training_mode
 from pretrain_xai.settings import Training
@@ -77,6 +79,7 @@ def train(
     learning_rate: float,
     seed: int,
     dropout_active: bool = False,
+    checkpoints: Checkpoints | None = None,
 ) -> pd.DataFrame:
     """Train the network's trainable parameters; leave the weights of the best checkpoint in it.
 
@@ -91,6 +94,8 @@ def train(
         Of the order of the images and of dropout.
     dropout_active : bool
         Validate with dropout alive, as the released code does.
+    checkpoints : Checkpoints, optional
+        Gets the network with its validation accuracy several times per epoch. Changes nothing in the training.
 
     Returns
     -------
@@ -98,7 +103,8 @@ def train(
     `validation_accuracy`, `checkpoint`.
     """
     network.to(memory_format=torch.channels_last)
-    optimizer, schedule = _optimizer(network, settings, learning_rate, batches=_n_batches(len(training_set), settings))
+    n_batches = _n_batches(len(training_set), settings)
+    optimizer, schedule = _optimizer(network, settings, learning_rate, n_batches)
     history: list[dict[str, float]] = []
     best_state = None
     rng = np.random.default_rng(seed)
@@ -106,8 +112,12 @@ def train(
         torch.manual_seed(seed)
         for epoch in range(settings.epochs):
             row = {"epoch": epoch, "learning_rate": schedule.get_last_lr()[0]}
-            row |= _train_epoch(network, training_set, settings, optimizer, schedule, rng)
-            row |= _validate(network, validation_set, dropout_active, seed + epoch)
+            validate = partial(_validate, network, validation_set, dropout_active, seed + epoch)
+            offer = partial(_offer, checkpoints, network, epoch * n_batches, n_batches, validate)
+            row |= _train_epoch(network, training_set, settings, optimizer, schedule, rng, offer)
+            row |= validate()
+            if checkpoints is not None:
+                checkpoints.offer((epoch + 1) * n_batches, network, row["validation_accuracy"])
             row["checkpoint"] = _is_checkpoint(row, history, settings.acc_dif)
             history.append(row)
             if row["checkpoint"]:
@@ -128,10 +138,11 @@ def _train_epoch(
     optimizer: Optimizer,
     schedule: LRScheduler,
     rng: np.random.Generator,
+    after_batch: Callable[[int], None],
 ) -> dict[str, float]:
     training_mode(network)
     losses, accuracies = [], []
-    for images, labels in _shuffled_batches(data, settings.batch_size, rng):
+    for batch, (images, labels) in enumerate(_shuffled_batches(data, settings.batch_size, rng), start=1):
         logits = network(images)
         loss = functional.cross_entropy(logits, labels)
         optimizer.zero_grad(set_to_none=True)
@@ -143,9 +154,23 @@ def _train_epoch(
             schedule.step()
         losses.append(loss.item())
         accuracies.append((logits.argmax(1) == labels).float().mean().item())
+        after_batch(batch)
     if settings.schedule == "step":
         schedule.step()
     return {"train_loss": float(np.mean(losses)), "train_accuracy": float(np.mean(accuracies))}
+
+
+def _offer(
+    checkpoints: Checkpoints | None,
+    network: nn.Module,
+    steps_before: int,
+    n_batches: int,
+    validate: Callable[[], dict[str, float]],
+    batch: int,
+) -> None:
+    """Validate within an epoch where a checkpoint is due; its end is validated anyway."""
+    if checkpoints is not None and batch < n_batches and checkpoints.is_due(batch, n_batches):
+        checkpoints.offer(steps_before + batch, network, validate()["validation_accuracy"])
 
 
 def _shuffled_batches(data: LabelledImages, size: int, rng: np.random.Generator) -> Iterator[tuple[Tensor, Tensor]]:

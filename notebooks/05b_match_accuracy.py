@@ -1,0 +1,118 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Match models by their accuracy
+#
+# **Question.** Which checkpoints along the trainings classify equally well, and how equally?
+#
+# **Reads** the checkpoints of all fine-tuned models. **Writes** `data/<study>/matching.csv`, the weights and predictions of
+# the selection `matched`, and the figure `matching`. **Takes** half a minute for the demo.
+
+# %% [markdown]
+# Networks that classify better may be explained better for that reason alone. To compare them at equal accuracy, the
+# paper trained with other learning rates. Here nothing is trained anew: every training passes through lower accuracies
+# on its way, and of each the checkpoint nearest to a common validation accuracy is taken.
+#
+# The common accuracy is the one at which most networks can be matched, and of those the highest. A network that has no
+# checkpoint within the tolerance is *not matched*: its nearest checkpoint is shown, marked, and left out of the
+# comparison. All this looks at validation images only.
+
+# %% tags=["parameters"]
+study: str = "demo"  # a file in studies/
+
+# %%
+import matplotlib.pyplot as plt
+import pandas as pd
+
+from pretrain_xai import figures, paths
+from pretrain_xai.checkpoints import restore
+from pretrain_xai.classification import prediction_table
+from pretrain_xai.dataset import read_split
+from pretrain_xai.matching import NETWORK, cell_matched, match_checkpoints, matching_failed, read_checkpoints
+from pretrain_xai.matching_plots import matching_figure
+from pretrain_xai.models import save_weights
+from pretrain_xai.provenance import record
+from pretrain_xai.study import MATCHED, Run, load_study
+from pretrain_xai.tables import write_table
+from pretrain_xai.training import configure_torch, predict
+
+config = load_study(study)
+protocol = config.switched
+matching = config.finetuning.matching
+configure_torch(config.threads)
+figures.use_style()
+
+# %% [markdown]
+# ## Load the accuracies along the trainings
+
+# %%
+checkpoints = read_checkpoints(study, config)
+runs = [run for run in config.runs() if run.selection == config.main_selection]
+files = [paths.checkpoints(study, run.name) for run in runs]
+print(f"{len(runs)} networks, {len(checkpoints)} validated steps, {checkpoints['kept'].sum()} checkpoints")
+
+# %% [markdown]
+# ## Choose the common accuracy and the checkpoints
+
+# %%
+matched = match_checkpoints(checkpoints, matching)
+cells = cell_matched(matched)
+print(f"common validation accuracy {matched['target'].iloc[0]:.4f}, tolerance {matching.tolerance}")
+print(f"{cells.sum()} of {len(cells)} cells are matched, {matched['matched'].sum()} of {len(matched)} networks")
+print(f"largest gap of a matched network: {matched.loc[matched['matched'], 'gap'].abs().max():.4f}")
+if matching_failed(matched):
+    print("matching failed: too few cells")
+
+# %% [markdown]
+# ## Restore these networks and predict
+#
+# Weights and predictions get the names of any other model's, so that all further notebooks take them with `-p selection
+# matched`.
+
+# %%
+splits = {name: read_split(paths.dataset(study) / name) for name in ("validation", "test")}
+right = []
+for row in matched.itertuples():
+    run = Run(MATCHED, row.pretraining, row.finetune_depth, row.seed)
+    network = restore(study, config, run, row.step)
+    logits = {
+        name: predict(network, split.images, dropout_active=protocol.dropout_active) for name, split in splits.items()
+    }
+    predictions = pd.concat([prediction_table(run, name, splits[name].labels, logits[name]) for name in splits])
+    folder = paths.finetuned(study, run.name)
+    save_weights(folder / "weights.safetensors", network)
+    write_table(predictions, folder / "predictions.parquet")
+    record(folder / "weights.safetensors", parameters={"study": study, "run": run, "step": row.step}, inputs=files)
+    right.append((logits["test"].argmax(axis=1) == splits["test"].labels).mean())
+
+# %% [markdown]
+# ## How equal are they?
+#
+# On the validation images, by which they were chosen, and on the test images, by which nothing was.
+
+# %%
+matched = matched.assign(test_accuracy=right)
+matched["test_gap"] = matched["test_accuracy"] - matched["target"]
+write_table(matched, paths.matching(study))
+record(paths.matching(study), parameters={"study": study, "matching": matching}, inputs=files)
+matched.style.format(precision=4).hide(axis="index")
+
+# %%
+figure = matching_figure(checkpoints, matched, config.pretraining.corpora, matching.tolerance)
+drawn = checkpoints.merge(matched[[*NETWORK, "step", "matched"]], on=[*NETWORK, "step"], how="left")
+figures.save_figure(figure, drawn, study, "matching", parameters={"study": study}, inputs=files)
+plt.show(figure)
+
+# %% [markdown]
+# ## Read the result
+
+# %%
+same = matched[matched["matched"]]
+spread = same["test_accuracy"].agg(["min", "max"]).round(3).tolist()
+print(f"matched networks have test accuracies from {spread[0]} to {spread[1]}; saved {paths.matching(study)}")

@@ -1,0 +1,124 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Compare the corpora at equal accuracy
+#
+# **Question.** Are networks of one corpus explained better because they classify better?
+#
+# **Reads** the scores and accuracies of all models. **Writes** the tables `equal_accuracy`, `accuracy_and_skill` and
+# `accuracy_correlations` in `data/<study>/statistics`, and the figures `accuracy_and_skill` and
+# `equal_accuracy_<corpus>_<corpus>`. **Takes** seconds.
+
+# %% [markdown]
+# Two ways to hold accuracy equal. *Matched*: each network is the checkpoint of its training at which it classified as well as
+# all the others (notebook 05b); the corpora are compared at the depths where all networks are matched. *Adjusted*: the
+# networks of the whole trainings, with test accuracy as a covariate, skill ~ depth + corpus + accuracy.
+#
+# Matching compares networks that have seen fewer images; the covariate takes accuracy to act linearly and in both
+# corpora alike. Where both say the same, the answer does not hang on either.
+
+# %% tags=["parameters"]
+study: str = "demo"  # a file in studies/
+metric: str = "relevance_rank_accuracy"  # a score that has a chance level
+seed: int = 0  # of the bootstraps
+
+# %%
+from itertools import combinations
+
+import matplotlib.pyplot as plt
+
+from pretrain_xai import figures, paths
+from pretrain_xai.dataset import read_split
+from pretrain_xai.equal_accuracy import equal_accuracy_tables
+from pretrain_xai.equality_findings import equality_findings
+from pretrain_xai.matching import cell_matched, read_matching
+from pretrain_xai.matching_plots import accuracy_figure, equality_figure
+from pretrain_xai.provenance import record
+from pretrain_xai.selection import CORRECT_FOR_ALL, scored_on
+from pretrain_xai.skill import collect_skills
+from pretrain_xai.study import load_study
+from pretrain_xai.tables import read_classification, read_scores, read_table, write_table
+
+config = load_study(study)
+methods, corpora = config.attribution.methods, config.pretraining.corpora
+figures.use_style()
+
+# %% [markdown]
+# ## Load the scores of every selection, and the accuracies
+#
+# Each selection on the images that all its models get right; of the matched one, all that are matched.
+
+# %%
+scores = read_scores(study).query("metric == @metric")
+lists = read_table(paths.intersections(study))
+images = read_split(paths.dataset(study) / "test").table[["image_index", "subject"]]
+names = dict.fromkeys([config.main_selection, *scores["selection"].unique()])
+of_selection = {name: scored_on(scores[scores["selection"] == name], lists, name, CORRECT_FOR_ALL) for name in names}
+skills = {name: collect_skills(rows, methods, corpora, images) for name, rows in of_selection.items()}
+print({name: "{} networks, {} methods, {} images".format(*one.values.shape) for name, one in skills.items()})
+
+# %% [markdown]
+# ## Which cells are matched?
+
+# %%
+matching = read_matching(study, config)
+if matching is None:
+    print("this study has no checkpoints of equal accuracy: see finetuning.matching in studies/demo.yaml")
+else:
+    print(cell_matched(matching).unstack().map({True: "matched", False: "not matched"}.get).to_string())
+
+# %% [markdown]
+# ## Compute
+
+# %%
+tables = equal_accuracy_tables(skills, read_classification(study), matching, seed)
+parameters = {"study": study, "metric": metric, "images": CORRECT_FOR_ALL, "seed": seed}
+inputs = [*sorted(paths.scores(study).glob("[!.]*.parquet")), paths.intersections(study), paths.classification(study)]
+for name, table in tables.items():
+    path = paths.statistics(study) / f"{name}.csv"
+    write_table(table, path)
+    record(path, parameters=parameters, inputs=inputs)
+
+# %% [markdown]
+# ## Do accuracy and skill go together?
+#
+# A point is a network. A correlation over all depths says little of cause: more fine-tuning changes both.
+
+# %%
+points, correlations = tables["accuracy_and_skill"], tables["accuracy_correlations"]
+figure = accuracy_figure(points, correlations, corpora)
+figures.save_figure(figure, points, study, "accuracy_and_skill", parameters=parameters, inputs=inputs)
+plt.show(figure)
+correlations.style.format(precision=3).hide(axis="index")
+
+# %% [markdown]
+# ## Does the corpus matter at equal accuracy?
+#
+# Unadjusted and at equal accuracy, each in the ways of notebook 13.
+
+# %%
+effects = tables["equal_accuracy"]
+for first, second in combinations(corpora, 2):
+    name = f"equal_accuracy_{second}_{first}"
+    shown = effects[effects["contrast"] == f"{second} - {first}"]
+    figure = equality_figure(shown, f"{second} - {first}")
+    figures.save_figure(figure, shown, study, name, parameters=parameters, inputs=inputs)
+    plt.show(figure)
+
+# %%
+columns = ["answer", "depths", "way", "unit", "n_units", "estimate", "low", "high", "p", "accuracy_difference"]
+effects[columns].style.format(precision=3).hide(axis="index")
+
+# %% [markdown]
+# ## Read the result
+#
+# Every number of these sentences stands in one of the tables.
+
+# %%
+print(*(finding.text for finding in equality_findings(tables)), sep="\n")

@@ -1,0 +1,280 @@
+"""The corpus effect at equal accuracy: studies whose answer is known, a regression as oracle, and what is said of them."""
+
+import dataclasses
+import re
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib import pyplot as plt
+from pretrain_xai.equal_accuracy import (
+    TABLES,
+    adjusted_contrast,
+    adjusted_weights,
+    correlation_table,
+    equal_accuracy_tables,
+    network_table,
+    regression,
+)
+from pretrain_xai.equality_findings import equality_findings
+from pretrain_xai.matching import match_checkpoints
+from pretrain_xai.matching_plots import accuracy_figure, equality_figure, matching_figure
+from pretrain_xai.settings import Matching
+from pretrain_xai.skill import NETWORK, Skills
+from pretrain_xai.tables import read_table
+from scipy import stats
+from statsmodels.formula.api import ols
+
+mpl.use("Agg")
+CORPORA = ["natural", "mri"]
+
+
+@pytest.fixture(autouse=True)
+def close_figures():
+    yield
+    plt.close("all")
+
+
+def networks_of(n_seeds: int = 3, n_depths: int = 5, seed: int = 0) -> pd.DataFrame:
+    """Return networks whose accuracy rises with the depth, is higher for MRI, and varies."""
+    rng = np.random.default_rng(seed)
+    rows = [
+        {"pretraining": corpus, "finetune_depth": depth, "seed": number}
+        | {"accuracy": 0.7 + 0.04 * depth + 0.03 * (corpus == "mri") + rng.normal(0, 0.015)}
+        for corpus in CORPORA
+        for depth in range(1, n_depths + 1)
+        for number in range(n_seeds)
+    ]
+    return pd.DataFrame(rows)
+
+
+def study(networks: pd.DataFrame, corpus_effect: float, slope: float, noise: float = 0.004) -> Skills:
+    """Return a study in which skill is made of corpus, depth and accuracy, with the noise of a network."""
+    rng = np.random.default_rng(1)
+    own = 0.1 + 0.02 * networks["finetune_depth"] + slope * networks["accuracy"]
+    own = (own + corpus_effect * (networks["pretraining"] == "mri") + rng.normal(0, noise, len(networks))).to_numpy()
+    values = own[:, None, None] + rng.normal(0, 0.02, (2, 1)) + rng.normal(0, 0.03, 40)
+    images = pd.DataFrame({"image_index": range(40), "subject": np.arange(40) // 4, "chance": 0.03})
+    return Skills(values, networks[NETWORK], ["saliency", "lrp"], images, {})
+
+
+def classification_of(networks: pd.DataFrame, selection: str = "best") -> pd.DataFrame:
+    return networks.assign(selection=selection)
+
+
+def matching_of(networks: pd.DataFrame, unmatched: tuple[int, ...] = (1,)) -> pd.DataFrame:
+    """Return a matching at .9, of whose depths some are not matched."""
+    matched = ~networks["finetune_depth"].isin(unmatched)
+    steps = networks[NETWORK].assign(step=10, target=0.9, validation_accuracy=0.9 + 0.005 * matched - 0.2 * ~matched)
+    return steps.assign(gap=steps["validation_accuracy"] - 0.9, matched=matched)
+
+
+def tables_of(
+    corpus_effect: float, slope: float, unmatched: tuple[int, ...] = (1,), n_seeds: int = 3, shift: float = 0.0
+):
+    """Return the tables of a study; matched networks have accuracy .9 and the effect of the corpus, or `shift` more."""
+    networks = networks_of(n_seeds)
+    equal = networks.assign(accuracy=0.9 + np.random.default_rng(2).normal(0, 0.002, len(networks)))
+    skills = {"best": study(networks, corpus_effect, slope), "matched": study(equal, corpus_effect + shift, slope)}
+    classification = pd.concat([classification_of(networks), classification_of(equal, "matched")])
+    return equal_accuracy_tables(skills, classification, matching_of(networks, unmatched))
+
+
+def row(tables: dict[str, pd.DataFrame], answer: str, way: str = "t") -> pd.Series:
+    effects = tables["equal_accuracy"]
+    (found,) = [rows for _, rows in effects[(effects["answer"] == answer) & (effects["way"] == way)].iterrows()]
+    return found
+
+
+def test_an_effect_of_accuracy_alone_is_gone_at_equal_accuracy():
+    """MRI classifies .03 better, and skill is 2 x accuracy: unadjusted it looks like an effect of the corpus."""
+    tables = tables_of(corpus_effect=0.0, slope=2.0)
+    assert row(tables, "unadjusted")["low"] > 0.03
+    for answer in ("matched", "adjusted"):
+        assert row(tables, answer)["low"] < 0 < row(tables, answer)["high"]
+        assert abs(row(tables, answer)["estimate"]) < 0.015
+    assert row(tables, "unadjusted")["accuracy_difference"] == pytest.approx(0.03, abs=0.01)
+    assert row(tables, "matched")["depths"] == row(tables, "same_depths")["depths"] == "2 3 4 5"
+    texts = " ".join(finding.text for finding in equality_findings(tables))
+    assert "both ways agree: the corpora make no clear difference" in texts
+    assert "8 of 10 cells" in texts
+
+
+def test_an_effect_of_the_corpus_is_found_both_ways_though_accuracy_hides_it():
+    tables = tables_of(corpus_effect=-0.06, slope=2.0)
+    unadjusted = row(tables, "unadjusted")
+    assert abs(unadjusted["estimate"]) < 0.02
+    for answer in ("matched", "adjusted"):
+        assert row(tables, answer)["estimate"] == pytest.approx(-0.06, abs=0.015)
+        assert row(tables, answer)["high"] < 0
+    texts = " ".join(finding.text for finding in equality_findings(tables))
+    assert "both ways agree: networks pre-trained on photographs are explained better" in texts
+
+
+def test_ways_that_differ_are_said_to_differ():
+    texts = " ".join(f.text for f in equality_findings(tables_of(corpus_effect=0.0, slope=2.0, shift=0.2)))
+    assert "the two ways do not agree: by matching networks pre-trained on MRI (sex) are explained better" in texts
+    assert "by the covariate the corpora make no clear difference" in texts
+
+
+def test_failed_matching_is_said_and_not_used():
+    tables = tables_of(corpus_effect=0.0, slope=2.0, unmatched=(1, 2, 3))
+    texts = [finding.text for finding in equality_findings(tables)]
+    assert texts[0].startswith("Matching by accuracy failed: only 4 of 10 cells")
+    assert "on matched networks" not in " ".join(texts)
+    assert "by the covariate alone (there is no answer by the matching)" in texts[1]
+
+
+def test_without_any_matched_depth_there_is_the_covariate():
+    tables = tables_of(corpus_effect=0.0, slope=2.0, unmatched=(1, 2, 3, 4, 5))
+    assert set(tables["equal_accuracy"]["answer"]) == {"unadjusted", "adjusted"}
+    assert equality_findings(tables)[0].text.startswith("Matching by accuracy failed: only 0 of 10")
+
+
+def test_the_adjusted_effect_is_that_of_statsmodels_formula():
+    networks = networks_of()
+    skills = study(networks, 0.02, 1.0)
+    table = network_table("best", skills, classification_of(networks))
+    fit = ols("skill ~ C(finetune_depth) + C(pretraining, Treatment('natural')) + accuracy", table).fit()
+    name = "C(pretraining, Treatment('natural'))[T.mri]"
+    weights = adjusted_weights(table, "natural", "mri")
+    assert weights @ table["skill"] == pytest.approx(fit.params[name])
+    assert weights @ table["accuracy"] == pytest.approx(0, abs=1e-9), "accuracy is held equal"
+    blocks = ols("skill ~ C(finetune_depth) + C(pretraining, Treatment('natural')) + accuracy + C(seed)", table).fit()
+    interval = regression(table, "natural", "mri", accuracy=True)
+    low, high = blocks.conf_int().loc[name]
+    assert (interval.estimate, interval.low, interval.high) == pytest.approx((blocks.params[name], low, high))
+    assert interval.p == pytest.approx(blocks.pvalues[name])
+
+
+def test_seeds_are_units_of_the_adjusted_effect_one_analysis_each():
+    networks = networks_of()
+    skills = study(networks, 0.02, 1.0)
+    table = network_table("best", skills, classification_of(networks))
+    single = []
+    for number in range(3):
+        one = table[table["seed"] == number].reset_index(drop=True)
+        single.append(adjusted_weights(one, "natural", "mri") @ one["skill"])
+    tables = equal_accuracy_tables({"best": skills}, classification_of(networks))
+    found = row(tables, "adjusted")
+    assert found["unit"] == "seed" and found["n_units"] == 3
+    low, high = stats.t.interval(0.95, 2, np.mean(single), np.std(single, ddof=1) / np.sqrt(3))
+    assert (found["estimate"], found["low"], found["high"]) == pytest.approx((np.mean(single), low, high))
+
+
+def test_one_seed_has_intervals_over_subjects_and_the_regression_beside_them():
+    tables = tables_of(corpus_effect=-0.06, slope=2.0, n_seeds=1)
+    for answer in ("unadjusted", "matched", "adjusted"):
+        assert row(tables, answer)["unit"] == "image"
+        assert row(tables, answer)["n_units"] == 10
+    assert row(tables, "adjusted", "regression")["df"] == 3
+    assert equality_findings(tables)
+
+
+def test_networks_that_can_not_tell_accuracy_from_corpus_have_no_adjusted_effect():
+    """At one depth with one seed the two networks differ in both at once."""
+    networks = networks_of(n_seeds=1, n_depths=1)
+    skills = study(networks, 0.02, 1.0)
+    table = network_table("best", skills, classification_of(networks))
+    assert adjusted_contrast(skills, table, "natural", "mri") is None
+    tables = equal_accuracy_tables({"best": skills}, classification_of(networks))
+    assert set(tables["equal_accuracy"]["answer"]) == {"unadjusted"}
+    assert "can't compare the corpora" in equality_findings(tables)[0].text
+
+
+def test_seeds_of_other_numbers_leave_the_regression():
+    networks = networks_of()
+    networks["seed"] += 100 * (networks["pretraining"] == "mri")
+    tables = equal_accuracy_tables({"best": study(networks, 0.02, 1.0)}, classification_of(networks))
+    effects = tables["equal_accuracy"]
+    assert set(effects.loc[effects["answer"] == "adjusted", "way"]) == {"regression"}
+    assert "30 networks" in equality_findings(tables)[0].text
+
+
+def test_one_corpus_has_a_correlation_and_no_effect():
+    networks = networks_of().query("pretraining == 'mri'").reset_index(drop=True)
+    tables = equal_accuracy_tables({"best": study(networks, 0, 1.0)}, classification_of(networks))
+    assert not len(tables["equal_accuracy"])
+    assert [finding.table for finding in equality_findings(tables)] == ["accuracy_correlations"]
+
+
+def test_correlations_are_scipys_and_the_partial_one_is_that_of_residuals():
+    networks = networks_of()
+    table = network_table("best", study(networks, 0.0, 1.0), classification_of(networks))
+    found = correlation_table(table).set_index("of")
+    expected = stats.pearsonr(table["accuracy"], table["skill"])
+    interval = expected.confidence_interval()
+    assert found.loc["all", ["r", "low", "high"]].tolist() == pytest.approx([expected.statistic, *interval])
+    assert found.at["all", "p"] == pytest.approx(expected.pvalue, rel=1e-6)
+    rest = {
+        name: ols(f"{name} ~ C(finetune_depth) + C(pretraining)", table).fit().resid for name in ("accuracy", "skill")
+    }
+    partial = found.loc["given corpus and depth"]
+    assert partial["r"] == pytest.approx(np.corrcoef(rest["accuracy"], rest["skill"])[0, 1])
+    # p of a partial correlation is that of the covariate in the regression
+    fit = ols("skill ~ C(finetune_depth) + C(pretraining) + accuracy", table).fit()
+    assert partial["p"] == pytest.approx(fit.pvalues["accuracy"])
+    equal = correlation_table(table.assign(accuracy=0.9))
+    assert equal["r"].isna().all()
+
+
+def test_every_number_of_the_sentences_stands_in_its_table_and_files_say_the_same(tmp_path):
+    for made in (tables_of(-0.06, 2.0), tables_of(0, 2.0, n_seeds=1), tables_of(0, 2.0, unmatched=(1, 2, 3))):
+        for name, table in made.items():
+            table.to_csv(tmp_path / f"{name}.csv", index=False)
+        assert equality_findings({name: read_table(tmp_path / f"{name}.csv") for name in TABLES}) == equality_findings(
+            made
+        )
+        for finding in equality_findings(made):
+            words = (tmp_path / f"{finding.table}.csv").read_text()
+            table = pd.read_csv(tmp_path / f"{finding.table}.csv")
+            values = [value for name in table.select_dtypes("number") for value in table[name].dropna()]
+            for number in re.findall(r"[+-]?\d+(?:\.\d+)?", finding.text.replace("95 %", "")):
+                style = f"{'+' if number[0] in '+-' else ''}.{len(number.partition('.')[2])}f"
+                assert number in {format(value, style) for value in values} or number in words, (number, finding.text)
+
+
+def test_figures_draw_every_network_and_answer_and_mark_what_is_not_matched():
+    tables = tables_of(-0.06, 2.0)
+    points = tables["accuracy_and_skill"]
+    figure = accuracy_figure(points, tables["accuracy_correlations"], CORPORA)
+    lines = [line for ax in figure.axes for line in ax.lines]
+    drawn = [(line.get_xdata()[0], line.get_ydata()[0]) for line in lines]
+    np.testing.assert_allclose(drawn, points[["accuracy", "skill"]])
+    hollow = [line.get_markerfacecolor() == "white" for line in lines]
+    assert hollow == (~points["matched"]).tolist() and sum(hollow) == 6
+    assert "not matched" in [text.get_text() for text in figure.legends[0].get_texts()]
+    effects = tables["equal_accuracy"]
+    figure = equality_figure(effects, "mri - natural")
+    names = [text.get_text() for ax in figure.axes for text in ax.get_yticklabels()]
+    assert len(names) == len(effects)
+    assert [ax.get_title().split(" (")[0] for ax in figure.axes][-1] == "matched networks"
+
+
+def test_the_figure_of_the_matching_has_every_training_and_the_chosen_checkpoints():
+    checkpoints = pd.DataFrame(
+        [
+            {"pretraining": corpus, "finetune_depth": depth, "seed": 0, "step": 10 * step, "kept": True}
+            | {"validation_accuracy": 0.5 + 0.1 * step * (depth > 1)}
+            for corpus in CORPORA
+            for depth in (1, 2)
+            for step in (1, 2, 3, 4)
+        ]
+    )
+    matched = match_checkpoints(checkpoints, Matching())
+    figure = matching_figure(checkpoints, matched, CORPORA, 0.02)
+    assert [ax.get_title() for ax in figure.axes] == ["1 block", "2 blocks"]
+    chosen = [line for line in figure.axes[1].lines if line.get_marker() in "os"]
+    assert [(line.get_xdata()[0], line.get_ydata()[0]) for line in chosen] == [(40, 0.9)] * 2
+    assert {line.get_markerfacecolor() for line in figure.axes[0].lines if line.get_marker() in "os"} == {"white"}
+
+
+def test_matched_networks_without_checkpoints_all_count():
+    """A selection `matched` that was trained by itself, as published."""
+    networks = networks_of()
+    skills = study(networks, 0.02, 1.0)
+    classification = pd.concat([classification_of(networks), classification_of(networks, "matched")])
+    tables = equal_accuracy_tables({"best": skills, "matched": dataclasses.replace(skills)}, classification)
+    assert row(tables, "matched")["n_networks"] == 30
+    assert "matched networks" in equality_findings(tables)[0].text
