@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import Locator, Page, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, sync_playwright
 from pretrain_xai import paths
 
 CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
@@ -89,16 +89,14 @@ def jupyterlab(root: Path) -> Iterator[Lab]:
 
 
 @contextlib.contextmanager
-def chromium(**options: Any) -> Iterator[Page]:
-    """Start a browser with an empty profile and give its page; `options` are those of Playwright's contexts."""
-    with tempfile.TemporaryDirectory(prefix="chromium-") as profile, sync_playwright() as playwright:
-        context = playwright.chromium.launch_persistent_context(
-            profile, executable_path=CHROMIUM, args=FLAGS, **{"viewport": {"width": 1500, "height": 1100}, **options}
-        )
+def chromium() -> Iterator[Browser]:
+    """Start a browser; each `new_page` of it has a new, empty profile."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         try:
-            yield context.new_page()
+            yield browser
         finally:
-            context.close()
+            browser.close()
 
 
 def explorer_picture(page: Page) -> Locator:
