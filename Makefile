@@ -5,7 +5,7 @@ PUBLISHED ?= data/published
 RUN := .venv/bin/python
 READY := .venv/.installed
 
-.PHONY: help demo study dry-run vgg16 plan switches protocols statistics published lab notebooks test test-system bench bench-statistics lint
+.PHONY: help demo study dry-run vgg16 plan switches protocols statistics published lab notebooks screenshots test test-system bench bench-statistics lint
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' Makefile | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -52,10 +52,13 @@ lab: $(READY)  ## open the notebooks in JupyterLab
 notebooks: $(READY)  ## render every notebooks/*.py (the source) as its .ipynb twin
 	cd notebooks && ../.venv/bin/jupytext --quiet --to ipynb --update *.py
 
+screenshots: $(READY)  ## photograph the demo's explorer and report into docs/ (needs Chromium and the demo)
+	$(RUN) tests/screenshots.py
+
 test: $(READY)  ## unit tests, oracle tests and the tiny study
 	$(RUN) -m pytest -m "not system"
 
-test-system: $(READY)  ## tests that kill batches: minutes
+test-system: $(READY)  ## tests that kill batches or need a browser: minutes
 	$(RUN) -m pytest -m system
 
 bench: $(READY)  ## measure exactness, speed and memory side by side with the plain way (needs the demo's networks)

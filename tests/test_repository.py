@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -80,3 +81,18 @@ def test_differences_name_every_switch_and_tests_that_exist():
     for name in re.findall(r"`(test_\w+)`", text):
         assert f"def {name}(" in tests, name
     assert all("`test_" in check for _, check in rows)
+
+
+def test_commit_hooks_are_local_and_pass():
+    """`pre-commit` is optional: whoever uses it fetches nothing, and finds the checkout in order."""
+    repositories = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    assert [repository["repo"] for repository in repositories] == ["local"]
+    hooks = {hook["id"]: hook for hook in repositories[0]["hooks"]}
+    assert set(hooks) == {"ruff-check", "ruff-format", "notebooks"}
+    for hook in hooks.values():
+        assert hook["language"] == "system"
+        program, *arguments = shlex.split(hook["entry"])
+        if not (ROOT / program).is_file():
+            pytest.skip(f"{program} is not there: make it by `make test`")
+        done = subprocess.run([ROOT / program, *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr

@@ -63,7 +63,7 @@ def explain_and_score(
         images, masks, labels = split.images[chunk], split.masks[chunk], split.labels[chunk]
         predicted = predict(network, images, dropout_active=protocol.dropout_active).argmax(axis=1)
         known = chunk, labels, predicted
-        for method, (attributions, deltas) in _attributions(
+        for method, (attributions, deltas) in signed_attributions(
             network, images, labels, chunk, methods, settings, protocol
         ).items():
             maps = reduce_channels(attributions, protocol.channel_reduction)
@@ -111,12 +111,12 @@ def score_under_switches(
     tables = []
     for chunk in tqdm(_chunks(image_indices), desc="switches", unit="chunk", total=-(-len(image_indices) // CHUNK)):
         images, labels = split.images[chunk], split.labels[chunk]
-        unchanged = _attributions(network, images, labels, chunk, methods, settings, protocol)
+        unchanged = signed_attributions(network, images, labels, chunk, methods, settings, protocol)
         for switch, switched in switched_protocols(protocol).items():
             concerned = [method for method in methods if not RESCORED.get(switch) or method in RESCORED[switch]]
             maps = unchanged
             if switch in NEW_MAPS:
-                maps = _attributions(network, images, labels, chunk, concerned, settings, switched)
+                maps = signed_attributions(network, images, labels, chunk, concerned, settings, switched)
             for method in concerned:
                 reduced = reduce_channels(maps[method][0], switched.channel_reduction)
                 tables.append(_rank_accuracy(reduced, split, chunk, switched).assign(switch=switch, method=method))
@@ -144,11 +144,11 @@ def example_maps(
 ) -> dict[str, np.ndarray]:
     """Return each method's channel-reduced maps of a few images: float32 arrays of shape (n_images, height, width)."""
     images, labels = split.images[image_indices], split.labels[image_indices]
-    attributions = _attributions(network, images, labels, image_indices, methods, settings, protocol)
+    attributions = signed_attributions(network, images, labels, image_indices, methods, settings, protocol)
     return {method: reduce_channels(maps, protocol.channel_reduction) for method, (maps, _) in attributions.items()}
 
 
-def _attributions(
+def signed_attributions(
     network: nn.Module,
     images: np.ndarray,
     labels: np.ndarray,

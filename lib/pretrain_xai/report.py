@@ -264,7 +264,7 @@ def _tables(study_name: str, scores: pd.DataFrame, classification: pd.DataFrame)
     medians = (
         tpr.groupby(["pretraining", "finetune_depth", "method"], observed=True)["value"].median().unstack("method")
     )
-    medians = medians.rename(columns=label).reset_index()
+    medians = medians.rename(columns=label).reset_index().rename_axis(columns=None)
     audit = read_table(paths.dataset(study_name) / "audit.csv")
     return [
         ("Classification metrics on the test images", _html(classification)),
@@ -281,6 +281,7 @@ def _manuscript_tables(study_name: str) -> list[tuple[str, str]]:
 
 
 def _html(table: pd.DataFrame) -> str:
+    table = table.rename(columns=label)
     return table.to_html(index=False, float_format=lambda value: f"{value:.3g}", border=0, na_rep="", justify="left")
 
 

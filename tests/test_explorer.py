@@ -1,0 +1,290 @@
+"""The explorer: what it says of images and maps is what the study says, and it answers at once."""
+
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from matplotlib.colors import to_rgba
+from pretrain_xai import paths
+from pretrain_xai.explorer import IMAGES, ORDERS, RANK_ACCURACY, Choice, Explorer, finished_studies
+from pretrain_xai.explorer_controls import ExplorerControls
+from pretrain_xai.explorer_view import FALSE_ALARM, HIT, MISS, ExplorerView, hits_and_misses, top_k
+from pretrain_xai.localization import confusion_counts
+from pretrain_xai.tables import read_arrays, read_predictions, read_scores
+from scipy.special import softmax
+
+METHODS = ("integrated_gradients", "gradient_shap", "lrp")
+#: a picture of stored maps is asked to come within 0.3 s; of the process alone, since tests run beside others
+SLOWEST_S = 0.5
+
+
+@pytest.fixture
+def explorer(tiny):
+    return Explorer(tiny)
+
+
+def choice_of(explorer, methods=METHODS, image=None):
+    runs = explorer.runs("best", ["natural", "mri"], [5])
+    return Choice(explorer.kept_images(runs)[0] if image is None else image, tuple(runs), tuple(methods))
+
+
+def image_without_maps(explorer):
+    kept = set(explorer.kept_images(choice_of(explorer).runs))
+    return next(image for image in range(len(explorer.test)) if image not in kept)
+
+
+small_maps = arrays(np.float64, (4, 5), elements=st.integers(0, 4).map(float))
+small_masks = arrays(np.bool_, (4, 5)).filter(np.any)
+
+
+@given(small_maps, small_masks)
+def test_coloured_pixels_are_the_strict_counts(heatmap, mask):
+    counts = confusion_counts(heatmap[None], mask[None], ties="strict")
+    colours = hits_and_misses(heatmap, mask)
+    shown = [int((colours == to_rgba(colour)).all(axis=-1).sum()) for colour in (HIT, FALSE_ALARM, MISS)]
+    assert shown == [int(counts[0][0]), int(counts[1][0]), int(counts[2][0])]
+    assert top_k(heatmap, int(mask.sum())).sum() == counts[0][0] + counts[1][0]
+
+
+def test_a_map_that_says_nothing_selects_nothing():
+    assert not top_k(np.zeros((4, 4)), 3).any()
+
+
+def test_the_three_colours_differ_in_lightness_too():
+    """Whoever sees no hue can tell them apart."""
+    lightness = sorted(
+        np.dot(np.power(to_rgba(colour)[:3], 2.2), (0.2126, 0.7152, 0.0722)) for colour in (HIT, MISS, FALSE_ALARM)
+    )
+    assert min(np.diff(lightness)) > 0.1
+
+
+def test_the_table_has_the_numbers_that_the_study_wrote(explorer, tiny):
+    scores = read_scores(tiny)
+    scored = explorer.images(choice_of(explorer).runs, METHODS, "scored", "image number")["image_index"]
+    for image in scored:
+        table = explorer.table(choice_of(explorer, image=image))
+        for row in table.itertuples():
+            mine = scores[(scores["image_index"] == image) & (scores["method"] == row.method)]
+            mine = mine[(mine["pretraining"] == row.pretraining) & (mine["finetune_depth"] == row.finetune_depth)]
+            mine = mine.set_index("metric")
+            if len(mine):
+                assert getattr(row, RANK_ACCURACY) == pytest.approx(mine.loc[RANK_ACCURACY, "value"], abs=1e-12)
+                assert getattr(row, f"{RANK_ACCURACY}_chance") == pytest.approx(mine.loc[RANK_ACCURACY, "chance"])
+
+
+def test_probability_is_the_softmax_of_the_logits(explorer, tiny):
+    for run in choice_of(explorer).runs:
+        table = read_predictions(tiny, [run]).query("split == 'test'")
+        expected = softmax(table[["logit_0", "logit_1"]].to_numpy(), axis=1).max(axis=1)
+        said = [explorer.prediction(run, image) for image in table["image_index"]]
+        np.testing.assert_allclose([prediction.probability for prediction in said], expected)
+        assert [prediction.correct for prediction in said] == (table["label"] == table["predicted"]).tolist()
+
+
+def test_a_computed_map_equals_the_kept_one_to_the_bit_and_has_a_sign(explorer, tiny):
+    choice = choice_of(explorer)
+    kept = explorer.heatmaps(choice)
+    assert explorer.missing(choice, signed=False) == []
+    assert len(explorer.missing(choice, signed=True)) == len(kept)
+    calls = []
+    explorer.compute(choice, signed=True, progress=lambda *words: calls.append(words))
+    assert [call[:2] for call in calls] == [(done, len(kept)) for done in range(len(kept) + 1)]
+    for key, heatmap in explorer.heatmaps(choice).items():
+        np.testing.assert_array_equal(heatmap.absolute, kept[key].absolute)
+        np.testing.assert_array_equal(np.abs(heatmap.signed), heatmap.absolute)
+        assert (heatmap.signed < 0).any()
+    assert explorer.missing(choice, signed=True) == []
+
+
+def test_maps_of_an_image_or_method_that_was_not_run_are_computed(explorer):
+    choice = choice_of(explorer, methods=("saliency", "smooth_grad"), image=image_without_maps(explorer))
+    assert len(explorer.missing(choice, signed=False)) == 4
+    before = explorer.table(choice)
+    assert before.loc[before["method"] == "smooth_grad", RANK_ACCURACY].isna().all()
+    explorer.compute(choice, signed=False, progress=lambda *words: None)
+    table = explorer.table(choice)
+    assert table[RANK_ACCURACY].between(0, 1).all()
+    assert (table["hits"] + table["misses"] == explorer.test.masks[choice.image].sum()).all()
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_images_are_sorted_by_what_a_slow_loop_finds(explorer, tiny, order):
+    runs = choice_of(explorer).runs
+    table = explorer.images(runs, METHODS, "scored", order)
+    for row in table.itertuples():
+        means = []
+        for method in METHODS:
+            values = []
+            for run in runs:
+                ranks = explorer.rank_accuracies(run)
+                if row.image_index in ranks.index:
+                    values.append(ranks.loc[row.image_index, method])
+            means.append(np.mean(values))
+        assert row.score == pytest.approx(np.mean(means))
+        assert row.disagreement == pytest.approx(max(means) - min(means))
+    column = {"lowest score": "score", "methods disagree": "disagreement"}.get(order)
+    if column:
+        values = table[column] if order == "lowest score" else -table[column]
+        assert values.is_monotonic_increasing
+    assert table["image_index"].is_unique
+
+
+def test_lists_of_images(explorer, tiny):
+    runs = choice_of(explorer).runs
+    lists = {listed: set(explorer.images(runs, METHODS, listed, "image number")["image_index"]) for listed in IMAGES}
+    assert lists["whole test set"] == set(range(len(explorer.test)))
+    assert lists["with kept maps"] == set(
+        read_arrays(paths.example_maps(tiny) / f"{runs[0].name}.npz")["image_index"].tolist()
+    )
+    predictions = read_predictions(tiny, runs).query("split == 'test' and label != predicted")
+    assert lists["wrong for a network"] == set(predictions["image_index"])
+    assert lists["with kept maps"] <= lists["scored"]
+
+
+def test_seeds_and_the_untrained_network(explorer):
+    assert [run.name for run in explorer.runs("best", ["mri", "none"], [1, 5])] == [
+        "best-mri-depth1-seed0",
+        "best-mri-depth5-seed0",
+        "best-none-depth0-seed0",
+    ]
+    assert explorer.runs("best", ["mri"], [1], position=None) == explorer.runs("best", ["mri"], [1])
+    untrained = explorer.runs("best", ["none"], [])[0]
+    assert explorer.prediction(untrained, 0) is None
+    assert explorer.run_name(untrained) == "untrained network"
+
+
+def test_only_finished_studies_are_offered(tiny):
+    assert finished_studies() == ["tiny"]
+
+
+def test_the_figure_is_drawn_once_and_then_changed(explorer):
+    view, choice = ExplorerView(explorer), choice_of(explorer)
+    pictures = [view.png() for mode in ("map", "hits and misses") if view.show(choice, mode, 0.8) is not None]
+    view.show(choice, "map", 0.3)
+    pictures.append(view.png())
+    other = choice_of(explorer, image=explorer.kept_images(choice.runs)[-1])
+    view.show(other, "map", 0.3)
+    pictures.append(view.png())
+    assert view.n_figures == 1
+    assert len(set(pictures)) == 4
+    n_artists = sum(len(ax.get_children()) for ax in view.figure.axes)
+    for _ in range(3):
+        view.show(choice, "signed map", 0.5)
+        view.show(other, "map", 0.3)
+    assert sum(len(ax.get_children()) for ax in view.figure.axes) == n_artists, "artists are changed, not added"
+    assert view.png() == pictures[-1]
+    view.show(choice_of(explorer, methods=METHODS[:1]), "map", 0.8)
+    assert view.n_figures == 2
+
+
+def test_a_view_draws_the_maps_and_the_scores_that_it_is_given(explorer):
+    view, choice = ExplorerView(explorer), choice_of(explorer)
+    table = view.show(choice, "map", 1.0)
+    maps = list(explorer.heatmaps(choice).values())
+    titles = [ax.get_title() for ax in view.figure.axes]
+    for heatmap, value in zip(maps, table[RANK_ACCURACY], strict=True):
+        drawn = [image.get_array() for ax in view.figure.axes for image in ax.get_images()]
+        assert any(array.shape == heatmap.absolute.shape and (array == heatmap.absolute).all() for array in drawn)
+        assert any(title.endswith(f"\n{value:.2f}") for title in titles)
+
+
+def test_stored_maps_are_shown_at_once(explorer):
+    view, choice = ExplorerView(explorer), choice_of(explorer)
+    view.show(choice, "map", 0.8)
+    view.png()
+    times = []
+    for strength in np.linspace(0, 1, 5):
+        start = time.process_time()
+        view.show(choice, "map", strength)
+        view.png()
+        times.append(time.process_time() - start)
+    assert np.median(times) < SLOWEST_S
+
+
+@pytest.fixture
+def controls(tiny):
+    return ExplorerControls(tiny, "best")
+
+
+def test_a_changed_menu_changes_the_picture(controls):
+    seen = {controls.picture.value}
+    for change in (
+        lambda: setattr(controls.image, "index", 1 - controls.image.index),
+        lambda: setattr(controls.mode, "value", "hits and misses"),
+        lambda: setattr(controls.strength, "value", 0.2),
+        lambda: setattr(controls.methods, "value", ("saliency",)),
+        lambda: setattr(controls.corpora, "value", ("mri", "none")),
+    ):
+        change()
+        seen.add(controls.picture.value)
+    assert len(seen) == 6
+    assert 'alt="Test image' in controls.picture.value
+    assert "Saliency" in controls.numbers.value
+
+
+def test_the_image_stays_when_the_list_is_sorted_anew(controls):
+    controls.listed.value = "whole test set"
+    controls.image.value = image = controls.image.options[3][1]
+    controls.order.value = "highest score"
+    assert controls.image.value == image
+
+
+def test_missing_maps_are_computed_when_asked_for(controls):
+    controls.mode.value = "signed map"
+    assert controls.compute.description == "compute 6 maps"
+    before = controls.picture.value
+    shown = []
+    controls.status.observe(lambda change: shown.append(change["new"]), "value")
+    controls.compute.click()
+    assert controls.picture.value != before
+    assert controls.compute.disabled
+    assert any("0 of 6" in words and "Integrated Gradients" in words for words in shown)
+
+
+def test_methods_that_were_not_run_are_listed(controls):
+    chosen = controls.methods.value
+    controls.further.click()
+    assert "smooth_grad" in dict(controls.methods.options).values()
+    assert controls.methods.value == chosen
+
+
+@pytest.mark.parametrize("methods", [(), "all"])
+def test_a_choice_that_can_not_be_shown_is_explained(controls, methods):
+    if methods == "all":
+        controls.further.click()
+        methods = tuple(dict(controls.methods.options).values())
+    controls.methods.value = methods
+    assert "choose 1 to 8" in controls.status.value
+    assert controls.picture.value == ""
+
+
+def test_the_view_is_exported_with_its_numbers(controls, tiny):
+    controls.file_name.value = "explore_test"
+    controls.export.click()
+    assert "explore_test.png" in controls.status.value
+    base = paths.figures(tiny) / "explore_test"
+    assert all(base.with_suffix(suffix).stat().st_size for suffix in (".pdf", ".png", ".json"))
+    written = pd.read_csv(base.with_suffix(".csv"))
+    pd.testing.assert_frame_equal(written, controls.explorer.table(controls.choice), check_dtype=False)
+    for suffix in (".pdf", ".png", ".csv", ".json"):
+        base.with_suffix(suffix).unlink()
+
+
+def test_a_bad_file_name_is_refused(controls):
+    controls.file_name.value = "../elsewhere"
+    controls.export.click()
+    assert "letters, digits" in controls.status.value
+
+
+def test_looking_does_not_load_torch(tiny):
+    code = (
+        "import sys; from pretrain_xai.explorer_controls import ExplorerControls; "
+        "ExplorerControls('tiny', 'best'); sys.exit('torch' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
