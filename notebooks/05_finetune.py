@@ -39,6 +39,7 @@ from pretrain_xai.provenance import record
 from pretrain_xai.study import Run, load_study
 from pretrain_xai.tables import write_table
 from pretrain_xai.training import configure_torch, predict, train
+from pretrain_xai.training_state import StateFile
 
 config = load_study(study)
 protocol = config.switched
@@ -65,9 +66,12 @@ print(f"{trainable:,} of {sum(parameter.numel() for parameter in network.paramet
 # %% [markdown]
 # ## Train
 #
-# The checkpoint is chosen on the validation images; the test images are not looked at until the end.
+# The checkpoint is chosen on the validation images; the test images are not looked at until the end. The frozen layers are
+# run once per image, and what they give is kept. After an interruption the training goes on where it was.
 
 # %%
+folder = paths.finetuned(study, run.name)
+state = StateFile(folder / "weights.safetensors")
 history = train(
     network,
     splits["train"],
@@ -76,6 +80,8 @@ history = train(
     learning_rate=config.learning_rate(run),
     seed=seed,
     dropout_active=protocol.dropout_active,
+    cache=config.finetuning.cache,
+    state=state,
 )
 
 # %%
@@ -99,10 +105,10 @@ predictions = pd.concat(
         for name in ("validation", "test")
     ]
 )
-folder = paths.finetuned(study, run.name)
 save_weights(folder / "weights.safetensors", network)
 write_table(history, folder / "history.csv")
 write_table(predictions, folder / "predictions.parquet")
+state.remove()
 
 # %%
 record(
