@@ -33,6 +33,7 @@ from pretrain_xai.provenance import record
 from pretrain_xai.study import load_study
 from pretrain_xai.tables import write_table
 from pretrain_xai.training import configure_torch, train
+from pretrain_xai.training_state import StateFile
 
 config = load_study(study)
 settings = config.pretraining
@@ -54,11 +55,14 @@ plt.show(figure)
 # %% [markdown]
 # ## Train
 #
-# The whole network, from random weights. The checkpoint with the best validation accuracy is kept.
+# The whole network, from random weights. The checkpoint with the best validation accuracy is kept. After an interruption the
+# training goes on where it was.
 
 # %%
 network = build_network(config.network, n_classes=int(n_classes), seed=settings.seed)
 network.requires_grad_(True)
+path = paths.pretrained(study, pretraining)
+state = StateFile(path)
 history = train(
     network,
     training_set,
@@ -66,12 +70,13 @@ history = train(
     settings.training,
     learning_rate=settings.learning_rate,
     seed=settings.seed,
+    state=state,
 )
 
 # %%
-path = paths.pretrained(study, pretraining)
 save_weights(path, network)
 write_table(history, path.with_suffix(".history.csv"))
+state.remove()
 record(path, parameters={"study": study, "pretraining": pretraining, **settings.model_dump()})
 
 # %% [markdown]

@@ -40,6 +40,7 @@ from pretrain_xai.provenance import record
 from pretrain_xai.study import Run, load_study
 from pretrain_xai.tables import write_table
 from pretrain_xai.training import configure_torch, predict, train
+from pretrain_xai.training_state import StateFile
 
 config = load_study(study)
 protocol = config.switched
@@ -66,11 +67,13 @@ print(f"{trainable:,} of {sum(parameter.numel() for parameter in network.paramet
 # %% [markdown]
 # ## Train
 #
-# The checkpoint is chosen on the validation images; the test images are not looked at until the end. A study that matches
-# models by their accuracy (notebook 05b) keeps more checkpoints on the way.
+# The checkpoint is chosen on the validation images; the test images are not looked at until the end. The frozen layers are
+# run once per image, and what they give is kept. After an interruption the training goes on where it was. A study that
+# matches models by their accuracy (notebook 05b) keeps more checkpoints on the way.
 
 # %%
 folder = paths.finetuned(study, run.name)
+state = StateFile(folder / "weights.safetensors")
 table = paths.checkpoints(study, run.name)
 kept = config.kept_checkpoints
 checkpoints = None if kept is None else Checkpoints(table.with_suffix(""), **kept)
@@ -83,6 +86,8 @@ history = train(
     seed=seed,
     dropout_active=protocol.dropout_active,
     checkpoints=checkpoints,
+    cache=config.finetuning.cache,
+    state=state,
 )
 
 # %%
@@ -111,6 +116,7 @@ write_table(history, folder / "history.csv")
 write_table(predictions, folder / "predictions.parquet")
 if checkpoints is not None:
     write_table(checkpoints.table(), table)
+state.remove()
 
 # %%
 record(

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from pretrain_xai import paths
 from pretrain_xai.protocol import CORRECTED, PUBLISHED, Protocol
-from pretrain_xai.stages import STAGES, Stage, code_digest, fingerprint, library_files
+from pretrain_xai.stages import STAGES, WITHOUT_EFFECT, Stage, code_digest, fingerprint, library_files
 from pretrain_xai.study import Study, load_study
 
 SWITCHES = {field.name for field in dataclasses.fields(Protocol)}
@@ -112,6 +112,7 @@ def changed_by(study: Study, other: Study) -> set[str]:
         ("dataset.lesion_intensity", 0.4, {"03_build_dataset"}),
         ("pretraining.learning_rate", 0.5, {"04_pretrain"}),
         ("pretraining.weights", {"mri": "mri.pt"}, {"04_pretrain", "04b_take_weights"}),
+        ("workers", 7, set()),
         ("finetuning.training.momentum", 0.9, {"05_finetune"}),
         ("finetuning.matching.tolerance", 0.01, MATCHING),
         ("finetuning.matching.checkpoints_per_epoch", 9, {"05_finetune", *MATCHING}),
@@ -252,7 +253,8 @@ def switches_behind(name: str) -> set[str]:
 
 def undeclared(used: set[str], stage: Stage) -> set[str]:
     settings = {name for name in used if name.split(".")[0] not in {*WATCHED, "switched"}}
-    missing = {name for name in settings if not any(f"{name}.".startswith(f"{known}.") for known in stage.settings)}
+    declared = (*stage.settings, *WITHOUT_EFFECT)
+    missing = {name for name in settings if not any(f"{name}.".startswith(f"{known}.") for known in declared)}
     if {"protocol", "switches"} <= set(stage.settings):
         return missing  # all switches at once
     if "switched" in used:

@@ -33,7 +33,7 @@ class Checkpoints:
     Parameters
     ----------
     folder : Path
-        What lies there of an earlier training is removed.
+        What lies there of an earlier training is removed when one begins.
     per_epoch : int
         How often the network is validated per epoch.
     lowest_accuracy : float
@@ -50,7 +50,14 @@ class Checkpoints:
         self.per_epoch = per_epoch
         self.lowest_accuracy = lowest_accuracy
         self.rows: list[dict] = []
-        for file in folder.glob("*.safetensors"):  # of an earlier training with other settings
+
+    def take_up(self, rows: list[dict]) -> None:
+        """Go on after the `rows` of an interrupted training, which grow from here on; none: begin anew."""
+        self.rows = rows
+        kept = {_file(self.folder, row["step"]) for row in rows if row["kept"]}
+        for file in (
+            set(self.folder.glob("*.safetensors")) - kept
+        ):  # of an earlier training, or of steps that come again
             file.unlink()
 
     def is_due(self, batch: int, n_batches: int) -> bool:
@@ -72,7 +79,7 @@ class Checkpoints:
             save_file(state, temporary)
         for row in low if accuracy < self.lowest_accuracy else ():
             row["kept"] = False
-            _file(self.folder, row["step"]).unlink()
+            _file(self.folder, row["step"]).unlink(missing_ok=True)  # gone before an interruption
 
     def table(self) -> pd.DataFrame:
         """Return the validated steps in order."""

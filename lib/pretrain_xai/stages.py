@@ -36,6 +36,8 @@ class Stage:
     draws: bool = False
 
 
+#: settings that notebooks use and no result depends on: how fast, and with how much memory
+WITHOUT_EFFECT = ("finetuning.cache", "workers")
 #: modules that only draw
 _DRAWING = (
     "effect_plots",

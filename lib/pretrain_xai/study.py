@@ -65,6 +65,8 @@ class Study(Settings):
     switches: dict[str, Any] = Field(default_factory=dict)
     #: threads of each job; results are the same to the bit only for the same number
     threads: int = Field(1, gt=0)
+    #: processes that build the dataset side by side; results are the same for any number
+    workers: int = Field(1, gt=0)
     lesions: Lesions
     slices: Slices
     dataset: Dataset

@@ -1,6 +1,5 @@
 """One training loop for pre-training and fine-tuning, and the predictions of a trained network."""
 
-import copy
 import ctypes
 import itertools
 import sys
@@ -16,10 +15,13 @@ from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, StepLR
 from tqdm.auto import tqdm
 
+from pretrain_xai.batches import as_batch
 from pretrain_xai.checkpoints import Checkpoints
 from pretrain_xai.dataset import LabelledImages
+from pretrain_xai.frozen_prefix import behind_frozen_prefix
 from pretrain_xai.models import evaluation_mode, training_mode
-from pretrain_xai.settings import Training
+from pretrain_xai.settings import Cache, Training
+from pretrain_xai.training_state import Course, StateFile, training_key
 
 #: images that are predicted at once; fixed, because float32 results depend on the shape of a batch
 PREDICTION_BATCH = 64
@@ -44,14 +46,6 @@ def _keep_freed_memory() -> None:
     if mallopt is not None:
         mallopt(_TRIM_THRESHOLD, 1 << 30)
         mallopt(_MMAP_THRESHOLD, 1 << 25)  # the most that glibc accepts
-
-
-def as_batch(images: np.ndarray) -> Tensor:
-    """Return images as a channels-last float32 tensor of shape (n, 3, height, width) in [0, 1]; grey becomes three copies."""
-    tensor = torch.from_numpy(np.array(images))  # a copy: memory-mapped files are read-only
-    tensor = tensor.float() / 255 if tensor.dtype == torch.uint8 else tensor.float()
-    tensor = tensor[..., None].expand(*tensor.shape, 3) if tensor.ndim == 3 else tensor
-    return tensor.permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
 
 
 def predict(network: nn.Module, images: np.ndarray, *, dropout_active: bool = False, seed: int = 0) -> np.ndarray:
@@ -80,6 +74,8 @@ def train(
     seed: int,
     dropout_active: bool = False,
     checkpoints: Checkpoints | None = None,
+    cache: Cache | None = None,
+    state: StateFile | None = None,
 ) -> pd.DataFrame:
     """Train the network's trainable parameters; leave the weights of the best checkpoint in it.
 
@@ -96,6 +92,11 @@ def train(
         Validate with dropout alive, as the released code does.
     checkpoints : Checkpoints, optional
         Gets the network with its validation accuracy several times per epoch. Changes nothing in the training.
+    cache : Cache, optional
+        Run frozen layers once per image, in batches of their own, and keep what they give; see `frozen_prefix`. How much may
+        be kept changes no bit; without it float32 rounds differently. None: the whole network, batch by batch.
+    state : StateFile, optional
+        Where the training is kept after its epochs, to go on after an interruption with the same result to the bit.
 
     Returns
     -------
@@ -103,32 +104,42 @@ def train(
     `validation_accuracy`, `checkpoint`.
     """
     network.to(memory_format=torch.channels_last)
+    training_mode(network)  # the mode in which the frozen layers are found
     n_batches = _n_batches(len(training_set), settings)
     optimizer, schedule = _optimizer(network, settings, learning_rate, n_batches)
-    history: list[dict[str, float]] = []
-    best_state = None
-    rng = np.random.default_rng(seed)
+    course = Course(network, optimizer, schedule, np.random.default_rng(seed))
     with torch.random.fork_rng(devices=[]), tqdm(total=settings.epochs, desc="epochs") as progress:
         torch.manual_seed(seed)
-        for epoch in range(settings.epochs):
+        data = (training_set, validation_set)
+        if state is not None:
+            kept = checkpoints and (checkpoints.per_epoch, checkpoints.lowest_accuracy)
+            given = (settings.model_dump(mode="json"), learning_rate, seed, dropout_active, cache is not None, kept)
+            state.take_up(course, training_key(network, data, given))
+        if checkpoints is not None:
+            checkpoints.take_up(course.validated)
+        if not _is_over(course.history, settings):
+            trained, (training_set, validation_set) = behind_frozen_prefix(network, data, cache)
+        progress.update(len(course.history))
+        while not _is_over(course.history, settings):
+            epoch = len(course.history)
             row = {"epoch": epoch, "learning_rate": schedule.get_last_lr()[0]}
-            validate = partial(_validate, network, validation_set, dropout_active, seed + epoch)
+            validate = partial(_validate, trained, validation_set, dropout_active, seed + epoch)
             offer = partial(_offer, checkpoints, network, epoch * n_batches, n_batches, validate)
-            row |= _train_epoch(network, training_set, settings, optimizer, schedule, rng, offer)
+            row |= _train_epoch(trained, training_set, settings, optimizer, schedule, course.rng, offer)
             row |= validate()
             if checkpoints is not None:
                 checkpoints.offer((epoch + 1) * n_batches, network, row["validation_accuracy"])
-            row["checkpoint"] = _is_checkpoint(row, history, settings.acc_dif)
-            history.append(row)
+            row["checkpoint"] = _is_checkpoint(row, course.history, settings.acc_dif)
+            course.history.append(row)
             if row["checkpoint"]:
-                best_state = copy.deepcopy(network.state_dict())
+                course.mark_best()
+            if state is not None:
+                state.keep(course, now=_is_over(course.history, settings))
             progress.update()
             progress.set_postfix(validation_accuracy=f"{row['validation_accuracy']:.3f}")
-            if _has_settled(history, settings.stop_value):
-                break
-    network.load_state_dict(best_state)
+    network.load_state_dict(course.best, strict=False)
     network.eval()
-    return pd.DataFrame(history)
+    return pd.DataFrame(course.history)
 
 
 def _train_epoch(
@@ -213,6 +224,10 @@ def _is_checkpoint(row: dict[str, float], history: list[dict[str, float]], acc_d
         return True
     near = acc_dif is None or abs(row["validation_accuracy"] - row["train_accuracy"]) <= acc_dif
     return near and round(row["validation_accuracy"], 4) > best
+
+
+def _is_over(history: list[dict[str, float]], settings: Training) -> bool:
+    return len(history) >= settings.epochs or _has_settled(history, settings.stop_value)
 
 
 def _has_settled(history: list[dict[str, float]], stop_value: float | None) -> bool:
