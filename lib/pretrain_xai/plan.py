@@ -5,6 +5,7 @@ here and now on a few images (`micro_benchmark`). Data and weights need not be t
 """
 
 import argparse
+import math
 import os
 import re
 import shutil
@@ -45,7 +46,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Cost:
-    """What all jobs of a rule take together: seconds, and the memory of one, GiB."""
+    """What all jobs of a rule take together: seconds, and the memory of one, GiB; NaN where it was not measured."""
 
     seconds: float
     memory: float
@@ -141,6 +142,7 @@ class Plan:
         return (
             start
             + {
+                "make_lesions": lambda: sum(self.study.lesions.patches.values()) * self.measured["slices"]["patch"],
                 "make_slices": self._slices,
                 "build_dataset": lambda: self._of_images() * self.measured["slices"]["slice"],
                 "pretrain": lambda: self._pretraining(job.wildcards["pretraining"]),
@@ -186,7 +188,7 @@ class Plan:
     def _memory(self, rule: str) -> float:
         part = {"pretrain": "training", "finetune": "training", "make_slices": "slices", "build_dataset": "slices"}
         part |= {"explanation_metrics": "attribution", "sanity_checks": "attribution"}
-        return self.measured[part.get(rule, "notebooks")]["memory"]
+        return self.measured[part[rule]]["memory"] if rule in part else math.nan
 
 
 def missing(study: Study) -> list[str]:
@@ -212,12 +214,14 @@ def _report(study_name: str, plan: Plan, lacking: Sequence[str]) -> Iterator[str
     study, costs = plan.study, plan.costs()
     cores = os.cpu_count() or 1
     side_by_side = max(1, cores // study.threads)
-    yield f"plan of {study_name}: {len(plan.jobs)} jobs, {costs['finetune'].jobs if 'finetune' in costs else 0} networks to"
-    yield f"fine-tune; measured on this machine ({cores} cores, {study.threads} threads a job; on the CPU)"
+    networks = costs["finetune"].jobs if "finetune" in costs else 0
+    yield f"plan of {study_name}: {len(plan.jobs)} jobs, {networks} networks to fine-tune"
+    yield f"measured on this machine, on the CPU: {cores} cores, threads of a job: {study.threads}"
     yield f"\n{'stage':<24} {'jobs':>5} {'hours':>9} {'minutes a job':>14} {'memory, GiB':>12}"
     for rule, cost in costs.items():
         minutes = cost.seconds / 60
-        yield f"{rule:<24} {cost.jobs:>5} {minutes / 60:>9.2f} {minutes / cost.jobs:>14.2f} {cost.memory:>12.1f}"
+        memory = "" if math.isnan(cost.memory) else f"{cost.memory:.1f}"
+        yield f"{rule:<24} {cost.jobs:>5} {minutes / 60:>9.2f} {minutes / cost.jobs:>14.2f} {memory:>12}"
     hours = sum(cost.seconds for cost in costs.values()) / 3600
     yield f"{'all':<24} {len(plan.jobs):>5} {hours:>9.2f}"
     yield f"\n{_duration(hours / side_by_side)} with {side_by_side} jobs side by side, if all epochs are run"
@@ -235,7 +239,7 @@ def _limits(plan: Plan, disk: float, side_by_side: int) -> Iterator[str]:
     if free < disk:
         yield f"too little disk: {free:.0f} GiB are free"
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
-    needed = side_by_side * max((cost.memory for cost in plan.costs().values()), default=0.0)
+    needed = side_by_side * max((c.memory for c in plan.costs().values() if not math.isnan(c.memory)), default=0.0)
     if memory < needed:
         yield f"too little memory for {side_by_side} jobs side by side: {needed:.0f} GiB of {memory:.0f}; run with --cores"
 
