@@ -67,7 +67,7 @@ def planned_jobs(study_name: str) -> list[Job]:
     environment = os.environ | {"PYTHONHASHSEED": "0"}
     result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if result.returncode:
-        raise StudyError(f"the dry run failed: {' '.join((result.stderr or result.stdout).split())[-300:]}")
+        raise StudyError(f"the dry run failed: {' '.join((result.stderr + result.stdout).split())[-300:]}")
     return list(_jobs_of(result.stdout + result.stderr))
 
 
