@@ -66,6 +66,7 @@ def test_checkpoints_change_nothing_in_the_training(tmp_path):
 def test_only_trained_tensors_are_kept_and_those_of_an_earlier_training_are_gone(tmp_path):
     (tmp_path / "step99.safetensors").write_bytes(b"old")
     checkpoints = Checkpoints(tmp_path, per_epoch=1)
+    checkpoints.take_up([])
     checkpoints.offer(7, network(), 0.5)
     assert [file.name for file in tmp_path.iterdir()] == ["step7.safetensors"]
     other = build_network(NARROW, 2, seed=1)

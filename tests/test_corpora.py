@@ -88,4 +88,4 @@ def test_the_mri_corpus_has_the_subjects_set_aside_and_their_sex(study, slices_f
 
 def test_a_study_may_use_the_corpora_that_there_are():
     (names,) = typing.get_args(Pretraining.model_fields["corpora"].annotation)
-    assert set(typing.get_args(names)) == set(CORPORA)
+    assert set(typing.get_args(names)) == {*CORPORA, "imagenet"}, "that one is weights, never trained here"

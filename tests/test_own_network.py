@@ -1,8 +1,6 @@
 """A network of your own: built, frozen by its blocks, trained, explained by the methods that can, and run by the batch."""
 
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -261,15 +259,12 @@ def test_the_code_of_the_network_counts_for_what_is_made_with_it(root):
     assert before[0] != after[0] and before[1] == after[1]
 
 
-def test_the_batch_fine_tunes_and_explains_it_from_weights_of_your_own(tiny_root, root, monkeypatch, capfd):
+@pytest.mark.system
+def test_the_batch_fine_tunes_and_explains_it_from_weights_of_your_own(tiny_root, root, capfd):
     """The data of the finished tiny study; notebooks 04b, 05, 07 and 08 of one model."""
     shutil.copytree(tiny_root / "data" / "tiny" / "dataset", root / "data" / "resnet" / "dataset")
-    for part in ("slices", "lesions.npz", "slices.npy"):
-        source = tiny_root / "data" / "tiny" / part
-        if source.is_dir():
-            shutil.copytree(source, root / "data" / "resnet" / part)
-        elif source.is_file():
-            shutil.copy2(source, root / "data" / "resnet" / part)
+    shutil.copytree(tiny_root / "data" / "tiny" / "slices", root / "data" / "resnet" / "slices")
+    shutil.copy2(tiny_root / "data" / "tiny" / "lesions.npz", root / "data" / "resnet" / "lesions.npz")
     shutil.copy(Path(small_nets.__file__), root / "studies" / "small_nets_of_mine.py")
     settings = yaml.safe_load((root / "studies" / "tiny.yaml").read_text())
     settings["network"] = small_nets.SETTINGS | {"module": "small_nets_of_mine:resnet"}
@@ -298,10 +293,3 @@ def test_the_batch_fine_tunes_and_explains_it_from_weights_of_your_own(tiny_root
     np.testing.assert_allclose(logits, predict(network, test), atol=1e-5)
     scores = read_table(root / target)
     assert set(scores["method"]) == set(settings["attribution"]["methods"])
-    result = subprocess.run(
-        [sys.executable, "-m", "pretrain_xai.batch", "resnet", target, "--dry-run"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert "Nothing to be done" in result.stdout + result.stderr

@@ -4,11 +4,7 @@ A study file says, for instance, `network: {module: my_package.nets:build, block
 """
 
 import importlib
-import importlib.util
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -16,6 +12,7 @@ from torch import nn
 
 from pretrain_xai import paths
 from pretrain_xai.errors import UserError, did_you_mean, first_ten
+from pretrain_xai.own_code import studies_on_path
 from pretrain_xai.settings import Network
 
 
@@ -62,19 +59,9 @@ def own_parts(network: nn.Module) -> OwnParts | None:
     return getattr(network, "own_parts", None)
 
 
-def source_file(module: str) -> Path | None:
-    """Return the file of the module `package.module:function`, without importing it; None if there is none."""
-    with _studies_on_path():
-        try:
-            found = importlib.util.find_spec(module.partition(":")[0])
-        except (ImportError, ValueError):
-            return None
-    return Path(found.origin) if found and found.origin and Path(found.origin).is_file() else None
-
-
 def _builder(settings: Network) -> Callable[..., nn.Module]:
     place, _, name = (settings.module or "").partition(":")
-    with _studies_on_path():
+    with studies_on_path():
         try:
             module = importlib.import_module(place)
         except Exception as error:  # the user's code may raise anything
@@ -87,17 +74,6 @@ def _builder(settings: Network) -> Callable[..., nn.Module]:
     if not callable(build):
         raise NetworkError(f"network.module: {place} has no function {name!r}{did_you_mean(name, dir(module))}")
     return build
-
-
-@contextmanager
-def _studies_on_path() -> Iterator[None]:
-    """Let modules be imported that lie beside the study files."""
-    folder = str(paths.root() / "studies")
-    sys.path.append(folder)
-    try:
-        yield
-    finally:
-        sys.path.remove(folder)
 
 
 def _check_parts(network: nn.Module, parts: OwnParts, settings: Network) -> None:

@@ -7,7 +7,7 @@ from pretrain_xai.attribution import METHODS
 from pretrain_xai.model_guard import check_modules
 from pretrain_xai.models import N_CLASSES, blocks, build_network
 from pretrain_xai.study import Study, StudyError
-from pretrain_xai.weight_files import cached_file
+from pretrain_xai.weight_files import cached_file, torchvision_weights
 
 
 def check_network(study: Study) -> None:
@@ -56,6 +56,23 @@ def check_weights(study: Study) -> None:
             raise StudyError(
                 f"pretraining.weights.{corpus}: {source!r} is torchvision's, {study.network.name} needs a file"
             )
+
+
+def weights_to_download(study: Study) -> list[str]:
+    """Return in words which of torchvision's weights are not in its cache yet."""
+    if study.network.module is not None:
+        return []
+    architecture = study.network.architecture
+    absent = [
+        name
+        for name in study.pretraining.weights.values()
+        if paths.weights_file(name) is None and not cached_file(name, architecture).is_file()
+    ]
+    return [
+        f"{name} of {architecture} is not in torchvision's cache: {cached_file(name, architecture)} "
+        f"({torchvision_weights(name, architecture).meta['_file_size']:.0f} MB, downloaded when it is needed)"
+        for name in absent
+    ]
 
 
 def _check_pass(network: torch.nn.Module, name: str, side: int) -> None:

@@ -16,9 +16,9 @@ import jupytext
 from pydantic import BaseModel
 
 from pretrain_xai import paths
-from pretrain_xai.own_network import source_file
+from pretrain_xai.own_code import source_file
 from pretrain_xai.protocol import DATASET_SWITCHES
-from pretrain_xai.slice_files import source_state
+from pretrain_xai.slice_files import SourceError, source_state
 from pretrain_xai.study import Study
 
 
@@ -121,7 +121,7 @@ def fingerprint(study: Study, notebook: str) -> dict[str, Any]:
     stage = STAGES[notebook]
     own = source_file(study.network.module) if "network" in stage.settings and study.network.module else None
     return {
-        **({"source": source_state(study.slices)} if notebook == "02_make_slices" else {}),
+        **({"source": _source_state(study)} if notebook == "02_make_slices" else {}),
         "code": code_digest(paths.NOTEBOOKS / f"{notebook}.py", () if stage.draws else _DRAWING),
         **({"own network": code_digest(own)} if own else {}),
         **{name: _setting(study, name) for name in stage.settings},
@@ -150,6 +150,13 @@ def library_files(path: Path, without: tuple[str, ...] = ()) -> set[Path]:
         found |= new
         waiting += new
     return found
+
+
+def _source_state(study: Study) -> Any:
+    try:
+        return source_state(study.slices)
+    except SourceError:  # a plan is made without the data; the batch refuses to start
+        return "missing"
 
 
 def _setting(study: Study, name: str) -> Any:

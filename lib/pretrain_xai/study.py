@@ -4,7 +4,7 @@ import dataclasses
 import typing
 from collections.abc import Iterator
 from functools import cached_property
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
@@ -69,6 +69,8 @@ class Study(Settings):
     workers: int = Field(1, gt=0)
     lesions: Lesions
     slices: Slices
+    #: slices of each split that `make plan` counts with while they are not made yet; those of the template are known
+    expected_slices: dict[str, Annotated[int, Field(gt=0)]] = Field(default_factory=dict)
     dataset: Dataset
     network: Network
     pretraining: Pretraining
@@ -101,6 +103,12 @@ class Study(Settings):
             raise ValueError(f"pretraining.target can't be {self.pretraining.target}, which is no class")
         if self.slices.source in ("template", "pickle") and self.pretraining.target != "sex":
             raise ValueError(f"pretraining.target: slices of the source {self.slices.source} tell only sex")
+        return self
+
+    @model_validator(mode="after")
+    def _all_or_none_expected(self) -> "Study":
+        if self.expected_slices and (absent := set(self.dataset.seed_bases) - set(self.expected_slices)):
+            raise ValueError(f"expected_slices has no entry for {', '.join(sorted(absent))}")
         return self
 
     @cached_property

@@ -120,7 +120,7 @@ def cached_file(name: str, architecture: str) -> Path:
 def fitting(
     state: Mapping[str, Tensor], expected: Mapping[str, Tensor], source: object, may_lack: Iterable[str] = ()
 ) -> dict[str, Tensor]:
-    """Return `state` in the dtypes of `expected`, if its names and shapes are those of `expected`.
+    """Return `state` in the order and dtypes of `expected`, if its names and shapes are those of `expected`.
 
     Parameters
     ----------
@@ -149,7 +149,7 @@ def fitting(
         raise WeightsError(
             f"{source}: {broken[0]} holds values that are not finite ({len(broken)} tensors do); {_ADVICE}"
         )
-    return {name: tensor.to(expected[name].dtype) for name, tensor in state.items()}
+    return {name: state[name].to(expected[name].dtype) for name in wanted}
 
 
 _ADVICE = "get the file again from its authors, best as a state_dict or as safetensors"

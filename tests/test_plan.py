@@ -1,0 +1,148 @@
+"""The plan: its jobs are those of the batch, its sums are those of a literal count, and it names what is missing."""
+
+import json
+import shutil
+import subprocess
+
+import pytest
+import yaml
+from pretrain_xai import micro_benchmark, paths, plan
+from pretrain_xai.micro_benchmark import MeasurementError
+from pretrain_xai.plan import RIGHT_FOR_ALL, WRONG, Job, Plan, _jobs_of, image_counts, main, missing, planned_jobs
+from pretrain_xai.study import StudyError, load_study
+
+#: seconds and bytes that are easy to follow
+MEASURED = {
+    "notebooks": {"plain": 1.0, "torch": 2.0, "memory": 0.1},
+    "slices": {"patch": 0.02, "subject": 0.5, "slice": 0.01, "memory": 0.2},
+    "training": {
+        "by_depth": {str(depth): {"epoch": 0.001 * depth, "before": 0.1} for depth in (1, 2, 3, 4, 5)},
+        "prediction": 0.003,
+        "bytes": 2**30,
+        "memory": 6.0,
+    },
+    "attribution": {"image": 0.5, "layers": 11, "memory": 4.0},
+}
+
+
+def test_a_dry_run_is_read_with_its_wildcards():
+    printed = (
+        "host: x\n\nlocalrule all:\n    input: a\n    jobid: 0\n\n"
+        "rule pretrain:\n    output: b\n    wildcards: pretraining=mri\n\n"
+        "rule finetune:\n    jobid: 3\n    wildcards: selection=best, pretraining=mri, finetune_depth=2, seed=0\n"
+        "    threads: 1\n\nrule report:\n    output: c\n"
+    )
+    of_model = {"selection": "best", "pretraining": "mri", "finetune_depth": "2", "seed": "0"}
+    expected = [Job("pretrain", {"pretraining": "mri"}), Job("finetune", of_model), Job("report", {})]
+    assert list(_jobs_of(printed)) == expected
+
+
+@pytest.fixture(scope="module")
+def jobs(tmp_path_factory) -> dict[str, list[Job]]:
+    """Return the jobs of the demo and of the paper in an empty root folder."""
+    root = tmp_path_factory.mktemp("planned")
+    shutil.copytree(paths.REPOSITORY / "studies", root / "studies")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PRETRAIN_XAI_ROOT", str(root))
+        found = {study: planned_jobs(study) for study in ("demo", "paper")}
+    assert not (root / "data").exists() and not (root / "papermill_runs").exists()
+    return found
+
+
+def test_the_jobs_are_those_that_the_batch_runs(jobs):
+    jobs, study = jobs["demo"], load_study("demo")
+    numbers = {rule: sum(job.rule == rule for job in jobs) for rule in ("pretrain", "finetune", "explanation_metrics")}
+    assert numbers == {"pretrain": 2, "finetune": 10, "explanation_metrics": 11}
+    names = {(j.wildcards["pretraining"], j.wildcards["finetune_depth"]) for j in jobs if j.rule == "finetune"}
+    assert names == {(run.pretraining, str(run.finetune_depth)) for run in study.runs()}
+
+
+def test_the_paper_can_be_planned_without_its_data(root, jobs):
+    jobs = jobs["paper"]
+    numbers = {rule: sum(job.rule == rule for job in jobs) for rule in {job.rule for job in jobs}}
+    assert (numbers["finetune"], numbers["explanation_metrics"], numbers["take_weights"]) == (60, 62, 2)
+    assert "pretrain" not in numbers
+    lacking = "\n".join(missing(load_study("paper")))
+    for word in ("data/hcp", "MRI_pretrained_model.pt", "IMAGENET1K_V1", "528 MB"):
+        assert word in lacking
+
+
+def test_nothing_is_planned_of_what_is_finished(tiny):
+    assert planned_jobs(tiny) == []
+    assert sum(image_counts(tiny, load_study(tiny)).values()) == (8 + 4 + 12 + 6 + 8) * 4
+
+
+def test_costs_are_those_of_a_literal_count(root, jobs):
+    study = load_study("demo")
+    counts = image_counts("demo", study)
+    assert (counts["train"], counts["test"]) == (1600, 480)
+    costs = Plan(study, jobs["demo"], counts, MEASURED).costs()
+    fine_tuned = 0.0
+    for run in study.runs():
+        epochs = 10 * 0.001 * run.finetune_depth * (1600 + 400)
+        fine_tuned += 2.0 + 0.1 * (1600 + 400) + epochs + 0.003 * (400 + 480)
+    assert costs["finetune"].seconds == pytest.approx(fine_tuned)
+    assert (costs["finetune"].jobs, costs["finetune"].memory) == (10, 6.0)
+    right, wrong = min(150, RIGHT_FOR_ALL * 480), min(150, WRONG * 480)
+    explained = 10 * (2.0 + 0.5 * (right + wrong + 6)) + 2.0 + 0.5 * (right + 6)
+    assert costs["explanation_metrics"].seconds == pytest.approx(explained, rel=0.01)
+    natural = 2.0 + 16 * (100 + 25) * (0.1 + 8 * 0.005)
+    mri = 2.0 + (120 + 30) * 8 * (0.1 + 8 * 0.005)
+    assert costs["pretrain"].seconds == pytest.approx(natural + mri)
+    assert costs["make_slices"].seconds == pytest.approx(1.0 + 0.5 * (120 + 30 + 200 + 50 + 60))
+    assert costs["make_lesions"].seconds == pytest.approx(1.0 + 0.02 * 90)
+    assert costs["build_dataset"].seconds == pytest.approx(1.0 + 0.01 * (1600 + 400 + 480))
+    assert costs["sanity_checks"].seconds == pytest.approx(2.0 + 0.5 * 16 * 12)
+    assert costs["report"].seconds == 1.0
+
+
+def test_the_disk_of_the_paper_is_that_of_its_weights_and_images(root, jobs):
+    study = load_study("paper")
+    disk = Plan(study, jobs["paper"], image_counts("paper", study), MEASURED).disk()
+    assert disk["finetuned"] == 60 and disk["pretrained"] == 2
+    assert disk["dataset"] * 2**30 == 2 * 4 * 224 * 224 * (2500 + 2500 + 6039)
+
+
+def test_slices_that_can_not_be_counted_are_named(root):
+    settings = yaml.safe_load((root / "studies" / "paper.yaml").read_text())
+    (root / "studies" / "uncounted.yaml").write_text(yaml.safe_dump(settings | {"expected_slices": {}}))
+    with pytest.raises(StudyError, match="set expected_slices"):
+        image_counts("uncounted", load_study("uncounted"))
+    (root / "studies" / "uncounted.yaml").write_text(yaml.safe_dump(settings | {"expected_slices": {"train": 3}}))
+    with pytest.raises(StudyError, match="expected_slices has no entry for test, validation"):
+        load_study("uncounted")
+
+
+def test_it_prints_a_line_per_stage_and_what_is_missing(root, jobs, capsys, monkeypatch):
+    monkeypatch.setattr(plan, "planned_jobs", lambda study: jobs["paper"])
+    monkeypatch.setattr(plan, "measure", lambda study: MEASURED)
+    assert main(["paper"]) == 0
+    printed = capsys.readouterr().out
+    assert "60 networks to fine-tune" in printed and "disk: " in printed and "- slices" in printed
+    assert "days with 1 jobs side by side" in printed or "hours with" in printed
+    assert main(["papre"]) == 2
+    assert "did you mean 'paper'" in capsys.readouterr().err
+    assert not (root / "data").exists()
+
+
+@pytest.mark.system
+def test_every_part_can_be_measured(root):
+    measured = micro_benchmark.measure("tiny")
+    assert measured.keys() == MEASURED.keys()
+    for part, numbers in measured.items():
+        assert numbers.keys() == MEASURED[part].keys()
+        assert 0.05 < numbers["memory"] < 4
+    assert list(measured["training"]["by_depth"]) == ["1", "5"]
+    assert 0 < measured["attribution"]["image"] < 60 and measured["attribution"]["layers"] == 11
+
+
+def test_a_part_that_fails_is_one_line(monkeypatch):
+    failed = subprocess.CompletedProcess([], returncode=1, stdout="", stderr="Traceback ...\nMemoryError: too much\n")
+    monkeypatch.setattr(micro_benchmark.subprocess, "run", lambda *_, **__: failed)
+    with pytest.raises(MeasurementError, match=r"measuring notebooks failed: Traceback \.\.\. MemoryError: too much"):
+        micro_benchmark.measure("tiny")
+
+
+def test_the_slices_are_measured_with_lesions_of_the_study(root):
+    numbers = micro_benchmark.PARTS["slices"](load_study("tiny"))
+    assert json.dumps(numbers) and numbers["subject"] > 0 and numbers["slice"] > 0
