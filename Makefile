@@ -1,6 +1,7 @@
 # `make help` lists what there is. Everything runs in .venv, which is made on first use.
 PYTHON ?= python3
 STUDY ?= demo
+PROFILE ?= local
 PUBLISHED ?= data/published
 RUN := .venv/bin/python
 READY := .venv/.installed
@@ -21,8 +22,8 @@ $(READY): requirements.txt pyproject.toml
 demo: $(READY)  ## run the demo study and write figures/demo/report.html
 	@$(RUN) -m pretrain_xai.batch demo
 
-study: $(READY)  ## run the study STUDY=<a file in studies/>
-	@$(RUN) -m pretrain_xai.batch $(STUDY)
+study: $(READY)  ## run the study STUDY=<a file in studies/>, on a cluster with PROFILE=slurm
+	@$(RUN) -m pretrain_xai.batch $(STUDY) --profile $(PROFILE)
 
 dry-run: $(READY)  ## say what STUDY=... would run, and why
 	@$(RUN) -m pretrain_xai.batch $(STUDY) --dry-run --quiet host

@@ -5,6 +5,7 @@ import sys
 from itertools import combinations
 
 from pretrain_xai import paths
+from pretrain_xai.resources import count_images, needs
 from pretrain_xai.stages import STAGES, code_digest, fingerprint
 from pretrain_xai.statistics import TABLES
 from pretrain_xai.study import Run, load_study
@@ -48,6 +49,16 @@ def checked_run():
     return max(runs, key=lambda run: run.finetune_depth)
 
 
+def asks(stage):
+    """What a job asks a cluster for; twice as much when it is tried again."""
+    most = needs(study, stage, IMAGES)
+    return {
+        "mem_mb": lambda wildcards, attempt: attempt * most.mem_mb,
+        "runtime": lambda wildcards, attempt: attempt * most.runtime,
+        **({"gpu": most.gpu} if most.gpu else {}),
+    }
+
+
 RUN = "{selection}-{pretraining}-depth{finetune_depth}-seed{seed}"
 OF_RUN = (
     "-p selection {wildcards.selection} -p pretraining {wildcards.pretraining}"
@@ -58,6 +69,7 @@ UNTRAINED_RUNS = [run.name for run in study.untrained_runs()]
 SELECTION = study.main_selection
 METHODS = f"[{', '.join(study.attribution.methods)}]"
 CHECKED = checked_run()
+IMAGES = count_images(study, paths.slices(STUDY) / "slices.csv")
 
 AUDIT = near(paths.dataset(STUDY) / "audit.csv")
 PRETRAINED = near(paths.pretrained(STUDY, "{pretraining}"))
@@ -158,6 +170,8 @@ rule pretrain:
     params:
         fingerprint(study, "04_pretrain"),
     threads: study.threads
+    resources:
+        **asks("04_pretrain"),
     shell:
         command("04_pretrain", "-p pretraining {wildcards.pretraining}")
 
@@ -174,6 +188,8 @@ rule finetune:
         fingerprint(study, "05_finetune"),
         learning_rate=learning_rate,
     threads: study.threads
+    resources:
+        **asks("05_finetune"),
     shell:
         command("05_finetune", OF_RUN)
 
@@ -218,6 +234,8 @@ rule explanation_metrics:
     params:
         fingerprint(study, "08_explanation_metrics"),
     threads: study.threads
+    resources:
+        **asks("08_explanation_metrics"),
     shell:
         command("08_explanation_metrics", f"{OF_RUN} -p methods '{METHODS}'")
 
@@ -250,6 +268,8 @@ rule boxplots:
         log_of("10_boxplots"),
     params:
         fingerprint(study, "10_boxplots"),
+    resources:
+        **asks("10_boxplots"),
     shell:
         command("10_boxplots", f"-p selection {SELECTION}")
 
@@ -263,6 +283,8 @@ rule boxplots_incorrect:
         log_of("11_boxplots_incorrect"),
     params:
         fingerprint(study, "11_boxplots_incorrect"),
+    resources:
+        **asks("11_boxplots_incorrect"),
     shell:
         command("11_boxplots_incorrect", f"-p selection {SELECTION}")
 
@@ -283,6 +305,8 @@ rule statistics:
         log_of("13_statistics"),
     params:
         fingerprint(study, "13_statistics"),
+    resources:
+        **asks("13_statistics"),
     shell:
         command("13_statistics", f"-p selection {SELECTION}")
 
@@ -300,6 +324,8 @@ rule sanity_checks:
     params:
         fingerprint(study, "15_sanity_checks"),
     threads: study.threads
+    resources:
+        **asks("15_sanity_checks"),
     shell:
         command(
             "15_sanity_checks",
@@ -321,6 +347,8 @@ rule score_switches:
     params:
         fingerprint(study, "11b_score_switches"),
     threads: study.threads
+    resources:
+        **asks("11b_score_switches"),
     shell:
         command("11b_score_switches", OF_RUN)
 
@@ -357,6 +385,8 @@ rule compare_protocols:
     params:
         fingerprint(study, "12_compare_protocols"),
         variants=VARIANTS,
+    resources:
+        **asks("12_compare_protocols"),
     shell:
         command("12_compare_protocols", f"-p selection {SELECTION}")
 
@@ -375,5 +405,7 @@ rule report:
     params:
         study.model_dump(mode="json"),
         code=code_digest(paths.LIBRARY / "report.py"),
+    resources:
+        **asks("report"),
     shell:
         f"{sys.executable} -m pretrain_xai.report {STUDY}"
