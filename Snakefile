@@ -31,7 +31,7 @@ def log_of(notebook, run="run"):
 
 def command(notebook, parameters=""):
     program = f"{sys.executable} -m pretrain_xai.run_notebook {paths.NOTEBOOKS}/{notebook}.ipynb"
-    return f"{program} {{log}} -p study {owner(notebook)} {parameters}"
+    return f"{program} {{log}} -p study {owner(notebook)} {parameters} --made {{output:q}}"
 
 
 def figure(notebook, name):
