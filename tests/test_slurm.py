@@ -6,10 +6,13 @@ import shutil
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from collections import Counter
+from pathlib import Path
 
 import pytest
+import yaml
 from pretrain_xai import paths
 from pretrain_xai.cluster import (
     ClusterError,
@@ -23,8 +26,10 @@ from slurm_node import missing, one_node
 from test_batch import batch, digests
 
 #: the tiny study as few jobs, and quick looks at the queue
-QUICKLY = ["--profile", "slurm", "--group-components", "finetune=2", "explain=3"]
-QUICKLY += ["--slurm-init-seconds-before-status-checks", "3"]
+QUICKLY = """
+group-components: {finetune: 2, explain: 3}
+slurm-init-seconds-before-status-checks: 3
+"""
 #: each job of the tiny study once: the batch's rules and groups as Slurm sees them
 JOBS = {
     "rule_prepare_build_dataset_make_lesions_make_slices": 1,
@@ -33,7 +38,26 @@ JOBS = {
     "rule_finetune_finetune": 2,
     "rule_find_intersections": 1,
     "rule_explain_explanation_metrics": 2,
+    "rule_sanity_checks": 1,
+    "rule_report_boxplots_boxplots_incorrect_classification_metrics_heatmaps_report_statistics": 1,
 }
+
+
+def blocks(language: str) -> list[str]:
+    """Return the code blocks of the page on Slurm."""
+    text = (paths.REPOSITORY / "docs" / "slurm.md").read_text()
+    found = re.findall(rf"^ *```{language}\n(.*?)^ *```$", text, re.DOTALL | re.MULTILINE)
+    return [textwrap.dedent(block) for block in found]
+
+
+def profile_with(folder: Path, *changes: str) -> Path:
+    """Write a profile like that of the repository with the YAML of `changes` in it, and return its folder."""
+    settings = yaml.safe_load((profile_folder("slurm") / "config.yaml").read_text())
+    for name, value in (item for change in changes for item in yaml.safe_load(change).items()):
+        settings[name] = settings.get(name, {}) | value if isinstance(value, dict) else value
+    folder.mkdir()
+    (folder / "config.yaml").write_text(yaml.safe_dump(settings))
+    return folder
 
 
 @pytest.fixture
@@ -65,7 +89,8 @@ def test_a_killed_driver_on_slurm_resumes_and_ends_with_the_bytes_of_a_local_bat
     """Its jobs go on without it; the next driver waits for them and runs the rest, nothing twice."""
     root = tmp_path / "root"
     shutil.copytree(paths.REPOSITORY / "studies", root / "studies")
-    command = [sys.executable, "-m", "pretrain_xai.batch", "tiny", *QUICKLY]
+    profile = str(profile_with(tmp_path / "profile", QUICKLY))
+    command = [sys.executable, "-m", "pretrain_xai.batch", "tiny", "--profile", profile]
     log = (tmp_path / "driver.log").open("w")
     driver = subprocess.Popen(
         command, env=os.environ | {"PRETRAIN_XAI_ROOT": str(root)}, start_new_session=True, stdout=log, stderr=log
@@ -77,16 +102,33 @@ def test_a_killed_driver_on_slurm_resumes_and_ends_with_the_bytes_of_a_local_bat
         driver.wait()
     assert "rule_finetune_finetune" in jobs("RUNNING"), (tmp_path / "driver.log").read_text()
 
-    result = batch(root, *QUICKLY)
+    result = batch(root, "--profile", profile)
     assert result.returncode == 0, result.stdout + result.stderr
     assert re.search(r"waiting for [12] jobs that an earlier batch left in the queue", result.stdout)
     assert digests(root) == digests(tiny_root)
-    sent = Counter(jobs())
-    assert sent.items() >= JOBS.items()
-    assert set(sent.values() - JOBS.values()) <= {1}
+    assert Counter(jobs()) == JOBS
     assert set(jobs(form="%T")) == {"COMPLETED"}
     assert set(jobs(form="%C")) == {"1"}, "each job has the threads of its rule, which are the study's"
-    assert "Nothing to be done" in (again := batch(root, *QUICKLY)).stdout + again.stderr
+    plain = [sys.executable, "-m", "snakemake", "--profile", profile, "--config", "study=tiny"]
+    environment = os.environ | {"PRETRAIN_XAI_ROOT": str(root)}
+    again = subprocess.run(plain, cwd=paths.REPOSITORY, env=environment, capture_output=True, text=True, check=True)
+    assert "Nothing to be done" in again.stdout + again.stderr
+
+
+def test_the_page_on_slurm_says_what_works(root, tmp_path):
+    profile = profile_with(tmp_path / "profile", *blocks("yaml"))
+    result = batch(root, "--profile", str(profile), "--dry-run", "--quiet", "host")
+    assert result.returncode == 0, result.stderr
+    asked = dict(
+        re.findall(r"^ *rule (\w+):$.*?^ *resources: (.*?)$", result.stdout + result.stderr, re.DOTALL | re.MULTILINE)
+    )
+    wanted = ("runtime=600", "slurm_partition=long", "slurm_account=mine", "slurm_extra=--constraint=a100")
+    assert [part for part in wanted if part not in asked["finetune"]] == []
+    for line in "".join(blocks("bash")).splitlines():
+        printed = subprocess.run(
+            f"{line} READY= --dry-run", shell=True, cwd=paths.REPOSITORY, capture_output=True, check=True
+        )
+        assert b"-m pretrain_xai.batch demo" in printed.stdout
 
 
 @pytest.fixture
