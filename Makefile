@@ -1,11 +1,12 @@
 # `make help` lists what there is. Everything runs in .venv, which is made on first use.
 PYTHON ?= python3
 STUDY ?= demo
+PROFILE ?= local
 PUBLISHED ?= data/published
 RUN := .venv/bin/python
 READY := .venv/.installed
 
-.PHONY: help demo study dry-run vgg16 plan switches protocols statistics published lab notebooks screenshots test test-system bench bench-statistics lint
+.PHONY: help demo study dry-run vgg16 plan verify switches protocols statistics published lab notebooks screenshots test test-system bench bench-statistics lint
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' Makefile | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -21,8 +22,8 @@ $(READY): requirements.txt pyproject.toml
 demo: $(READY)  ## run the demo study and write figures/demo/report.html
 	@$(RUN) -m pretrain_xai.batch demo
 
-study: $(READY)  ## run the study STUDY=<a file in studies/>
-	@$(RUN) -m pretrain_xai.batch $(STUDY)
+study: $(READY)  ## run the study STUDY=<a file in studies/>, on a cluster with PROFILE=slurm
+	@$(RUN) -m pretrain_xai.batch $(STUDY) --profile $(PROFILE)
 
 dry-run: $(READY)  ## say what STUDY=... would run, and why
 	@$(RUN) -m pretrain_xai.batch $(STUDY) --dry-run --quiet host
@@ -33,15 +34,18 @@ vgg16: $(READY)  ## VGG-16 at 224 px: two epochs on 64 images, eight methods on 
 plan: $(READY)  ## runs, hours, disk and memory of STUDY=..., and what is missing, before anything starts
 	@$(RUN) -m pretrain_xai.plan $(STUDY)
 
+verify: $(READY)  ## check the finished STUDY=... again from its files, and name those that fail
+	@$(RUN) -m pretrain_xai.verify $(STUDY)
+
 switches: $(READY)  ## what each flaw that needs no training does to each number of STUDY=... (demo)
-	@$(RUN) -m pretrain_xai.batch $(STUDY) --protocols rescored && $(RUN) -m pretrain_xai.report $(STUDY)
+	@$(RUN) -m pretrain_xai.batch $(STUDY) --profile $(PROFILE) --protocols rescored && $(RUN) -m pretrain_xai.report $(STUDY)
 
 protocols: $(READY)  ## the same for all flaws: trains STUDY=... (demo) anew with eight flaws each alone, all together, and further seeds
-	@$(RUN) -m pretrain_xai.batch $(STUDY) --protocols all && $(RUN) -m pretrain_xai.report $(STUDY)
+	@$(RUN) -m pretrain_xai.batch $(STUDY) --profile $(PROFILE) --protocols all && $(RUN) -m pretrain_xai.report $(STUDY)
 
 statistics: STUDY = demo3
 statistics: $(READY)  ## intervals, effects, ranks, redundancy and power of STUDY=... (demo3: three seeds)
-	@$(RUN) -m pretrain_xai.batch $(STUDY)
+	@$(RUN) -m pretrain_xai.batch $(STUDY) --profile $(PROFILE)
 
 published: $(READY)  ## read the authors' release in PUBLISHED=<folder> and compare it with the paper
 	@$(RUN) -m pretrain_xai.run_notebook notebooks/14_published.ipynb papermill_runs/published/14_published/run.ipynb -p folder "$(PUBLISHED)"

@@ -7,6 +7,7 @@ from itertools import combinations
 from pretrain_xai import paths
 from pretrain_xai.equal_accuracy import TABLES as EQUAL_ACCURACY_TABLES
 from pretrain_xai.manuscript_tables import MANUSCRIPT_TABLES
+from pretrain_xai.resources import count_images, needs
 from pretrain_xai.stages import STAGES, code_digest, fingerprint
 from pretrain_xai.statistics import SENSITIVITY, TABLES
 from pretrain_xai.study import Run, load_study
@@ -32,7 +33,7 @@ def log_of(notebook, run="run"):
 
 def command(notebook, parameters=""):
     program = f"{sys.executable} -m pretrain_xai.run_notebook {paths.NOTEBOOKS}/{notebook}.ipynb"
-    return f"{program} {{log}} -p study {owner(notebook)} {parameters}"
+    return f"{program} {{log}} -p study {owner(notebook)} {parameters} --made {{output:q}}"
 
 
 def figure(notebook, name):
@@ -50,6 +51,16 @@ def checked_run():
     return max(runs, key=lambda run: run.finetune_depth)
 
 
+def asks(stage):
+    """What a job asks a cluster for; twice as much when it is tried again."""
+    most = needs(study, stage, IMAGES)
+    return {
+        "mem_mb": lambda wildcards, attempt: attempt * most.mem_mb,
+        "runtime": lambda wildcards, attempt: attempt * most.runtime,
+        **({"gpu": most.gpu} if most.gpu else {}),
+    }
+
+
 RUN = "{selection}-{pretraining}-depth{finetune_depth}-seed{seed}"
 OF_RUN = (
     "-p selection {wildcards.selection} -p pretraining {wildcards.pretraining}"
@@ -65,6 +76,7 @@ MAIN_RUNS = [run.name for run in (*study.runs(), *study.untrained_runs()) if run
 OTHERS = [selection for selection in study.selections if selection != SELECTION]
 METHODS = f"[{', '.join(study.attribution.methods)}]"
 CHECKED = checked_run()
+IMAGES = count_images(study, paths.slices(STUDY) / "slices.csv")
 
 SLICES = [near(paths.slices(STUDY) / name) for name in ("slices.npy", "slices.csv")]
 AUDIT = near(paths.dataset(STUDY) / "audit.csv")
@@ -178,6 +190,8 @@ rule pretrain:
     params:
         fingerprint(study, "04_pretrain"),
     threads: study.threads
+    resources:
+        **asks("04_pretrain"),
     shell:
         command("04_pretrain", "-p pretraining {wildcards.pretraining}")
 
@@ -212,6 +226,8 @@ rule finetune:
         fingerprint(study, "05_finetune"),
         learning_rate=learning_rate,
     threads: study.threads
+    resources:
+        **asks("05_finetune"),
     shell:
         command("05_finetune", OF_RUN)
 
@@ -233,6 +249,8 @@ if CHECKPOINT_RUNS:
         params:
             fingerprint(study, "05b_match_accuracy"),
         threads: study.threads
+        resources:
+            **asks("05b_match_accuracy"),
         shell:
             command("05b_match_accuracy")
 
@@ -279,6 +297,8 @@ rule explanation_metrics:
     params:
         fingerprint(study, "08_explanation_metrics"),
     threads: study.threads
+    resources:
+        **asks("08_explanation_metrics"),
     shell:
         command("08_explanation_metrics", f"{OF_RUN} -p methods '{METHODS}'")
 
@@ -311,6 +331,8 @@ rule boxplots:
         log_of("10_boxplots"),
     params:
         fingerprint(study, "10_boxplots"),
+    resources:
+        **asks("10_boxplots"),
     shell:
         command("10_boxplots", f"-p selection {SELECTION}")
 
@@ -328,6 +350,8 @@ rule boxplots_of_other_selection:
         log_of("10_boxplots", "{selection}"),
     params:
         fingerprint(study, "10_boxplots"),
+    resources:
+        **asks("10_boxplots"),
     shell:
         command("10_boxplots", "-p selection {wildcards.selection}")
 
@@ -341,6 +365,8 @@ rule boxplots_incorrect:
         log_of("11_boxplots_incorrect"),
     params:
         fingerprint(study, "11_boxplots_incorrect"),
+    resources:
+        **asks("11_boxplots_incorrect"),
     shell:
         command("11_boxplots_incorrect", f"-p selection {SELECTION}")
 
@@ -361,6 +387,8 @@ rule statistics:
         log_of("13_statistics"),
     params:
         fingerprint(study, "13_statistics"),
+    resources:
+        **asks("13_statistics"),
     shell:
         command("13_statistics", f"-p selection {SELECTION}")
 
@@ -383,6 +411,8 @@ rule equal_accuracy:
         log_of("13b_equal_accuracy"),
     params:
         fingerprint(study, "13b_equal_accuracy"),
+    resources:
+        **asks("13b_equal_accuracy"),
     shell:
         command("13b_equal_accuracy")
 
@@ -412,6 +442,8 @@ rule sensitivity:
         log_of("13c_sensitivity"),
     params:
         fingerprint(study, "13c_sensitivity"),
+    resources:
+        **asks("13c_sensitivity"),
     shell:
         command("13c_sensitivity", f"-p selection {SELECTION}")
 
@@ -429,6 +461,8 @@ rule sanity_checks:
     params:
         fingerprint(study, "15_sanity_checks"),
     threads: study.threads
+    resources:
+        **asks("15_sanity_checks"),
     shell:
         command(
             "15_sanity_checks",
@@ -450,6 +484,8 @@ rule score_switches:
     params:
         fingerprint(study, "11b_score_switches"),
     threads: study.threads
+    resources:
+        **asks("11b_score_switches"),
     shell:
         command("11b_score_switches", OF_RUN)
 
@@ -486,6 +522,8 @@ rule compare_protocols:
     params:
         fingerprint(study, "12_compare_protocols"),
         variants=VARIANTS,
+    resources:
+        **asks("12_compare_protocols"),
     shell:
         command("12_compare_protocols", f"-p selection {SELECTION}")
 
@@ -509,5 +547,7 @@ rule report:
     params:
         study.model_dump(mode="json"),
         code=code_digest(paths.LIBRARY / "report.py"),
+    resources:
+        **asks("report"),
     shell:
         f"{sys.executable} -m pretrain_xai.report {STUDY}"

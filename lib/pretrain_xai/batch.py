@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pretrain_xai import paths
+from pretrain_xai.cluster import job_prefix, profile_folder, uses_slurm, wait_for_earlier_jobs
 from pretrain_xai.errors import UserError
 from pretrain_xai.slice_files import check_source
 from pretrain_xai.study import Study, StudyError, load_study
@@ -103,30 +104,33 @@ def only_batch(study: str) -> Iterator[int]:
         os.close(descriptor)
 
 
-def run_batch(study: str, options: Sequence[str]) -> int:
-    """Run Snakemake on the study and return its exit status."""
-    profile = paths.REPOSITORY / "profiles" / "local"
+def run_batch(study: str, options: Sequence[str], profile: str = "local") -> int:
+    """Run Snakemake on the study with one of the `profiles/` and return its exit status."""
+    folder = profile_folder(profile)
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(paths.REPOSITORY / "Snakefile")]
-    command += ["--profile", str(profile), "--directory", str(paths.root()), "--nolock", *options]
+    command += ["--profile", str(folder), "--directory", str(paths.root()), "--nolock", *options]
     command += ["--config", f"study={study}"]
     environment = os.environ | {"PYTHONHASHSEED": "0"}
     with only_batch(study) as lock:
+        if uses_slurm(folder) and not _is_dry(options):
+            command += ["--slurm-jobname-prefix", job_prefix(study)]
+            wait_for_earlier_jobs(study)
         # the driver inherits the lock, so that it stays locked if only this process is killed
         return subprocess.run(command, env=environment, pass_fds=[lock], check=False).returncode
 
 
-def run_protocols(study: str, options: Sequence[str], *, retrain: bool) -> int:
+def run_protocols(study: str, options: Sequence[str], *, retrain: bool, profile: str = "local") -> int:
     """Run the variants of a study and compare those that finish with it; return the largest exit status."""
     statuses = {}
     for variant in retrained_variants(load_study(study)) if retrain else ():
         print(f"\n{study} {'as published' if variant == 'published' else f'with {variant}'}", flush=True)
-        statuses[variant] = run_batch(variant_name(study, variant), options)
+        statuses[variant] = run_batch(variant_name(study, variant), options, profile)
     states = variant_states(study, load_study(study))
     if outdated := [variant for variant, state in states.items() if state == "out of date"]:
         print(
             f"out of date and not compared: {', '.join(outdated)}; run `make protocols STUDY={study}`", file=sys.stderr
         )
-    compared = run_batch(study, ["compare_protocols", *options])
+    compared = run_batch(study, ["compare_protocols", *options], profile)
     if failed := [variant for variant, status in statuses.items() if status]:
         print(f"error: these variants failed and are not compared: {', '.join(failed)}", file=sys.stderr)
     return max(compared, *statuses.values(), 0)
@@ -154,6 +158,10 @@ def _print_times(study: str, wall: float, variants: Sequence[str]) -> None:
         print(f"open {_near(report)}")
 
 
+def _is_dry(options: Sequence[str]) -> bool:
+    return bool({"-n", "--dry-run"} & set(options))
+
+
 def _near(path: Path) -> Path:
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
@@ -167,6 +175,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         choices=["rescored", "all"],
         help="compare with the study as published: the switches that need no training, or all",
     )
+    parser.add_argument("--profile", default="local", help="where jobs run: a folder in profiles/, or one of your own")
     options, snakemake_options = parser.parse_known_args(arguments)
     started = time.monotonic()
     try:
@@ -175,13 +184,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         check_scores(settings)
         check_files_and_network(settings)
         check_source(settings.slices)
-        status = run_batch(options.study, snakemake_options)
+        status = run_batch(options.study, snakemake_options, options.profile)
         if status == 0 and options.protocols:
-            status = run_protocols(options.study, snakemake_options, retrain=options.protocols == "all")
+            retrain = options.protocols == "all"
+            status = run_protocols(options.study, snakemake_options, retrain=retrain, profile=options.profile)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    if status == 0 and not {"-n", "--dry-run"} & set(snakemake_options):
+    if status == 0 and not _is_dry(snakemake_options):
         variants = finished_variants(options.study, load_study(options.study)) if options.protocols else []
         _print_times(options.study, time.monotonic() - started, variants)
     return status

@@ -89,6 +89,29 @@ def record(path: Path, *, parameters: Mapping[str, Any], inputs: Iterable[Path] 
     write_text(to or path.with_name(f"{path.name}.json"), json.dumps(facts, indent=1, default=str) + "\n")
 
 
+def write_sums(path: Path, files: Iterable[Path]) -> None:
+    """Write the digests of `files` as `sha256sum` does, so that `sha256sum --check` in the root folder reads them.
+
+    Without files nothing is written.
+    """
+    if lines := [f"{sha256(file)}  {_relative(file)}\n" for file in files]:
+        write_text(path, "".join(lines))
+
+
+def read_sums(path: Path) -> dict[str, str]:
+    """Return the digest of each file, by its path from the root folder, that `write_sums` wrote.
+
+    Raises
+    ------
+    ValueError
+        A line is something else.
+    """
+    lines = [line.split("  ", 1) for line in path.read_text(encoding="utf-8").splitlines()]
+    if any(len(line) != 2 or len(line[0]) != 64 for line in lines):
+        raise ValueError("expected a SHA-256 digest, two spaces and a path on each line")
+    return {name: digest for digest, name in lines}
+
+
 def _relative(path: Path) -> str:
     path = path.resolve()
     return path.relative_to(paths.root()).as_posix() if path.is_relative_to(paths.root()) else str(path)

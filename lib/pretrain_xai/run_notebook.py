@@ -21,7 +21,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from pretrain_xai.errors import UserError, did_you_mean
-from pretrain_xai.provenance import atomic_path
+from pretrain_xai.provenance import atomic_path, write_sums
 
 #: what an annotation in a parameters cell may be made of
 TYPES = {"str": str, "int": int, "float": float, "bool": bool, "list": list, "dict": dict, "None": None}
@@ -146,12 +146,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("notebook", type=Path)
     parser.add_argument("output", type=Path, help="where the executed notebook goes")
+    parser.add_argument(
+        "--made", nargs="+", type=Path, default=[], metavar="FILE", help="what it makes: digests go beside the output"
+    )
     parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="a parameter")
     options = parser.parse_args(arguments)
     started = time.monotonic()
     try:
         parameters = check_parameters(options.notebook, dict(options.p))
         run_notebook(options.notebook, options.output, parameters)
+        write_sums(options.output.with_suffix(".sha256"), options.made)
     except ParameterError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -1,0 +1,188 @@
+"""Batches on a cluster: the jobs of a real Slurm give what a local batch gives, also when their driver is killed."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import yaml
+from pretrain_xai import paths
+from pretrain_xai.cluster import (
+    ClusterError,
+    job_prefix,
+    profile_folder,
+    queued_jobs,
+    uses_slurm,
+    wait_for_earlier_jobs,
+)
+from slurm_node import missing, one_node
+from test_batch import batch, digests
+
+#: the tiny study as few jobs, and quick looks at the queue
+QUICKLY = """
+group-components: {finetune: 2, explain: 3}
+slurm-init-seconds-before-status-checks: 3
+"""
+#: each job of the tiny study once: the batch's rules and groups as Slurm sees them
+JOBS = {
+    "rule_prepare_build_dataset_make_lesions_make_slices": 1,
+    "rule_pretrain_wildcards_natural": 1,
+    "rule_pretrain_wildcards_mri": 1,
+    "rule_finetune_finetune": 2,
+    "rule_find_intersections": 1,
+    "rule_explain_explanation_metrics": 2,
+    "rule_sanity_checks": 1,
+    "rule_report_boxplots_boxplots_incorrect_classification_metrics_heatmaps_report_statistics": 1,
+}
+
+
+def blocks(language: str) -> list[str]:
+    """Return the code blocks of the page on Slurm."""
+    text = (paths.REPOSITORY / "docs" / "slurm.md").read_text()
+    found = re.findall(rf"^ *```{language}\n(.*?)^ *```$", text, re.DOTALL | re.MULTILINE)
+    return [textwrap.dedent(block) for block in found]
+
+
+def profile_with(folder: Path, *changes: str) -> Path:
+    """Write a profile like that of the repository with the YAML of `changes` in it, and return its folder."""
+    settings = yaml.safe_load((profile_folder("slurm") / "config.yaml").read_text())
+    for name, value in (item for change in changes for item in yaml.safe_load(change).items()):
+        settings[name] = settings.get(name, {}) | value if isinstance(value, dict) else value
+    folder.mkdir()
+    (folder / "config.yaml").write_text(yaml.safe_dump(settings))
+    return folder
+
+
+@pytest.fixture
+def slurm(tmp_path, monkeypatch):
+    """Run a Slurm of one node during the test, in whose environment the test is."""
+    if absent := missing():
+        pytest.skip(f"Slurm is not installed: no {', '.join(absent)} (apt-get install slurmctld slurmd slurm-client)")
+    with one_node(tmp_path / "slurm") as environment:
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        yield
+
+
+def jobs(state: str = "all", form: str = "%k") -> list[str]:
+    """Return what Slurm says of its jobs: their comments, or in another of squeue's formats."""
+    command = ["squeue", "--noheader", "--states", state, "--format", form]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+
+
+def wait_until(happens, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not happens():
+        assert time.monotonic() < deadline, f"waited {seconds} s in vain; jobs: {jobs(form='%k:%T')}"
+        time.sleep(0.5)
+
+
+@pytest.mark.system
+def test_a_killed_driver_on_slurm_resumes_and_ends_with_the_bytes_of_a_local_batch(slurm, tiny_root, tmp_path):
+    """Its jobs go on without it; the next driver waits for them and runs the rest, nothing twice."""
+    root = tmp_path / "root"
+    shutil.copytree(paths.REPOSITORY / "studies", root / "studies")
+    profile = str(profile_with(tmp_path / "profile", QUICKLY))
+    command = [sys.executable, "-m", "pretrain_xai.batch", "tiny", "--profile", profile]
+    log = (tmp_path / "driver.log").open("w")
+    driver = subprocess.Popen(
+        command, env=os.environ | {"PRETRAIN_XAI_ROOT": str(root)}, start_new_session=True, stdout=log, stderr=log
+    )
+    try:
+        wait_until(lambda: driver.poll() is not None or "rule_finetune_finetune" in jobs("RUNNING"), 900)
+    finally:
+        os.killpg(driver.pid, signal.SIGKILL)
+        driver.wait()
+    assert "rule_finetune_finetune" in jobs("RUNNING"), (tmp_path / "driver.log").read_text()
+
+    result = batch(root, "--profile", profile)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert re.search(r"waiting for [12] jobs that an earlier batch left in the queue", result.stdout)
+    assert digests(root) == digests(tiny_root)
+    assert Counter(jobs()) == JOBS
+    assert set(jobs(form="%T")) == {"COMPLETED"}
+    assert set(jobs(form="%C")) == {"1"}, "each job has the threads of its rule, which are the study's"
+    plain = [sys.executable, "-m", "snakemake", "--profile", profile, "--config", "study=tiny"]
+    environment = os.environ | {"PRETRAIN_XAI_ROOT": str(root)}
+    again = subprocess.run(plain, cwd=paths.REPOSITORY, env=environment, capture_output=True, text=True, check=True)
+    assert "Nothing to be done" in again.stdout + again.stderr
+
+
+def test_the_page_on_slurm_says_what_works(root, tmp_path):
+    profile = profile_with(tmp_path / "profile", *blocks("yaml"))
+    result = batch(root, "--profile", str(profile), "--dry-run", "--quiet", "host")
+    assert result.returncode == 0, result.stderr
+    asked = dict(
+        re.findall(r"^ *rule (\w+):$.*?^ *resources: (.*?)$", result.stdout + result.stderr, re.DOTALL | re.MULTILINE)
+    )
+    wanted = ("runtime=600", "slurm_partition=long", "slurm_account=mine", "slurm_extra=--constraint=a100")
+    assert [part for part in wanted if part not in asked["finetune"]] == []
+    for line in "".join(blocks("bash")).splitlines():
+        printed = subprocess.run(
+            f"{line} READY= --dry-run", shell=True, cwd=paths.REPOSITORY, capture_output=True, check=True
+        )
+        assert b"-m pretrain_xai.batch demo" in printed.stdout
+
+
+@pytest.fixture
+def queue(tmp_path, monkeypatch):
+    """Put a `squeue` on the path that prints what the test writes into a file, and empties the file."""
+    (tmp_path / "bin").mkdir()
+    program, listed = tmp_path / "bin" / "squeue", tmp_path / "listed"
+    program.write_text(f"#!/bin/sh\ncat {listed}\n: > {listed}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    return listed
+
+
+def test_jobs_of_other_studies_and_folders_are_not_waited_for(queue, root, monkeypatch):
+    mine, longer = job_prefix("tiny"), job_prefix("tiny+ties")
+    monkeypatch.setenv("PRETRAIN_XAI_ROOT", str(root / "elsewhere"))
+    elsewhere = job_prefix("tiny")
+    monkeypatch.setenv("PRETRAIN_XAI_ROOT", str(root))
+    queue.write_text(f"12 {mine}_1a-2b\n7 {mine}_1a-2b\n8 {longer}_3c\n9 {elsewhere}_1a\n10 interactive\n")
+    assert queued_jobs("tiny") == ["7", "12"]
+
+
+def test_a_driver_waits_until_the_queue_is_empty_and_says_how_to_end_the_jobs(queue, root, monkeypatch, capsys):
+    monkeypatch.setattr("pretrain_xai.cluster.LOOK_EVERY", 0)
+    queue.write_text(f"12 {job_prefix('tiny')}_1a\n13 {job_prefix('tiny')}_1a\n")
+    wait_for_earlier_jobs("tiny")
+    assert "waiting for 2 jobs" in (printed := capsys.readouterr().out)
+    assert "scancel 12 13" in printed
+
+
+@pytest.mark.parametrize("study", ["tiny", "a" * 200, "demo+lesion_floor", "größe"])
+def test_names_of_jobs_are_what_the_executor_accepts(study):
+    assert re.fullmatch(r"[A-Za-z0-9_-]{1,50}", job_prefix(study))
+
+
+def test_without_slurm_the_batch_says_so(root, monkeypatch):
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(ClusterError, match="`squeue` was not found"):
+        queued_jobs("tiny")
+    result = batch(root, "--profile", "slurm")
+    assert result.returncode == 2
+    assert "Slurm is not there" in result.stderr
+
+
+def test_an_unknown_profile_is_one_line_with_the_known_ones(root):
+    result = batch(root, "--profile", "slrum")
+    assert result.returncode == 2
+    assert result.stderr.splitlines() == [
+        "error: there is no profile 'slrum': neither local nor slurm, nor a folder with a config.yaml"
+    ]
+
+
+def test_profiles_say_where_jobs_run(tmp_path):
+    (tmp_path / "config.yaml").write_text("executor: slurm\n")
+    assert uses_slurm(profile_folder(str(tmp_path)))
+    assert uses_slurm(profile_folder("slurm"))
+    assert not uses_slurm(profile_folder("local"))
