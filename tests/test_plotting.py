@@ -120,7 +120,7 @@ def test_a_saved_figure_is_repeatable_and_has_its_numbers_and_its_source(root):
     data = pd.DataFrame({"x": [1.5, 2.5]})
     files = []
     for _ in range(2):
-        figure, ax = plt.subplots(figsize=(1, 1))
+        figure, ax = plt.subplots(figsize=(2, 2), layout="constrained")
         ax.plot(data["x"])
         png = save_figure(figure, data, "mine", "line", parameters={"a": 1}, inputs=[root / "studies" / "tiny.yaml"])
         files.append({suffix: png.with_suffix(suffix).read_bytes() for suffix in (".pdf", ".png", ".csv")})

@@ -216,6 +216,7 @@ def test_mean_ranks_are_those_of_the_plain_loop():
     values = values.copy()
     values[1, :, 3:] = np.nan  # one network saw three images
     images = RNG.integers(0, 3, (15, 8)).astype(float)
+    images[:3, 4] = 0  # and has none of them in a resample
     draws = network_draws(networks, np.random.default_rng(0), 7)
     found = mean_ranks(values, images, draws)
     for resample in range(8):
@@ -270,9 +271,9 @@ def test_conclusions_are_those_of_the_effect_table(n_seeds, shift):
 
 
 def test_two_methods_with_equal_scores_are_not_told_apart_by_rounding():
-    values = RNG.random((2, 2, 9))
-    values[:, 1] = values[:, 0] + 1e-17 + 1e-16 * RNG.random((2, 9))
-    skills = as_skills(values.reshape(1, 1, 2, 2, 9))
+    values = RNG.uniform(0.25, 1, (1, 2, 9))
+    values[:, 1] = np.nextafter(values[:, 0], 2)
+    skills = as_skills(values.reshape(1, 1, 1, 2, 9))
     assert judge(skills).loc[("methods", "method0 - method1"), "verdict"] == 0
 
 

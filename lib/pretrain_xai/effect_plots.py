@@ -46,7 +46,7 @@ def effect_figure(effects: pd.DataFrame, methods: Sequence[str]) -> Figure:
     figure, axes = plt.subplots(
         len(groups),
         len(panels),
-        figsize=(TWO_COLUMNS, 0.185 * sum(map(len, groups.values())) + 1.75),
+        figsize=(TWO_COLUMNS, 0.185 * sum(map(len, groups.values())) + 2.15),
         height_ratios=[len(switches) for switches in groups.values()],
         width_ratios=[len(columns) for _, _, columns in panels],
         squeeze=False,
@@ -76,7 +76,12 @@ def effect_figure(effects: pd.DataFrame, methods: Sequence[str]) -> Figure:
     ]
     figure.legend(handles=handles, loc="outside upper center", ncols=3)
     bar = figure.colorbar(
-        ScalarMappable(Normalize(-LIMIT, LIMIT), _COLOURS), ax=axes, aspect=35, pad=0.01, extend="both", fraction=0.03
+        ScalarMappable(Normalize(-LIMIT, LIMIT), _COLOURS),
+        ax=axes,
+        location="bottom",
+        aspect=50,
+        shrink=0.5,
+        extend="both",
     )
     bar.set_label("published minus corrected")
     figure.get_layout_engine().set(w_pad=0.015, h_pad=0.015, wspace=0, hspace=0)

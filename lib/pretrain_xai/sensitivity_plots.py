@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -45,11 +44,9 @@ def sensitivity_figure(table: pd.DataFrame) -> Figure:
     for ax, (population, rows) in zip(axes[0], panels, strict=True):
         plot_sensitivity(ax, rows, settings, bounds).set_title(f"{_TITLES[population]}\n{_counts(rows.iloc[0])}")
         ax.set_yticks(range(len(settings)), [_row_name(*names) for names in settings] if ax is axes[0, 0] else [])
-    bar = figure.colorbar(ScalarMappable(bounds, _COLOURS), ax=axes, aspect=40, pad=0.01, fraction=0.03)
-    bar.set_label("Kendall's τ with the default's ranking")
     figure.supxlabel(
-        "capital: reversed; small: its clearness changes.  f first method, c corpus, d depth, m pairs of methods, "
-        "r methods beside comparison maps",
+        "Number and colour: Kendall's τ with the default's ranking; framed: the default. Letters: flips, capital: reversed,\n"
+        "small: its clearness changes. f first method, c corpus, d depth, m pairs of methods, r methods beside references",
         fontsize=7,
     )
     return figure
