@@ -56,7 +56,7 @@ lab: $(READY)  ## open the notebooks in JupyterLab
 notebooks: $(READY)  ## render every notebooks/*.py (the source) as its .ipynb twin
 	cd notebooks && ../.venv/bin/jupytext --quiet --to ipynb --update *.py
 
-screenshots: $(READY)  ## photograph the demo's explorer and report into docs/ (needs Chromium and the demo)
+screenshots: $(READY)  ## photograph the demo's explorer for the README (needs Chromium and the demo)
 	$(RUN) tests/screenshots.py
 
 test: $(READY)  ## unit tests, oracle tests and the tiny study

@@ -1,5 +1,6 @@
-"""Take the screenshots that the README shows, of the demo as it is on this machine: `make screenshots`."""
+"""Take the screenshot that the README shows, of the demo as it is on this machine: `make screenshots`."""
 
+import re
 from pathlib import Path
 
 from browser import chromium, explorer_picture, jupyterlab, wait_for_change
@@ -12,7 +13,7 @@ DOCS = paths.REPOSITORY / "docs"
 def explorer(browser: Browser, target: Path) -> None:
     """Open the explorer in JupyterLab, show hits and misses, and photograph the window."""
     with jupyterlab(paths.root()) as lab:
-        page = browser.new_page(viewport={"width": 1400, "height": 1080})
+        page = browser.new_page(viewport={"width": 1400, "height": 1150})
         page.set_default_timeout(120_000)
         lab.open(page, "explore.ipynb")
         page.get_by_role("tab", name="File Browser").click()  # close the side bar
@@ -22,20 +23,12 @@ def explorer(browser: Browser, target: Path) -> None:
         before = picture.get_attribute("src")
         page.get_by_role("button", name="hits and misses").click()
         wait_for_change(picture, before)
-        page.get_by_role("button", name="export this view").scroll_into_view_if_needed()
-        page.get_by_text("finds least in image").wait_for(state="attached")
+        page.get_by_text(re.compile(r"^\d+ scored images")).wait_for(state="attached")
+        page.locator(".pretrain-xai-explorer").evaluate("element => element.scrollIntoView({block: 'start'})")
         page.screenshot(path=target)
-
-
-def report(browser: Browser, target: Path) -> None:
-    """Photograph the top of the report."""
-    page = browser.new_page(viewport={"width": 1100, "height": 1000})
-    page.goto((paths.figures("demo") / "report.html").as_uri())
-    page.screenshot(path=target)
 
 
 if __name__ == "__main__":
     with chromium() as browser:
         explorer(browser, DOCS / "explorer.png")
-        report(browser, DOCS / "report.png")
-    print("wrote docs/explorer.png and docs/report.png")
+    print("wrote docs/explorer.png")

@@ -78,7 +78,7 @@ class ExplorerControls(widgets.VBox):
         self.further = widgets.Button(description="list methods that were not run", layout={"width": "20em"})
         self.listed = widgets.Dropdown(options=IMAGES, description="images", **_MENU)
         self.order = widgets.Dropdown(options=ORDERS, description="sorted by", **_MENU)
-        self.image = widgets.Select(description="image", layout=_TALL)
+        self.image = widgets.Select(description="image", layout=_TALL, style={"description_width": "initial"})
 
     def _make_picture(self) -> None:
         self.mode = widgets.ToggleButtons(options=MODES, description="show", style={"button_width": "10em"})
@@ -251,8 +251,8 @@ def _row_words(row: object, name: str, n_runs: int, order: str) -> str:
     """Return the words of an image in the list: the number that it is sorted by, what it is, who gets it wrong."""
     value = row.disagreement if order == "methods disagree" else row.score
     number = " –  " if pd.isna(value) else f"{value:.2f}"
-    wrong = f" · wrong for {row.n_wrong} of {n_runs}" if row.n_wrong else ""
-    return f"{number} · image {row.image_index} · {name}{wrong}{' · kept' if row.kept else ''}"
+    wrong = f" · {row.n_wrong} of {n_runs} wrong" if row.n_wrong else ""
+    return f"{number} · {row.image_index} {name}{wrong}{' · kept' if row.kept else ''}"
 
 
 def _image_tag(png: bytes, words: str) -> str:
