@@ -142,11 +142,12 @@ def plot_classification(ax: Axes, table: pd.DataFrame, corpora: Sequence[str], m
     """Draw a classification metric by depth: one marker per model, depths are categories and not joined by lines."""
     for number, corpus in enumerate(corpora):
         rows = table[table["pretraining"] == corpus]
-        shift = 0.16 * (number - (len(corpora) - 1) / 2)
+        shift = 0.3 * (number - (len(corpora) - 1) / 2)
         ax.plot(
             rows["finetune_depth"] + shift,
             rows[metric],
             "osD^"[number % 4],
+            markersize=4,
             color=colour(corpus),
             markeredgecolor="black",
             markeredgewidth=0.4,
