@@ -58,9 +58,10 @@ class PartStore:
     def put(self, start: int, arrays: dict[str, np.ndarray], columns: Columns) -> None:
         """Write the part that begins with the image `start`."""
         for name, values in arrays.items():
-            whole = open_memmap(self._array(name), "r+")  # opened anew: pages written before take no memory
-            whole[start : start + len(values)] = values
-            whole.flush()
+            offset = open_memmap(self._array(name), "r").offset + start * values[0].nbytes
+            with self._array(name).open("r+b") as file:  # not memory-mapped: what is written takes no memory
+                file.seek(offset)
+                file.write(np.ascontiguousarray(values))
         with atomic_path(self._columns(start)) as temporary, temporary.open("wb") as file:
             np.savez(file, **columns)
 
