@@ -173,6 +173,7 @@ rule build_dataset:
         log_of("03_build_dataset"),
     params:
         fingerprint(study, "03_build_dataset"),
+    threads: study.workers
     shell:
         command("03_build_dataset")
 

@@ -46,12 +46,14 @@ figures.use_style()
 # %% [markdown]
 # ## Lay the lesions
 #
-# Each split draws from its own patches, each slice from its own seed.
+# Each split draws from its own patches, each slice from its own seed. After an interruption the parts that are done stay.
 
 # %%
 patches = load_patches(paths.lesions(study))
 slices, table = read_slices(paths.slices(study))
-pools = build_splits(folder, slices, table, patches, config.lesions.patches, config.dataset, protocol)
+pools = build_splits(
+    folder, slices, table, patches, config.lesions.patches, config.dataset, protocol, workers=config.workers
+)
 
 # %% [markdown]
 # ## Look

@@ -158,6 +158,10 @@ def test_every_notebook_of_the_batch_is_a_stage():
 # functions to which it hands the study or the protocol?
 
 
+#: a class that carries the protocol, by this name, to the function that uses it
+CARRIERS = {"Recipe": "overlay_lesions"}
+
+
 @cache
 def tree_of(path: Path) -> ast.Module:
     return ast.parse(path.read_text())
@@ -220,7 +224,8 @@ def uses(path: Path, tree: ast.AST, aliases: dict[str, str]) -> set[str]:
                 visit(child)
 
     def visit_call(call: ast.Call) -> None:
-        functions = definitions(path, call.func)
+        carried = CARRIERS.get(ast.unparse(call.func))
+        functions = definitions(path, ast.Name(carried) if carried else call.func)
         visit(call.func)
         given = [*enumerate(call.args), *((keyword.arg, keyword.value) for keyword in call.keywords)]
         for place, argument in given:
@@ -231,7 +236,7 @@ def uses(path: Path, tree: ast.AST, aliases: dict[str, str]) -> set[str]:
                 continue
             for file, function in functions:
                 known = [argument.arg for argument in function.args.args if argument.arg not in ("self", "cls")]
-                name = known[place] if isinstance(place, int) else place
+                name = "protocol" if carried else known[place] if isinstance(place, int) else place
                 found.update(uses(file, function, {name: of}))
 
     visit(tree)

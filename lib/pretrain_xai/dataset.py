@@ -1,14 +1,15 @@
 """The images with lesions that networks learn and that explanations are scored on, one folder per split."""
 
+import itertools
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.lib.format import open_memmap
-from tqdm.auto import tqdm
 
 from pretrain_xai.lesions import Patches, split_patches
 from pretrain_xai.overlay import FEWEST, LesionSlice, OverlayError, lesion_masks, overlay_lesions, to_model_resolution
@@ -16,6 +17,7 @@ from pretrain_xai.placement import NoRoomError
 from pretrain_xai.protocol import CORRECTED, Protocol
 from pretrain_xai.provenance import atomic_path
 from pretrain_xai.settings import Dataset
+from pretrain_xai.split_parts import PartStore, build_key, part_starts, side_by_side
 from pretrain_xai.tables import TableError, read_table, write_table
 
 __all__ = [
@@ -28,6 +30,13 @@ __all__ = [
     "read_split",
 ]
 
+#: what the table of images says of each image besides its slice, and that of lesions of each lesion
+IMAGE_COLUMNS = (
+    *("label", "n_lesions", "mask_pixels", "box_pixels", "lightening"),
+    *(f"draw_{number}" for number in range(FEWEST)),
+    "outside_difference",
+)
+LESION_COLUMNS = ("image", "order", "label", "patch", "row", "column")
 #: side of the lesion-free thumbnails that the audit's probe sees, pixels
 THUMBNAIL = 12
 
@@ -106,6 +115,7 @@ def build_splits(
     shares: Mapping[str, int],
     settings: Dataset,
     protocol: Protocol,
+    workers: int = 1,
 ) -> dict[str, Patches]:
     """Build every split that has a seed base, and return the patches that each could carry.
 
@@ -115,7 +125,7 @@ def build_splits(
     for split, seed_base in settings.seed_bases.items():
         sources = ["validation", "test"] if split == "test" and protocol.selection_on_test else [split]
         rows = table[table["split"].isin(sources)].assign(split=split)
-        build_split(folder / split, slices, rows, pools[split], seed_base, settings, protocol)
+        build_split(folder / split, slices, rows, pools[split], seed_base, settings, protocol, workers)
     return pools
 
 
@@ -127,12 +137,13 @@ def build_split(
     seed_base: int,
     settings: Dataset,
     protocol: Protocol,
+    workers: int = 1,
 ) -> None:
     """Lay lesions over the slices of one split and write images, lesions and tables to `folder`, streamed.
 
-    Slice i (in the order of `table`) takes the seed `seed_base + i`, so that every image depends on its own slice only.
-    With `corner_placement`, as published, a small slice may have no room for its lesions, and the released code would never
-    end: such slices are left out, with a warning that says how many.
+    Slice i (in the order of `table`) takes the seed `seed_base + i`, so that every image depends on its own slice only. Parts
+    that an interrupted build has done are not done again. With `corner_placement`, as published, a small slice may have no
+    room for its lesions, and the released code would never end: such slices are left out, with a warning that says how many.
 
     Parameters
     ----------
@@ -142,66 +153,108 @@ def build_split(
         The rows of the slice table that belong to this split; its index numbers `slices`.
     patches : dict
         The split's pool of each class.
+    workers : int
+        Processes; the results are the same for any number.
 
     Raises
     ------
     OverlayError
         A slice can't carry its lesions; with `corner_placement` only if none has room.
     """
+    table = table.assign(seed=seed_base + np.arange(len(table)))
+    recipe = Recipe(patches, settings, protocol)
+    if protocol.corner_placement:
+        table = _with_room(table, slices, recipe, workers)
+    size, starts = settings.image_size, part_starts(len(table))
+    arrays = dict.fromkeys(("images", "strength"), (len(table), size, size))
+    store = PartStore(folder, build_key(slices, table, recipe.made_from()), arrays)
+    left = [start for start in starts if not store.has(start)]
+    for _ in side_by_side(partial(_build_part, recipe, store), slices, table, left, workers, folder.name):
+        pass
+    columns = store.columns(starts)
+    images, lesions = (
+        pd.DataFrame({name: columns[f"{kind}.{name}"] for name in names})
+        for kind, names in (("image", IMAGE_COLUMNS), ("lesion", LESION_COLUMNS))
+    )
+    named = table.rename_axis("slice_index").reset_index()
+    write_table(pd.concat([named, images], axis=1).rename_axis("image_index").reset_index(), folder / "images.csv")
+    write_table(lesions, folder / "lesions.csv")
+    with atomic_path(folder / "thumbnails.npy") as temporary:
+        np.save(temporary, columns["thumbnails"])
+    store.finish()
 
-    def overlay(row: int) -> LesionSlice:
+
+@dataclass(frozen=True)
+class Recipe:
+    """What is laid over the slices of a split, and how."""
+
+    patches: Patches
+    settings: Dataset
+    protocol: Protocol
+
+    def lay(self, slice_: np.ndarray, row: Any) -> LesionSlice:
+        """Lay lesions over a slice; `row` is that of its table, with `Index`, `seed` and `subject`."""
         return overlay_lesions(
-            slices[row],
-            patches,
-            int(table.at[row, "seed"]),
-            protocol,
-            lesion_intensity=settings.lesion_intensity,
-            brain_intensity=settings.brain_intensity,
-            name=f"slice {row} ({table.at[row, 'subject']})",
+            slice_,
+            self.patches,
+            int(row.seed),
+            self.protocol,
+            lesion_intensity=self.settings.lesion_intensity,
+            brain_intensity=self.settings.brain_intensity,
+            name=f"slice {row.Index} ({row.subject})",
         )
 
-    table = table.assign(seed=seed_base + np.arange(len(table)))
-    if protocol.corner_placement:
-        table = _with_room(table, overlay)
-    size, shape = settings.image_size, (len(table), settings.image_size, settings.image_size)
-    rows, lesions, thumbnails = [], [], []
-    with atomic_path(folder / "images.npy") as images_file, atomic_path(folder / "strength.npy") as strength_file:
-        images, strength = (open_memmap(file, "w+", np.float32, shape) for file in (images_file, strength_file))
-        for position, row in enumerate(tqdm(table.index, desc=folder.name, unit="image")):
-            laid = overlay(row)
-            images[position], strength[position], clean, support = to_model_resolution(laid, size)
-            mask = _lesion_mask(laid, strength[position])
-            rows.append(_image_row(laid, images[position], mask, clean, support))
-            lesions.append(_lesion_rows(position, laid))
-            thumbnails.append(_thumbnail(clean))
-        images.flush()
-        strength.flush()
-    named = table.rename_axis("slice_index").reset_index()
-    write_table(
-        pd.concat([named, pd.DataFrame(rows)], axis=1).rename_axis("image_index").reset_index(), folder / "images.csv"
-    )
-    write_table(pd.concat(lesions, ignore_index=True), folder / "lesions.csv")
-    with atomic_path(folder / "thumbnails.npy") as temporary:
-        np.save(temporary, np.stack(thumbnails))
+    def made_from(self) -> list[Any]:
+        """Return what decides the result besides the slices."""
+        weights = [patch.weights for pool in self.patches.values() for patch in pool]
+        shapes = [list(self.patches), *(array.shape for array in weights), self.settings, self.protocol]
+        return [*shapes, *(array.tobytes() for array in weights)]
 
 
-def _with_room(table: pd.DataFrame, overlay: Callable[[int], LesionSlice]) -> pd.DataFrame:
+def _build_part(recipe: Recipe, store: PartStore, part: pd.DataFrame, slices: np.ndarray, start: int) -> None:
+    """Lay lesions over the slices of a part, and store its images and what the tables need."""
+    images = np.empty((len(part), *[recipe.settings.image_size] * 2), np.float32)
+    strength, thumbnails, rows, lesions = np.empty_like(images), [], [], []
+    for position, (row, slice_) in enumerate(zip(part.itertuples(), slices, strict=True)):
+        laid = recipe.lay(slice_, row)
+        images[position], strength[position], clean, support = to_model_resolution(laid, recipe.settings.image_size)
+        mask = _lesion_mask(laid, strength[position])
+        rows.append(_image_row(laid, images[position], mask, clean, support))
+        lesions.append(_lesion_rows(start + position, laid))
+        thumbnails.append(_thumbnail(clean))
+    columns = {f"image.{name}": np.array([row[name] for row in rows]) for name in IMAGE_COLUMNS}
+    columns |= {f"lesion.{name}": np.concatenate([of[name] for of in lesions]) for name in LESION_COLUMNS}
+    store.put(start, {"images": images, "strength": strength}, columns | {"thumbnails": np.stack(thumbnails)})
+
+
+def _with_room(table: pd.DataFrame, slices: np.ndarray, recipe: Recipe, workers: int) -> pd.DataFrame:
     """Return the rows of the slices on which the lesions find a place."""
-    without = []
-    for row in table.index:
-        try:
-            overlay(row)
-        except NoRoomError:
-            without.append(row)
-            if len(without) == len(table):
-                raise
-    if without:
+    found = side_by_side(
+        partial(_without_room, recipe), slices, table, part_starts(len(table)), workers, "looking for room"
+    )
+    errors = dict(sorted(itertools.chain.from_iterable(found)))
+    if errors:
+        if len(errors) == len(table):
+            raise next(reversed(errors.values()))
         logging.getLogger(__name__).warning(
             "%d of %d slices have no room for lesions placed by their corners and are left out",
-            len(without),
+            len(errors),
             len(table),
         )
-    return table.drop(index=without)
+    return table.drop(index=list(errors))
+
+
+def _without_room(
+    recipe: Recipe, part: pd.DataFrame, slices: np.ndarray, start: int
+) -> list[tuple[Hashable, NoRoomError]]:
+    del start
+    errors: list[tuple[Hashable, NoRoomError]] = []
+    for row, slice_ in zip(part.itertuples(), slices, strict=True):
+        try:
+            recipe.lay(slice_, row)
+        except NoRoomError as error:
+            errors.append((row.Index, error))
+    return errors
 
 
 def read_split(folder: Path, mask_threshold: float = CORRECTED.mask_threshold) -> Split:
@@ -251,17 +304,16 @@ def _image_row(
     }
 
 
-def _lesion_rows(position: int, overlay: LesionSlice) -> pd.DataFrame:
-    return pd.DataFrame(
-        {
-            "image": position,
-            "order": np.arange(overlay.n_lesions),
-            "label": overlay.label,
-            "patch": overlay.patch_indices,
-            "row": overlay.centres[:, 0],
-            "column": overlay.centres[:, 1],
-        }
-    )
+def _lesion_rows(position: int, overlay: LesionSlice) -> dict[str, np.ndarray]:
+    n_lesions = overlay.n_lesions
+    return {
+        "image": np.full(n_lesions, position),
+        "order": np.arange(n_lesions),
+        "label": np.full(n_lesions, overlay.label),
+        "patch": overlay.patch_indices,
+        "row": overlay.centres[:, 0],
+        "column": overlay.centres[:, 1],
+    }
 
 
 def _thumbnail(clean: np.ndarray) -> np.ndarray:

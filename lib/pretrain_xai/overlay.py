@@ -136,7 +136,7 @@ def overlay_lesions(
         placed = place_corners(brain, veils, streams.position, max_attempts, name)
         corners = np.array(placed.pixels)
     else:
-        largest = _shapes([patch.weights for pool in CLASSES for patch in patches[pool]]).max(axis=0)
+        largest = np.array([max(sides) for sides in zip(*_patch_shapes(patches), strict=True)])
         candidates = centre_candidates(brain, largest, name)
         placed = Placement()
         # the largest patches may not fit together: then others are drawn, of both classes alike
@@ -152,9 +152,8 @@ def overlay_lesions(
         corners = np.array(placed.pixels) - _shapes(weights) // 2
 
     clean = _rescale(slice_, 0.0, brain_intensity)
-    transmission = 1 - _sum_of(veils, corners, slice_.shape)
     return LesionSlice(
-        image=np.where(brain, 1 - (1 - clean) * transmission, clean),
+        image=_lighten(clean, brain, _sum_of(veils, corners, slice_.shape)),
         clean=clean,
         ground_truth=_sum_of(weights, corners, slice_.shape),
         label=int(label),
@@ -203,10 +202,10 @@ def to_model_resolution(overlay: LesionSlice, size: int) -> tuple[np.ndarray, np
         raise OverlayError(f"size must be at least 1, not {size}")
     strength = np.zeros((size, size))
     for corner, patch in zip(overlay.corners, overlay.weights, strict=True):
-        alone = _sum_of([patch / patch.max()], [corner], overlay.image.shape)
-        np.maximum(strength, _resize(alone, size), out=strength)
+        place, alone = _resized_box(patch / patch.max(), corner, overlay.image.shape, size)
+        np.maximum(strength[place], alone, out=strength[place])
     image, clean = (_resize(array, size).astype(np.float32) for array in (overlay.image, overlay.clean))
-    return image, strength.astype(np.float32), clean, _resize(overlay.ground_truth, size) > 0
+    return image, strength.astype(np.float32), clean, strength > 0
 
 
 def lesion_masks(strength: np.ndarray, mask_threshold: float) -> np.ndarray:
@@ -225,6 +224,19 @@ def _resize(array: np.ndarray, size: int) -> np.ndarray:
     return (columns @ (rows @ array).T).T
 
 
+def _resized_box(
+    box: np.ndarray, corner: np.ndarray, shape: tuple[int, int], size: int
+) -> tuple[tuple[slice, slice], np.ndarray]:
+    """Resize a box on an empty slice: return where it then lies, and what is there; all else stays 0."""
+    reach, weights = [], []
+    for start, length, whole in zip(corner, box.shape, shape, strict=True):
+        columns = _dense_resize_matrix(whole, size)[:, start : start + length]
+        touched = np.flatnonzero(columns.any(axis=1))
+        reach.append(slice(touched[0], touched[-1] + 1) if len(touched) else slice(0, 0))
+        weights.append(columns[reach[-1]])
+    return (reach[0], reach[1]), weights[0] @ box @ weights[1].T
+
+
 def clean_at_model_resolution(slice_: np.ndarray, size: int, brain_intensity: float) -> np.ndarray:
     """Return a slice without lesions as a network sees it: float32 array (size, size), range [0, brain_intensity].
 
@@ -241,6 +253,11 @@ def _resize_matrix(length: int, size: int) -> sparse.csr_array:
     Its clipping to the input's range does nothing, because the rows hold weights >= 0 that sum to 1.
     """
     return sparse.csr_array(transform.resize(np.eye(length), (size, length)))
+
+
+@lru_cache(maxsize=16)
+def _dense_resize_matrix(length: int, size: int) -> np.ndarray:
+    return _resize_matrix(length, size).toarray()
 
 
 @dataclass(frozen=True)
@@ -280,6 +297,10 @@ def _weights(pool: list[LesionPatch], chosen: np.ndarray) -> list[np.ndarray]:
     return [pool[k].weights for k in chosen]
 
 
+def _patch_shapes(patches: Mapping[str, list[LesionPatch]]) -> list[tuple[int, ...]]:
+    return [patch.weights.shape for pool in CLASSES for patch in patches[pool]]
+
+
 def _sum_of(patches: Sequence[np.ndarray], corners: Iterable[np.ndarray], shape: tuple[int, int]) -> np.ndarray:
     """Add the patches up on an empty image."""
     total = np.zeros(shape)
@@ -292,21 +313,36 @@ def _shapes(arrays: Sequence[np.ndarray]) -> np.ndarray:
     return np.array([array.shape for array in arrays])
 
 
+def _lighten(clean: np.ndarray, brain: np.ndarray, veil: np.ndarray) -> np.ndarray:
+    """Return 1 - (1 - clean) (1 - veil) in the brain, step by step in place: new arrays cost more than the sums."""
+    transmission = np.subtract(1, veil, out=veil)
+    image = 1 - clean
+    image *= transmission
+    np.subtract(1, image, out=image)
+    np.copyto(image, clean, where=~brain)
+    return image
+
+
 def _rescale(array: np.ndarray, low: float, high: float) -> np.ndarray:
     """Map [min, max] to [low, high]."""
     least, most = array.min(), array.max()
-    return low + (array - least) / (most - least) * (high - low)
+    result = array - least
+    result /= most - least
+    result *= high - low
+    result += low
+    return result
 
 
 def _checked_slice(slice_: np.ndarray, name: str) -> np.ndarray:
     slice_ = np.asarray(slice_, dtype=np.float64)
     if slice_.ndim != 2:
         raise OverlayError(f"{name}: a slice must have the shape (h, w), not {slice_.shape}; pass one at a time")
-    if not np.isfinite(slice_).all():
+    least, most = (slice_.min(), slice_.max()) if slice_.size else (0.0, 0.0)  # both are NaN if a pixel is
+    if not (np.isfinite(least) and np.isfinite(most)):
         raise OverlayError(f"{name}: {np.count_nonzero(~np.isfinite(slice_))} pixels are not finite; repair the slice")
-    if not (slice_ > 0).any():
+    if most <= 0:
         raise OverlayError(f"{name}: no pixel is above 0, so there is no brain; the background must be 0")
-    if slice_.min() == slice_.max():
+    if least == most:
         raise OverlayError(f"{name}: all pixels are {slice_.flat[0]}; a slice of a brain is needed")
     return slice_
 

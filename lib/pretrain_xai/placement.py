@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from scipy import ndimage
 
 from pretrain_xai.errors import UserError
 
@@ -63,7 +62,14 @@ def centre_candidates(brain: np.ndarray, largest: np.ndarray, name: str) -> np.n
     largest : int array of shape (2,)
         Height and width of a box that covers every patch of both classes.
     """
-    fits = ndimage.minimum_filter(brain.astype(np.uint8), size=tuple(largest), mode="constant", cval=0)
+    fits = np.zeros(brain.shape, dtype=bool)
+    height, width = (int(length) for length in largest)
+    if height <= brain.shape[0] and width <= brain.shape[1]:
+        pixels = np.zeros((brain.shape[0] + 1, brain.shape[1] + 1), dtype=np.int32)  # above and left of each corner
+        brain.cumsum(axis=0, out=pixels[1:, 1:]).cumsum(axis=1, out=pixels[1:, 1:])
+        bands = pixels[height:] - pixels[:-height]
+        inside = bands[:, width:] - bands[:, :-width] == height * width
+        fits[window((height // 2, width // 2), inside.shape)] = inside
     candidates = np.flatnonzero(fits)
     if not len(candidates):
         raise no_room(name, f"the largest lesion box, {largest[0]} x {largest[1]} px, fits nowhere in the brain")
@@ -100,8 +106,7 @@ def place_centres(
         rank = int(draw(0, len(candidates)))
         placed.drawn.append(rank)
         centre = divmod(int(candidates[rank]), shape[1])
-        corner = tuple(np.array(centre) - np.array(covered.shape) // 2)
-        place = window(corner, covered.shape)
+        place = window((centre[0] - covered.shape[0] // 2, centre[1] - covered.shape[1] // 2), covered.shape)
         if (taken[place] & covered).any():
             rejected += 1
             continue

@@ -47,10 +47,15 @@ def atomic_path(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         temporary.chmod(0o666 & ~_umask())
-        if not (path.is_file() and filecmp.cmp(temporary, path, shallow=False)):
-            os.replace(temporary, path)
+        replace_changed(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def replace_changed(new: Path, path: Path) -> None:
+    """Put the file `new` in the place of `path`, unless that has the same bytes already."""
+    if not (path.is_file() and filecmp.cmp(new, path, shallow=False)):
+        os.replace(new, path)
 
 
 def write_text(path: Path, text: str) -> None:

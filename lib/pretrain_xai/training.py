@@ -1,8 +1,6 @@
 """One training loop for pre-training and fine-tuning, and the predictions of a trained network."""
 
-import ctypes
 import itertools
-import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 
@@ -15,6 +13,7 @@ from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, StepLR
 from tqdm.auto import tqdm
 
+from pretrain_xai.allocation import keep_freed_memory
 from pretrain_xai.batches import as_batch
 from pretrain_xai.checkpoints import Checkpoints
 from pretrain_xai.dataset import LabelledImages
@@ -25,8 +24,6 @@ from pretrain_xai.training_state import Course, StateFile, training_key
 
 #: images that are predicted at once; fixed, because float32 results depend on the shape of a batch
 PREDICTION_BATCH = 64
-#: glibc's numbers of the parameters of `mallopt`
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 
 
 def configure_torch(threads: int) -> None:
@@ -34,18 +31,7 @@ def configure_torch(threads: int) -> None:
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # a check that costs 6 % of an epoch
-    _keep_freed_memory()
-
-
-def _keep_freed_memory() -> None:
-    """Let glibc keep what a pass frees for the next one; else it gets every large activation anew from the system.
-
-    Elsewhere than on Linux nothing is done.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is not None:
-        mallopt(_TRIM_THRESHOLD, 1 << 30)
-        mallopt(_MMAP_THRESHOLD, 1 << 25)  # the most that glibc accepts
+    keep_freed_memory()
 
 
 def predict(network: nn.Module, images: np.ndarray, *, dropout_active: bool = False, seed: int = 0) -> np.ndarray:
