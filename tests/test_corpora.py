@@ -86,6 +86,17 @@ def test_the_mri_corpus_has_the_subjects_set_aside_and_their_sex(study, slices_f
     assert first < second, "each subject's own slice"
 
 
+def test_classes_are_the_values_of_the_target_in_the_order_of_their_names(study, root):
+    """Numbers as well as words; here the classes are in both parts."""
+    for values, labels in ((["b", "a", "c"], [1, 0, 2]), ([1, 0, 2], [1, 0, 2])):
+        splits = ["pretraining"] * 3 + ["pretraining_validation"] * 3
+        rows = pd.DataFrame({"subject": range(6), "site": values * 2, "split": splits})
+        write_slices(paths.slices("tiny"), [(np.random.default_rng(0).random((6, 40, 30), np.float32), rows)])
+        pretraining = study.pretraining.model_copy(update={"target": "site"})
+        parts = mri_corpus("tiny", study.model_copy(update={"pretraining": pretraining}))
+        assert [part.labels.tolist() for part in parts] == [labels, labels]
+
+
 def test_a_study_may_use_the_corpora_that_there_are():
     (names,) = typing.get_args(Pretraining.model_fields["corpora"].annotation)
     assert set(typing.get_args(names)) == {*CORPORA, "imagenet"}, "that one is weights, never trained here"

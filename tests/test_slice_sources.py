@@ -11,8 +11,9 @@ import pandas as pd
 import pytest
 from fuzz import survive
 from pretrain_xai import slice_arrays, slice_sources
+from pretrain_xai.overlay import clean_at_model_resolution
 from pretrain_xai.slice_arrays import array_shape, read_arrays_of
-from pretrain_xai.slice_checks import BadFileError, Frame, good_slices, slice_problem
+from pretrain_xai.slice_checks import BadFileError, Frame, good_slices, slice_problem, unit_range
 from pretrain_xai.slice_files import SourceError, SourceFile, check_source, find_files, source_folder, source_state
 from pretrain_xai.slice_pickles import read_slice_pickle
 from pretrain_xai.slice_quality import rejection_counts, slice_quality
@@ -166,6 +167,13 @@ def test_a_frame_cuts_no_brain_and_moves_nothing_without_need():
     assert framed.shape == (2, 6, 9) and framed.sum() == 8
     with pytest.raises(BadFileError, match=r"brain of 6 x 6 pixels does not fit into slices\.shape"):
         Frame.of({(6, 6)}, [5, 9]).fit(slices)
+
+
+@pytest.mark.parametrize("factor", [1.0, 1e-3, 1e6])
+def test_networks_see_the_same_image_as_of_the_raw_values(factor):
+    slice_ = brain(40, 36, 3) * factor
+    seen, raw = (clean_at_model_resolution(image, 32, 0.7) for image in (unit_range(slice_), slice_))
+    np.testing.assert_allclose(seen, raw, atol=1e-6)
 
 
 def test_slices_that_can_not_carry_lesions_are_told():

@@ -7,6 +7,7 @@ import pandas as pd
 
 #: bins of a histogram over [0, 1]
 BINS = 40
+_NUMBER, _BRACKETS = re.compile(r"-?\d+(?:[.,]\d+)*(?:e[+-]?\d+)?"), re.compile(r"\([^()]*\)")
 
 
 def slice_quality(slices: np.ndarray, table: pd.DataFrame, by: str) -> pd.DataFrame:
@@ -44,10 +45,7 @@ def rejection_counts(rejected: pd.DataFrame) -> pd.DataFrame:
 
     Reasons that differ by numbers or by what stands in brackets only are of one kind.
     """
-    kinds = [
-        re.sub(r"-?\d+(?:[.,]\d+)*(?:e[+-]?\d+)?", "…", re.sub(r"\([^()]*\)", "(…)", reason))
-        for reason in rejected["reason"]
-    ]
+    kinds = [_NUMBER.sub("…", _BRACKETS.sub("(…)", reason)) for reason in rejected["reason"]]
     whole = np.where(rejected["z"].isna(), "file", "slice")
     counts = pd.DataFrame({"group": whole, "x": kinds}).value_counts().reset_index(name="value")
     return counts.sort_values(["value", "x"], ascending=[False, True]).assign(panel="rejected").reset_index(drop=True)

@@ -163,9 +163,8 @@ def _cut_files(
 
 
 def _rows(part: _Part, subject: str, split: str, person: pd.Series) -> pd.DataFrame:
-    return pd.DataFrame(
-        {"subject": full_subject(subject), **person.to_dict(), "split": split, "z": part.z, "file": part.file}
-    )
+    own = {"subject": full_subject(subject), **person.to_dict(), "split": split}
+    return pd.DataFrame({**own, "z": part.z, "file": part.file})
 
 
 def _checked(cohort: Iterator[Part], settings: Slices, target: str, rejected: list[dict[str, Any]]) -> Iterator[Part]:

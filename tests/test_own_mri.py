@@ -1,0 +1,187 @@
+"""A study on real files: the recipes of `docs/own_mri.md`, and `tiny` on a cohort of NIfTI files from end to end."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from mri_cohort import brain_volume, volume_path, write_cohort
+from pretrain_xai import paths
+from pretrain_xai.batch import main
+from pretrain_xai.run_notebook import check_parameters, run_notebook
+from pretrain_xai.slices import read_slices
+from pretrain_xai.stages import fingerprint
+from pretrain_xai.study import Study, StudyError, load_study
+from test_batch import batch, planned
+
+PAGE = (paths.REPOSITORY / "docs" / "own_mri.md").read_text()
+RECIPES = [yaml.safe_load(block) for block in re.findall(r"^```yaml\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)]
+SUBJECTS = {"pretraining": 8, "pretraining_validation": 4, "train": 12, "validation": 6, "test": 8}
+COHORT = {
+    "source": "nifti",
+    "folder": "bids",
+    "pattern": "sub-{subject}/anat/*_T1w.nii*",
+    "subjects": SUBJECTS,
+    "z_range": [0.0, 30.0],
+    "slices_per_volume": 4,
+}
+
+
+def study_with(recipe: dict) -> dict:
+    """Return the settings of the tiny study, with the sections of a recipe."""
+    settings = yaml.safe_load((paths.REPOSITORY / "studies" / "tiny.yaml").read_text())
+    pretraining = settings["pretraining"] | recipe.get("pretraining", {})
+    return settings | recipe | {"pretraining": pretraining}
+
+
+def write_study(root: Path, recipe: dict, name: str = "own") -> Path:
+    path = root / "studies" / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(study_with(recipe), sort_keys=False))
+    return path
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe["slices"]["folder"])
+def test_every_recipe_is_a_valid_study(recipe):
+    study = Study.model_validate(study_with(recipe))
+    assert study.slices.splits == set(SUBJECTS)
+
+
+def test_there_is_a_recipe_for_every_source():
+    assert {recipe["slices"]["source"] for recipe in RECIPES} == {"nifti", "pickle", "arrays"}
+
+
+def save(path: Path, data: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nibabel.save(nibabel.Nifti1Image(data.astype(np.int16), np.diag([2.0, 2, 2, 1])), path)
+
+
+def test_the_recipes_read_the_folders_that_they_name(root, monkeypatch):
+    """HCP and fMRIPrep, each with a handful of small brains; counts are lowered to shares."""
+    monkeypatch.setenv("HOME", str(root))
+    head = np.zeros((30, 36, 24))
+    head[6:24, 6:30, :18] = np.random.default_rng(0).integers(50, 200, (18, 24, 18))
+    raw = np.where(head > 0, head, 20)
+    hcp, fmriprep, sessions = (recipe for recipe in RECIPES if recipe["slices"]["source"] == "nifti")
+    names = [f"{number}" for number in range(100101, 100121)]
+    for name in names:
+        save(root / f"hcp/{name}/T1w/T1w_acpc_dc_restore_brain.nii.gz", head)
+        stem = root / f"bids/derivatives/fmriprep/sub-{name}/anat/sub-{name}_"
+        save(Path(f"{stem}desc-preproc_T1w.nii.gz"), raw)
+        save(Path(f"{stem}desc-brain_mask.nii.gz"), head > 0)
+        for session in "ab":
+            save(root / f"data/brains/sub-{name}/ses-{session}/anat/sub-{name}_ses-{session}_T1w.nii.gz", head)
+    rows = [f"sub-{name}\t{'FM'[n % 2]}\t30\t{'AB'[n % 2]}" for n, name in enumerate(names)]
+    table = "\n".join(["participant_id\tsex\tage\tdiagnosis", *rows]) + "\n"
+    for folder in ("bids", "data/brains"):
+        (root / folder / "participants.tsv").write_text(table)
+    csv = ["Subject,Gender,Age", *(f"{name},{'FM'[n % 2]},26-30" for n, name in enumerate(names))]
+    (root / "hcp" / "hcp.csv").write_text("\n".join(csv))
+    fmriprep = fmriprep | {"slices": fmriprep["slices"] | {"folder": "bids/derivatives/fmriprep"}}
+    for recipe, n_slices, target in ((hcp, 8, "sex"), (fmriprep, 5, "sex"), (sessions, 36, "diagnosis")):
+        write_study(root, recipe | {"slices": recipe["slices"] | {"subjects": dict.fromkeys(SUBJECTS, 0.2)}})
+        notebook = paths.NOTEBOOKS / "02_make_slices.ipynb"
+        run_notebook(notebook, root / "out.ipynb", check_parameters(notebook, {"study": "own"}))
+        slices, of = read_slices(paths.slices("own"))
+        assert len(slices) == 20 * n_slices and slices.shape[1:] == (36, 30)
+        assert of.drop_duplicates("subject").groupby("split")[target].nunique().eq(2).all()
+        assert len(pd.read_csv(paths.slices("own") / "rejected.csv")) == 0
+
+
+@pytest.mark.parametrize(
+    ("recipe", "words"),
+    [
+        ({"slices": COHORT | {"source": "dicom"}}, "slices: .*'dicom'.*'template', 'nifti', 'pickle', 'arrays'"),
+        ({"slices": COHORT | {"patern": "x"}}, r"slices\.nifti\.patern: .*not permitted"),
+        ({"slices": COHORT | {"pattern": "sub-*/anat/*.nii"}}, r"must say with \{subject\} where the subject's name"),
+        ({"slices": COHORT | {"pattern": "/data/{subject}.nii"}}, "must be relative to `folder`"),
+        ({"slices": COHORT | {"z_range": [3.0, 1.0]}}, "the lower end comes first"),
+        ({"slices": COHORT | {"subjects": {"train": 0.7, "test": 0.4}}}, "shares must sum to at most 1, found 1.1"),
+        ({"slices": COHORT | {"subjects": {"train": 0}}}, "every split needs a number above 0"),
+        ({"slices": COHORT | {"subjects": {"train": 5, "validation": 5}}}, "slices has no entry for the split 'test'"),
+        (
+            {"slices": COHORT | {"subjects": {"train": 5, "validation": 5, "test": 5}}},
+            "slices has no entry for pretraining, pretraining_validation, which the corpus mri needs",
+        ),
+        ({"slices": COHORT, "pretraining": {"target": "split"}}, "pretraining.target can't be split"),
+        ({"pretraining": {"target": "age_group"}}, "slices of the source template tell only sex"),
+        (
+            {"slices": {"source": "pickle", "folder": ".", "files": {"a": {"train": 1.0}}, "max_slices": {"test": 3}}},
+            "max_slices: no file gives slices to test",
+        ),
+    ],
+)
+def test_a_wrong_section_is_one_line(root, recipe, words):
+    write_study(root, recipe)
+    with pytest.raises(StudyError, match=words) as error:
+        load_study("own")
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_folder_is_one_line_before_anything_runs(root, capfd):
+    write_study(root, {"slices": COHORT})
+    assert main(["own"]) == 2
+    printed = capfd.readouterr()
+    assert printed.out == ""
+    (line,) = printed.err.splitlines()
+    assert str(root / "bids") in line and "is missing; set it to where the MRI lies" in line
+
+
+def test_changed_files_and_another_target_count_for_the_slices_only(root):
+    write_study(root, {"slices": COHORT})
+    write_cohort(root / "bids", 1, broken=False)
+    study = load_study("own")
+    before = fingerprint(study, "02_make_slices")
+    assert fingerprint(study, "02_make_slices") == before
+    nibabel.save(brain_volume(7, male=True), volume_path(root / "bids", 7, ".nii"))
+    assert fingerprint(study, "02_make_slices") != before
+    assert "source" not in fingerprint(study, "03_build_dataset")
+    settings = study.model_dump()
+    settings["pretraining"]["target"] = "handedness"
+    assert fingerprint(Study.model_validate(settings), "02_make_slices")["pretraining.target"] == "handedness"
+
+
+def test_volumes_need_little_memory(tmp_path):
+    """At most 13 bytes per voxel, which is the bound of `nifti.MAX_VOXELS`."""
+    code = (
+        "import resource, sys, pathlib; from pretrain_xai.nifti import read_volume;"
+        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024;"
+        "before = peak(); size = read_volume(pathlib.Path(sys.argv[1])).data.size; print((peak() - before) / size)"
+    )
+    data = np.zeros((130, 155, 130), np.float32)
+    data[20:-20, 20:-20] = np.random.default_rng(0).random((90, 115, 130), np.float32)
+    nibabel.save(nibabel.Nifti1Image(data, np.eye(4)), tmp_path / "a.nii.gz")
+    printed = subprocess.run(
+        [sys.executable, "-c", code, tmp_path / "a.nii.gz"], capture_output=True, text=True, check=True
+    )
+    assert float(printed.stdout) < 13
+
+
+@pytest.mark.system
+def test_tiny_runs_on_a_cohort_of_nifti_files(root):
+    """From files in six orientations, one packed, one oblique and three broken, to the report; then a file changes."""
+    write_cohort(root / "bids", 38)
+    write_study(root, {"slices": COHORT, "title": "Tiny on NIfTI"})
+    result = batch(root, study="own")
+    assert result.returncode == 0, result.stderr[-3000:]
+    data = root / "data" / "own"
+    rejected = pd.read_csv(data / "slices" / "rejected.csv").set_index("subject")["reason"]
+    assert rejected.index.isin(["sub-39", "sub-40", "sub-41"]).all() and "4-D" in rejected["sub-40"]
+    slices, table = read_slices(data / "slices")
+    assert table.drop_duplicates("subject")["split"].value_counts().to_dict() == SUBJECTS
+    assert slices.shape == (38 * 4, 233, 197)
+    assert pd.read_csv(data / "dataset" / "audit.csv")["passed"].all()
+    assert (root / "figures" / "own" / "report.html").is_file()
+    assert "Nothing to be done" in (again := batch(root, study="own")).stdout + again.stderr
+    file = next((root / "bids").glob("sub-05/**/*.nii"))
+    nibabel.save(
+        nibabel.load(file).__class__(np.asarray(nibabel.load(file).dataobj) + 0, nibabel.load(file).affine), file
+    )
+    assert {"make_slices", "build_dataset", "pretrain", "finetune"} <= set(planned(root, "own"))
+    shutil.rmtree(root / "bids")
+    assert batch(root, study="own").returncode == 2
