@@ -17,13 +17,16 @@ from pretrain_xai import paths
 from pretrain_xai.batch import BatchError, only_batch
 
 EVERYTHING_AFTER_FINETUNING = {
+    "match_accuracy",
     "classification_metrics",
     "find_intersections",
     "explanation_metrics",
     "heatmaps",
     "boxplots",
     "boxplots_incorrect",
+    "boxplots_of_other_selection",
     "statistics",
+    "equal_accuracy",
     "sensitivity",
     "manuscript_tables",
     "sanity_checks",
@@ -79,7 +82,7 @@ def test_a_second_batch_does_nothing_and_quickly(tiny_root):
         (
             "attribution.options",
             {"integrated_gradients": {"n_steps": 5}},
-            EVERYTHING_AFTER_FINETUNING - {"classification_metrics", "find_intersections"},
+            EVERYTHING_AFTER_FINETUNING - {"match_accuracy", "classification_metrics", "find_intersections"},
         ),
         ("finetuning.training.epochs", 2, EVERYTHING_AFTER_FINETUNING | {"finetune"}),
         ("switches", {"swapped_rates": True}, None),

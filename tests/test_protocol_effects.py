@@ -92,6 +92,7 @@ def test_further_seeds_are_a_thousand_apart_where_that_is_enough():
 
 
 def test_only_the_compared_selection_is_trained_anew(edited):
+    edited(lambda settings: settings["finetuning"].update(matching=None))
     edited(lambda settings: settings["finetuning"]["selections"].update(matched=CELLS))
     assert {run.selection for run in load_study("tiny").runs()} == {"best", "matched"}
     for variant in ("reseed1", "head_kept", "published"):
@@ -488,6 +489,7 @@ def test_a_published_study_is_compared_with_nothing(edited):
 
 
 def test_another_selection_is_compared_without_retrained_variants(edited):
+    edited(lambda settings: settings["finetuning"].update(matching=None))
     edited(lambda settings: settings["finetuning"]["selections"].update(matched=CELLS))
     build("tiny", {})
     build("tiny+head_kept", {})

@@ -6,7 +6,6 @@ import pandas as pd
 import pytest
 from pretrain_xai import paths, report
 from pretrain_xai.report import main, write_report
-from pretrain_xai.study import load_study
 from pretrain_xai.tables import read_classification, read_scores
 
 STATISTICS = ("skill_intervals", "effect_mri_natural", "ranks", "redundancy")
@@ -61,21 +60,23 @@ def test_answers_come_with_the_accuracies(tiny):
 
 
 def test_of_two_selections_the_first_is_shown_and_the_page_says_so(tiny, monkeypatch):
-    alone = write_report(tiny).read_text(encoding="utf-8")
-    assert "selection" not in alone.partition('id="answers"')[0]
-    study = load_study(tiny)
-    both = study.finetuning.selections | {"matched": study.finetuning.selections["best"]}
-    finetuning = study.finetuning.model_copy(update={"selections": both})
-    monkeypatch.setattr(report, "load_study", lambda name: study.model_copy(update={"finetuning": finetuning}))
-    scores, classification = read_scores(tiny), read_classification(tiny)
-    other = pd.concat([scores.astype({"selection": str}), scores.assign(selection="matched", value=0.123)])
-    monkeypatch.setattr(report, "read_scores", lambda name: other)
-    other_models = classification.assign(selection="matched", accuracy=0.001)
-    monkeypatch.setattr(report, "read_classification", lambda name: pd.concat([classification, other_models]))
     page = write_report(tiny).read_text(encoding="utf-8")
     start, answers = page.split('id="answers"')
     assert "(best, matched)" in start and "<em>best</em>" in start
-    assert answers == alone.split('id="answers"')[1]
+    scores, classification = read_scores(tiny), read_classification(tiny)
+    scores.loc[scores["selection"] == "matched", "value"] = 0.123
+    monkeypatch.setattr(report, "read_scores", lambda name: scores)
+    classification.loc[classification["selection"] == "matched", "accuracy"] = 0.001
+    monkeypatch.setattr(report, "read_classification", lambda name: classification)
+    assert write_report(tiny).read_text(encoding="utf-8").split('id="answers"')[1] == answers
+
+
+def test_the_matched_selection_has_its_answer_and_its_figures(tiny):
+    text = write_report(tiny).read_text(encoding="utf-8")
+    for name in ("accuracy_and_skill", "equal_accuracy_mri_natural", "matching", "boxplots_tpr_matched"):
+        assert f'src="{name}.png"' in text
+    assert re.search(r"cells \(corpus and depth\)", text)
+    assert "At equal accuracy" in text
 
 
 def test_settings_versions_and_executed_notebooks_are_there(tiny):

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 from pretrain_xai import paths
+from pretrain_xai.batch import main
 from pretrain_xai.cluster import (
     ClusterError,
     job_prefix,
@@ -164,19 +165,17 @@ def test_names_of_jobs_are_what_the_executor_accepts(study):
     assert re.fullmatch(r"[A-Za-z0-9_-]{1,50}", job_prefix(study))
 
 
-def test_without_slurm_the_batch_says_so(root, monkeypatch):
+def test_without_slurm_the_batch_says_so(root, monkeypatch, capsys):
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(ClusterError, match="`squeue` was not found"):
         queued_jobs("tiny")
-    result = batch(root, "--profile", "slurm")
-    assert result.returncode == 2
-    assert "Slurm is not there" in result.stderr
+    assert main(["tiny", "--profile", "slurm"]) == 2
+    assert "Slurm is not there" in capsys.readouterr().err
 
 
-def test_an_unknown_profile_is_one_line_with_the_known_ones(root):
-    result = batch(root, "--profile", "slrum")
-    assert result.returncode == 2
-    assert result.stderr.splitlines() == [
+def test_an_unknown_profile_is_one_line_with_the_known_ones(root, capsys):
+    assert main(["tiny", "--profile", "slrum"]) == 2
+    assert capsys.readouterr().err.splitlines() == [
         "error: there is no profile 'slrum': neither local nor slurm, nor a folder with a config.yaml"
     ]
 
