@@ -108,6 +108,7 @@ def test_one_more_seed_runs_only_its_own_models(tiny_root, changed):
     assert "pretrain" not in jobs
 
 
+@pytest.mark.system
 def test_a_missing_score_file_is_the_only_one_made_again(tiny_root):
     """Remade, it has the same bytes."""
     file = tiny_root / "data" / "tiny" / "scores" / "best-natural-depth1-seed0.parquet"

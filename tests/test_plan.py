@@ -52,9 +52,10 @@ def jobs(tmp_path_factory) -> dict[str, list[Job]]:
 def test_the_jobs_are_those_that_the_batch_runs(jobs):
     jobs, study = jobs["demo"], load_study("demo")
     numbers = {rule: sum(job.rule == rule for job in jobs) for rule in ("pretrain", "finetune", "explanation_metrics")}
-    assert numbers == {"pretrain": 2, "finetune": 10, "explanation_metrics": 11}
+    assert numbers == {"pretrain": 2, "finetune": 10, "explanation_metrics": 22}
     names = {(j.wildcards["pretraining"], j.wildcards["finetune_depth"]) for j in jobs if j.rule == "finetune"}
     assert names == {(run.pretraining, str(run.finetune_depth)) for run in study.runs()}
+    assert sum(job.rule == "match_accuracy" for job in jobs) == 1
 
 
 def test_the_paper_can_be_planned_without_its_data(root, jobs):
@@ -78,13 +79,16 @@ def test_costs_are_those_of_a_literal_count(root, jobs):
     assert (counts["train"], counts["test"]) == (1600, 480)
     costs = Plan(study, jobs["demo"], counts, MEASURED).costs()
     fine_tuned = 0.0
-    for run in study.runs():
+    for run in (run for run in study.runs() if run.selection == "best"):
         epochs = 10 * 0.001 * run.finetune_depth * (1600 + 400)
-        fine_tuned += 2.0 + 0.1 * (1600 + 400) + epochs + 0.003 * (400 + 480)
+        checkpoints = 10 * (4 - 1) * 400 * 0.003
+        fine_tuned += 2.0 + 0.1 * (1600 + 400) + epochs + checkpoints + 0.003 * (400 + 480)
     assert costs["finetune"].seconds == pytest.approx(fine_tuned)
     assert (costs["finetune"].jobs, costs["finetune"].memory) == (10, 6.0)
     right, wrong = min(150, RIGHT_FOR_ALL * 480), min(150, WRONG * 480)
     explained = 10 * (2.0 + 0.5 * (right + wrong + 6)) + 2.0 + 0.5 * (right + 6)
+    explained += 11 * (2.0 + 0.5 * (50 + 6))  # matched models: as many as the study file says, none that is wrong
+    assert costs["match_accuracy"].seconds == pytest.approx(2.0 + 10 * 0.003 * (400 + 480))
     assert costs["explanation_metrics"].seconds == pytest.approx(explained, rel=0.01)
     natural = 2.0 + 16 * (100 + 25) * (0.1 + 8 * 0.005)
     mri = 2.0 + (120 + 30) * 8 * (0.1 + 8 * 0.005)

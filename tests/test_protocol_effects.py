@@ -507,7 +507,7 @@ def effects(tiny) -> pd.DataFrame:
 
 
 def test_corrected_values_are_the_medians_of_the_study(tiny, effects):
-    scores = read_scores(tiny).query("metric == 'relevance_rank_accuracy'")
+    scores = read_scores(tiny).query("metric == 'relevance_rank_accuracy' and selection == 'best'")
     images = image_list(read_table(paths.intersections(tiny)), "best", CORRECT_FOR_ALL)
     scores = scores[scores["image_index"].isin(images)]
     medians = scores.groupby(["pretraining", "finetune_depth", "method"], observed=True)["value"].median()

@@ -379,7 +379,8 @@ def test_the_default_setting_holds_the_scores_and_the_conclusions_of_the_study(t
     run = next(study.runs())
     found = SettingScores.read(paths.setting_scores(tiny) / f"{run.name}.npz")
     scores = read_scores(tiny).query("metric == 'relevance_rank_accuracy' and pretraining == @run.pretraining")
-    scores = scores[scores["finetune_depth"] == run.finetune_depth].set_index(["method", "image_index"])["value"]
+    mine = (scores["finetune_depth"] == run.finetune_depth) & (scores["selection"] == run.selection)
+    scores = scores[mine].set_index(["method", "image_index"])["value"]
     place = [found.channel_reductions.index("sum_abs"), found.mask_thresholds.index(0.5), 0]
     for row, method in enumerate(found.methods):
         np.testing.assert_array_equal(found.values[(row, *place)], scores.loc[method].loc[found.image_index])

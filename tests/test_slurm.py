@@ -37,10 +37,12 @@ JOBS = {
     "rule_pretrain_wildcards_natural": 1,
     "rule_pretrain_wildcards_mri": 1,
     "rule_finetune_finetune": 2,
+    "rule_match_accuracy": 1,
     "rule_find_intersections": 1,
-    "rule_explain_explanation_metrics": 2,
+    "rule_explain_explanation_metrics": 4,
     "rule_sanity_checks": 1,
-    "rule_report_boxplots_boxplots_incorrect_classification_metrics_heatmaps_report_statistics": 1,
+    "rule_report_boxplots_boxplots_incorrect_boxplots_of_other_selection_classification_metrics_equal_accuracy_"
+    "heatmaps_manuscript_tables_report_sensitivity_statistics": 1,
 }
 
 

@@ -59,7 +59,7 @@ def test_a_finished_study_holds_and_its_scores_come_out_again(finished, capsys):
         f"data/tiny/finetuned/{RUN}/weights.safetensors",
         f"data/tiny/finetuned/{RUN}/history.csv",
         f"data/tiny/example_maps/{RUN}.npz",
-        "data/tiny/statistics/skill.csv",
+        "data/tiny/statistics/effects.csv",
         "figures/tiny/boxplots_tpr.pdf",
     ],
 )
@@ -117,7 +117,7 @@ def other_label(table: pd.DataFrame) -> pd.DataFrame:
 
 def other_logits(table: pd.DataFrame) -> pd.DataFrame:
     test = table["split"] == "test"
-    table.loc[test, "logit_1"] = table.loc[test, "logit_0"] + np.linspace(-1, 1, test.sum())
+    table.loc[test, "logit_1"] = table.loc[test, "logit_0"] + np.linspace(-1, 1, test.sum()).astype("float32")
     return table.assign(predicted=(table["logit_1"] > table["logit_0"]).astype(table["predicted"].dtype))
 
 

@@ -11,6 +11,7 @@ from pretrain_xai.classification import METRICS, classification_table
 from pretrain_xai.comparison_maps import COMPARISON_MAPS
 from pretrain_xai.dataset import Split, read_split
 from pretrain_xai.localization import SCORES, ConfusionCounts, chance
+from pretrain_xai.matching import read_matching, unmatched_runs
 from pretrain_xai.selection import explained_images, find_intersections
 from pretrain_xai.study import MODEL_COLUMNS, UNTRAINED, Run, Study
 from pretrain_xai.tables import read_predictions, read_table
@@ -92,7 +93,9 @@ def check_classification(name: str, study: Study) -> Wrong:
     found = expected[MODEL_COLUMNS].merge(read_table(file), how="left")
     if not np.allclose(found[METRICS].astype(float), expected[METRICS], rtol=0, atol=ROUNDING):
         yield file, "differs from the metrics of the predictions"
-    file, lists = paths.intersections(name), find_intersections(predictions)
+    matching = read_matching(name, study)
+    apart = [] if matching is None else unmatched_runs(matching)
+    file, lists = paths.intersections(name), find_intersections(predictions, apart)
     if file.read_text(encoding="utf-8") != lists.to_csv(index=False, lineterminator="\n"):
         yield file, "differs from the image lists of the predictions"
 
@@ -156,10 +159,7 @@ def _scores(name: str, study: Study) -> Iterator[tuple[Run, pd.DataFrame]]:
 
 
 def _explained(intersections: pd.DataFrame, study: Study, run: Run) -> np.ndarray:
-    settings = study.attribution
-    return explained_images(
-        intersections, run, settings.max_images, settings.seed, misclassified=settings.misclassified
-    )
+    return explained_images(intersections, run, seed=study.attribution.seed, **study.image_limits[run.selection])
 
 
 def _file(name: str, run: Run):

@@ -77,7 +77,7 @@ def plot_accuracy_and_skill(ax: Axes, networks: pd.DataFrame, corpora: Sequence[
         shift = (3, 3) if number else (-3, -3)
         side = {"ha": "left", "va": "bottom"} if number else {"ha": "right", "va": "top"}
         depth = str(row.finetune_depth)
-        ax.annotate(depth, (row.accuracy, row.skill), shift, textcoords="offset points", fontsize=6, **side)
+        ax.annotate(depth, (row.accuracy, row.skill), shift, textcoords="offset points", fontsize=7, **side)
     ax.margins(0.09)
     ax.set_xlabel("test accuracy")
     return ax

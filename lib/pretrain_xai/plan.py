@@ -26,6 +26,8 @@ GIB = 2**30
 #: of the test images, the share that all models of a study classify correctly, as published (3,681 of 8,539), and the share
 #: that one model classifies wrongly, about as published
 RIGHT_FOR_ALL, WRONG = 0.43, 0.15
+#: rules whose notebooks import torch
+TORCH_RULES = ("pretrain", "take_weights", "finetune", "match_accuracy", "explanation_metrics", "sanity_checks")
 #: images of the sanity check
 SANITY_IMAGES = 16
 #: bytes of a score table per image, method and metric, as seen in the demo
@@ -115,9 +117,13 @@ class Plan:
     @property
     def n_explained(self) -> int:
         """The images that one model's maps are made of: right for all models, and wrong for this one."""
-        settings, n_test = self.study.attribution, self.counts["test"]
-        most = settings.max_images or n_test
-        return round(min(most, RIGHT_FOR_ALL * n_test) + min(most, WRONG * n_test) * settings.misclassified)
+        return self._explained(self.study.main_selection, wrong=True)
+
+    def _explained(self, selection: str, *, wrong: bool) -> int:
+        limits, n_test = self.study.image_limits[selection], self.counts["test"]
+        most = limits["max_images"] or n_test
+        n_wrong = min(most, WRONG * n_test) if wrong and limits["misclassified"] else 0
+        return round(min(most, RIGHT_FOR_ALL * n_test) + n_wrong)
 
     def disk(self) -> dict[str, float]:
         """Return what the files of the planned jobs take, GiB."""
@@ -137,7 +143,7 @@ class Plan:
 
     def _seconds(self, job: Job) -> float:
         notebooks, images = self.measured["notebooks"], self.measured["attribution"]["image"]
-        needs_torch = job.rule in ("pretrain", "take_weights", "finetune", "explanation_metrics", "sanity_checks")
+        needs_torch = job.rule in TORCH_RULES
         start = notebooks["torch" if needs_torch else "plain"]
         return (
             start
@@ -147,6 +153,7 @@ class Plan:
                 "build_dataset": lambda: self._of_images() * self.measured["slices"]["slice"],
                 "pretrain": lambda: self._pretraining(job.wildcards["pretraining"]),
                 "finetune": lambda: self._finetuning(int(job.wildcards["finetune_depth"])),
+                "match_accuracy": self._matching,
                 "explanation_metrics": lambda: self._explanation(job) * images,
                 "sanity_checks": lambda: self._sanity() * images,
             }.get(job.rule, lambda: 0.0)()
@@ -171,15 +178,24 @@ class Plan:
     def _finetuning(self, depth: int) -> float:
         cost = self.measured["training"]["by_depth"][str(depth)]
         trained = self.counts["train"] + self.counts["validation"]
-        predicted = (self.counts["validation"] + self.counts["test"]) * self.measured["training"]["prediction"]
-        return trained * (cost["before"] + self.study.finetuning.training.epochs * cost["epoch"]) + predicted
+        epochs, matching = self.study.finetuning.training.epochs, self.study.finetuning.matching
+        # an epoch's cost holds one validation; checkpoints on the way take more
+        further = epochs * (matching.checkpoints_per_epoch - 1) * self.counts["validation"] if matching else 0
+        predicted = (further + self._predicted()) * self.measured["training"]["prediction"]
+        return trained * (cost["before"] + epochs * cost["epoch"]) + predicted
+
+    def _matching(self) -> float:
+        n_models = sum(1 for _ in self.study.checkpoint_runs())
+        return n_models * self._predicted() * self.measured["training"]["prediction"]
+
+    def _predicted(self) -> int:
+        return self.counts["validation"] + self.counts["test"]
 
     def _explanation(self, job: Job) -> int:
         """Return the images of one model, with those whose maps are kept."""
-        n_images = self.n_explained
-        if job.wildcards["pretraining"] == UNTRAINED:  # explains what is right for all models
-            n_images = round(min(self.study.attribution.max_images or n_images, RIGHT_FOR_ALL * self.counts["test"]))
-        return n_images + 2 * self.study.attribution.example_images
+        # the untrained network explains what is right for all models
+        wrong = job.wildcards["pretraining"] != UNTRAINED
+        return self._explained(job.wildcards["selection"], wrong=wrong) + 2 * self.study.attribution.example_images
 
     def _sanity(self) -> int:
         n_images = min(SANITY_IMAGES, self.study.attribution.max_images or SANITY_IMAGES)

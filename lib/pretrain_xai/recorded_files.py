@@ -47,6 +47,7 @@ def read_records(study: str) -> Records:
 def expected_files(name: str, study: Study) -> list[Path]:
     """Return the tables, weights and arrays that a finished study has: the product of its grid."""
     runs = [run.name for run in study.runs()]
+    trained = [run.name for run in study.runs() if run.selection in study.finetuning.selections]
     scored = [*runs, *(run.name for run in study.untrained_runs())]
     dataset = paths.dataset(name)
     return [
@@ -61,10 +62,12 @@ def expected_files(name: str, study: Study) -> list[Path]:
         dataset / "audit.csv",
         *(paths.pretrained(name, corpus) for corpus in study.pretraining.corpora),
         *(paths.finetuned(name, run) / file for run in runs for file in ("weights.safetensors", "predictions.parquet")),
-        *(paths.finetuned(name, run) / "history.csv" for run in runs),
+        *(paths.finetuned(name, run) / "history.csv" for run in trained),
+        *([paths.matching(name)] if len(trained) < len(runs) else []),
         paths.classification(name),
         paths.intersections(name),
         *(paths.scores(name) / f"{run}.parquet" for run in scored),
+        *(paths.setting_scores(name) / f"{run}.npz" for run in scored),
         *(paths.example_maps(name) / f"{run}.npz" for run in runs),
     ]
 

@@ -159,7 +159,8 @@ def _finetune(study: Study, images: Mapping[str, int]) -> tuple[float, float]:
         study, 0, training.epochs, training.batch_size, images["train"] + images.get("validation", 0)
     )
     cache = getattr(study.finetuning, "cache", None)  # of what the frozen layers give
-    kept = cache.memory_gib * 2**30 if cache else 0
+    n_floats = (images["train"] + images.get("validation", 0)) * _size(study).largest
+    kept = min(cache.memory_gib * 2**30, 4 * n_floats) if cache else 0
     return memory + kept, operations + images["test"] * _size(study).multiply_adds
 
 
