@@ -167,6 +167,7 @@ rule build_dataset:
         SLICES,
     output:
         dataset(*study.dataset.seed_bases),
+        [f"{near(paths.dataset(STUDY))}/{split}/thumbnails.npy" for split in study.dataset.seed_bases],
         AUDIT,
         figure("03_build_dataset", "audit"),
     log:

@@ -71,7 +71,7 @@ class _Cell:
         strip.set(xlim=(-0.02, 1.02), ylim=(-1, 1), yticks=[])
         strip.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
         strip.spines["left"].set_visible(False)
-        strip.tick_params(length=2, pad=1, labelsize=6)
+        strip.tick_params(length=2, pad=1, labelsize=7)
         thin, thick = {"color": "0.6", "linewidth": 1}, {"color": "0.6", "linewidth": 4, "solid_capstyle": "butt"}
         (self.whole,), (self.half,) = strip.plot([], [], **thin), strip.plot([], [], **thick)
         (self.median,) = strip.plot([], [], "|", color="black", markersize=6)
@@ -195,7 +195,7 @@ class ExplorerView:
         side = min(TWO_COLUMNS / (n_columns + 1.4), 2)
         gap = max(1.1 - side, 0.12)  # what a network says needs room
         pitch = side + words + 0.3
-        width, height = max((n_columns + 1) * side + gap, 5.2), n_rows * pitch + 0.4
+        width, height = max((n_columns + 1) * side + gap, 5.2), n_rows * pitch + 0.8  # a legend of two lines
         self.figure = Figure(figsize=(width, height), dpi=SCREEN_DPI)
         self.figure.set_layout_engine("none")
         FigureCanvasAgg(self.figure)
@@ -226,7 +226,7 @@ class ExplorerView:
             legend.remove()
         self.figure.legends.clear()
         handles = [*_LEGENDS[mode], *_STRIP]
-        self.figure.legend(handles=handles, loc="lower center", ncols=len(handles), fontsize=6, handlelength=1.4)
+        self.figure.legend(handles=handles, loc="lower center", ncols=-(-len(handles) // 2), handlelength=1.4)
 
 
 def montage(explorer: Explorer, runs: Sequence[Run], method: str) -> Figure:

@@ -47,7 +47,7 @@ class Verification:
             result = f"{len({file for file, _ in wrong})} wrong" if wrong else "ok"
             print(f"{check:<14} {result:<10} {(find_wrong.__doc__ or '').removeprefix('Check that ')}", flush=True)
         print(f"\nlargest difference of a recomputed score: {self.largest_difference:.2g}" if self.n_images else "")
-        if unrecorded := [file for file in present_files(self.name) if file not in self.records.made]:
+        if unrecorded := self.unrecorded():
             print(
                 f"without a recorded digest, so not compared: {len(unrecorded)} files ({first_ten(_near_all(unrecorded))})"
             )
@@ -55,6 +55,10 @@ class Verification:
             print(f"FAILED {file}: {'; '.join(reasons)}")
         print(f"{self.name}: {'everything holds' if not self.failures else f'{len(self.failures)} files fail'}")
         return not self.failures
+
+    def unrecorded(self) -> list[Path]:
+        """Return the results whose digest nobody recorded."""
+        return [file for file in present_files(self.name) if file not in self.records.made]
 
     def _findings(self, check: Callable[["Verification"], Wrong]) -> list[tuple[Path, str]]:
         found = []
