@@ -65,7 +65,7 @@ def matching_figure(
 
 
 def plot_accuracy_and_skill(ax: Axes, networks: pd.DataFrame, corpora: Sequence[str]) -> Axes:
-    """Draw every network at its test accuracy and mean skill, with its depth beside it; hollow: not matched.
+    """Draw every network at its test accuracy and mean skill, the larger the deeper; hollow: not matched.
 
     Parameters
     ----------
@@ -73,11 +73,8 @@ def plot_accuracy_and_skill(ax: Axes, networks: pd.DataFrame, corpora: Sequence[
     """
     for row in networks.itertuples():
         number = list(corpora).index(row.pretraining)
-        ax.plot(row.accuracy, row.skill, **_marker(row.pretraining, number, filled=row.matched))
-        shift = (3, 3) if number else (-3, -3)
-        side = {"ha": "left", "va": "bottom"} if number else {"ha": "right", "va": "top"}
-        depth = str(row.finetune_depth)
-        ax.annotate(depth, (row.accuracy, row.skill), shift, textcoords="offset points", fontsize=7, **side)
+        size = {"markersize": _marker_size(row.finetune_depth)}
+        ax.plot(row.accuracy, row.skill, **_marker(row.pretraining, number, filled=row.matched) | size)
     ax.margins(0.09)
     ax.set_xlabel("test accuracy")
     return ax
@@ -104,9 +101,19 @@ def accuracy_figure(networks: pd.DataFrame, correlations: pd.DataFrame, corpora:
         Line2D([], [], **_marker(corpus, number, filled=True), label=label(corpus))
         for number, corpus in enumerate(corpora)
     ]
+    grey = {
+        "linestyle": "",
+        "marker": "o",
+        "markerfacecolor": "0.85",
+        "markeredgecolor": "black",
+        "markeredgewidth": 0.5,
+    }
+    for depth in sorted({networks["finetune_depth"].min(), networks["finetune_depth"].max()}):
+        words = f"{depth} fine-tuned block{'s' if depth > 1 else ''}"
+        handles.append(Line2D([], [], **grey, markersize=_marker_size(depth), label=words))
     if not networks["matched"].all():
         handles.append(not_matched("o"))
-    figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), title="number: fine-tuned blocks")
+    figure.legend(handles=handles, loc="outside upper center", ncols=len(handles))
     return figure
 
 
@@ -147,6 +154,10 @@ def not_matched(marker: str) -> Line2D:
     """Return the line of a legend for networks that are not matched."""
     style = {"markersize": 4, "markerfacecolor": "white", "markeredgecolor": "black", "markeredgewidth": 0.6}
     return Line2D([], [], linestyle="", marker=marker, label="not matched", **style)
+
+
+def _marker_size(finetune_depth: int) -> float:
+    return 2.2 + 0.8 * finetune_depth
 
 
 def _marker(corpus: str, number: int, *, filled: bool) -> dict:
