@@ -83,7 +83,8 @@ def _depth(tables: Tables) -> Iterator[str]:
     for row in _primary(effects, "depth").itertuples():
         deepest, shallowest = row.contrast.split(" - ")
         if _is_clear(row):
-            text = f"Fine-tuning {deepest} blocks instead of {shallowest} gives {'better' if row.estimate > 0 else 'worse'} explanations"
+            how = "better" if row.estimate > 0 else "worse"
+            text = f"Fine-tuning {deepest} blocks instead of {shallowest} gives {how} explanations"
         else:
             text = f"Fine-tuning {deepest} blocks instead of {shallowest} makes no clear difference"
         yield f"{text}: {_numbers(row)}{_other_images(effects, row)}. {_agreement(effects, row)}"
