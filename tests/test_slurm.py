@@ -26,25 +26,16 @@ from pretrain_xai.cluster import (
 from slurm_node import missing, one_node
 from test_batch import batch, digests
 
-#: the tiny study as few jobs, and quick looks at the queue
+#: the tiny study as few jobs, one after another, and quick looks at the queue
 QUICKLY = """
+groups: {pretrain: prepare}
 group-components: {finetune: 2, explain: 5}
 slurm-init-seconds-before-status-checks: 3
 """
 #: the groups of the profile: Slurm gets their name with those of the rules, abbreviated if there are many
-GROUPS = ("prepare", "finetune", "explain", "report")
-#: how many jobs of each group, rule and corpus the tiny study is: each notebook runs once
-JOBS = {
-    "prepare": 1,
-    "pretrain_wildcards_natural": 1,
-    "pretrain_wildcards_mri": 1,
-    "finetune": 2,
-    "match_accuracy": 1,
-    "find_intersections": 1,
-    "explain": 2,
-    "sanity_checks": 1,
-    "report": 1,
-}
+GROUPS = ("prepare", "finetune", "select", "explain", "report")
+#: how many jobs of each group or rule the tiny study is, so that each notebook runs once; what no other needs is on its own
+JOBS = {"prepare": 2, "finetune": 2, "select": 1, "explain": 2, "sanity_checks": 1, "report": 1}
 
 
 def blocks(language: str) -> list[str]:
