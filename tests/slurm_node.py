@@ -40,9 +40,11 @@ ReturnToService=2
 MailProg=/bin/true
 SwitchType=switch/none
 MpiDefault=none
+# the node has what is said below, whatever the machine has
+SlurmdParameters=config_overrides
 # finished jobs stay in the list, so that a test can count them
 MinJobAge=86400
-NodeName={host} NodeAddr=127.0.0.1 CPUs=2 RealMemory=8000 State=UNKNOWN
+NodeName={host} NodeAddr=127.0.0.1 CPUs=3 RealMemory=16000 State=UNKNOWN
 PartitionName=main Nodes={host} Default=YES State=UP
 """
 

@@ -84,7 +84,7 @@ def test_every_stage_of_the_demo_asks_for_enough_and_not_for_too_much():
     images = count_images(demo, slices=None)
     for stage in STAGES:
         asked = needs(demo, stage, images)
-        assert 2000 <= asked.mem_mb <= 3000, stage
+        assert 3000 <= asked.mem_mb <= 4000, stage
         assert 10 <= asked.runtime <= 60, stage
         assert asked.gpu == 0
 

@@ -26,24 +26,16 @@ from pretrain_xai.cluster import (
 from slurm_node import missing, one_node
 from test_batch import batch, digests
 
-#: the tiny study as few jobs, and quick looks at the queue
+#: the tiny study as few jobs, one after another, and quick looks at the queue
 QUICKLY = """
-group-components: {finetune: 2, explain: 3}
+groups: {pretrain: prepare}
+group-components: {finetune: 2, explain: 5}
 slurm-init-seconds-before-status-checks: 3
 """
-#: each job of the tiny study once: the batch's rules and groups as Slurm sees them
-JOBS = {
-    "rule_prepare_build_dataset_make_lesions_make_slices": 1,
-    "rule_pretrain_wildcards_natural": 1,
-    "rule_pretrain_wildcards_mri": 1,
-    "rule_finetune_finetune": 2,
-    "rule_match_accuracy": 1,
-    "rule_find_intersections": 1,
-    "rule_explain_explanation_metrics": 4,
-    "rule_sanity_checks": 1,
-    "rule_report_boxplots_boxplots_incorrect_boxplots_of_other_selection_classification_metrics_equal_accuracy_"
-    "heatmaps_manuscript_tables_report_sensitivity_statistics": 1,
-}
+#: the groups of the profile: Slurm gets their name with those of the rules, abbreviated if there are many
+GROUPS = ("prepare", "finetune", "select", "explain", "report")
+#: how many jobs of each group or rule the tiny study is, so that each notebook runs once; what no other needs is on its own
+JOBS = {"prepare": 2, "finetune": 2, "select": 1, "explain": 2, "sanity_checks": 1, "report": 1}
 
 
 def blocks(language: str) -> list[str]:
@@ -75,9 +67,11 @@ def slurm(tmp_path, monkeypatch):
 
 
 def jobs(state: str = "all", form: str = "%k") -> list[str]:
-    """Return what Slurm says of its jobs: their comments, or in another of squeue's formats."""
+    """Return what Slurm says of its jobs: which group or rule they are, or in another of squeue's formats."""
     command = ["squeue", "--noheader", "--states", state, "--format", form]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    names = (line.removeprefix("rule_") for line in printed)
+    return [next((group for group in GROUPS if name.startswith(f"{group}_")), name) for name in names]
 
 
 def wait_until(happens, seconds: float) -> None:
@@ -99,18 +93,18 @@ def test_a_killed_driver_on_slurm_resumes_and_ends_with_the_bytes_of_a_local_bat
         command, env=os.environ | {"PRETRAIN_XAI_ROOT": str(root)}, start_new_session=True, stdout=log, stderr=log
     )
     try:
-        wait_until(lambda: driver.poll() is not None or "rule_finetune_finetune" in jobs("RUNNING"), 900)
+        wait_until(lambda: driver.poll() is not None or "finetune" in jobs("RUNNING"), 900)
     finally:
         os.killpg(driver.pid, signal.SIGKILL)
         driver.wait()
-    assert "rule_finetune_finetune" in jobs("RUNNING"), (tmp_path / "driver.log").read_text()
+    assert "finetune" in jobs("RUNNING"), (tmp_path / "driver.log").read_text()
 
     result = batch(root, "--profile", profile)
     assert result.returncode == 0, result.stdout + result.stderr
     assert re.search(r"waiting for [12] jobs that an earlier batch left in the queue", result.stdout)
     assert digests(root) == digests(tiny_root)
     assert Counter(jobs()) == JOBS
-    assert set(jobs(form="%T")) == {"COMPLETED"}
+    assert set(jobs(form="%T")) == {"COMPLETED"}, "none took more memory or time than it asked for"
     assert set(jobs(form="%C")) == {"1"}, "each job has the threads of its rule, which are the study's"
     plain = [sys.executable, "-m", "snakemake", "--profile", profile, "--config", "study=tiny"]
     environment = os.environ | {"PRETRAIN_XAI_ROOT": str(root)}

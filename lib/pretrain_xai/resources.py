@@ -29,8 +29,8 @@ WINDOW, STRIDE = 16, 8
 CHECKED_LAYERS, CHECKED_IMAGES = 16, 16
 
 MB = 1e6
-#: of Python with torch, papermill and the two snakemakes of a job, bytes
-BASE = 2_000 * MB
+#: of Python with torch, papermill and a job's three snakemakes, bytes: Slurm counts what they share for each (2.4e9 seen)
+BASE = 3_000 * MB
 #: floats that are alive per activation of one pass (torch's own buffers included), when training and when explaining
 ALIVE_IN_TRAINING, ALIVE_IN_EXPLANATION = 1, 6
 #: copies of the weights that are alive: the network, gradients, two of the optimiser, the best checkpoint
