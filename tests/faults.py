@@ -65,7 +65,7 @@ def kill(process: subprocess.Popen, which: str, how: signal.Signals) -> bool:
     if which == "all":
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, how)
-        return process.poll() is None or True
+        return True
     for member in family(process):
         with contextlib.suppress(psutil.Error):
             if PROCESSES[which] in " ".join(member.cmdline()):

@@ -4,7 +4,6 @@ import hashlib
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -108,17 +107,6 @@ def test_one_more_seed_runs_only_its_own_models(tiny_root, changed):
     assert "pretrain" not in jobs
 
 
-@pytest.mark.system
-def test_a_missing_score_file_is_the_only_one_made_again(tiny_root):
-    """Remade, it has the same bytes."""
-    file = tiny_root / "data" / "tiny" / "scores" / "best-natural-depth1-seed0.parquet"
-    original = file.read_bytes()
-    file.unlink()
-    assert planned(tiny_root)["explanation_metrics"] == 1
-    assert batch(tiny_root).returncode == 0
-    assert file.read_bytes() == original
-
-
 def test_a_notebook_run_again_by_hand_makes_nothing_out_of_date(tiny_root):
     """It writes the same bytes, and a file that keeps its bytes keeps its time."""
     notebook = paths.NOTEBOOKS / "07_find_intersections.ipynb"
@@ -166,29 +154,3 @@ def digests(root: Path) -> dict[str, str]:
     apart = {paths.switch_scores("tiny").name, paths.switch_predictions("tiny").name, "protocols.csv"}
     files = sorted(file for file in folder.rglob("[!.]*") if file.suffix in kinds and not apart & set(file.parts))
     return {str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
-
-
-@pytest.mark.system
-@pytest.mark.parametrize("seconds", [12, 30])
-def test_a_killed_batch_resumes_and_ends_with_the_same_bytes(tiny_root, tmp_path, seconds):
-    """SIGKILL the whole process group in the middle; what was finished is kept, the rest is run."""
-    shutil.copytree(paths.REPOSITORY / "studies", tmp_path / "studies")
-    environment = os.environ | {"PRETRAIN_XAI_ROOT": str(tmp_path)}
-    command = [sys.executable, "-m", "pretrain_xai.batch", "tiny"]
-    process = subprocess.Popen(
-        command, env=environment, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    time.sleep(seconds)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    finished = digests(tmp_path)
-    assert finished.items() <= digests(tiny_root).items(), "no partial file under a final name"
-    times = {name: (tmp_path / "data" / "tiny" / name).stat().st_mtime_ns for name in finished}
-    time.sleep(5)  # kernels that outlived the driver end by themselves
-
-    result = batch(tmp_path)
-    assert result.returncode == 0, result.stderr
-    assert digests(tmp_path) == digests(tiny_root)
-    lesions = "lesions.npz"
-    if lesions in times:
-        assert (tmp_path / "data" / "tiny" / lesions).stat().st_mtime_ns == times[lesions], "finished work is kept"
