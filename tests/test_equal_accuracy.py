@@ -18,6 +18,7 @@ from pretrain_xai.equal_accuracy import (
     regression,
 )
 from pretrain_xai.equality_findings import equality_findings
+from pretrain_xai.figures import STYLE
 from pretrain_xai.matching import match_checkpoints
 from pretrain_xai.matching_plots import accuracy_figure, equality_figure, matching_figure
 from pretrain_xai.settings import Matching
@@ -219,6 +220,17 @@ def test_correlations_are_scipys_and_the_partial_one_is_that_of_residuals():
     assert equal["r"].isna().all()
 
 
+def test_networks_that_are_not_matched_do_not_count_for_the_correlation():
+    tables = tables_of(0.0, 2.0)
+    counts = tables["accuracy_correlations"].set_index(["selection", "of"])["n_networks"]
+    assert counts["best", "all"] == 30 and counts["matched", "all"] == 24
+    none = tables_of(0.0, 2.0, unmatched=(1, 2, 3, 4, 5))
+    found = none["accuracy_correlations"].query("selection == 'matched'")
+    assert found["of"].tolist() == ["all"] and found["r"].isna().all()
+    figure = accuracy_figure(none["accuracy_and_skill"], none["accuracy_correlations"], CORPORA)
+    assert figure.axes[1].get_title() == "matched"
+
+
 def test_every_number_of_the_sentences_stands_in_its_table_and_files_say_the_same(tmp_path):
     for made in (tables_of(-0.06, 2.0), tables_of(0, 2.0, n_seeds=1), tables_of(0, 2.0, unmatched=(1, 2, 3))):
         for name, table in made.items():
@@ -246,10 +258,15 @@ def test_figures_draw_every_network_and_answer_and_mark_what_is_not_matched():
     assert hollow == (~points["matched"]).tolist() and sum(hollow) == 6
     assert "not matched" in [text.get_text() for text in figure.legends[0].get_texts()]
     effects = tables["equal_accuracy"]
-    figure = equality_figure(effects, "mri - natural")
+    with plt.style.context(STYLE):
+        figure = equality_figure(effects, "mri - natural")
+        figure.draw_without_rendering()
     names = [text.get_text() for ax in figure.axes for text in ax.get_yticklabels()]
     assert len(names) == len(effects)
-    assert [ax.get_title().split(" (")[0] for ax in figure.axes][-1] == "matched networks"
+    assert figure.axes[-1].get_title(loc="right") == "matched networks (blocks 2, 3, 4, 5)"
+    for ax in figure.axes:
+        box = ax.get_tightbbox()
+        assert box.x0 >= -1 and box.x1 <= figure.bbox.x1 + 1, "a title or label is cut off"
 
 
 def test_the_figure_of_the_matching_has_every_training_and_the_chosen_checkpoints():

@@ -61,7 +61,10 @@ def equal_accuracy_tables(
     rng = np.random.default_rng(seed)
     rows = list(_effects(selections, networks, matching, rng))
     effects = pd.DataFrame(rows, columns=COLUMNS).assign(**_matching_facts(matching))
-    correlations = [correlation_table(table).assign(selection=name) for name, table in networks.items()]
+    correlations = [
+        correlation_table(table[table["matched"]].reset_index(drop=True)).assign(selection=name)
+        for name, table in networks.items()
+    ]
     return dict(zip(TABLES, (effects, points, pd.concat(correlations, ignore_index=True)), strict=True))
 
 
@@ -133,16 +136,19 @@ def regression(networks: pd.DataFrame, first: str, second: str, *, accuracy: boo
 def correlation_table(networks: pd.DataFrame) -> pd.DataFrame:
     """Return Pearson's correlation of accuracy and skill over networks, with Fisher's interval.
 
-    Over all, within each corpus, and given corpus and depth (partial: what is left of both after these).
+    Over all, within each corpus, and given corpus and depth (partial: what is left of both after these). Of a matched
+    selection give the networks that are matched.
 
     Returns
     -------
-    DataFrame with `of`, `n_networks`, `r`, `low`, `high`, `p`; NaN where there is no spread or there are too few networks.
+    DataFrame with `of`, `n_networks`, `r`, `low`, `high`, `p`; NaN where there is no spread or there are too few networks,
+    and the first row alone without any.
     """
     parts = {"all": networks} | dict(iter(networks.groupby("pretraining", sort=False)))
     rows = [{"of": name} | _correlation(rows["accuracy"], rows["skill"], 0) for name, rows in parts.items()]
-    first = networks["pretraining"].iloc[0]
-    design = _design(networks, first, accuracy=False).to_numpy()
+    if not len(networks):
+        return pd.DataFrame(rows)
+    design = _design(networks, networks["pretraining"].iloc[0], accuracy=False).to_numpy()
     rest = [_residuals(networks[name].to_numpy(dtype=float), design) for name in ("accuracy", "skill")]
     rows.append({"of": "given corpus and depth"} | _correlation(*rest, given=design.shape[1] - 1))
     return pd.DataFrame(rows)

@@ -83,6 +83,8 @@ def plot_accuracy_and_skill(ax: Axes, networks: pd.DataFrame, corpora: Sequence[
 def accuracy_figure(networks: pd.DataFrame, correlations: pd.DataFrame, corpora: Sequence[str]) -> Figure:
     """Draw `plot_accuracy_and_skill` of every selection, with the correlation and its 95 % interval in the title.
 
+    The correlation is that of the matched networks where some are not; a title without it has too few networks.
+
     Parameters
     ----------
     networks, correlations : DataFrame
@@ -95,7 +97,8 @@ def accuracy_figure(networks: pd.DataFrame, correlations: pd.DataFrame, corpora:
     for ax, selection in zip(axes.flat, selections, strict=True):
         plot_accuracy_and_skill(ax, networks[networks["selection"] == selection], corpora)
         row = of_all.loc[selection]
-        ax.set_title(f"{label(selection)}: r = {row['r']:.2f} [{row['low']:.2f}, {row['high']:.2f}]")
+        r = "" if pd.isna(row["r"]) else f": r = {row['r']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
+        ax.set_title(f"{label(selection)}{r}")
     axes[0, 0].set_ylabel("skill, mean over methods")
     handles = [
         Line2D([], [], **_marker(corpus, number, filled=True), label=label(corpus))
@@ -134,7 +137,8 @@ def equality_figure(effects: pd.DataFrame, contrast: str) -> Figure:
     )
     for ax, (answer, rows) in zip(axes.flat, parts, strict=True):
         names = ["t interval over images" if row.unit == "image" else _WAYS[row.way] for row in rows.itertuples()]
-        plot_effects(ax, rows, names).set_title(f"{_ANSWERS[answer]} (blocks {rows['depths'].iloc[0]})")
+        title = f"{_ANSWERS[answer]} (blocks {rows['depths'].iloc[0].replace(' ', ', ')})"
+        plot_effects(ax, rows, names).set_title(title, loc="right")  # longer than the axes are wide
     second, first = contrast.split(" - ")
     axes[-1, 0].set_xlabel(f"skill, {label(second)} minus {label(first)}")
     return figure

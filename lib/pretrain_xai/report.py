@@ -49,8 +49,8 @@ SECTIONS = (
         "accuracy_and_skill",
         "Are networks explained better that classify better?",
         "A point is a network: test accuracy and mean skill of all methods, on the images that all networks of its selection "
-        "classify correctly. In the titles Pearson's correlation with its 95 % interval. Numbers: fine-tuned blocks. Hollow: "
-        "not matched.",
+        "classify correctly. In the titles Pearson's correlation with its 95 % interval. The larger a marker, the more "
+        "blocks are fine-tuned. Hollow: not matched, and left out of the correlation.",
     ),
     (
         "equal_accuracy_{pair}",
