@@ -10,6 +10,7 @@ import jupytext
 import nbformat
 import pytest
 from jupytext.compare import compare_notebooks
+from pretrain_xai import paths
 from pretrain_xai.report import write_report
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -21,6 +22,8 @@ pytestmark = [
 ]
 
 AXE = "axe-core@4.14.1"
+#: where a run of the tests leaves what it saw; git ignores it
+SEEN = paths.REPOSITORY / "figures" / "browser"
 #: minutes on a machine where much else runs; seconds are usual
 PATIENCE_MS = 120_000
 
@@ -108,6 +111,7 @@ def test_the_explorer_answers_to_mouse_and_keyboard(lab, page, tiny_root):
     page.get_by_label("methods", exact=True).select_option(["Saliency", "LRP"])
     wait_for_change(picture, before)
     assert "Saliency" in picture.get_attribute("alt")
+    page.screenshot(path=SEEN / "explorer.png")
 
 
 def test_the_explorer_computes_and_exports(lab, page, tiny_root):
@@ -135,6 +139,7 @@ def test_a_script_opens_as_a_notebook_runs_and_is_saved_as_both(lab, page):
     page.get_by_text(re.compile(r"finds most \(\d")).wait_for()
     assert page.locator(".jp-NotebookPanel:visible .jp-OutputArea img").count() >= 2
     assert page.locator('.jp-NotebookPanel:visible [data-mime-type="application/vnd.jupyter.error"]').count() == 0
+    page.screenshot(path=SEEN / "boxplots.png")
     page.keyboard.press("Control+s")
     script, notebook = twins(lab, "10_boxplots")
     for _ in range(100):
@@ -152,7 +157,8 @@ def test_a_script_opens_as_a_notebook_runs_and_is_saved_as_both(lab, page):
     ids=["light", "dark", "narrow"],
     indirect=True,
 )
-def test_axe_finds_nothing_serious_on_the_report(report_page, axe):
+def test_axe_finds_nothing_serious_on_the_report(report_page, axe, request):
+    report_page.screenshot(path=SEEN / f"report_{request.node.callspec.id}.png")
     report_page.locator("summary").click()
     report_page.evaluate(axe)
     found = report_page.evaluate("axe.run()")
@@ -160,6 +166,14 @@ def test_axe_finds_nothing_serious_on_the_report(report_page, axe):
     serious = [item for item in found["violations"] if item["impact"] in ("serious", "critical")]
     assert not serious, json.dumps(serious, indent=1)[:3000]
     assert report_page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), "only tables scroll"
+
+
+def test_axe_would_find_a_figure_without_words_and_pale_letters(report_page, axe):
+    report_page.evaluate(axe)
+    report_page.evaluate("document.querySelector('img').removeAttribute('alt')")
+    report_page.evaluate("document.querySelector('figcaption').style.color = '#ccc'")
+    found = {item["id"] for item in report_page.evaluate("axe.run()")["violations"]}
+    assert {"image-alt", "color-contrast"} <= found
 
 
 def test_tables_of_the_report_sort_by_keyboard_from_a_file(report_page):
