@@ -247,6 +247,19 @@ def test_every_number_of_the_sentences_stands_in_its_table_and_files_say_the_sam
                 assert number in {format(value, style) for value in values} or number in words, (number, finding.text)
 
 
+def test_a_study_of_one_depth_is_told_from_its_files(tmp_path):
+    """Depths that are read as numbers."""
+    networks = networks_of(n_depths=1)
+    skills = study(networks, 0.02, 1.0)
+    classification = pd.concat([classification_of(networks), classification_of(networks, "matched")])
+    made = equal_accuracy_tables({"best": skills, "matched": skills}, classification, matching_of(networks, ()))
+    for name, table in made.items():
+        table.to_csv(tmp_path / f"{name}.csv", index=False)
+    read = {name: read_table(tmp_path / f"{name}.csv") for name in TABLES}
+    assert equality_findings(read) == equality_findings(made)
+    equality_figure(read["equal_accuracy"], "mri - natural")
+
+
 def test_figures_draw_every_network_and_answer_and_mark_what_is_not_matched():
     tables = tables_of(-0.06, 2.0)
     points = tables["accuracy_and_skill"]
@@ -263,7 +276,7 @@ def test_figures_draw_every_network_and_answer_and_mark_what_is_not_matched():
         figure.draw_without_rendering()
     names = [text.get_text() for ax in figure.axes for text in ax.get_yticklabels()]
     assert len(names) == len(effects)
-    assert figure.axes[-1].get_title(loc="right") == "matched networks (blocks 2, 3, 4, 5)"
+    assert figure.axes[-1].get_title(loc="right") == "matched networks (blocks 2 to 5)"
     for ax in figure.axes:
         box = ax.get_tightbbox()
         assert box.x0 >= -1 and box.x1 <= figure.bbox.x1 + 1, "a title or label is cut off"

@@ -56,7 +56,7 @@ def _corpora(effects: pd.DataFrame) -> Iterator[Finding]:
         parts = [f"unadjusted {_numbers(found['unadjusted'])}"] if "unadjusted" in found else []
         if matched is not None:
             parts.append(
-                f"on matched networks (blocks {matched['depths'].replace(' ', ', ')}; test accuracies "
+                f"on matched networks (blocks {str(matched['depths']).replace(' ', ', ')}; test accuracies "
                 f"{matched['lowest_accuracy']:.3f} to {matched['highest_accuracy']:.3f}) {_numbers(matched)}"
             )
             parts.append(f"before matching at these depths {_numbers(found['same_depths'])}")

@@ -137,11 +137,19 @@ def equality_figure(effects: pd.DataFrame, contrast: str) -> Figure:
     )
     for ax, (answer, rows) in zip(axes.flat, parts, strict=True):
         names = ["t interval over images" if row.unit == "image" else _WAYS[row.way] for row in rows.itertuples()]
-        title = f"{_ANSWERS[answer]} (blocks {rows['depths'].iloc[0].replace(' ', ', ')})"
-        plot_effects(ax, rows, names).set_title(title, loc="right")  # longer than the axes are wide
+        title = f"{_ANSWERS[answer]} (blocks {_range(rows['depths'].iloc[0])})"
+        plot_effects(ax, rows, names).set_title(title, loc="right")  # it may be longer than the axes are wide
     second, first = contrast.split(" - ")
+    axes[-1, 0].locator_params(axis="x", nbins=5)
     axes[-1, 0].set_xlabel(f"skill, {label(second)} minus {label(first)}")
     return figure
+
+
+def _range(depths: str) -> str:
+    """Return "1 2 3" as "1 to 3", which leaves a title its room."""
+    numbers = [int(depth) for depth in str(depths).split()]
+    without_gaps = len(numbers) > 1 and numbers == list(range(numbers[0], numbers[-1] + 1))
+    return f"{numbers[0]} to {numbers[-1]}" if without_gaps else " ".join(map(str, numbers))
 
 
 #: the answers of `equal_accuracy.ANSWERS` in words
