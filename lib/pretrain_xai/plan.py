@@ -233,13 +233,13 @@ def _report(study_name: str, plan: Plan, lacking: Sequence[str]) -> Iterator[str
     networks = costs["finetune"].jobs if "finetune" in costs else 0
     yield f"plan of {study_name}: {len(plan.jobs)} jobs, {networks} networks to fine-tune"
     yield f"measured on this machine, on the CPU: {cores} cores, threads of a job: {study.threads}"
-    yield f"\n{'stage':<24} {'jobs':>5} {'hours':>9} {'minutes a job':>14} {'memory, GiB':>12}"
+    yield f"\n{'stage':<28} {'jobs':>5} {'hours':>9} {'minutes a job':>14} {'memory, GiB':>12}"
     for rule, cost in costs.items():
         minutes = cost.seconds / 60
         memory = "" if math.isnan(cost.memory) else f"{cost.memory:.1f}"
-        yield f"{rule:<24} {cost.jobs:>5} {minutes / 60:>9.2f} {minutes / cost.jobs:>14.2f} {memory:>12}"
+        yield f"{rule:<28} {cost.jobs:>5} {minutes / 60:>9.2f} {minutes / cost.jobs:>14.2f} {memory:>12}"
     hours = sum(cost.seconds for cost in costs.values()) / 3600
-    yield f"{'all':<24} {len(plan.jobs):>5} {hours:>9.2f}"
+    yield f"{'all':<28} {len(plan.jobs):>5} {hours:>9.2f}"
     yield f"\n{_duration(hours / side_by_side)} with {side_by_side} jobs side by side, if all epochs are run"
     counts = ", ".join(f"{count:,} {split}" for split, count in plan.counts.items())
     yield f"slices: {counts}; a model explains about {plan.n_explained:,} images"
