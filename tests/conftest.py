@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -31,6 +33,14 @@ def tiny(tiny_root, monkeypatch) -> str:
     return "tiny"
 
 
+@pytest.fixture(autouse=True)
+def _close_figures() -> Iterator[None]:
+    """Close the figures that a test drew."""
+    yield
+    if "matplotlib.pyplot" in sys.modules:
+        sys.modules["matplotlib.pyplot"].close("all")
+
+
 @pytest.fixture
 def root(tmp_path, monkeypatch) -> Path:
     """Return an empty root folder with the study files, in use during the test."""
@@ -53,4 +63,5 @@ def pytest_configure() -> None:
     settings.register_profile("project", deadline=None, derandomize="CI" in os.environ)
     settings.load_profile("project")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("MPLBACKEND", "agg")  # no screen
     assert paths.REPOSITORY == REPOSITORY

@@ -1,20 +1,11 @@
 """What the comparison of protocols says, and draws, from built tables."""
 
-import matplotlib as mpl
 import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
 from matplotlib.colors import to_rgb
 from pretrain_xai.conclusions import conclusions
 from pretrain_xai.effect_plots import effect_figure, plot_effects
-
-mpl.use("Agg")
-
-
-@pytest.fixture(autouse=True)
-def close_figures():
-    yield
-    plt.close("all")
 
 
 def effect_rows(*rows: tuple) -> pd.DataFrame:

@@ -3,7 +3,6 @@
 import dataclasses
 import re
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
@@ -27,14 +26,7 @@ from pretrain_xai.tables import read_table
 from scipy import stats
 from statsmodels.formula.api import ols
 
-mpl.use("Agg")
 CORPORA = ["natural", "mri"]
-
-
-@pytest.fixture(autouse=True)
-def close_figures():
-    yield
-    plt.close("all")
 
 
 def networks_of(n_seeds: int = 3, n_depths: int = 5, seed: int = 0) -> pd.DataFrame:

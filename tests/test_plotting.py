@@ -2,7 +2,6 @@
 
 import json
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
@@ -18,14 +17,7 @@ from pretrain_xai.plotting import (
 )
 from pretrain_xai.provenance import sha256
 
-mpl.use("Agg")
 CORPORA = ["natural", "mri"]
-
-
-@pytest.fixture(autouse=True)
-def close_figures():
-    yield
-    plt.close("all")
 
 
 def scores(methods=("saliency", "lrp")) -> pd.DataFrame:

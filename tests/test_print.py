@@ -3,7 +3,6 @@
 import dataclasses
 import re
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
@@ -22,7 +21,6 @@ from pretrain_xai.statistics import study_statistics
 from pretrain_xai.study import load_study
 from pretrain_xai.variants import RETRAINED
 
-mpl.use("Agg")
 METHODS = load_study("demo").attribution.methods
 CORPORA = ["natural", "mri"]
 RNG = np.random.default_rng(0)

@@ -2,10 +2,12 @@
 
 import html
 import re
+import shutil
 
 import pandas as pd
 import pytest
 from pretrain_xai import paths, report
+from pretrain_xai.batch import stage_times
 from pretrain_xai.report import main, write_report
 from pretrain_xai.tables import read_classification, read_scores
 
@@ -80,6 +82,15 @@ def test_the_matched_selection_has_its_answer_and_its_figures(tiny):
         assert f'src="{name}.png"' in text
     assert re.search(r"cells \(corpus and depth\)", text)
     assert "At equal accuracy" in text
+
+
+def test_the_empty_log_of_a_killed_job_counts_for_nothing(tiny, tmp_path, monkeypatch):
+    executed = tmp_path / "executed"
+    shutil.copytree(paths.executed(tiny) / "13_statistics", executed / "13_statistics")
+    monkeypatch.setattr(paths, "executed", lambda study: executed)
+    times = stage_times(tiny)
+    (executed / "13_statistics" / "killed.ipynb").touch()
+    assert stage_times(tiny) == times and len(times["13_statistics"]) == 1 and times["13_statistics"][0] > 0
 
 
 def test_settings_versions_and_executed_notebooks_are_there(tiny):

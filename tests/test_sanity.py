@@ -2,7 +2,6 @@
 
 import copy
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
@@ -31,7 +30,6 @@ from pretrain_xai.settings import Attribution, Network, Standardise
 from scipy import stats
 from skimage.metrics import structural_similarity
 
-mpl.use("Agg")
 SETTINGS = Network(architecture="vgg11", width=0.0625, standardise=Standardise(mean=0.3, std=0.3))
 METHODS = ["input_x_gradient", "random", "guided_backprop"]
 LAYERS = ["fc3", "fc2", "fc1", *(f"conv{number}" for number in range(8, 0, -1))]

@@ -3,7 +3,6 @@
 import dataclasses
 import re
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
@@ -32,7 +31,6 @@ from pretrain_xai.tables import read_table
 from scipy import stats
 from statsmodels.stats.power import TTestPower
 
-mpl.use("Agg")
 RNG = np.random.default_rng(0)
 SPREAD = Spread(network=0.02)
 #: corpora, depths, seeds, methods, images
@@ -45,12 +43,6 @@ SMALL = [
     (2, 1, 1, 3, 1),
     (2, 1, 3, 3, 2),
 ]
-
-
-@pytest.fixture(autouse=True)
-def close_figures():
-    yield
-    plt.close("all")
 
 
 def skills(n_seeds: int, corpus_effect: float, n_methods: int = 4) -> Skills:

@@ -140,10 +140,9 @@ def stage_times(study: str) -> dict[str, list[float]]:
     """Return the seconds that each executed notebook of the study took, by stage."""
     times: dict[str, list[float]] = {}
     for path in sorted(paths.executed(study).glob("*/[!.]*.ipynb")):
-        try:
-            duration = json.loads(path.read_text(encoding="utf-8"))["metadata"].get("papermill", {}).get("duration")
-        except ValueError:  # its kernel was killed while the notebook was written
+        if path.stat().st_size == 0:  # Snakemake makes the log of a job that was killed before it wrote one
             continue
+        duration = json.loads(path.read_text(encoding="utf-8"))["metadata"].get("papermill", {}).get("duration")
         times.setdefault(path.parent.name, []).append(duration or 0.0)
     return times
 

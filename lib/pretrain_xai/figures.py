@@ -111,6 +111,26 @@ def _in_view(axis: Axis, place: float) -> bool:
     return bool(low - room <= place <= high + room)
 
 
+def panel_grid(n_panels: int, row_height: float, *, room: float) -> tuple[Figure, np.ndarray]:
+    """Return a figure of two columns' width with panels in rows of four that share both axes; superfluous ones are removed.
+
+    Parameters
+    ----------
+    row_height, room : float
+        Of each row, and of what stands above and below all, inches.
+
+    Returns
+    -------
+    Figure, and its axes as an array of shape (n_rows, 4).
+    """
+    n_rows = -(-n_panels // 4)
+    size = (TWO_COLUMNS, row_height * n_rows + room)
+    figure, axes = plt.subplots(n_rows, 4, figsize=size, sharex=True, sharey=True, squeeze=False, layout="constrained")
+    for ax in axes.flat[n_panels:]:
+        ax.remove()
+    return figure, axes
+
+
 def outline_lesions(ax: Axes, mask: np.ndarray, color: str = "white") -> Axes:
     """Draw the outline of a bool mask of shape (height, width)."""
     ax.contour(mask, levels=[0.5], colors=color, linewidths=0.6)

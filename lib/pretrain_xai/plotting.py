@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from pretrain_xai.comparison_maps import COMPARISON_MAPS
-from pretrain_xai.figures import ONE_COLUMN, TWO_COLUMNS, outline_lesions
+from pretrain_xai.figures import ONE_COLUMN, TWO_COLUMNS, outline_lesions, panel_grid
 from pretrain_xai.names import colour, hatch, label
 from pretrain_xai.settings import FINETUNE_DEPTHS
 from pretrain_xai.study import UNTRAINED
@@ -104,18 +104,7 @@ def boxplot_figure(
     scores : DataFrame
         Score rows of one selection and one metric.
     """
-    n_rows = -(-len(methods) // 4)
-    figure, axes = plt.subplots(
-        n_rows,
-        4,
-        figsize=(TWO_COLUMNS, 2.15 * n_rows + 0.5),
-        sharey=True,
-        sharex=True,
-        squeeze=False,
-        layout="constrained",
-    )
-    for ax in axes.flat[len(methods) :]:
-        ax.remove()
+    figure, axes = panel_grid(len(methods), 2.15, room=0.5)
     for ax, method in zip(axes.flat, methods, strict=False):
         shown = scores[scores["method"].isin([method, *COMPARISON_MAPS])]
         plot_score_boxes(ax, shown, corpora, classification, unmatched)

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from pretrain_xai.figures import ONE_COLUMN, TWO_COLUMNS
+from pretrain_xai.figures import ONE_COLUMN, panel_grid
 from pretrain_xai.names import colour, label
 from pretrain_xai.published_files import EDGE_FILTERS
 from pretrain_xai.settings import FINETUNE_DEPTHS
@@ -99,11 +99,7 @@ def medians_figure(comparison: pd.DataFrame, methods: Sequence[str], chance: flo
     """
     medians = comparison[comparison["table"] == "explanation"]
     accuracy = comparison[(comparison["table"] == "classification") & (comparison["metric"] == "accuracy")]
-    n_rows = -(-len(methods) // 4)
-    size = (TWO_COLUMNS, 1.8 * n_rows + 0.6)
-    figure, axes = plt.subplots(n_rows, 4, figsize=size, sharex=True, sharey=True, squeeze=False, layout="constrained")
-    for ax in axes.flat[len(methods) :]:
-        ax.remove()
+    figure, axes = panel_grid(len(methods), 1.8, room=0.6)
     for ax, method in zip(axes.flat, methods, strict=False):
         plot_medians(ax, medians[medians["method"] == method], accuracy).set_title(label(method))
         if not np.isnan(chance):

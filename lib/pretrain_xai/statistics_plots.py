@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from pretrain_xai.figures import ONE_COLUMN, TWO_COLUMNS
+from pretrain_xai.figures import ONE_COLUMN, TWO_COLUMNS, panel_grid
 from pretrain_xai.findings import WAY_NAMES
 from pretrain_xai.names import colour, label
 from pretrain_xai.power import POWER
@@ -46,11 +46,7 @@ def plot_cells(ax: Axes, cells: pd.DataFrame, corpora: Sequence[str]) -> Axes:
 
 def cells_figure(cells: pd.DataFrame, methods: Sequence[str], corpora: Sequence[str]) -> Figure:
     """Draw `plot_cells` of every method, in rows of four."""
-    n_rows = -(-len(methods) // 4)
-    size = (TWO_COLUMNS, 1.7 * n_rows + 0.6)
-    figure, axes = plt.subplots(n_rows, 4, figsize=size, sharex=True, sharey=True, squeeze=False, layout="constrained")
-    for ax in axes.flat[len(methods) :]:
-        ax.remove()
+    figure, axes = panel_grid(len(methods), 1.7, room=0.6)
     for ax, method in zip(axes.flat, methods, strict=False):
         plot_cells(ax, cells[cells["method"] == method], corpora).set_title(label(method))
     for ax in axes[:, 0]:

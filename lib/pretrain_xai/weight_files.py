@@ -21,8 +21,8 @@ from torch import Tensor
 from torchvision.models import get_model_weights
 
 from pretrain_xai.errors import UserError, did_you_mean
+from pretrain_xai.git_lfs import pointer_size
 from pretrain_xai.provenance import sha256
-from pretrain_xai.safe_pickle import lfs_pointer_size
 
 #: of one pickle; five times what VGG-19 with batch normalisation needs as a whole network
 MAX_INSTRUCTIONS = 60_000
@@ -62,7 +62,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
             start = file.read(1024)
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read ({error.strerror}); check the path of the weights") from None
-    if (size := lfs_pointer_size(start)) is not None:
+    if (size := pointer_size(start)) is not None:
         raise WeightsError(
             f"{path}: a Git LFS pointer in place of the file{size}; run `git lfs pull` in its repository"
         )
