@@ -4,13 +4,11 @@
 holds. Ratios are what counts; absolute times depend on the machine.
 """
 
-import re
 import subprocess
 import sys
 import time
 import warnings
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 import captum.attr
 import numpy as np
@@ -23,6 +21,7 @@ from pretrain_xai.dataset import read_split
 from pretrain_xai.localization import relevance_rank_accuracy
 from pretrain_xai.micro_batches import input_gradients, micro_batch_rows
 from pretrain_xai.models import build_network, load_finetuned
+from pretrain_xai.peak_memory import peak_memory
 from pretrain_xai.settings import Network
 from pretrain_xai.study import load_study
 from pretrain_xai.training import as_batch, configure_torch
@@ -220,21 +219,17 @@ def print_speed(
     print(verdict("times the bound", mine / bound, bounds, at_most=True))
 
 
-def peak_memory() -> float:
+def memory_of_vgg16() -> float:
     """Return the largest resident set, GiB, of a process of its own that explains VGG-16 images by all eight methods."""
     done = subprocess.run([sys.executable, __file__, "--explain-vgg16"], check=True, stdout=subprocess.PIPE, text=True)
     return float(done.stdout)
 
 
 def explain_vgg16() -> None:
-    """Explain VGG-16 images and print the process' largest resident set, GiB.
-
-    As Linux says of this program alone: `ru_maxrss` begins with the size of the process that started it.
-    """
+    """Explain VGG-16 images and print the process' largest resident set, GiB."""
     configure_torch(CORES)
     attribute_all(*vgg16(10), EIGHT, options=options(4))
-    status = Path("/proc/self/status").read_text()
-    print(int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 2**20)
+    print(peak_memory() / 2**30)
 
 
 def main() -> None:
@@ -261,7 +256,7 @@ def main() -> None:
         given = wide[0].to(device), wide[1].to(device), wide[2].to(device)
         print_speed(*given, n_loop=1, sizes=(1, 2, 4), repeats=1, times=1, bounds=1.15)
     print("\nExplaining VGG-16 at 224 px in a process of its own")
-    print(verdict("peak memory, GiB", peak_memory(), MEMORY_BUDGET, at_most=True))
+    print(verdict("peak memory, GiB", memory_of_vgg16(), MEMORY_BUDGET, at_most=True))
 
 
 if __name__ == "__main__":

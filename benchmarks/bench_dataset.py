@@ -3,7 +3,6 @@
 Ratios are those of processor time, which other work on the machine changes little.
 """
 
-import re
 import signal
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from numpy.lib.format import open_memmap
 from pretrain_xai.dataset import build_split, read_split
 from pretrain_xai.lesions import generate_patches
 from pretrain_xai.overlay import overlay_lesions
+from pretrain_xai.peak_memory import peak_memory
 from pretrain_xai.protocol import CORRECTED
 from pretrain_xai.settings import Dataset
 from pretrain_xai.slices import read_slices, simulate_cohort, simulate_participants
@@ -123,11 +123,6 @@ def full_size(folder: Path) -> None:
     print(verdict("peak memory of the program, GB", float(second.stdout.read()), MEMORY_GB, at_most=True))
 
 
-def peak_memory() -> float:
-    """Return the largest resident set of this program so far, GB, as Linux says of it alone."""
-    return int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024 / 1e9
-
-
 def verdict(text: str, value: float, target: float, *, at_most: bool) -> str:
     """Say whether a measured value reaches its target."""
     holds = value <= target if at_most else value >= target
@@ -146,6 +141,6 @@ def main() -> None:
 if __name__ == "__main__":
     if "--build" in sys.argv:
         build(*map(Path, sys.argv[2:4]))
-        print(peak_memory())
+        print(peak_memory() / 1e9)
     else:
         main()

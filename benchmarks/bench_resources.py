@@ -1,14 +1,13 @@
 """Memory that jobs of VGG-16 at 224 px take, beside what they ask a cluster for: `python benchmarks/bench_resources.py`."""
 
-import re
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
-from bench_attribution import peak_memory
+from bench_attribution import memory_of_vgg16
 from pretrain_xai.dataset import LabelledImages
 from pretrain_xai.models import build_network, freeze_below
+from pretrain_xai.peak_memory import peak_memory
 from pretrain_xai.resources import count_images, needs
 from pretrain_xai.settings import Network, Training
 from pretrain_xai.study import Study, load_study
@@ -33,7 +32,7 @@ def train_vgg16(depth: int) -> None:
     rng = np.random.default_rng(0)
     images = LabelledImages(rng.random((BATCH, SIDE, SIDE), dtype=np.float32), rng.integers(0, 2, BATCH))
     train(network, images, images, Training(epochs=1, batch_size=BATCH), learning_rate=0.001, seed=0)
-    print(int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) / 2**20)
+    print(peak_memory() / 2**30)
 
 
 def measured(depth: int) -> float:
@@ -49,7 +48,7 @@ def main() -> None:
     images = count_images(study, slices=None)
     print(f"{'VGG-16 at 224 px':<34}{'taken, GiB':>12}{'asked, GiB':>12}{'asked / taken':>15}")
     for name, stage, taken in (
-        ("explain by eight methods", "08_explanation_metrics", peak_memory),
+        ("explain by eight methods", "08_explanation_metrics", memory_of_vgg16),
         (f"train at depth 5, batches of {BATCH}", "05_finetune", lambda: measured(5)),
         (f"train at depth 1, batches of {BATCH}", "05_finetune", lambda: measured(1)),
     ):

@@ -122,18 +122,15 @@ def score_stream(n_images: int) -> None:
     assert table["image_index"].nunique() == n_images
 
 
-def peak_memory(call: str) -> float:
-    """Return the peak memory, in MB, of a process of its own that runs a call of this file.
-
-    As Linux says of that program alone: `ru_maxrss` begins with the size of the process that started it.
-    """
-    code = f"import re, bench_scores; bench_scores.{call}; "
-    code += r"print('peak', re.search(r'VmHWM:\s+(\d+)', open('/proc/self/status').read())[1])"
+def memory_of(call: str) -> float:
+    """Return the peak memory, in MB, of a process of its own that runs a call of this file."""
+    code = f"import bench_scores; from pretrain_xai.peak_memory import peak_memory; bench_scores.{call}; "
+    code += "print('peak', peak_memory())"
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, cwd=Path(__file__).parent, check=True, stdout=subprocess.PIPE, text=True)
     shown, _, peak = done.stdout.rpartition("peak ")
     print(shown, end="", flush=True)
-    return int(peak) / 1024
+    return int(peak) / 2**20
 
 
 def main() -> None:
@@ -141,9 +138,9 @@ def main() -> None:
     bench_scores()
     print("Earth Mover's Distance, exact, by POT")
     for side, n_maps in ((96, 5), (224, 1)):
-        peak = peak_memory(f"bench_earth_mover({side}, {n_maps})")
+        peak = memory_of(f"bench_earth_mover({side}, {n_maps})")
         print(f"  peak memory at {side} px: {peak:.0f} MB")
-    few, many = (peak_memory(f"score_stream({n_images})") for n_images in (1000, 10_000))
+    few, many = (memory_of(f"score_stream({n_images})") for n_images in (1000, 10_000))
     print(
         f"peak memory of scoring 1,000 images {few:.0f} MB, 10,000 images {many:.0f} MB: {many / few:.2f} times as much"
     )

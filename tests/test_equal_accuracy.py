@@ -21,7 +21,8 @@ from pretrain_xai.figures import STYLE
 from pretrain_xai.matching import match_checkpoints
 from pretrain_xai.matching_plots import accuracy_figure, equality_figure, matching_figure
 from pretrain_xai.settings import Matching
-from pretrain_xai.skill import NETWORK, Skills
+from pretrain_xai.skill import Skills
+from pretrain_xai.study import NETWORK
 from pretrain_xai.tables import read_table
 from scipy import stats
 from statsmodels.formula.api import ols

@@ -20,7 +20,8 @@ from statsmodels.regression.linear_model import OLS
 from pretrain_xai.effects import EFFECT_COLUMNS, WAYS, Contrast, contrasts, is_paired, rows_of
 from pretrain_xai.intervals import LEVEL, Interval, t_interval
 from pretrain_xai.matching import cell_matched, comparable_depths
-from pretrain_xai.skill import NETWORK, Skills
+from pretrain_xai.skill import Skills
+from pretrain_xai.study import NETWORK
 
 #: the tables of `equal_accuracy_tables`, under the names of their files in the folder of the statistics
 TABLES = ("equal_accuracy", "accuracy_and_skill", "accuracy_correlations")

@@ -12,10 +12,9 @@ from numpy.typing import NDArray
 
 from pretrain_xai import paths
 from pretrain_xai.settings import Matching
-from pretrain_xai.study import MATCHED, Run, Study
+from pretrain_xai.study import MATCHED, NETWORK, Run, Study
 from pretrain_xai.tables import read_table
 
-NETWORK = ["pretraining", "finetune_depth", "seed"]
 CELL = NETWORK[:2]
 #: of the cells (corpus x depth), so many must be matched for the comparison to count
 NEEDED_SHARE = 0.6

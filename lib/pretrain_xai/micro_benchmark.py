@@ -8,11 +8,10 @@ what a job of that part will need.
 
 import json
 import os
-import re
-import resource
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ import nbformat
 import numpy as np
 
 from pretrain_xai.errors import UserError
+from pretrain_xai.peak_memory import peak_memory
 from pretrain_xai.study import Study, load_study
 
 #: images of a small part: a pass of more costs hardly less per image
@@ -107,6 +107,7 @@ def _training(study: Study) -> dict[str, Any]:
     predict(network, images[:2])  # the first pass sets up what later ones use
     prediction = _seconds(lambda: predict(network, images[:FEW]), study.threads) / FEW
     batch, settings = study.finetuning.training.batch_size, study.finetuning.training
+    cache = study.finetuning.cache
     count = int(np.clip(ENOUGH / prediction, FEW, len(images)))
 
     def seconds(count: int, epochs: int) -> float:
@@ -116,7 +117,7 @@ def _training(study: Study) -> dict[str, Any]:
         validation = LabelledImages(images[:few], np.arange(few) % N_CLASSES)
         changed = settings.model_copy(update={"epochs": epochs, "stop_value": None})
         return _seconds(
-            lambda: train(network, data, validation, changed, learning_rate=1e-6, seed=0), study.threads
+            lambda: train(network, data, validation, changed, learning_rate=1e-6, seed=0, cache=cache), study.threads
         ) / (count + few)
 
     by_depth = {}
@@ -180,22 +181,15 @@ def _seconds(function: Callable[[], object], threads: int = 1) -> float:
 
 def _processor_time() -> float:
     """Return the seconds that this process and those that it waited for have used."""
-    return sum(os.times()[:4])
+    children = os.times()
+    return time.process_time() + children.children_user + children.children_system  # `os.times` itself counts in ticks
 
 
 def main() -> None:
     """Measure the part of the command line and print it as JSON."""
     part, study_name = sys.argv[1:]
     result = PARTS[part](load_study(study_name))
-    print(json.dumps(result | {"memory": peak_memory()}))
-
-
-def peak_memory() -> float:
-    """Return the largest resident set of this process, GiB."""
-    status = Path("/proc/self/status")
-    if status.is_file():  # elsewhere a process is also told what the one that started it had
-        return int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text())[1]) / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)
+    print(json.dumps(result | {"memory": peak_memory() / 2**30}))
 
 
 if __name__ == "__main__":

@@ -13,9 +13,9 @@ from statsmodels.regression.mixed_linear_model import MixedLM
 from statsmodels.tools.sm_exceptions import ConvergenceWarning
 
 from pretrain_xai.intervals import Interval, t_interval
+from pretrain_xai.study import NETWORK
 
 CELL = ["pretraining", "finetune_depth", "method"]
-NETWORK = ["pretraining", "finetune_depth", "seed"]
 
 
 @dataclass(frozen=True)

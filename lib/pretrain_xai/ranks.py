@@ -7,7 +7,7 @@ import pandas as pd
 import scikit_posthocs
 from scipy import stats
 
-from pretrain_xai.skill import NETWORK
+from pretrain_xai.study import NETWORK
 
 ALPHA = 0.05
 

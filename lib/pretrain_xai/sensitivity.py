@@ -18,7 +18,8 @@ from pretrain_xai.effects import Contrast, contrasts, holm, is_paired
 from pretrain_xai.intervals import Interval, by_images, by_units
 from pretrain_xai.populations import Population
 from pretrain_xai.resampling import kendall_tau, subject_weights
-from pretrain_xai.skill import NETWORK, Skills
+from pretrain_xai.skill import Skills
+from pretrain_xai.study import NETWORK
 
 RESAMPLES = 1000
 SETTING = ["population", "channel_reduction", "mask_threshold", "score"]

@@ -13,9 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from pretrain_xai.comparison_maps import COMPARISON_MAPS
 from pretrain_xai.errors import UserError
-from pretrain_xai.study import UNTRAINED
-
-NETWORK = ["pretraining", "finetune_depth", "seed"]
+from pretrain_xai.study import NETWORK, UNTRAINED
 
 
 class SkillError(UserError):

@@ -27,7 +27,8 @@ from pretrain_xai.settings import (
 from pretrain_xai.slice_settings import Slices
 
 #: the columns that name a model in every table
-MODEL_COLUMNS = ["selection", "pretraining", "finetune_depth", "seed"]
+NETWORK = ["pretraining", "finetune_depth", "seed"]
+MODEL_COLUMNS = ["selection", *NETWORK]
 #: the slices on which networks are pre-trained, and on which their checkpoints are selected
 PRETRAINING_SPLITS = ("pretraining", "pretraining_validation")
 #: the name of the corpus of a network that saw none: the untrained network
