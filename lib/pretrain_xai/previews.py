@@ -13,7 +13,6 @@ from matplotlib.figure import Figure
 from pretrain_xai.dataset import LabelledImages, Split
 from pretrain_xai.figures import ONE_COLUMN, TWO_COLUMNS, outline_lesions
 from pretrain_xai.lesions import CLASSES, Patches
-from pretrain_xai.names import label
 
 CLASS_COLOURS = sns.color_palette("colorblind")[:2]
 
@@ -60,8 +59,8 @@ def quality_figure(quality: pd.DataFrame, rejected: pd.DataFrame) -> Figure:
     for ax, panel, unit in zip(axes, ("intensity", "brain_share"), ("brain pixels", "slices"), strict=False):
         for number, (group, rows) in enumerate(quality[quality["panel"] == panel].groupby("group", sort=False)):
             ax.plot(rows["x"], rows["value"], linestyle=styles[number % len(styles)], label=group)
-        ax.set(xlabel=_AXIS_LABELS[panel], ylabel=f"share of {unit}", xlim=(0, 1), ylim=(0, None))
-        ax.legend()
+        ax.set(xlabel=_AXIS_LABELS[panel], ylabel=f"share of {unit}", xlim=(0, 1), ylim=(0, 1.9 * ax.dataLim.ymax))
+        ax.legend(loc="upper left")
     most = rejected.head(6)[::-1]
     axes[2].barh(range(len(most)), most["value"], color="0.7")
     for place, row in enumerate(most.itertuples()):
@@ -128,36 +127,28 @@ def history_figure(history: pd.DataFrame) -> Figure:
 
 def audit_figure(images: pd.DataFrame, lesions: pd.DataFrame) -> Figure:
     """Draw by class what must not differ, and what does by construction: masks, boxes, brightening, positions."""
-    named = images.assign(lesions=[CLASSES[number] for number in images["label"]])
     figure, axes = plt.subplots(1, 4, figsize=(TWO_COLUMNS, 1.9), layout="constrained")
     for ax, column in zip(axes, ("mask_pixels", "box_pixels", "lightening"), strict=False):
-        plot_distributions(ax, named, column, "lesions")
-        ax.get_legend().remove()
-    for number, name in enumerate(CLASSES):
+        plot_by_class(ax, images, column)
+    for number in range(len(CLASSES)):
         rows = lesions[lesions["label"] == number]
-        axes[3].plot(rows["column"], rows["row"], ".", markersize=1, alpha=0.4, color=CLASS_COLOURS[number], label=name)
+        style = {"color": CLASS_COLOURS[number], "markersize": 1, "alpha": 0.4}
+        axes[3].plot(rows["column"], rows["row"], ".", **style)
     axes[3].set(xlabel="column (px)", ylabel="row (px)", aspect="equal", title="lesion centres")
     axes[3].invert_yaxis()
-    figure.legend(*axes[3].get_legend_handles_labels(), loc="outside upper center", ncols=2, markerscale=8)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
     return figure
 
 
-def plot_distributions(ax: Axes, table: pd.DataFrame, column: str, by: str) -> Axes:
-    """Draw the histogram of a column for each value of `by`."""
-    sns.histplot(
-        table,
-        x=column,
-        hue=by,
-        ax=ax,
-        element="step",
-        stat="density",
-        common_norm=False,
-        bins=25,
-        alpha=0.3,
-        palette=CLASS_COLOURS,
-        hue_order=CLASSES if by == "lesions" else None,
-    )
-    ax.set(xlabel=_AXIS_LABELS.get(column, label(column)), yticks=[], ylabel="density")
+def plot_by_class(ax: Axes, images: pd.DataFrame, column: str) -> Axes:
+    """Draw the histogram of a column for the images of each class, filled and outlined; the second class is dashed."""
+    bins = np.histogram_bin_edges(images[column], 25)
+    for number, name in enumerate(CLASSES):
+        values = images.loc[images["label"] == number, column]
+        common = {"bins": bins, "density": True, "color": CLASS_COLOURS[number]}
+        ax.hist(values, histtype="stepfilled", alpha=0.3, **common)
+        ax.hist(values, histtype="step", linestyle=("-", "--")[number], label=name, **common)
+    ax.set(xlabel=_AXIS_LABELS[column], yticks=[], ylabel="density")
     return ax
 
 
