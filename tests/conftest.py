@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import matplotlib as mpl
 import pytest
 from hypothesis import settings
 from pretrain_xai import paths
@@ -63,5 +64,5 @@ def pytest_configure() -> None:
     settings.register_profile("project", deadline=None, derandomize="CI" in os.environ)
     settings.load_profile("project")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    os.environ.setdefault("MPLBACKEND", "agg")  # no screen
+    mpl.use("agg")  # no screen; not by the environment, which kernels of notebooks inherit
     assert paths.REPOSITORY == REPOSITORY

@@ -190,6 +190,18 @@ def test_values_arrive_as_they_were_given_and_the_output_is_whole(tmp_path, monk
     assert metadata.end_time and metadata.exception is None
 
 
+def test_figures_are_shown_whatever_backend_the_shell_asks_for(tmp_path):
+    """Where programs run without a screen, MPLBACKEND is often set to agg."""
+    draw = "import matplotlib.pyplot as plt\nfigure, _ = plt.subplots()\nplt.show(figure)"
+    path = write_notebook(tmp_path / "draw.ipynb", PARAMETERS, draw)
+    command = [sys.executable, "-m", "pretrain_xai.run_notebook", str(path), str(tmp_path / "out.ipynb")]
+    subprocess.run(command, check=True, env=os.environ | {"MPLBACKEND": "agg"})
+    (shown,) = [
+        o for cell in nbformat.read(tmp_path / "out.ipynb", as_version=4).cells for o in cell.get("outputs", [])
+    ]
+    assert "image/png" in shown["data"]
+
+
 def test_a_failing_cell_keeps_its_traceback_and_is_one_line(tmp_path, capsys):
     path = write_notebook(tmp_path / "fails.ipynb", PARAMETERS, "print('so far')", "1 / seed", "print('never')")
     output = tmp_path / "runs" / "fails.ipynb"

@@ -8,6 +8,7 @@ traceback is kept.
 import argparse
 import ast
 import logging
+import os
 import shutil
 import sys
 import tempfile
@@ -23,6 +24,8 @@ from pydantic import TypeAdapter, ValidationError
 from pretrain_xai.errors import UserError, did_you_mean
 from pretrain_xai.provenance import atomic_path, write_sums
 
+#: what Jupyter draws with
+INLINE = "module://matplotlib_inline.backend_inline"
 #: what an annotation in a parameters cell may be made of
 TYPES = {"str": str, "int": int, "float": float, "bool": bool, "list": list, "dict": dict, "None": None}
 
@@ -152,6 +155,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="a parameter")
     options = parser.parse_args(arguments)
     started = time.monotonic()
+    os.environ["MPLBACKEND"] = INLINE  # kernels inherit it; another one, such as agg on a cluster, can't show a figure
     try:
         parameters = check_parameters(options.notebook, dict(options.p))
         run_notebook(options.notebook, options.output, parameters)
