@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from pretrain_xai.arrays import PerImage
 from pretrain_xai.errors import did_you_mean
-from pretrain_xai.maps.masked_maps import Levels, MaskedMaps, PerImage, masked_maps
+from pretrain_xai.maps.masked_maps import Levels, MaskedMaps, masked_maps
 from pretrain_xai.scores.earth_mover import earth_mover_score, earth_mover_top_k
 from pretrain_xai.scores.quantus_scores import PREFIX, quantus_score
 
@@ -129,7 +130,7 @@ def average_precision_chance(masks: ArrayLike) -> PerImage:
     return (harmonic + (n_pixels - harmonic) * (share * n_pixels - 1) / max(n_pixels - 1, 1)) / n_pixels
 
 
-def top_k_intersection(maps: Maps, masks: ArrayLike | None = None, *, sizes: Sequence[int] | NDArray) -> NDArray:
+def top_k_intersection(maps: Maps, masks: ArrayLike | None = None, *, sizes: Sequence[int] | np.ndarray) -> np.ndarray:
     """Return the share of the k strongest pixels that lies in the mask, for each k in `sizes` (Theiner et al. 2022).
 
     Parameters

@@ -5,8 +5,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from pretrain_xai.arrays import Floats, Integers
 from pretrain_xai.localization import Ties, find_score, value_masked
 from pretrain_xai.maps.channels import reduce_channels
 from pretrain_xai.maps.comparison_maps import COMPARISON_MAPS, comparison_maps
@@ -35,16 +36,16 @@ class SettingScores:
     chance : float array of shape (n_thresholds, n_scores, n_images)
     """
 
-    image_index: NDArray[np.int64]
+    image_index: Integers
     methods: Sequence[str]
     channel_reductions: Sequence[str]
     mask_thresholds: Sequence[float]
     scores: Sequence[str]
-    values: NDArray[np.float64]
-    chance: NDArray[np.float64]
+    values: Floats
+    chance: Floats
 
     def add(
-        self, method: str, attributions: NDArray, strength: NDArray, chunk: NDArray, ties: Ties = "expected"
+        self, method: str, attributions: np.ndarray, strength: np.ndarray, chunk: np.ndarray, ties: Ties = "expected"
     ) -> None:
         """Score one method's attributions of some of the images.
 
@@ -63,7 +64,7 @@ class SettingScores:
             self.add_maps((row, column), reduce_channels(attributions, reduction), strength, chunk, ties)
 
     def add_maps(
-        self, place: tuple[int, int], maps: NDArray, strength: NDArray, chunk: NDArray, ties: Ties = "expected"
+        self, place: tuple[int, int], maps: np.ndarray, strength: np.ndarray, chunk: np.ndarray, ties: Ties = "expected"
     ) -> None:
         """Score one method's maps, (n, height, width), at the place of the method and of the channel reduction."""
         images = np.searchsorted(self.image_index, chunk)
@@ -80,7 +81,7 @@ class SettingScores:
                     chance = np.where(nothing, np.nan, find_score(name).chance(masks))
                     self.chance[number, column, images] = chance
 
-    def skill_at(self, setting: tuple[int, int, int], image_index: ArrayLike) -> NDArray[np.float64]:
+    def skill_at(self, setting: tuple[int, int, int], image_index: ArrayLike) -> Floats:
         """Return the skill of each method under one setting, NaN for images that are not scored.
 
         Parameters
@@ -134,7 +135,7 @@ def empty_scores(
 
 
 def score_comparison_maps_under_settings(
-    images: NDArray, strength: NDArray, image_index: ArrayLike, settings: Sensitivity, protocol: Protocol
+    images: np.ndarray, strength: np.ndarray, image_index: ArrayLike, settings: Sensitivity, protocol: Protocol
 ) -> SettingScores:
     """Score the maps that need no network under every setting; they have one channel, so all reductions are the same.
 

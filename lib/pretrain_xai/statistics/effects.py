@@ -17,8 +17,9 @@ from itertools import combinations
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from pretrain_xai.arrays import Floats, Integers
 from pretrain_xai.skill import Skills
 from pretrain_xai.statistics import intervals
 from pretrain_xai.statistics.intervals import Interval
@@ -60,7 +61,7 @@ class Contrast:
 
     family: str
     contrast: str
-    weights: NDArray[np.float64] = field(repr=False)
+    weights: Floats = field(repr=False)
     pretraining: str = ALL
     finetune_depth: str = ALL
     method: str = ALL
@@ -123,7 +124,7 @@ def cell_table(skills: Skills) -> pd.DataFrame:
     return pd.DataFrame(rows).assign(**{name: skills.images[name].mean() for name in known})
 
 
-def contributions(skills: Skills, contrast: Contrast) -> tuple[NDArray[np.float64], NDArray[np.int64], int]:
+def contributions(skills: Skills, contrast: Contrast) -> tuple[Floats, Integers, int]:
     """Return what each unit adds to an effect, the units' strata, and the sides for the effect size.
 
     Returns
@@ -189,7 +190,7 @@ def contrasts(skills: Skills) -> Iterator[Contrast]:
             yield Contrast(reference, f"{method} - {reference}", weights, method=method, reference=reference)
 
 
-def holm(p: ArrayLike) -> NDArray[np.float64]:
+def holm(p: ArrayLike) -> Floats:
     """Return the p values adjusted for their number by Holm's step-down (1979); NaN stays NaN."""
     values = np.asarray(p, dtype=np.float64)
     adjusted = np.full(len(values), np.nan)
@@ -200,7 +201,7 @@ def holm(p: ArrayLike) -> NDArray[np.float64]:
     return adjusted
 
 
-def _weights(skills: Skills, corpora: NDArray, depths: NDArray, methods: NDArray) -> NDArray[np.float64]:
+def _weights(skills: Skills, corpora: np.ndarray, depths: np.ndarray, methods: np.ndarray) -> Floats:
     """Return corpus x depth x method weights as weights of networks and methods, shared evenly by the networks of a cell."""
     table = skills.networks
     corpus = table["pretraining"].map(skills.corpora.index).to_numpy()

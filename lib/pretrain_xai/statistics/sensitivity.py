@@ -11,9 +11,9 @@ from itertools import groupby, product
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from scipy import stats
 
+from pretrain_xai.arrays import Floats
 from pretrain_xai.skill import Skills
 from pretrain_xai.statistics.effects import Contrast, contrasts, holm, is_paired
 from pretrain_xai.statistics.intervals import Interval, by_images, by_units
@@ -32,7 +32,7 @@ _ROUNDING = 1e-12
 FLIP_COLUMNS = [*SETTING, "conclusion", "contrast", "default", "found", "change", "estimate", "low", "high"]
 
 
-def mean_ranks(values: NDArray, image_weights: NDArray, network_weights: NDArray) -> NDArray[np.float64]:
+def mean_ranks(values: np.ndarray, image_weights: np.ndarray, network_weights: np.ndarray) -> Floats:
     """Return the mean rank of each method over networks, 1 is best, in every resample.
 
     Parameters
@@ -54,7 +54,7 @@ def mean_ranks(values: NDArray, image_weights: NDArray, network_weights: NDArray
     return (ranks * weights).sum(axis=0) / weights.sum(axis=0)
 
 
-def network_draws(networks: pd.DataFrame, rng: np.random.Generator, n_resamples: int) -> NDArray[np.float64]:
+def network_draws(networks: pd.DataFrame, rng: np.random.Generator, n_resamples: int) -> Floats:
     """Return how often each network is drawn: once in column 0, then seeds with replacement within each cell.
 
     Where all cells have the same seed numbers, the same are drawn in all of them. With one seed each is drawn once.
@@ -140,7 +140,7 @@ def _at(population: Population, names: tuple[str, float, str]) -> tuple[int, int
     return next(places for places, found in _settings(population) if found == tuple(names))
 
 
-def _draws(population: Population, by_subject: pd.DataFrame, by_network: pd.DataFrame) -> tuple[NDArray, NDArray]:
+def _draws(population: Population, by_subject: pd.DataFrame, by_network: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     """Return how often each image and each network of a population is drawn."""
     networks = pd.MultiIndex.from_frame(population.networks[NETWORK])
     return by_subject.loc[population.images["subject"]].to_numpy(), by_network.loc[networks].to_numpy()
@@ -196,7 +196,7 @@ def _intervals(skills: Skills, family: Sequence[Contrast]) -> Interval:
 
 
 def _compare(
-    default: pd.DataFrame, found: pd.DataFrame, default_ranks: NDArray, ranks: NDArray, methods: list[str]
+    default: pd.DataFrame, found: pd.DataFrame, default_ranks: np.ndarray, ranks: np.ndarray, methods: list[str]
 ) -> pd.DataFrame:
     """Return every conclusion that both have: what the default says, what was found, and the change."""
     both = default[["verdict"]].join(found, how="inner", lsuffix="_default").reset_index()
@@ -222,7 +222,7 @@ def _clearness(found: pd.DataFrame, first: str, now: str) -> str:
 
 
 def _row(
-    population: Population, names: tuple, tau: NDArray, ranks: NDArray, verdicts: pd.DataFrame
+    population: Population, names: tuple, tau: np.ndarray, ranks: np.ndarray, verdicts: pd.DataFrame
 ) -> dict[str, object]:
     low, high = np.nanquantile(tau[1:], [0.025, 0.975])
     counts = population.seen.sum(axis=1)
