@@ -11,9 +11,10 @@ Each corpus has one pre-trained network: an effect of the corpus is one of these
 another pre-training on the same corpus.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -82,7 +83,7 @@ def effect_table(skills: Skills, seed: int = 0, ways: tuple[str, ...] = WAYS) ->
     # with one method a network's level can't be told from the residual
     fitted = "mixed_model" in ways and skills.n_seeds > 1 and len(skills.methods) > 1
     model = fit_mixed_model(skills.network_means()) if fitted else None
-    rows = []
+    rows: list[dict[str, Any]] = []
     for contrast in contrasts(skills):
         rows += rows_of(skills, contrast, rng, ways)
         if model is not None and not contrast.reference:
@@ -93,7 +94,9 @@ def effect_table(skills: Skills, seed: int = 0, ways: tuple[str, ...] = WAYS) ->
     return table[EFFECT_COLUMNS]
 
 
-def rows_of(skills: Skills, contrast: Contrast, rng: np.random.Generator, ways: tuple[str, ...]) -> Iterator[dict]:
+def rows_of(
+    skills: Skills, contrast: Contrast, rng: np.random.Generator, ways: tuple[str, ...]
+) -> Iterator[dict[str, Any]]:
     """Yield an effect in each of the ways that need no model, as rows of EFFECT_COLUMNS without `p_holm`."""
     for way, unit, n_units, interval, size in _in_each_way(skills, contrast, rng, ways):
         yield _row(contrast, way, unit, n_units, interval, size)
@@ -180,9 +183,9 @@ def contrasts(skills: Skills) -> Iterator[Contrast]:
         yield Contrast("depth_slope", "per block", _weights(skills, corpora, slope, every))
         for corpus, one in zip(skills.corpora, np.eye(len(corpora)), strict=True):
             yield Contrast("depth_by_corpus", ends, _weights(skills, one, span, every), pretraining=corpus)
-    for first, second in combinations(skills.methods, 2):
+    for method, other in combinations(skills.methods, 2):
         yield Contrast(
-            "methods", f"{first} - {second}", _weights(skills, corpora, even, single[first] - single[second])
+            "methods", f"{method} - {other}", _weights(skills, corpora, even, single[method] - single[other])
         )
     for reference in skills.references:
         for method, one in single.items():
@@ -219,7 +222,7 @@ def _in_each_way(
         yield "t", "image", len(np.unique(clusters)), intervals.by_images(units, clusters), np.nan
         return
     size = float(intervals.effect_size(units, strata, sides=sides))
-    made = {
+    made: dict[str, Callable[[], Interval]] = {
         "t": lambda: intervals.by_units(units, strata),
         "bootstrap_t": lambda: intervals.bootstrap_t(units, strata, rng, DRAWS),
         "hierarchical": lambda: intervals.hierarchical_bootstrap(units, strata, rng, clusters, DRAWS),
@@ -237,7 +240,7 @@ def _by_cell(skills: Skills, contrast: Contrast) -> pd.Series:
     return table.groupby(keys).sum().rename_axis(["pretraining", "finetune_depth"]).stack()
 
 
-def _row(contrast: Contrast, way: str, unit: str, n_units: int, interval: Interval, size: float) -> dict:
+def _row(contrast: Contrast, way: str, unit: str, n_units: int, interval: Interval, size: float) -> dict[str, Any]:
     names = ("family", "contrast", "pretraining", "finetune_depth", "method")
     numbers = {name: float(value) for name, value in interval._asdict().items()}
     facts = {"way": way, "unit": unit, "n_units": n_units, **numbers, "effect_size": size}

@@ -10,6 +10,7 @@ model, by which accuracy acts linearly and in both corpora alike; matching assum
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -149,7 +150,7 @@ def correlation_table(networks: pd.DataFrame) -> pd.DataFrame:
         return pd.DataFrame(rows)
     design = _design(networks, networks["pretraining"].iloc[0], accuracy=False).to_numpy()
     rest = [_residuals(networks[name].to_numpy(dtype=float), design) for name in ("accuracy", "skill")]
-    rows.append({"of": "given corpus and depth"} | _correlation(*rest, given=design.shape[1] - 1))
+    rows.append({"of": "given corpus and depth"} | _correlation(rest[0], rest[1], design.shape[1] - 1))
     return pd.DataFrame(rows)
 
 
@@ -158,7 +159,7 @@ def _effects(
     networks: Mapping[str, pd.DataFrame],
     matching: pd.DataFrame | None,
     rng: np.random.Generator,
-) -> Iterator[dict]:
+) -> Iterator[dict[str, Any]]:
     main = next(iter(selections))
     skills, table = selections[main], networks[main]
     for contrast in _corpus_contrasts(skills):
@@ -186,7 +187,7 @@ def _rows(
     contrast: Contrast,
     rng: np.random.Generator,
     ways: Sequence[str] = WAYS,
-) -> Iterator[dict]:
+) -> Iterator[dict[str, Any]]:
     second, first = contrast.contrast.split(" - ")
     accuracy = networks.groupby(["pretraining"])["accuracy"].mean()
     facts = {

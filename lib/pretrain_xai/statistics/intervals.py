@@ -9,7 +9,7 @@ one per group. Leading axes are further effects or simulated studies.
 all that one seed allows; `by_both` for other networks on other images.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -203,7 +203,7 @@ def t_interval(estimate: Floats, se: Floats, df: ArrayLike) -> Interval:
     estimate, se, df = np.broadcast_arrays(estimate, se, np.asarray(df, dtype=np.float64))
     half = stats.t.ppf((1 + LEVEL) / 2, df) * se
     with np.errstate(divide="ignore", invalid="ignore"):
-        p = 2 * stats.t.sf(np.abs(estimate / se), df)
+        p = cast("Floats", 2 * stats.t.sf(np.abs(estimate / se), df))
     return Interval(estimate, estimate - half, estimate + half, se, df, p)
 
 

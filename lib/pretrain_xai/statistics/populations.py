@@ -82,7 +82,8 @@ def read_populations(study_name: str, study: Study, selection: str) -> list[Popu
     The untrained network is scored on the images right for all only, the comparison maps here, on all images.
     """
     runs = [run for run in study.runs() if run.selection == selection]
-    runs.sort(key=lambda run: (study.pretraining.corpora.index(run.pretraining), run))
+    corpora: Sequence[str] = study.pretraining.corpora
+    runs.sort(key=lambda run: (corpora.index(run.pretraining), run))
     scored = [SettingScores.read(paths.setting_scores(study_name) / f"{run.name}.npz") for run in runs]
     untrained = next(run for run in study.untrained_runs() if run.selection == selection)
     intersections = read_table(paths.intersections(study_name))
@@ -126,7 +127,7 @@ def populations(
     """
 
     def population(name: str, chosen: Booleans, lists: Sequence[Integers]) -> Population:
-        places = np.flatnonzero(chosen)
+        places = np.flatnonzero(chosen).tolist()
         kept = [np.intersect1d(scored[place].image_index, lists[place]) for place in places]
         image_index = np.unique(np.concatenate(kept))
         images = pd.DataFrame({"image_index": image_index, "subject": subjects.loc[image_index].to_numpy()})

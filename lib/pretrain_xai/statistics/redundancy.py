@@ -39,7 +39,7 @@ def map_correlation(maps: Iterable[Mapping[str, np.ndarray]], methods: Sequence[
 
 def spearman(values: ArrayLike) -> Floats:
     """Return rank correlations of rows: (..., n_rows, n) gives (..., n_rows, n_rows); a constant row correlates by 0."""
-    ranks = rankdata(values, axis=-1)
+    ranks = rankdata(np.asarray(values), axis=-1)
     ranks -= ranks.mean(-1, keepdims=True)
     length = np.sqrt((ranks**2).sum(-1, keepdims=True))
     unit = np.divide(ranks, length, out=np.zeros_like(ranks), where=length > 0)

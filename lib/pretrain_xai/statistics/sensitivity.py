@@ -8,12 +8,14 @@ variance over images is the linearised one of such means, clustered by subject.
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby, product
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
 from pretrain_xai.arrays import Floats
+from pretrain_xai.maps.channels import Reduction
 from pretrain_xai.skill import Skills
 from pretrain_xai.statistics.effects import Contrast, contrasts, holm, is_paired
 from pretrain_xai.statistics.intervals import Interval, by_images, by_units
@@ -30,6 +32,8 @@ _SINGLE = ("corpus", "depth")
 _ROUNDING = 1e-12
 #: columns of `flips`
 FLIP_COLUMNS = [*SETTING, "conclusion", "contrast", "default", "found", "change", "estimate", "low", "high"]
+
+Names = tuple[Reduction, float, str]  # of a setting: channel reduction, mask threshold, score
 
 
 def mean_ranks(values: np.ndarray, image_weights: np.ndarray, network_weights: np.ndarray) -> Floats:
@@ -74,9 +78,7 @@ def network_draws(networks: pd.DataFrame, rng: np.random.Generator, n_resamples:
     return draws
 
 
-def sensitivity_tables(
-    found: Sequence[Population], default: tuple[str, float, str], seed: int = 0
-) -> dict[str, pd.DataFrame]:
+def sensitivity_tables(found: Sequence[Population], default: Names, seed: int = 0) -> dict[str, pd.DataFrame]:
     """Return how ranking and conclusions fare under every setting.
 
     Parameters
@@ -127,15 +129,16 @@ def sensitivity_tables(
     }
 
 
-def _settings(population: Population) -> Iterator[tuple[tuple[int, int, int], tuple[str, float, str]]]:
+def _settings(population: Population) -> Iterator[tuple[tuple[int, int, int], Names]]:
     """Yield places and names of all settings."""
     first = population.scored[0]
-    axes = (first.channel_reductions, first.mask_thresholds, first.scores)
-    for places in product(*(range(len(axis)) for axis in axes)):
-        yield places, tuple(axis[place] for axis, place in zip(axes, places, strict=True))
+    for (i, reduction), (j, threshold), (k, score) in product(
+        enumerate(first.channel_reductions), enumerate(first.mask_thresholds), enumerate(first.scores)
+    ):
+        yield (i, j, k), (reduction, threshold, score)
 
 
-def _at(population: Population, names: tuple[str, float, str]) -> tuple[int, int, int]:
+def _at(population: Population, names: Names) -> tuple[int, int, int]:
     """Return the places of a setting's names."""
     return next(places for places, found in _settings(population) if found == tuple(names))
 
@@ -222,11 +225,11 @@ def _clearness(found: pd.DataFrame, first: str, now: str) -> str:
 
 
 def _row(
-    population: Population, names: tuple, tau: np.ndarray, ranks: np.ndarray, verdicts: pd.DataFrame
-) -> dict[str, object]:
+    population: Population, names: Names, tau: np.ndarray, ranks: np.ndarray, verdicts: pd.DataFrame
+) -> dict[str, Any]:
     low, high = np.nanquantile(tau[1:], [0.025, 0.975])
     counts = population.seen.sum(axis=1)
-    row = dict(zip(SETTING, (population.name, *names), strict=True))
+    row: dict[str, Any] = dict(zip(SETTING, (population.name, *names), strict=True))
     row |= {"n_networks": len(counts), "fewest_images": int(counts.min()), "most_images": int(counts.max())}
     row |= {"depths": " ".join(str(depth) for depth in sorted(set(population.networks["finetune_depth"])))}
     row |= {"tau": float(tau[0]), "tau_low": float(low), "tau_high": float(high)}
