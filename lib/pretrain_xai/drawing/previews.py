@@ -79,7 +79,7 @@ def image_figure(split: Split, n_shown: int) -> Figure:
         len(CLASSES), n_shown, figsize=(TWO_COLUMNS, 0.98 * len(CLASSES)), squeeze=False, layout="constrained"
     )
     for number, (row, name) in enumerate(zip(axes, CLASSES, strict=True)):
-        for ax, index in zip(row, np.flatnonzero(split.labels == number), strict=False):
+        for ax, index in zip(row, np.flatnonzero(split.labels == number).tolist(), strict=False):
             outline_lesions(_show(ax, split.images[index]), split.masks[index], color=CLASS_COLOURS[number])
         row[0].set_ylabel(name)
     return figure
