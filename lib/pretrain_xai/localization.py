@@ -239,7 +239,7 @@ SCORES: Mapping[str, Score] = {
     "relevance_mass_accuracy": _MASS_ACCURACY,
     "importance_mass_accuracy": _MASS_ACCURACY,  # XAI-TRIS's name for it
     "pointing_game": Score(pointing_game),
-    "pixel_auroc": Score(pixel_auroc, chance=lambda masks: np.full(len(masks), 0.5)),
+    "pixel_auroc": Score(pixel_auroc, chance=lambda masks: np.full(np.shape(masks)[0], 0.5)),
     "average_precision": Score(average_precision, chance=average_precision_chance),
     "top_k_intersection_area": Score(top_k_intersection_area),
     "sparseness": Score(sparseness, chance=no_chance),
@@ -290,7 +290,7 @@ def value_masked(given: MaskedMaps, name: str, *, ties: Ties = "expected") -> Pe
     return score.function(given.magnitudes if score.of_mass else given, **options)
 
 
-def _each_level(given: MaskedMaps, of_levels: Callable[[Levels, float], float], k: PerImage) -> PerImage:
+def _each_level(given: MaskedMaps, of_levels: Callable[[Levels, float], ArrayLike], k: PerImage) -> PerImage:
     """Return `of_levels(levels, k)` of each map."""
     return np.array([of_levels(levels, size) for levels, size in zip(given.levels, k, strict=True)], dtype=np.float64)
 
@@ -298,12 +298,12 @@ def _each_level(given: MaskedMaps, of_levels: Callable[[Levels, float], float], 
 def _pairs_out_of_order(levels: Levels, _: float) -> float:
     added, added_misses = levels.hits_reached - levels.hits_above, levels.reached - levels.above
     misses_above = levels.above - levels.hits_above
-    return added @ (misses_above + (added_misses - added) / 2)
+    return float(added @ (misses_above + (added_misses - added) / 2))
 
 
 def _average_precision(levels: Levels, k: float) -> float:
     added = levels.hits_reached - levels.hits_above
-    return added @ (levels.hits_reached / levels.reached) / k
+    return float(added @ (levels.hits_reached / levels.reached) / k)
 
 
 def _curve_area(levels: Levels, k: float) -> float:

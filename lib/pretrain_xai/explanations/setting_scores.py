@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from pretrain_xai.arrays import Floats, Integers
 from pretrain_xai.localization import Ties, find_score, value_masked
-from pretrain_xai.maps.channels import reduce_channels
+from pretrain_xai.maps.channels import Reduction, reduce_channels
 from pretrain_xai.maps.comparison_maps import COMPARISON_MAPS, comparison_maps
 from pretrain_xai.maps.masked_maps import MaskedMaps
 from pretrain_xai.overlays.overlay import lesion_masks
@@ -20,6 +21,8 @@ from pretrain_xai.tables import read_arrays, write_arrays
 
 #: images whose comparison maps are in memory at once
 CHUNK = 64
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ class SettingScores:
 
     image_index: Integers
     methods: Sequence[str]
-    channel_reductions: Sequence[str]
+    channel_reductions: Sequence[Reduction]
     mask_thresholds: Sequence[float]
     scores: Sequence[str]
     values: Floats
@@ -113,7 +116,8 @@ class SettingScores:
     def read(cls, path: Path) -> "SettingScores":
         """Read what `write` wrote."""
         lists = ("methods", "channel_reductions", "mask_thresholds", "scores")
-        return cls(**{name: array.tolist() if name in lists else array for name, array in read_arrays(path).items()})
+        arrays: dict[str, Any] = read_arrays(path)
+        return cls(**arrays | {name: arrays[name].tolist() for name in lists})
 
 
 def empty_scores(
@@ -156,5 +160,5 @@ def score_comparison_maps_under_settings(
     return found
 
 
-def _with_own(listed: Sequence, own: object) -> list:
+def _with_own(listed: Sequence[T], own: T) -> list[T]:
     return [*listed] if own in listed else [own, *listed]

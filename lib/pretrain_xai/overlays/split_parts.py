@@ -7,7 +7,7 @@ the tables need of a part lies in a small file beside, which says that the part 
 import hashlib
 import mmap
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -41,7 +41,7 @@ class PartStore:
         The float32 arrays that are filled, the first axis counting all images of the split.
     """
 
-    def __init__(self, folder: Path, key: str, arrays: dict[str, tuple[int, ...]]) -> None:
+    def __init__(self, folder: Path, key: str, arrays: Mapping[str, tuple[int, ...]]) -> None:
         self.folder, self.target = folder / ".building", folder
         self.arrays = list(arrays)
         mark = self.folder / "key.txt"

@@ -30,7 +30,7 @@ _UNBOUNDED = ("earth_mover_score", "earth_mover_top_k", "average_precision_chanc
 ROUNDING = 1e-12
 
 #: a file and what is wrong with it
-Wrong = Iterator[tuple[object, str]]
+Wrong = Iterator[tuple[Path, str]]
 
 
 def check_labels(name: str, study: Study) -> Wrong:
