@@ -52,7 +52,7 @@ def slice_figure(slices: np.ndarray, table: pd.DataFrame, n_subjects: int, unit:
 def quality_figure(quality: pd.DataFrame, rejected: pd.DataFrame) -> Figure:
     """Draw the brightness of the brain by split, the share of brain by class, and what was rejected why.
 
-    Both tables are those of `slice_quality`.
+    Both tables are those of `slices.quality`.
     """
     figure, axes = plt.subplots(1, 3, figsize=(TWO_COLUMNS, 2), layout="constrained", width_ratios=(1, 1, 1.2))
     styles = ("-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)))

@@ -1,4 +1,4 @@
-"""Figures of the authors' release and of the paper's numbers, in this project's style; as in `plotting`."""
+"""Figures of the authors' release and of the paper's numbers, in this project's style; as in `boxplots`."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Figures of the statistics: intervals, effects, ranks, redundancy and power. As in `plotting`: tidy data and axes."""
+"""Figures of the statistics: intervals, effects, ranks, redundancy and power. As in `boxplots`: tidy data and axes."""
 
 from collections.abc import Sequence
 

@@ -38,7 +38,7 @@ class PickledSlices:
 def pickle_cohort(
     settings: Pickle, target: str, rejected: list[dict[str, Any]]
 ) -> Iterator[tuple[np.ndarray, pd.DataFrame]]:
-    """Yield the slices of each subject, in the order of the files, with one row per slice; see `slice_sources`."""
+    """Yield the slices of each subject, in the order of the files, with one row per slice; see `sources`."""
     del target  # always sex
     folder = source_folder(settings)
     files = {name: read_slice_pickle(folder / name) for name in settings.files}

@@ -13,7 +13,7 @@ Tables = Mapping[str, pd.DataFrame]
 
 
 class Finding(NamedTuple):
-    """A sentence, the table (of `statistics.TABLES` or `SENSITIVITY`) that has its numbers and the figure that shows it."""
+    """A sentence, the table (of `summary.TABLES` or `SENSITIVITY`) that has its numbers and the figure that shows it."""
 
     text: str
     table: str
@@ -29,7 +29,7 @@ def findings(tables: Tables) -> list[Finding]:
     Parameters
     ----------
     tables : dict of DataFrame
-        From `statistics.study_statistics`, or read from its files; with those of `sensitivity.sensitivity_tables` it also
+        From `summary.study_statistics`, or read from its files; with those of `sensitivity.sensitivity_tables` it also
         says which conclusions survive other ways to score.
     """
     return [
