@@ -71,5 +71,5 @@ bench: $(READY)  ## measure exactness, speed and memory side by side with the pl
 bench-statistics: $(READY)  ## coverage of intervals and type I error over 1,000 simulated studies
 	$(RUN) benchmarks/bench_statistics.py
 
-lint: $(READY)  ## check style and format
-	.venv/bin/ruff check && .venv/bin/ruff format --check
+lint: $(READY)  ## check style, format, types and which module imports which
+	.venv/bin/ruff check && .venv/bin/ruff format --check && .venv/bin/mypy && .venv/bin/lint-imports

@@ -1,11 +1,13 @@
 """The repository as a newcomer finds it."""
 
 import dataclasses
+import os
 import re
 import shlex
 import subprocess
 import sys
 import tomllib
+from pathlib import Path
 
 import pytest
 import yaml
@@ -69,6 +71,23 @@ def test_light_modules_do_not_import_torch():
     light += " drawing.boxplots drawing.statistics_plots"
     imports = "".join(f"import pretrain_xai.{module};" for module in light.split())
     subprocess.run([sys.executable, "-c", f"{imports} import sys; sys.exit('torch' in sys.modules)"], check=True)
+
+
+def lint(*command: str) -> None:
+    """Run a checker of `make lint` on this checkout's library."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "lib")}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_types_of_the_library_hold():
+    """Without the cache that `make lint` and earlier runs leave, mypy takes 20 s."""
+    lint(sys.executable, "-m", "mypy")
+
+
+def test_imports_go_only_down():
+    """The layers stand in pyproject.toml; a module that is not among them is refused, too."""
+    lint(str(Path(sys.executable).with_name("lint-imports")))
 
 
 def test_differences_name_every_switch_and_tests_that_exist():

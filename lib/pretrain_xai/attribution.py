@@ -9,7 +9,6 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import UnionType
 from typing import Any
 
 import captum.attr
@@ -250,9 +249,9 @@ METHODS: Mapping[str, Method] = {
 
 
 #: by the type of an option's default: what is accepted, from which value, and how it is called
-_OPTION_TYPES: Mapping[type, tuple[type | UnionType, float, str]] = {
-    int: (int, 1, "a whole number from 1"),
-    float: (int | float, 0, "a finite number from 0"),
+_OPTION_TYPES: Mapping[type, tuple[tuple[type[int | float], ...], float, str]] = {
+    int: ((int,), 1, "a whole number from 1"),
+    float: ((int, float), 0, "a finite number from 0"),
 }
 
 

@@ -16,12 +16,11 @@ from pretrain_xai.lesions import Patches, split_patches
 from pretrain_xai.overlays.overlay import (
     FEWEST,
     LesionSlice,
-    OverlayError,
     lesion_masks,
     overlay_lesions,
     to_model_resolution,
 )
-from pretrain_xai.overlays.placement import NoRoomError
+from pretrain_xai.overlays.placement import NoRoomError, OverlayError
 from pretrain_xai.overlays.split_parts import PartStore, build_key, part_starts, side_by_side
 from pretrain_xai.protocol import CORRECTED, Protocol
 from pretrain_xai.settings.sections import Dataset

@@ -147,7 +147,7 @@ def save_patches(path: Path, patches: Mapping[str, list[LesionPatch]]) -> None:
         arrays[f"{name}_weights"] = np.concatenate([np.empty(0), *(patch.weights.ravel() for patch in pool)])
         arrays[f"{name}_compactness"] = np.array([patch.compactness for patch in pool], dtype=np.float64)
     with provenance.atomic_path(path) as temporary, temporary.open("wb") as file:
-        np.savez_compressed(file, **arrays)
+        np.savez_compressed(file, allow_pickle=False, **arrays)
 
 
 def load_patches(path: Path) -> Patches:

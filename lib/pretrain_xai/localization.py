@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from pretrain_xai.arrays import PerImage
 from pretrain_xai.errors import did_you_mean
-from pretrain_xai.maps.masked_maps import Levels, MaskedMaps, PerImage, masked_maps
+from pretrain_xai.maps.masked_maps import Levels, MaskedMaps, masked_maps
 from pretrain_xai.scores.earth_mover import earth_mover_score, earth_mover_top_k
 from pretrain_xai.scores.quantus_scores import PREFIX, quantus_score
 
@@ -129,7 +130,7 @@ def average_precision_chance(masks: ArrayLike) -> PerImage:
     return (harmonic + (n_pixels - harmonic) * (share * n_pixels - 1) / max(n_pixels - 1, 1)) / n_pixels
 
 
-def top_k_intersection(maps: Maps, masks: ArrayLike | None = None, *, sizes: Sequence[int] | NDArray) -> NDArray:
+def top_k_intersection(maps: Maps, masks: ArrayLike | None = None, *, sizes: Sequence[int] | np.ndarray) -> np.ndarray:
     """Return the share of the k strongest pixels that lies in the mask, for each k in `sizes` (Theiner et al. 2022).
 
     Parameters
@@ -238,7 +239,7 @@ SCORES: Mapping[str, Score] = {
     "relevance_mass_accuracy": _MASS_ACCURACY,
     "importance_mass_accuracy": _MASS_ACCURACY,  # XAI-TRIS's name for it
     "pointing_game": Score(pointing_game),
-    "pixel_auroc": Score(pixel_auroc, chance=lambda masks: np.full(len(masks), 0.5)),
+    "pixel_auroc": Score(pixel_auroc, chance=lambda masks: np.full(np.shape(masks)[0], 0.5)),
     "average_precision": Score(average_precision, chance=average_precision_chance),
     "top_k_intersection_area": Score(top_k_intersection_area),
     "sparseness": Score(sparseness, chance=no_chance),
@@ -289,7 +290,7 @@ def value_masked(given: MaskedMaps, name: str, *, ties: Ties = "expected") -> Pe
     return score.function(given.magnitudes if score.of_mass else given, **options)
 
 
-def _each_level(given: MaskedMaps, of_levels: Callable[[Levels, float], float], k: PerImage) -> PerImage:
+def _each_level(given: MaskedMaps, of_levels: Callable[[Levels, float], ArrayLike], k: PerImage) -> PerImage:
     """Return `of_levels(levels, k)` of each map."""
     return np.array([of_levels(levels, size) for levels, size in zip(given.levels, k, strict=True)], dtype=np.float64)
 
@@ -297,12 +298,12 @@ def _each_level(given: MaskedMaps, of_levels: Callable[[Levels, float], float], 
 def _pairs_out_of_order(levels: Levels, _: float) -> float:
     added, added_misses = levels.hits_reached - levels.hits_above, levels.reached - levels.above
     misses_above = levels.above - levels.hits_above
-    return added @ (misses_above + (added_misses - added) / 2)
+    return float(added @ (misses_above + (added_misses - added) / 2))
 
 
 def _average_precision(levels: Levels, k: float) -> float:
     added = levels.hits_reached - levels.hits_above
-    return added @ (levels.hits_reached / levels.reached) / k
+    return float(added @ (levels.hits_reached / levels.reached) / k)
 
 
 def _curve_area(levels: Levels, k: float) -> float:

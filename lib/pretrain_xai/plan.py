@@ -14,11 +14,12 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from pretrain_xai import paths
 from pretrain_xai.errors import UserError
 from pretrain_xai.running.micro_benchmark import measure
+from pretrain_xai.settings.sections import Selection
 from pretrain_xai.study import UNTRAINED, Study, StudyError, load_study
 from pretrain_xai.tables import read_table
 
@@ -119,7 +120,7 @@ class Plan:
         """The images that one model's maps are made of: right for all models, and wrong for this one."""
         return self._explained(self.study.main_selection, wrong=True)
 
-    def _explained(self, selection: str, *, wrong: bool) -> int:
+    def _explained(self, selection: Selection, *, wrong: bool) -> int:
         limits, n_test = self.study.image_limits[selection], self.counts["test"]
         most = limits["max_images"] or n_test
         n_wrong = min(most, WRONG * n_test) if wrong and limits["misclassified"] else 0
@@ -145,19 +146,17 @@ class Plan:
         notebooks, images = self.measured["notebooks"], self.measured["attribution"]["image"]
         needs_torch = job.rule in TORCH_RULES
         start = notebooks["torch" if needs_torch else "plain"]
-        return (
-            start
-            + {
-                "make_lesions": lambda: sum(self.study.lesions.patches.values()) * self.measured["slices"]["patch"],
-                "make_slices": self._slices,
-                "build_dataset": lambda: self._of_images() * self.measured["slices"]["slice"],
-                "pretrain": lambda: self._pretraining(job.wildcards["pretraining"]),
-                "finetune": lambda: self._finetuning(int(job.wildcards["finetune_depth"])),
-                "match_accuracy": self._matching,
-                "explanation_metrics": lambda: self._explanation(job) * images,
-                "sanity_checks": lambda: self._sanity() * images,
-            }.get(job.rule, lambda: 0.0)()
-        )
+        work: dict[str, Callable[[], float]] = {
+            "make_lesions": lambda: sum(self.study.lesions.patches.values()) * self.measured["slices"]["patch"],
+            "make_slices": self._slices,
+            "build_dataset": lambda: self._of_images() * self.measured["slices"]["slice"],
+            "pretrain": lambda: self._pretraining(job.wildcards["pretraining"]),
+            "finetune": lambda: self._finetuning(int(job.wildcards["finetune_depth"])),
+            "match_accuracy": self._matching,
+            "explanation_metrics": lambda: self._explanation(job) * images,
+            "sanity_checks": lambda: self._sanity() * images,
+        }
+        return start + work.get(job.rule, lambda: 0.0)()
 
     def _slices(self) -> float:
         if self.study.slices.source != "template":
@@ -173,7 +172,8 @@ class Plan:
         if corpus == "mri":
             n_images = self.counts["pretraining"] + self.counts["pretraining_validation"]
         deepest = self.measured["training"]["by_depth"][str(max(self.study.finetuning.depths))]
-        return n_images * (deepest["before"] + settings.training.epochs * deepest["epoch"])
+        epochs = settings.training.epochs if settings.training else 0
+        return n_images * (deepest["before"] + epochs * deepest["epoch"])
 
     def _finetuning(self, depth: int) -> float:
         cost = self.measured["training"]["by_depth"][str(depth)]
@@ -195,7 +195,8 @@ class Plan:
         """Return the images of one model, with those whose maps are kept."""
         # the untrained network explains what is right for all models
         wrong = job.wildcards["pretraining"] != UNTRAINED
-        return self._explained(job.wildcards["selection"], wrong=wrong) + 2 * self.study.attribution.example_images
+        selection = cast("Selection", job.wildcards["selection"])
+        return self._explained(selection, wrong=wrong) + 2 * self.study.attribution.example_images
 
     def _sanity(self) -> int:
         n_images = min(SANITY_IMAGES, self.study.attribution.max_images or SANITY_IMAGES)

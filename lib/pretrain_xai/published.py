@@ -2,11 +2,13 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from pretrain_xai.files import provenance, safe_pickle
-from pretrain_xai.files.release import COUNTS, KINDS, METRICS, ReleaseError, frame, parse_model_name, selection_of
+from pretrain_xai.files.release import COUNTS, KINDS, METRICS, frame, parse_model_name, selection_of
+from pretrain_xai.files.safe_pickle import ReleaseError
 
 __all__ = ["Release", "ReleaseError", "parse_model_name", "read_release"]
 
@@ -68,7 +70,7 @@ def read_release(folder: Path) -> Release:
         clone = "git clone https://github.com/Marta54/Pretrain_XAI_gt data/published"
         raise ReleaseError(f"{folder}: {what}; bring the authors' release there, for instance: {clone}")
     tables: dict[str, list[pd.DataFrame]] = {table: [] for table in _COLUMNS}
-    seen: dict[tuple, str] = {}
+    seen: dict[tuple[Any, ...], str] = {}
     for path in paths:
         try:
             found = _read_file(path, path.relative_to(folder))
@@ -89,7 +91,7 @@ def _joined(rows: list[pd.DataFrame], columns: list[str]) -> pd.DataFrame:
     return pd.concat(rows, ignore_index=True)[columns] if rows else pd.DataFrame(columns=columns)
 
 
-def _check_new(found: dict[str, pd.DataFrame], seen: dict[tuple, str], file: str) -> None:
+def _check_new(found: dict[str, pd.DataFrame], seen: dict[tuple[Any, ...], str], file: str) -> None:
     """Keep the first of two files about the same models: both would count every image twice."""
     identities = {"lesions": ["label"], "confusion": ["source", "selection"]}
     keys = [

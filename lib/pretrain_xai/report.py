@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from itertools import combinations
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader
@@ -246,7 +246,7 @@ def _is_right(scores: pd.DataFrame) -> pd.Series:
     return untrained | (scores["label"] == scores["predicted"]).fillna(False)
 
 
-def _section(study_name: str, study: Study, name: str, heading: str, caption: str) -> dict:
+def _section(study_name: str, study: Study, name: str, heading: str, caption: str) -> dict[str, Any]:
     """Return the heading and the figures, each a name and a caption, that the study has made."""
     captions = {name: caption}
     if "{corpus}" in name:
@@ -285,7 +285,7 @@ def _html(table: pd.DataFrame) -> str:
     return table.to_html(index=False, float_format=lambda value: f"{value:.3g}", border=0, na_rep="", justify="left")
 
 
-def _stages(study_name: str) -> list[dict]:
+def _stages(study_name: str) -> list[dict[str, Any]]:
     folder = paths.executed(study_name)
     return [
         {

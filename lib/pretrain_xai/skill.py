@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from pretrain_xai.arrays import Floats, Integers
 from pretrain_xai.errors import UserError
 from pretrain_xai.maps.comparison_maps import COMPARISON_MAPS
 from pretrain_xai.study import NETWORK, UNTRAINED
@@ -35,14 +36,14 @@ class Skills:
         `untrained` the method itself on the untrained network.
     """
 
-    values: NDArray[np.float64]
+    values: Floats
     networks: pd.DataFrame
     methods: list[str]
     images: pd.DataFrame
-    references: dict[str, NDArray[np.float64]]
+    references: dict[str, Floats]
 
     @property
-    def clusters(self) -> NDArray[np.int64]:
+    def clusters(self) -> Integers:
         """The number of each image's subject, or of the image where subjects are not known; shape (n_images,)."""
         name = "subject" if "subject" in self.images else "image_index"
         return pd.factorize(self.images[name])[0].astype(np.int64)
@@ -69,7 +70,7 @@ class Skills:
         return wide.melt(NETWORK, self.methods, var_name="method", value_name="skill")
 
 
-def skill(score: ArrayLike, chance: ArrayLike) -> NDArray[np.float64]:
+def skill(score: ArrayLike, chance: ArrayLike) -> Floats:
     """Return (score - chance) / (1 - chance): 0 at chance, 1 at best; NaN where chance is 1, as nothing can be better.
 
     Parameters
@@ -81,7 +82,7 @@ def skill(score: ArrayLike, chance: ArrayLike) -> NDArray[np.float64]:
     return np.divide(score - chance, room, out=np.full_like(room, np.nan), where=room > 0)
 
 
-def brain_chance(images: NDArray, masks: Sequence[NDArray] | NDArray, indices: ArrayLike) -> NDArray[np.float64]:
+def brain_chance(images: np.ndarray, masks: Sequence[np.ndarray] | np.ndarray, indices: ArrayLike) -> Floats:
     """Return what a map scores in expectation that is random within the brain and nothing outside: k / brain pixels.
 
     Parameters
@@ -150,7 +151,7 @@ def _wide(table: pd.DataFrame, rows: list[str]) -> pd.DataFrame:
     return table.set_index([*rows, "image_index"])["skill"].unstack("image_index")
 
 
-def _references(table: pd.DataFrame, methods: Sequence[str], images: pd.Index) -> Iterator[tuple[str, NDArray]]:
+def _references(table: pd.DataFrame, methods: Sequence[str], images: pd.Index) -> Iterator[tuple[str, np.ndarray]]:
     rows = table[table["pretraining"] == UNTRAINED].set_index(["method", "image_index"])["skill"]
     known = set(rows.index.get_level_values("method"))
     for name in COMPARISON_MAPS:

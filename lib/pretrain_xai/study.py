@@ -149,10 +149,12 @@ class Study(Settings):
         return {"per_epoch": matching.checkpoints_per_epoch, "lowest_accuracy": matching.lowest_accuracy}
 
     @property
-    def image_limits(self) -> dict[str, dict[str, Any]]:
+    def image_limits(self) -> dict[Selection, dict[str, Any]]:
         """Which images are explained for a model of each selection: what `selection.explained_images` takes."""
         own = self.attribution
-        limits = {name: {"max_images": own.max_images, "misclassified": own.misclassified} for name in self.selections}
+        limits: dict[Selection, dict[str, Any]] = {
+            name: {"max_images": own.max_images, "misclassified": own.misclassified} for name in self.selections
+        }
         if matching := self.finetuning.matching:
             most = matching.max_images or own.max_images
             limits[MATCHED] = {"max_images": most, "misclassified": matching.misclassified}

@@ -157,7 +157,7 @@ def identify_scores(scores: pd.DataFrame, study_name: str, study: Study, run: Ru
 def write_arrays(path: Path, **arrays: np.ndarray) -> None:
     """Write named arrays as one `.npz` atomically; equal arrays give equal bytes."""
     with atomic_path(path) as temporary, temporary.open("wb") as file:
-        np.savez_compressed(file, **arrays)
+        np.savez_compressed(file, allow_pickle=False, **arrays)
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:

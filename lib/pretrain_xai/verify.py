@@ -52,8 +52,8 @@ class Verification:
             print(
                 f"without a recorded digest, so not compared: {len(unrecorded)} files ({first_ten(_near_all(unrecorded))})"
             )
-        for file, reasons in self.failures.items():
-            print(f"FAILED {file}: {'; '.join(reasons)}")
+        for name, reasons in self.failures.items():
+            print(f"FAILED {name}: {'; '.join(reasons)}")
         print(f"{self.name}: {'everything holds' if not self.failures else f'{len(self.failures)} files fail'}")
         return not self.failures
 
@@ -62,7 +62,7 @@ class Verification:
         return [file for file in present_files(self.name) if file not in self.records.made]
 
     def _findings(self, check: Callable[["Verification"], Wrong]) -> list[tuple[Path, str]]:
-        found = []
+        found: list[tuple[Path, str]] = []
         try:
             found.extend(check(self))
         except (UserError, OSError, ValueError, KeyError) as error:  # a damaged table stops a check, not the others

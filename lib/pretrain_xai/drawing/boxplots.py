@@ -13,16 +13,16 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from pretrain_xai.drawing.figures import ONE_COLUMN, TWO_COLUMNS, outline_lesions, panel_grid
+from pretrain_xai.drawing.figures import ONE_COLUMN, TWO_COLUMNS, Style, outline_lesions, panel_grid
 from pretrain_xai.maps.comparison_maps import COMPARISON_MAPS
 from pretrain_xai.names import colour, hatch, label
 from pretrain_xai.settings.sections import FINETUNE_DEPTHS
 from pretrain_xai.study import UNTRAINED
 
 BOX_WIDTH = 0.36
-_THIN = {"color": "black", "linewidth": 0.6}
+_THIN: Style = {"color": "black", "linewidth": 0.6}
 #: above a box that stands for models that are not matched
-_STAR = {"linestyle": "", "marker": "*", "markersize": 5, "color": "black", "markeredgewidth": 0}
+_STAR: Style = {"linestyle": "", "marker": "*", "markersize": 5, "color": "black", "markeredgewidth": 0}
 
 
 def plot_score_boxes(
@@ -213,7 +213,7 @@ def heatmap_figure(image: np.ndarray, mask: np.ndarray, maps: pd.DataFrame, meth
             )
     for ax, title in zip(axes[0], ["image", *titles], strict=True):
         ax.set_title(title, fontsize=7)
-    figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0, hspace=0)
+    figure.set_layout_engine("constrained", w_pad=0.01, h_pad=0.01, wspace=0, hspace=0)
     return figure
 
 

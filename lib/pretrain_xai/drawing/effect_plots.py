@@ -1,6 +1,7 @@
 """The figure of what each flaw of the released code changes: decided changes in colour, the rest in grey."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,8 +11,9 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
+from matplotlib.typing import ColorType
 
-from pretrain_xai.drawing.figures import TWO_COLUMNS
+from pretrain_xai.drawing.figures import TWO_COLUMNS, Style
 from pretrain_xai.maps.comparison_maps import COMPARISON_MAPS
 from pretrain_xai.names import label
 from pretrain_xai.protocol import UNCHANGED
@@ -84,7 +86,7 @@ def effect_figure(effects: pd.DataFrame, methods: Sequence[str]) -> Figure:
         extend="both",
     )
     bar.set_label("published minus corrected")
-    figure.get_layout_engine().set(w_pad=0.015, h_pad=0.015, wspace=0, hspace=0)
+    figure.set_layout_engine("constrained", w_pad=0.015, h_pad=0.015, wspace=0, hspace=0)
     return figure
 
 
@@ -110,7 +112,7 @@ def plot_effects(ax: Axes, effects: pd.DataFrame, switches: Sequence[str], quant
     return ax
 
 
-def _look(row) -> tuple[object, Mapping[str, object]]:
+def _look(row: Any) -> tuple[ColorType, Style]:
     """Return the colour of a cell and the style of its number."""
     if row.verdict in ("undecided", "unchanged"):
         return _UNDECIDED if row.verdict == "undecided" else "white", {"color": "0.6"}

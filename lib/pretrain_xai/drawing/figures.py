@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from matplotlib.typing import ColorType
 
 from pretrain_xai import paths
 from pretrain_xai.files.provenance import atomic_path, record
@@ -22,6 +23,8 @@ ONE_COLUMN, TWO_COLUMNS = 88 / 25.4, 180 / 25.4
 #: points; smaller text is hard to read in print
 SMALLEST_TEXT = 7.0
 STYLE = Path(__file__).with_name("paper.mplstyle")
+
+Style = dict[str, Any]  # keyword arguments of matplotlib
 
 
 def use_style() -> None:
@@ -73,7 +76,9 @@ def print_faults(figure: Figure) -> list[str]:
     width, (right, top) = figure.get_figwidth(), figure.bbox.size
     faults = [f"{width * 25.4:.0f} mm wide, 180 mm at most is expected"] if width > TWO_COLUMNS + 1e-6 else []
     texts = list(_drawn_texts(figure))
-    faults += [f"{text.get_text()!r} has {text.get_size():g} pt" for text in texts if text.get_size() < SMALLEST_TEXT]
+    sizes = [float(text.get_fontsize()) for text in texts]
+    small = ((text, size) for text, size in zip(texts, sizes, strict=True) if size < SMALLEST_TEXT)
+    faults += [f"{text.get_text()!r} has {size:g} pt" for text, size in small]
     upright = [text for text in texts if text.get_rotation() % 90 == 0]
     boxes = np.array([text.get_window_extent().extents for text in upright]).reshape(-1, 4)
     room = figure.dpi / 72  # a point, since boxes hold the space around letters
@@ -131,7 +136,7 @@ def panel_grid(n_panels: int, row_height: float, *, room: float) -> tuple[Figure
     return figure, axes
 
 
-def outline_lesions(ax: Axes, mask: np.ndarray, color: str = "white") -> Axes:
+def outline_lesions(ax: Axes, mask: np.ndarray, color: ColorType = "white") -> Axes:
     """Draw the outline of a bool mask of shape (height, width)."""
     ax.contour(mask, levels=[0.5], colors=color, linewidths=0.6)
     return ax

@@ -8,13 +8,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from pretrain_xai.drawing.figures import ONE_COLUMN, TWO_COLUMNS
+from pretrain_xai.drawing.figures import ONE_COLUMN, TWO_COLUMNS, Style
 from pretrain_xai.drawing.statistics_plots import MARKERS, plot_effects
 from pretrain_xai.names import colour, label
 from pretrain_xai.statistics.findings import WAY_NAMES
 
 _LINES = ("-", (0, (3, 1.5)))
-_TARGET = {"color": "black", "linestyle": (0, (4, 3)), "linewidth": 0.7, "zorder": 1}
+_TARGET: Style = {"color": "black", "linestyle": (0, (4, 3)), "linewidth": 0.7, "zorder": 1}
 
 
 def plot_matching(ax: Axes, checkpoints: pd.DataFrame, matched: pd.DataFrame, corpora: Sequence[str]) -> Axes:
@@ -29,7 +29,7 @@ def plot_matching(ax: Axes, checkpoints: pd.DataFrame, matched: pd.DataFrame, co
     for corpus, rows in checkpoints.groupby("pretraining"):
         number = list(corpora).index(corpus)
         for _, line in rows.groupby("seed"):
-            style = {"color": colour(corpus), "linewidth": 0.8, "linestyle": _LINES[number % len(_LINES)]}
+            style: Style = {"color": colour(corpus), "linewidth": 0.8, "linestyle": _LINES[number % len(_LINES)]}
             ax.plot(line["step"], line["validation_accuracy"], **style)
     for row in matched.itertuples():
         number = list(corpora).index(row.pretraining)
@@ -48,8 +48,8 @@ def matching_figure(
     )
     target = matched["target"].iloc[0]
     for ax, depth in zip(axes.flat, depths, strict=True):
-        of = [table[table["finetune_depth"] == depth] for table in (checkpoints, matched)]
-        plot_matching(ax, *of, corpora).set_title(f"{depth} block{'s' if depth > 1 else ''}")
+        validated, chosen = (table[table["finetune_depth"] == depth] for table in (checkpoints, matched))
+        plot_matching(ax, validated, chosen, corpora).set_title(f"{depth} block{'s' if depth > 1 else ''}")
         ax.axhspan(target - tolerance, target + tolerance, color="0.88", zorder=0)
     axes[0, 0].set_ylabel("validation accuracy")
     figure.supxlabel("training step", fontsize=7)
@@ -104,7 +104,7 @@ def accuracy_figure(networks: pd.DataFrame, correlations: pd.DataFrame, corpora:
         Line2D([], [], **_marker(corpus, number, filled=True), label=label(corpus))
         for number, corpus in enumerate(corpora)
     ]
-    grey = {
+    grey: Style = {
         "linestyle": "",
         "marker": "o",
         "markerfacecolor": "0.85",
@@ -164,7 +164,7 @@ _WAYS = WAY_NAMES | {"regression": "regression over networks"}
 
 def not_matched(marker: str) -> Line2D:
     """Return the line of a legend for networks that are not matched."""
-    style = {"markersize": 4, "markerfacecolor": "white", "markeredgecolor": "black", "markeredgewidth": 0.6}
+    style: Style = {"markersize": 4, "markerfacecolor": "white", "markeredgecolor": "black", "markeredgewidth": 0.6}
     return Line2D([], [], linestyle="", marker=marker, label="not matched", **style)
 
 
@@ -172,7 +172,7 @@ def _marker_size(finetune_depth: int) -> float:
     return 2.2 + 0.8 * finetune_depth
 
 
-def _marker(corpus: str, number: int, *, filled: bool) -> dict:
+def _marker(corpus: str, number: int, *, filled: bool) -> Style:
     return {
         "linestyle": "",
         "marker": MARKERS[number % len(MARKERS)],

@@ -52,7 +52,7 @@ def slice_figure(slices: np.ndarray, table: pd.DataFrame, n_subjects: int, unit:
 def quality_figure(quality: pd.DataFrame, rejected: pd.DataFrame) -> Figure:
     """Draw the brightness of the brain by split, the share of brain by class, and what was rejected why.
 
-    Both tables are those of `slice_quality`.
+    Both tables are those of `slices.quality`.
     """
     figure, axes = plt.subplots(1, 3, figsize=(TWO_COLUMNS, 2), layout="constrained", width_ratios=(1, 1, 1.2))
     styles = ("-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)))
@@ -79,7 +79,7 @@ def image_figure(split: Split, n_shown: int) -> Figure:
         len(CLASSES), n_shown, figsize=(TWO_COLUMNS, 0.98 * len(CLASSES)), squeeze=False, layout="constrained"
     )
     for number, (row, name) in enumerate(zip(axes, CLASSES, strict=True)):
-        for ax, index in zip(row, np.flatnonzero(split.labels == number), strict=False):
+        for ax, index in zip(row, np.flatnonzero(split.labels == number).tolist(), strict=False):
             outline_lesions(_show(ax, split.images[index]), split.masks[index], color=CLASS_COLOURS[number])
         row[0].set_ylabel(name)
     return figure

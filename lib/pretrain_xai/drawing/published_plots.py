@@ -1,4 +1,4 @@
-"""Figures of the authors' release and of the paper's numbers, in this project's style; as in `plotting`."""
+"""Figures of the authors' release and of the paper's numbers, in this project's style; as in `boxplots`."""
 
 from collections.abc import Sequence
 
@@ -9,15 +9,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from pretrain_xai.drawing.figures import ONE_COLUMN, panel_grid
+from pretrain_xai.drawing.figures import ONE_COLUMN, Style, panel_grid
 from pretrain_xai.files.release import EDGE_FILTERS
 from pretrain_xai.names import colour, label
 from pretrain_xai.settings.sections import FINETUNE_DEPTHS
 from pretrain_xai.study import UNTRAINED
 
 MARKERS = {"imagenet": "o", "mri": "s"}
-_CHANCE = {"color": "black", "linestyle": (0, (4, 3)), "linewidth": 0.7, "zorder": 1}
-_THIN = {"color": "black", "linewidth": 0.6}
+_CHANCE: Style = {"color": "black", "linestyle": (0, (4, 3)), "linewidth": 0.7, "zorder": 1}
+_THIN: Style = {"color": "black", "linewidth": 0.6}
 
 
 def plot_comparison_boxes(ax: Axes, maps: pd.DataFrame, names: Sequence[str]) -> Axes:
@@ -74,10 +74,9 @@ def plot_medians(ax: Axes, published: pd.DataFrame, accuracy: pd.DataFrame) -> A
         Drawn as diamonds on the same axis.
     """
     for number, (corpus, marker) in enumerate(MARKERS.items()):
-        for rows, style in (
-            (published, {"marker": marker, "markersize": 4, "color": colour(corpus)}),
-            (accuracy, {"marker": "D", "markersize": 2.6, "color": "white" if number else "0.6"}),
-        ):
+        paper: Style = {"marker": marker, "markersize": 4, "color": colour(corpus)}
+        diamond: Style = {"marker": "D", "markersize": 2.6, "color": "white" if number else "0.6"}
+        for rows, style in ((published, paper), (accuracy, diamond)):
             of_corpus = rows[rows["pretraining"] == corpus].sort_values("finetune_depth")
             places = of_corpus["finetune_depth"] + 0.2 * (number - 0.5)
             ax.plot(places, of_corpus["published"], linestyle="", markeredgecolor="black", markeredgewidth=0.5, **style)
@@ -158,7 +157,7 @@ _METRICS = {"median_relevance_rank_accuracy": "median performance,\nuntrained ne
 
 
 def _medians_legend(medians: pd.DataFrame, chance: float) -> list[Line2D]:
-    edge = {"linestyle": "", "markeredgecolor": "black", "markeredgewidth": 0.5}
+    edge: Style = {"linestyle": "", "markeredgecolor": "black", "markeredgewidth": 0.5}
     handles = [
         Line2D([], [], marker=MARKERS[c], color=colour(c), markersize=4, label=label(c), **edge) for c in MARKERS
     ]

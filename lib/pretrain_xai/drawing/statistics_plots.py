@@ -1,4 +1,4 @@
-"""Figures of the statistics: intervals, effects, ranks, redundancy and power. As in `plotting`: tidy data and axes."""
+"""Figures of the statistics: intervals, effects, ranks, redundancy and power. As in `boxplots`: tidy data and axes."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from pretrain_xai.drawing.figures import ONE_COLUMN, TWO_COLUMNS, panel_grid
+from pretrain_xai.drawing.figures import ONE_COLUMN, TWO_COLUMNS, Style, panel_grid
 from pretrain_xai.names import colour, label
 from pretrain_xai.skill import skill
 from pretrain_xai.statistics.findings import WAY_NAMES
@@ -18,8 +18,8 @@ from pretrain_xai.statistics.power import POWER
 from pretrain_xai.statistics.ranks import ALPHA
 
 MARKERS = "osD^v"
-_CHANCE = {"color": "black", "linestyle": (0, (4, 3)), "linewidth": 0.7, "zorder": 1}
-_BRAIN = {"color": "black", "linestyle": (0, (1, 2)), "linewidth": 0.9, "zorder": 1}
+_CHANCE: Style = {"color": "black", "linestyle": (0, (4, 3)), "linewidth": 0.7, "zorder": 1}
+_BRAIN: Style = {"color": "black", "linestyle": (0, (1, 2)), "linewidth": 0.9, "zorder": 1}
 _DEPTHS = "fine-tuned blocks (5: whole network)"
 
 
@@ -258,5 +258,10 @@ def _draw_points(ax: Axes, places: pd.Series, rows: pd.DataFrame, corpus: str, n
 
 def _point(corpus: str, number: int) -> Line2D:
     marker = MARKERS[number % len(MARKERS)]
-    style = {"markersize": 4, "markerfacecolor": colour(corpus), "markeredgecolor": "black", "markeredgewidth": 0.4}
+    style: Style = {
+        "markersize": 4,
+        "markerfacecolor": colour(corpus),
+        "markeredgecolor": "black",
+        "markeredgewidth": 0.4,
+    }
     return Line2D([], [], linestyle="", marker=marker, label=label(corpus), **style)

@@ -3,6 +3,7 @@
 import secrets
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,8 +19,9 @@ from pretrain_xai.localization import Scored, chance, confusion_counts, relevanc
 from pretrain_xai.maps.channels import reduce_channels
 from pretrain_xai.maps.comparison_maps import COMPARISON_MAPS, comparison_maps
 from pretrain_xai.maps.masked_maps import MaskedMaps
+from pretrain_xai.networks.batches import as_batch
 from pretrain_xai.networks.models import evaluation_mode
-from pretrain_xai.networks.training import as_batch, predict
+from pretrain_xai.networks.training import predict
 from pretrain_xai.protocol import NEW_MAPS, RESCORED, Protocol, switched_protocols
 from pretrain_xai.settings.sections import Attribution
 
@@ -160,7 +162,7 @@ def signed_attributions(
     """Return signed maps (n, 3, height, width) and completeness deltas (n,), by the names of the study's methods."""
     computed = {name: _PUBLISHED_METHODS.get(name, name) if protocol.captum_deep_lift else name for name in methods}
     inputs, targets = as_batch(images), torch.from_numpy(labels)
-    drawn = {
+    drawn: dict[str, Any] = {
         "image_ids": torch.from_numpy(np.array(image_indices, dtype=np.int64)),
         "seed": secrets.randbits(31) if protocol.gradient_shap_unseeded else settings.seed,
         "micro_batch": settings.micro_batch,

@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from scipy import stats
 from skimage.metrics import structural_similarity
 from torch import nn
 
+from pretrain_xai.arrays import Booleans, Floats, Integers, PerImage
 from pretrain_xai.dataset import Split
 from pretrain_xai.explanations.explanation import example_maps
 from pretrain_xai.explanations.memory import within_memory
@@ -25,8 +25,6 @@ from pretrain_xai.settings.sections import Attribution
 
 #: of the column `layer`, beside the names of layers: nothing is random, and a map that knows nothing (`random`)
 TRAINED, RANDOM_MAP = "trained", "random map"
-
-PerImage = NDArray[np.float64]
 
 
 def weight_layers(network: nn.Module) -> dict[str, nn.Module]:
@@ -65,7 +63,7 @@ def cascade(network: nn.Module, random_network: nn.Module) -> Iterator[tuple[str
         yield name, changed
 
 
-def rank_correlation(maps: NDArray, others: NDArray, within: NDArray[np.bool_] | None = None) -> PerImage:
+def rank_correlation(maps: np.ndarray, others: np.ndarray, within: Booleans | None = None) -> PerImage:
     """Return Spearman's rank correlation of the absolute values of each pair of maps, float64 (n_images,), -1 to 1.
 
     Parameters
@@ -84,7 +82,7 @@ def rank_correlation(maps: NDArray, others: NDArray, within: NDArray[np.bool_] |
     return np.divide((first * second).sum(1), size, out=np.full(len(maps), np.nan), where=size > 0)
 
 
-def map_similarity(maps: NDArray, others: NDArray) -> PerImage:
+def map_similarity(maps: np.ndarray, others: np.ndarray) -> PerImage:
     """Return the structural similarity of each pair of maps, float64 (n_images,), -1 to 1 (Wang et al. 2004).
 
     Of the absolute values, each map scaled to its own maximum, as Adebayo et al. do.
@@ -94,7 +92,7 @@ def map_similarity(maps: NDArray, others: NDArray) -> PerImage:
 
 
 #: each takes maps of the trained network, other maps, lesion masks and brain masks (n_images, height, width)
-MEASURES: Mapping[str, Callable[[NDArray, NDArray, NDArray, NDArray], PerImage]] = {
+MEASURES: Mapping[str, Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], PerImage]] = {
     "rank_correlation": lambda maps, others, lesions, brains: rank_correlation(maps, others),
     "rank_correlation_in_brain": lambda maps, others, lesions, brains: rank_correlation(maps, others, brains),
     "structural_similarity": lambda maps, others, lesions, brains: map_similarity(maps, others),
@@ -108,7 +106,7 @@ MEASURES: Mapping[str, Callable[[NDArray, NDArray, NDArray, NDArray], PerImage]]
 def compare_with_random(
     network: nn.Module,
     split: Split,
-    image_indices: NDArray[np.int64],
+    image_indices: Integers,
     methods: Sequence[str],
     settings: Attribution,
     protocol: Protocol,
@@ -129,7 +127,7 @@ def compare_with_random(
     noise = example_maps(network, split, image_indices, ["random"], settings, protocol)["random"]
     lesions, brains = split.masks[image_indices], split.images[image_indices] > 0
 
-    def rows(layer: str, n_random: int | None, maps: Mapping[str, NDArray]) -> pd.DataFrame:
+    def rows(layer: str, n_random: int | None, maps: Mapping[str, np.ndarray]) -> pd.DataFrame:
         parts = [
             pd.DataFrame({"method": method, "image_index": image_indices, "measure": name, "value": values})
             for method in methods
@@ -164,7 +162,7 @@ def retained(table: pd.DataFrame, measure: str) -> pd.DataFrame:
     return means.sub(floor, axis=0).div(1 - floor, axis=0)
 
 
-def _centred_ranks(values: NDArray, inside: NDArray[np.bool_]) -> NDArray[np.float64]:
+def _centred_ranks(values: np.ndarray, inside: Booleans) -> Floats:
     """Return the ranks of the nonnegative values inside, less their mean, and 0 outside; shape (n_images, n_pixels)."""
     flat = inside.reshape(len(inside), -1)
     # what is outside shares the lowest rank, so that ranks inside are shifted by one number
@@ -173,7 +171,7 @@ def _centred_ranks(values: NDArray, inside: NDArray[np.bool_]) -> NDArray[np.flo
     return (ranks - mean) * flat
 
 
-def _scaled(maps: NDArray) -> NDArray:
+def _scaled(maps: np.ndarray) -> np.ndarray:
     strength = np.abs(maps)
     highest = strength.max(axis=(1, 2), keepdims=True)
     return np.divide(strength, highest, out=np.zeros_like(strength), where=highest > 0)

@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from pretrain_xai.arrays import Floats, Integers
 from pretrain_xai.localization import Ties, find_score, value_masked
-from pretrain_xai.maps.channels import reduce_channels
+from pretrain_xai.maps.channels import Reduction, reduce_channels
 from pretrain_xai.maps.comparison_maps import COMPARISON_MAPS, comparison_maps
 from pretrain_xai.maps.masked_maps import MaskedMaps
 from pretrain_xai.overlays.overlay import lesion_masks
@@ -19,6 +21,8 @@ from pretrain_xai.tables import read_arrays, write_arrays
 
 #: images whose comparison maps are in memory at once
 CHUNK = 64
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -35,16 +39,16 @@ class SettingScores:
     chance : float array of shape (n_thresholds, n_scores, n_images)
     """
 
-    image_index: NDArray[np.int64]
+    image_index: Integers
     methods: Sequence[str]
-    channel_reductions: Sequence[str]
+    channel_reductions: Sequence[Reduction]
     mask_thresholds: Sequence[float]
     scores: Sequence[str]
-    values: NDArray[np.float64]
-    chance: NDArray[np.float64]
+    values: Floats
+    chance: Floats
 
     def add(
-        self, method: str, attributions: NDArray, strength: NDArray, chunk: NDArray, ties: Ties = "expected"
+        self, method: str, attributions: np.ndarray, strength: np.ndarray, chunk: np.ndarray, ties: Ties = "expected"
     ) -> None:
         """Score one method's attributions of some of the images.
 
@@ -63,7 +67,7 @@ class SettingScores:
             self.add_maps((row, column), reduce_channels(attributions, reduction), strength, chunk, ties)
 
     def add_maps(
-        self, place: tuple[int, int], maps: NDArray, strength: NDArray, chunk: NDArray, ties: Ties = "expected"
+        self, place: tuple[int, int], maps: np.ndarray, strength: np.ndarray, chunk: np.ndarray, ties: Ties = "expected"
     ) -> None:
         """Score one method's maps, (n, height, width), at the place of the method and of the channel reduction."""
         images = np.searchsorted(self.image_index, chunk)
@@ -80,7 +84,7 @@ class SettingScores:
                     chance = np.where(nothing, np.nan, find_score(name).chance(masks))
                     self.chance[number, column, images] = chance
 
-    def skill_at(self, setting: tuple[int, int, int], image_index: ArrayLike) -> NDArray[np.float64]:
+    def skill_at(self, setting: tuple[int, int, int], image_index: ArrayLike) -> Floats:
         """Return the skill of each method under one setting, NaN for images that are not scored.
 
         Parameters
@@ -112,7 +116,8 @@ class SettingScores:
     def read(cls, path: Path) -> "SettingScores":
         """Read what `write` wrote."""
         lists = ("methods", "channel_reductions", "mask_thresholds", "scores")
-        return cls(**{name: array.tolist() if name in lists else array for name, array in read_arrays(path).items()})
+        arrays: dict[str, Any] = read_arrays(path)
+        return cls(**arrays | {name: arrays[name].tolist() for name in lists})
 
 
 def empty_scores(
@@ -134,7 +139,7 @@ def empty_scores(
 
 
 def score_comparison_maps_under_settings(
-    images: NDArray, strength: NDArray, image_index: ArrayLike, settings: Sensitivity, protocol: Protocol
+    images: np.ndarray, strength: np.ndarray, image_index: ArrayLike, settings: Sensitivity, protocol: Protocol
 ) -> SettingScores:
     """Score the maps that need no network under every setting; they have one channel, so all reductions are the same.
 
@@ -155,5 +160,5 @@ def score_comparison_maps_under_settings(
     return found
 
 
-def _with_own(listed: Sequence, own: object) -> list:
+def _with_own(listed: Sequence[T], own: T) -> list[T]:
     return [*listed] if own in listed else [own, *listed]

@@ -5,6 +5,7 @@ import html
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import ipywidgets as widgets
 import pandas as pd
@@ -16,6 +17,7 @@ from pretrain_xai.explorer.data import IMAGES, ORDERS, RANK_ACCURACY, Choice, Ex
 from pretrain_xai.explorer.view import MODES, MOST_METHODS, MOST_NETWORKS, ExplorerView
 from pretrain_xai.lesions import CLASSES
 from pretrain_xai.names import label
+from pretrain_xai.settings.sections import Selection
 from pretrain_xai.study import UNTRAINED
 
 _MENU = {"style": {"description_width": "5em"}, "layout": {"width": "20em"}}
@@ -24,7 +26,7 @@ _WIDE = {"style": {"description_width": "initial"}, "layout": {"width": "22em"}}
 _TALL = {"flex_flow": "column", "align_items": "stretch", "width": "20em", "height": "36em"}
 
 
-class ExplorerControls(widgets.VBox):
+class ExplorerControls(widgets.VBox):  # type: ignore[misc]  # ipywidgets has no types
     """Menus on the left, the picture with its table on the right.
 
     Every menu is reached by Tab and moved by the arrow keys. The picture is drawn anew when a choice changes; maps that
@@ -37,7 +39,7 @@ class ExplorerControls(widgets.VBox):
     selection : str
     """
 
-    def __init__(self, study: str, selection: str) -> None:
+    def __init__(self, study: str, selection: Selection) -> None:
         self._quiet = False
         self._make_menus(study)
         self._make_picture()
@@ -102,7 +104,7 @@ class ExplorerControls(widgets.VBox):
         self.compute.on_click(lambda _: self._compute())
         self.export.on_click(lambda _: self._export())
 
-    def _load(self, name: str, selection: str | None) -> None:
+    def _load(self, name: str, selection: Selection | None) -> None:
         """Show another study: its own menus, the first two corpora at the greatest depth, the first three methods."""
         with self._reported():
             self.explorer = Explorer(name)
@@ -247,7 +249,7 @@ class ExplorerError(UserError):
     """What is chosen can't be shown."""
 
 
-def _row_words(row: object, name: str, n_runs: int, order: str) -> str:
+def _row_words(row: Any, name: str, n_runs: int, order: str) -> str:
     """Return the words of an image in the list: the number that it is sorted by, what it is, who gets it wrong."""
     value = row.disagreement if order == "methods disagree" else row.score
     number = " –  " if pd.isna(value) else f"{value:.2f}"

@@ -18,6 +18,7 @@ from pretrain_xai.lesions import CLASSES
 from pretrain_xai.localization import SCORES, confusion_counts, find_score, relevance_rank_accuracy, score_masked
 from pretrain_xai.maps.masked_maps import MaskedMaps
 from pretrain_xai.names import label
+from pretrain_xai.settings.sections import Selection
 from pretrain_xai.study import MODEL_COLUMNS, UNTRAINED, Run, Study, load_study
 from pretrain_xai.tables import read_predictions, read_table
 
@@ -57,7 +58,7 @@ class Explorer:
         self._predictions: dict[Run, pd.DataFrame] = {}
 
     def runs(
-        self, selection: str, corpora: Sequence[str], depths: Sequence[int], position: int | None = 0
+        self, selection: Selection, corpora: Sequence[str], depths: Sequence[int], position: int | None = 0
     ) -> list[Run]:
         """Return the networks of a selection, of each corpus and depth the `position`-th seed or all; "none": untrained."""
         found = []
@@ -192,7 +193,7 @@ class Explorer:
 
     def _scores(self, heatmap: Heatmap, mask: np.ndarray) -> dict[str, float]:
         given, ties = MaskedMaps(heatmap.absolute[None], mask[None]), self.study.switched.ties
-        row = {}
+        row: dict[str, float] = {}
         for name, (values, chances) in score_masked(given, self.score_names, ties=ties).items():
             row |= {name: float(values[0]), f"{name}_chance": float(chances[0])}
         counts = confusion_counts(given, ties=ties)

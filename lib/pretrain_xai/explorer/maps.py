@@ -1,7 +1,7 @@
 """The maps at hand: those that the study kept, and those that are computed while somebody looks."""
 
 from functools import lru_cache
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -10,6 +10,9 @@ from pretrain_xai.dataset import Split
 from pretrain_xai.maps.channels import reduce_channels
 from pretrain_xai.study import Run, Study
 from pretrain_xai.tables import read_arrays
+
+if TYPE_CHECKING:  # what only looks at maps need not wait for torch
+    from torch import nn
 
 
 class Heatmap(NamedTuple):
@@ -65,7 +68,7 @@ class MapShelf:
         self._computed[run, method, image] = heatmap
         return heatmap
 
-    def _load(self, run: Run) -> object:
+    def _load(self, run: Run) -> "nn.Module":
         from pretrain_xai.networks.models import load_finetuned
         from pretrain_xai.networks.training import configure_torch
 

@@ -2,12 +2,14 @@
 
 import io
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 import numpy as np
 import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import Collection
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -15,7 +17,7 @@ from matplotlib.patches import Patch
 from PIL import Image
 
 from pretrain_xai.drawing.boxplots import plot_heatmap
-from pretrain_xai.drawing.figures import TWO_COLUMNS, outline_lesions
+from pretrain_xai.drawing.figures import TWO_COLUMNS, Style, outline_lesions
 from pretrain_xai.explorer.data import RANK_ACCURACY, Choice, Explorer
 from pretrain_xai.explorer.maps import Heatmap
 from pretrain_xai.lesions import CLASSES
@@ -61,18 +63,19 @@ class _Cell:
 
     def __init__(self, ax: Axes, strip: Axes) -> None:
         blank = np.zeros((2, 2))
-        self.ax = ax
+        self.ax, self.strip = ax, strip
         self.image = ax.imshow(blank, cmap="gray", vmin=0, vmax=1)
         self.map = ax.imshow(blank, interpolation="nearest")
         self.note = ax.text(0.5, 0.5, "", transform=ax.transAxes, ha="center", va="center", color="white")
-        self.outline = None
+        self.outline: Collection | None = None
         ax.set(xticks=[], yticks=[])
         ax.spines[:].set_visible(False)
         strip.set(xlim=(-0.02, 1.02), ylim=(-1, 1), yticks=[])
         strip.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
         strip.spines["left"].set_visible(False)
         strip.tick_params(length=2, pad=1, labelsize=7)
-        thin, thick = {"color": "0.6", "linewidth": 1}, {"color": "0.6", "linewidth": 4, "solid_capstyle": "butt"}
+        thin: Style = {"color": "0.6", "linewidth": 1}
+        thick: Style = {"color": "0.6", "linewidth": 4, "solid_capstyle": "butt"}
         (self.whole,), (self.half,) = strip.plot([], [], **thin), strip.plot([], [], **thick)
         (self.median,) = strip.plot([], [], "|", color="black", markersize=6)
         (self.chance,) = strip.plot([], [], color="black", linestyle=(0, (2, 2)), linewidth=0.8)
@@ -93,15 +96,16 @@ class _Cell:
         shown = heatmap is not None and not (mode == "signed map" and heatmap.signed is None)
         self.map.set_visible(shown)
         self.note.set_text("" if shown else "not computed")
-        self.outline.set_edgecolor("black" if shown and mode == "signed map" and strength > 0.5 else "white")
-        if not shown:
+        if self.outline is not None:
+            self.outline.set_edgecolor("black" if shown and mode == "signed map" and strength > 0.5 else "white")
+        if heatmap is None or not shown:
             return
         self.map.set_alpha(strength)
         if mode == "hits and misses":
             colours = hits_and_misses(heatmap.absolute, mask)
             colours[..., 3] *= strength
             self.map.set(data=colours, alpha=None)
-        elif mode == "signed map":
+        elif mode == "signed map" and heatmap.signed is not None:
             top = max(np.quantile(np.abs(heatmap.signed), 0.995), 1e-12)
             self.map.set(data=heatmap.signed, cmap="PuOr_r", clim=(-top, top))
         else:
@@ -174,11 +178,10 @@ class ExplorerView:
 
     def png(self) -> bytes:
         """Return the figure as PNG."""
-        self.figure.canvas.draw()  # savefig would draw twice
+        canvas = cast("FigureCanvasAgg", self.figure.canvas)
+        canvas.draw()  # savefig would draw twice
         buffer = io.BytesIO()
-        Image.fromarray(np.asarray(self.figure.canvas.buffer_rgba())).convert("RGB").save(
-            buffer, "png", compress_level=1
-        )
+        Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB").save(buffer, "png", compress_level=1)
         return buffer.getvalue()
 
     def _network_words(self, run: Run, image: int) -> str:
@@ -209,7 +212,7 @@ class ExplorerView:
                 boxes = [left, bottom, 0.92 * side, side], [left, bottom - 0.11, 0.92 * side, 0.1]
                 scaled = [np.array(box) / (width, height, width, height) for box in boxes]
                 cells.append(_Cell(*(self.figure.add_axes(tuple(box)) for box in scaled)))
-            cells[0].here.axes.set_visible(False)  # the image has no score
+            cells[0].strip.set_visible(False)  # the image has no score
             cells[0].map.set_visible(False)
             self._slices.append(cells[0])
             self._cells.append(cells[1:])
@@ -241,7 +244,8 @@ def montage(explorer: Explorer, runs: Sequence[Run], method: str) -> Figure:
         first.set(xticks=[], yticks=[], title=f"image {image}, {CLASSES[explorer.test.labels[image]]}")
         table = explorer.table(Choice(image, tuple(runs), (method,)))
         for run, ax, value in zip(runs, rest, table[RANK_ACCURACY], strict=True):
-            plot_heatmap(ax, explorer.shelf.find(run, method, image).absolute, mask)
+            kept = cast("Heatmap", explorer.shelf.find(run, method, image))  # at hand, as these are the kept images
+            plot_heatmap(ax, kept.absolute, mask)
             prediction = explorer.prediction(run, image)
             verdict = "" if prediction is None else " ✓" if prediction.correct else " ✗"
             ax.set_title(f"{explorer.run_name(run)}{verdict}: {value:.2f}", fontsize=7)

@@ -8,6 +8,8 @@ MAPPED_FROM = 2**12
 #: the longest line that a text instruction (a module and a name) may read
 MAX_LINE = 200
 
+Bytes = bytes | memoryview
+
 
 class BoundedFile:
     """A file that refuses to read beyond its end, before anything is allocated for it."""
@@ -15,7 +17,7 @@ class BoundedFile:
     def __init__(self, file: BinaryIO, size: int) -> None:
         self._file, self.size, self._left = file, size, size
 
-    def read(self, count: int) -> bytes:
+    def read(self, count: int) -> Bytes:
         """Return the next `count` bytes; an EOFError if there are fewer."""
         if count > self._left:
             raise EOFError(f"it announces {count:,} bytes where {self._left:,} are left")
@@ -42,7 +44,7 @@ class MappedFile(BoundedFile):
         super().__init__(file, size)
         self._map = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
-    def read(self, count: int) -> bytes | memoryview:
+    def read(self, count: int) -> Bytes:
         """Return the next `count` bytes, as a view of the map if they are many."""
         if count < MAPPED_FROM:
             return super().read(count)

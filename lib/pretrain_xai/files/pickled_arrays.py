@@ -8,11 +8,11 @@ import math
 import pickletools
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import IO, Any, Literal, cast
 
 import numpy as np
 
-from pretrain_xai.files.bounded_files import BoundedFile
+from pretrain_xai.files.bounded_files import BoundedFile, Bytes
 
 #: no object arrays ("O"), no structured ones ("V"), no dates
 _DTYPE = re.compile(r"b1|[iu][1248]|f[248]|[US][0-9]{1,4}")
@@ -22,6 +22,10 @@ _TORCH_STORAGES = {
     f"torch {kind}Storage" for kind in ("Float", "Double", "Half", "Long", "Int", "Short", "Char", "Byte")
 }
 
+Shape = tuple[int, ...]
+ByteOrder = Literal["<", ">", "|", "="]
+Layout = Literal["C", "F"]
+
 
 class Refused(Exception):
     """The pickle asks for something that plain results never need."""
@@ -30,15 +34,16 @@ class Refused(Exception):
 class Name:
     """A name that the pickle asks for and may have; a stand-in that only the machine of `safe_pickle` calls."""
 
-    def __init__(self, call: Callable | None) -> None:
+    def __init__(self, call: Callable[..., Any] | None) -> None:
         self.call = call
 
 
 class Unfinished:
     """An array or a dtype that waits for its content, and the memo slots that must learn of it."""
 
-    def __init__(self, finish: Callable) -> None:
-        self.finish, self.slots = finish, []
+    def __init__(self, finish: Callable[..., Any]) -> None:
+        self.finish = finish
+        self.slots: list[int] = []
 
 
 class Budget:
@@ -65,7 +70,7 @@ def _dtype(_: Budget, code: str, *_options: bool) -> Unfinished:
     if not _DTYPE.fullmatch(expect(code, str, "names a dtype by")):
         raise Refused(f"it holds an array of dtype {code[:20]!r}; only numbers and text are allowed, no objects")
 
-    def finish(_: Budget, _version: int, order: str, *extra: Any) -> np.dtype:
+    def finish(_: Budget, _version: int, order: ByteOrder, *extra: Any) -> np.dtype:
         if order not in ("<", ">", "|", "=") or any(item is not None for item in extra[:3]):
             raise Refused("it holds an array of a structured dtype")
         return np.dtype(code).newbyteorder(order)
@@ -73,7 +78,7 @@ def _dtype(_: Budget, code: str, *_options: bool) -> Unfinished:
     return Unfinished(finish)
 
 
-def _array(budget: Budget, content: bytes | memoryview, dtype: np.dtype, shape: tuple, order: str) -> np.ndarray:
+def _array(budget: Budget, content: Bytes, dtype: np.dtype, shape: Shape, order: Layout) -> np.ndarray:
     if type(content) not in (bytes, memoryview) or not isinstance(dtype, np.dtype):
         raise Refused("it holds an array whose content is no bytes or has no dtype (objects are not allowed)")
     if any(type(length) is not int or length < 0 for length in shape):
@@ -91,25 +96,25 @@ def _reconstruct(_: Budget, kind: Name, *_shape_and_code: Any) -> Unfinished:
     if kind is not _NDARRAY:
         raise Refused("it reconstructs something else than an array")
 
-    def finish(budget: Budget, _version: int, shape: tuple, dtype: np.dtype, fortran: bool, content: bytes):
+    def finish(budget: Budget, _: int, shape: Shape, dtype: np.dtype, fortran: bool, content: Bytes) -> np.ndarray:
         return _array(budget, content, dtype, expect(shape, tuple, "gives an array the shape"), "F" if fortran else "C")
 
     return Unfinished(finish)
 
 
-def _from_buffer(budget: Budget, content: bytes, dtype: np.dtype, shape: tuple, order: str) -> np.ndarray:
-    order = {"C": "C", "F": "F"}[order]
-    return _array(budget, content, dtype, expect(shape, tuple, "gives an array the shape"), order)
+def _from_buffer(budget: Budget, content: Bytes, dtype: np.dtype, shape: Shape, order: str) -> np.ndarray:
+    layouts: dict[str, Layout] = {"C": "C", "F": "F"}
+    return _array(budget, content, dtype, expect(shape, tuple, "gives an array the shape"), layouts[order])
 
 
-def _scalar(budget: Budget, dtype: np.dtype, content: bytes) -> np.generic:
+def _scalar(budget: Budget, dtype: np.dtype, content: Bytes) -> np.generic:
     return _array(budget, content, dtype, (1,), "C")[0]
 
 
-def _storage(budget: Budget, content: bytes) -> np.ndarray:
+def _storage(budget: Budget, view: Bytes) -> np.ndarray:
     """Return a pickled torch storage as a flat array; torch reads it with `weights_only=True`."""
-    content = content.tobytes() if type(content) is memoryview else content
-    budget.spend(len(expect(content, bytes, "loads a torch storage from")))
+    content: bytes = view.tobytes() if type(view) is memoryview else expect(view, bytes, "loads a torch storage from")
+    budget.spend(len(content))
     _check_storage(content)
     import torch  # here, as it is slow and most files hold no tensor
 
@@ -125,7 +130,7 @@ def _check_storage(content: bytes) -> None:
         raise Refused("it loads a torch file that is not a storage pickled alone")
     stream = BoundedFile(io.BytesIO(content), len(content))
     for part in range(5):  # magic number, version, machine, the storage, the list of its keys
-        for opcode, argument, _ in pickletools.genops(stream):
+        for opcode, argument, _ in pickletools.genops(cast("IO[bytes]", stream)):
             foreign = "GLOBAL" in opcode.name and argument not in _TORCH_STORAGES
             if foreign or opcode.name in ("INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "REDUCE", "BUILD"):
                 asked = argument.replace(" ", ".", 1) if isinstance(argument, str) else opcode.name
@@ -136,7 +141,7 @@ def _check_storage(content: bytes) -> None:
                 raise Refused(f"a torch storage of {len(content):,} bytes announces {argument:,} values")
 
 
-def _tensor(budget: Budget, storage: np.ndarray, offset: int, size: tuple, stride: tuple, *_: Any) -> np.ndarray:
+def _tensor(budget: Budget, storage: np.ndarray, offset: int, size: Shape, stride: Shape, *_: Any) -> np.ndarray:
     """Return a contiguous tensor on a storage as an array."""
     if type(storage) is not np.ndarray or any(type(number) is not int or number < 0 for number in (offset, *size)):
         raise Refused("it holds a tensor without a storage or of an impossible shape")

@@ -125,7 +125,7 @@ def frame(blocks: Blocks, limit: int) -> pd.DataFrame:
     if not constants:
         raise ReleaseError("holds no models or images; fetch the file again")
     fixed = {name: np.array([constant[name] for constant in constants], dtype=object) for name in constants[0]}
-    table = {name: np.repeat(values, lengths).tolist() for name, values in fixed.items()}
+    table: dict[str, Any] = {name: np.repeat(values, lengths).tolist() for name, values in fixed.items()}
     table["position"] = np.concatenate([np.arange(length) for length in lengths])
     return pd.DataFrame(table | {name: np.concatenate([block[name] for block in columns]) for name in columns[0]})
 
@@ -203,7 +203,7 @@ def _is_lesions(content: Any) -> bool:
     return pairs and bool(content)
 
 
-def _read_predictions(content: list, file: Path) -> dict[str, Blocks]:
+def _read_predictions(content: list[Any], file: Path) -> dict[str, Blocks]:
     def predictions() -> Blocks:
         for entry in content:
             labels, predicted, logits = _columns(entry, "real_labels", "pred_labels", "logits")
@@ -221,12 +221,12 @@ def _read_predictions(content: list, file: Path) -> dict[str, Blocks]:
     return {"predictions": predictions(), "stored_metrics": stored()}
 
 
-def _single(value: Any) -> list | np.ndarray:
+def _single(value: Any) -> list[Any] | np.ndarray:
     """Return one number, be it a Python number or a tensor without axes, as a column."""
     return value.reshape(-1) if isinstance(value, np.ndarray) else [value]
 
 
-def _read_misclassified(content: dict, file: Path) -> dict[str, Blocks]:
+def _read_misclassified(content: dict[str, Any], file: Path) -> dict[str, Blocks]:
     blocks = (
         (_model(name, file), {"image_index": _columns({"images": images}, "images")[0]})
         for name, images in content.items()
@@ -234,7 +234,7 @@ def _read_misclassified(content: dict, file: Path) -> dict[str, Blocks]:
     return {"misclassified": blocks}
 
 
-def _read_ratios(content: dict, file: Path) -> dict[str, Blocks]:
+def _read_ratios(content: dict[str, Any], file: Path) -> dict[str, Blocks]:
     """Read the first dictionary of each pair; the second, for earth mover's distances, was never filled."""
     blocks = (
         (_model(name, file) | {"method": _method(method)}, {"value": _columns({method: ratios}, method)[0]})
@@ -254,7 +254,7 @@ def _map(name: str, file: Path) -> dict[str, Any]:
     return {"model": name, "pretraining": "none", "finetune_depth": 0, "seed": -1, "selection": _known_selection(file)}
 
 
-def _read_models(content: dict, file: Path) -> dict[str, Blocks]:
+def _read_models(content: dict[str, Any], file: Path) -> dict[str, Blocks]:
     blocks = (
         _counts(_model(name, file), _method(method), counts)
         for name, methods in content.items()
@@ -263,19 +263,19 @@ def _read_models(content: dict, file: Path) -> dict[str, Blocks]:
     return {"confusion": blocks}
 
 
-def _read_untrained(content: dict, file: Path) -> dict[str, Blocks]:
+def _read_untrained(content: dict[str, Any], file: Path) -> dict[str, Blocks]:
     source = _map("untrained", file)
     return {"confusion": (_counts(source, _method(method), counts) for method, counts in content.items())}
 
 
-def _read_edge_filter(content: dict, file: Path) -> dict[str, Blocks]:
+def _read_edge_filter(content: dict[str, Any], file: Path) -> dict[str, Blocks]:
     named = [name for name in EDGE_FILTERS if name in file.stem.lower()]
     if len(named) != 1:
         raise ReleaseError("holds counts of one edge filter, but its name does not say which; name it sobel or laplace")
     return {"confusion": iter([_counts(_map(named[0], file), named[0], content)])}
 
 
-def _read_lesions(content: list, file: Path) -> dict[str, Blocks]:
+def _read_lesions(content: list[Any], file: Path) -> dict[str, Blocks]:
     label = 1 if "not_round" in file.stem else 0 if "round" in file.stem else -1
     patches = [patch for patch, _ in content]
     if not all(isinstance(patch, np.ndarray) and patch.ndim == 2 and patch.dtype.kind == "f" for patch in patches):

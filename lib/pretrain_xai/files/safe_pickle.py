@@ -13,7 +13,7 @@ mapped into memory, so that one of 10 GB takes little of it.
 import pickletools
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 from pretrain_xai.errors import UserError
 from pretrain_xai.files.bounded_files import BoundedFile, MappedFile
@@ -174,12 +174,12 @@ class _Machine:
 
 def _instructions(file: BoundedFile) -> Iterator[tuple[str, Any]]:
     """Yield name and argument of each instruction, as `pickletools.genops`, which would copy the content of a bytearray."""
-    while code := file.read(1):
-        opcode = pickletools.code2op.get(code.decode("latin-1"))
+    while code := bytes(file.read(1)):
+        opcode = _OPCODES.get(code.decode("latin-1"))
         if opcode is None:
             raise Refused(f"it has the unknown instruction {code!r}")
         reader = pickletools.read_bytes8 if opcode.name == "BYTEARRAY8" else opcode.arg and opcode.arg.reader
-        yield opcode.name, reader(file) if reader else None
+        yield opcode.name, reader(cast("IO[bytes]", file)) if reader else None
 
 
 def _checked(value: Any) -> Any:
@@ -188,10 +188,11 @@ def _checked(value: Any) -> Any:
     return value
 
 
+_OPCODES = {opcode.code: opcode for opcode in pickletools.opcodes}
 #: instructions that carry a value: numbers, text and bytes in the forms of protocols 2 to 5
 _VALUES = {"BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"}
 _VALUES |= {"BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"}
-_CONSTANTS = {
+_CONSTANTS: dict[str, Callable[[], Any]] = {
     "NONE": lambda: None,
     "NEWTRUE": lambda: True,
     "NEWFALSE": lambda: False,

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Literal
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 Reduction = Literal["sum_abs", "abs_sum", "luminance"]
 
@@ -12,7 +12,7 @@ Reduction = Literal["sum_abs", "abs_sum", "luminance"]
 LUMINANCE = (0.2989, 0.5870, 0.1140)
 
 
-def reduce_channels(attributions: ArrayLike, how: Reduction = "sum_abs") -> NDArray:
+def reduce_channels(attributions: ArrayLike, how: Reduction = "sum_abs") -> np.ndarray:
     """Make one nonnegative map of the three channels of signed attributions.
 
     Parameters
@@ -39,7 +39,7 @@ def reduce_channels(attributions: ArrayLike, how: Reduction = "sum_abs") -> NDAr
     return REDUCTIONS[how](attributions)
 
 
-REDUCTIONS: Mapping[str, Callable[[NDArray], NDArray]] = {
+REDUCTIONS: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
     "sum_abs": lambda attributions: np.abs(attributions.sum(1)),
     "abs_sum": lambda attributions: np.abs(attributions).sum(1),
     "luminance": lambda attributions: np.einsum(

@@ -3,11 +3,11 @@
 from collections.abc import Callable, Mapping
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy import ndimage
 
 
-def comparison_maps(images: ArrayLike, name: str, *, signed_edges: bool = False) -> NDArray:
+def comparison_maps(images: ArrayLike, name: str, *, signed_edges: bool = False) -> np.ndarray:
     """Return a map of each image that does not depend on a network.
 
     Parameters
@@ -42,7 +42,7 @@ def comparison_maps(images: ArrayLike, name: str, *, signed_edges: bool = False)
     return np.stack(maps) if maps else images
 
 
-def _sobel(image: NDArray, signed_edges: bool) -> NDArray:
+def _sobel(image: np.ndarray, signed_edges: bool) -> np.ndarray:
     """Gradient magnitude, or the derivative along the rows.
 
     The released code filters a copy in three equal channels, which only multiplies this by 4: no score changes.
@@ -51,18 +51,18 @@ def _sobel(image: NDArray, signed_edges: bool) -> NDArray:
     return along_rows if signed_edges else np.hypot(along_rows, ndimage.sobel(image, axis=-2))
 
 
-def _laplace(image: NDArray, signed_edges: bool) -> NDArray:
+def _laplace(image: np.ndarray, signed_edges: bool) -> np.ndarray:
     """Absolute Laplacian, or signed; its term across three equal channels, as in the released code, is 0."""
     laplacian = ndimage.laplace(image)
     return laplacian if signed_edges else np.abs(laplacian)
 
 
-def _intensity(image: NDArray, signed_edges: bool) -> NDArray:
+def _intensity(image: np.ndarray, signed_edges: bool) -> np.ndarray:
     return image
 
 
 #: each takes one image (height, width) and whether edges are signed
-COMPARISON_MAPS: Mapping[str, Callable[[NDArray, bool], NDArray]] = {
+COMPARISON_MAPS: Mapping[str, Callable[[np.ndarray, bool], np.ndarray]] = {
     "sobel": _sobel,
     "laplace": _laplace,
     "intensity": _intensity,

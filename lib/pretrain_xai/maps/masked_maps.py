@@ -10,11 +10,10 @@ from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from pretrain_xai.arrays import Booleans, Floats, PerImage
 from pretrain_xai.errors import first_ten
-
-PerImage = NDArray[np.float64]
 
 
 class Levels(NamedTuple):
@@ -24,12 +23,12 @@ class Levels(NamedTuple):
     are hits, that is, inside the mask.
     """
 
-    above: NDArray[np.float64]
-    reached: NDArray[np.float64]
-    hits_above: NDArray[np.float64]
-    hits_reached: NDArray[np.float64]
+    above: Floats
+    reached: Floats
+    hits_above: Floats
+    hits_reached: Floats
 
-    def expected_hits(self, sizes: NDArray | float) -> NDArray[np.float64]:
+    def expected_hits(self, sizes: np.ndarray | float) -> Floats:
         """Return how many of the strongest pixels, so many as `sizes` says, are hits: a line within each tie."""
         last = np.minimum(np.searchsorted(self.reached, sizes), len(self.reached) - 1)
         above, reached = self.above[last], self.reached[last]
@@ -61,7 +60,7 @@ class MaskedMaps:
         If shapes or dtypes do not fit, a map is not finite or a mask is empty; naming the images.
     """
 
-    def __init__(self, maps: ArrayLike, masks: ArrayLike, image_ids: Sequence[int] | NDArray | None = None) -> None:
+    def __init__(self, maps: ArrayLike, masks: ArrayLike, image_ids: Sequence[int] | np.ndarray | None = None) -> None:
         maps, masks = np.asarray(maps), np.asarray(masks)
         if maps.ndim != 3 or maps.shape != masks.shape:
             raise ValueError(f"maps {maps.shape} and masks {masks.shape} must both be (n_images, height, width)")
@@ -73,7 +72,9 @@ class MaskedMaps:
         self.values, self.inside = maps.reshape(len(maps), -1), masks.reshape(len(masks), -1)
         self.image_ids = range(len(maps)) if image_ids is None else image_ids
         self.require(np.isfinite(self.values).all(1), "maps", "are not finite (NaN or infinite)")
-        self.require(self.inside.any(1), "masks", "are empty: there is nothing to find, leave these images out")
+        self.require(
+            np.any(self.inside, axis=1), "masks", "are empty: there is nothing to find, leave these images out"
+        )
 
     def __len__(self) -> int:
         return len(self.values)
@@ -84,7 +85,7 @@ class MaskedMaps:
         return self.values.shape[1]
 
     @property
-    def masks(self) -> NDArray[np.bool_]:
+    def masks(self) -> Booleans:
         """The masks as they were given, (n_images, height, width)."""
         return self.inside.reshape(-1, *self.shape)
 
@@ -94,7 +95,7 @@ class MaskedMaps:
         return self.inside.sum(1).astype(np.float64)
 
     @cached_property
-    def sorted_values(self) -> NDArray:
+    def sorted_values(self) -> np.ndarray:
         """Each map's values from the weakest to the strongest, (n_images, n_pixels)."""
         return np.sort(self.values, axis=1)
 
@@ -122,11 +123,11 @@ class MaskedMaps:
         other.sorted_values = self.sorted_values
         return other
 
-    def hit_values(self) -> Iterator[NDArray]:
+    def hit_values(self) -> Iterator[np.ndarray]:
         """Yield each map's values inside its mask; their numbers differ."""
         return (values[inside] for values, inside in zip(self.values, self.inside, strict=True))
 
-    def mass(self) -> NDArray:
+    def mass(self) -> np.ndarray:
         """Return the values as mass, (n_images, n_pixels); a map without any counts as one of evenly spread mass.
 
         Raises
@@ -134,23 +135,22 @@ class MaskedMaps:
         ValueError
             If a map has negative values, naming the images.
         """
-        self.require((self.values >= 0).all(1), "maps", "have negative values: take absolute values first")
+        self.require(np.all(self.values >= 0, axis=1), "maps", "have negative values: take absolute values first")
         has_mass = self.values.any(1, keepdims=True)
         return self.values if has_mass.all() else np.where(has_mass, self.values, 1)
 
-    def require(self, valid: NDArray[np.bool_], what: str, trouble: str) -> None:
+    def require(self, valid: Booleans, what: str, trouble: str) -> None:
         """Raise a ValueError that names the images whose entry in `valid` (n_images,) is False."""
-        bad = np.flatnonzero(~valid)
-        if len(bad):
+        if bad := np.flatnonzero(~valid).tolist():
             raise ValueError(f"{what} of images {first_ten([self.image_ids[index] for index in bad])} {trouble}")
 
 
 def masked_maps(maps: ArrayLike | MaskedMaps, masks: ArrayLike | None) -> MaskedMaps:
     """Return `maps` if they have their masks already, else both checked."""
-    return maps if isinstance(maps, MaskedMaps) else MaskedMaps(maps, masks)
+    return maps if isinstance(maps, MaskedMaps) else MaskedMaps(maps, np.asarray(masks))
 
 
-def _levels(sorted_values: NDArray, hit_values: NDArray) -> Levels:
+def _levels(sorted_values: np.ndarray, hit_values: np.ndarray) -> Levels:
     levels, count = np.unique(hit_values, return_counts=True)
     hits_reached = np.cumsum(count[::-1])
     n_pixels = len(sorted_values)

@@ -9,6 +9,7 @@ multiplier then lies in [0, 1], and no tolerance is needed.
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -104,14 +105,14 @@ def _linear(x: Tensor, output: Tensor, multiplier: Tensor) -> Tensor:
     return output + multiplier * (x - x.detach())
 
 
-RULES: Mapping[type[nn.Module], Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor]] = {
+RULES: Mapping[type[nn.Module], Callable[[Any, Tensor, Tensor, Tensor], Tensor]] = {
     nn.ReLU: _rescale_relu,
     nn.MaxPool2d: _rescale_max_pool,
 }
 
 
 @contextmanager
-def _forward_hooks(model: nn.Module, hook: Callable) -> Iterator[None]:
+def _forward_hooks(model: nn.Module, hook: Callable[..., Tensor | None]) -> Iterator[None]:
     """Call `hook` after each module that has a rule, inside the block."""
     handles = []
     try:

@@ -168,7 +168,7 @@ def _last_feature_layer(model: nn.Module) -> nn.Module:
 
 
 @torch.no_grad()
-def _logit_drops(block: Block, squares: list[tuple]) -> Tensor:
+def _logit_drops(block: Block, squares: list[tuple[Any, ...]]) -> Tensor:
     """Return the target's logit of each image minus that with a square in black, shape (n_images, n_squares)."""
     logits = block.images.new_zeros(len(block.images), 1 + len(squares))
     for batch in block.micro_batches(np.ones(logits.shape)):
@@ -176,8 +176,8 @@ def _logit_drops(block: Block, squares: list[tuple]) -> Tensor:
             if step:  # step 0 is the image as it is
                 row[squares[step - 1]] = 0
         values = block.network.model(batch.rows).gather(1, batch.targets[:, None])[:, 0]
-        image, step = (list(index) for index in zip(*batch.pairs, strict=True))
-        logits[image, step] = values[: len(batch.pairs)]
+        images, steps = (list(index) for index in zip(*batch.pairs, strict=True))
+        logits[images, steps] = values[: len(batch.pairs)]
     return logits[:, :1] - logits[:, 1:]
 
 

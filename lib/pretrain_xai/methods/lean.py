@@ -60,7 +60,8 @@ def layers_of(model: nn.Module) -> list[nn.Module] | None:
     elif forward in (vgg.VGG.forward, models.VGG.forward):
         standardise = getattr(model, "standardise", None)
         parts = [] if standardise is None else [standardise]
-        parts += [model.features, model.avgpool, nn.Flatten(), model.classifier]
+        features, avgpool, classifier = map(model.get_submodule, ("features", "avgpool", "classifier"))
+        parts += [features, avgpool, nn.Flatten(), classifier]
     else:
         return None
     return [layer for part in parts for layer in (layers_of(part) or [part])]
@@ -83,7 +84,7 @@ def _merged_pooling(layers: list[nn.Module], x: Tensor) -> list[nn.Module]:
     for i, (pool, flatten, linear) in enumerate(zip(layers, layers[1:], layers[2:], strict=False)):
         if _is_dropout(pool):  # what it draws is for the rows of a pass
             return layers
-        if (type(pool), type(flatten), type(linear)) == (nn.AdaptiveAvgPool2d, nn.Flatten, nn.Linear):
+        if type(linear) is nn.Linear and (type(pool), type(flatten)) == (nn.AdaptiveAvgPool2d, nn.Flatten):
             if x.numel() >= pool(x).numel() or any(map(_is_hooked, (pool, flatten, linear))):
                 return layers
             merged = nn.utils.skip_init(nn.Linear, x.numel(), linear.out_features, dtype=x.dtype, device=x.device)

@@ -187,9 +187,10 @@ class Block:
         difference, total = begun - black, torch.zeros_like(begun)
         # from the image back to black, so that at the image itself no bit changes: rounding would decide ties of max pools
         scale = torch.as_tensor(coefficients, dtype=begun.dtype, device=begun.device) - 1
-        scale = scale.reshape(*coefficients.shape, *[1] * (begun.ndim - 1))
+        n_images, n_steps = coefficients.shape
+        scale = scale.reshape(n_images, n_steps, *[1] * (begun.ndim - 1))
         rows, row_targets = network.padded(begun[:0]), targets.new_zeros(network.rows, dtype=torch.long)
-        for spans in step_spans(*coefficients.shape, network.rows):
+        for spans in step_spans(n_images, n_steps, network.rows):
             for span in spans:
                 torch.addcmul(
                     begun[span.images], difference[span.images], scale[span.images, span.step], out=rows[span.rows]

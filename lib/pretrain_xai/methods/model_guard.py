@@ -1,6 +1,6 @@
 """Check a model and its inputs before attribution, and leave the model as it was found, also after an exception."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -79,7 +79,7 @@ def dropout_per_row(model: nn.Module, seed: int) -> Iterator[list[RowKey] | None
     keys: list[RowKey] = []
     handles = []
 
-    def hook(place: int, dropout: nn.Dropout):
+    def hook(place: int, dropout: nn.Dropout) -> Callable[[nn.Module, tuple[Tensor], Tensor], Tensor]:
         def drop(module: nn.Module, arguments: tuple[Tensor], output: Tensor) -> Tensor:
             x = arguments[0]
             masks = [_mask((seed, *keys[r % len(keys)], r // len(keys), place), dropout.p, x[0]) for r in range(len(x))]

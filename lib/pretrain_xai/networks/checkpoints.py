@@ -7,6 +7,7 @@ the lowest common accuracy the highest is nearest to any, so it alone is kept.
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from safetensors import SafetensorError
@@ -16,7 +17,7 @@ from torch import nn
 from pretrain_xai import paths
 from pretrain_xai.errors import UserError
 from pretrain_xai.files.provenance import atomic_path
-from pretrain_xai.networks.models import VGG, load_finetuned
+from pretrain_xai.networks.models import load_finetuned
 from pretrain_xai.study import Run, Study
 
 #: validation accuracies closer than this are taken for the same; a match is off by at most so much because of it
@@ -49,9 +50,9 @@ class Checkpoints:
         self.folder = folder
         self.per_epoch = per_epoch
         self.lowest_accuracy = lowest_accuracy
-        self.rows: list[dict] = []
+        self.rows: list[dict[str, Any]] = []
 
-    def take_up(self, rows: list[dict]) -> None:
+    def take_up(self, rows: list[dict[str, Any]]) -> None:
         """Go on after the `rows` of an interrupted training, which grow from here on; none: begin anew."""
         self.rows = rows
         kept = {_file(self.folder, row["step"]) for row in rows if row["kept"]}
@@ -106,7 +107,7 @@ def load_checkpoint(folder: Path, step: int, network: nn.Module) -> None:
         raise CheckpointError(f"{path} is no checkpoint of this network: it has {', '.join(unexpected[:3])}")
 
 
-def restore(study_name: str, study: Study, run: Run, step: int) -> VGG:
+def restore(study_name: str, study: Study, run: Run, step: int) -> nn.Module:
     """Return a model of the selection `matched`: that of the main selection as it was after a step of its training.
 
     What the checkpoint does not hold was not trained, and is as in the model of the whole training.

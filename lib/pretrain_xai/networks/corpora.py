@@ -56,10 +56,10 @@ def natural_corpus(study_name: str, study: Study) -> Corpus:
     for name in PHOTOGRAPHS:
         photograph = _load_photograph(name)
         edge = round(photograph.shape[1] * (1 - VALIDATION_SHARE))
-        sides = tuple(photograph.shape[1] * share for share in CROP_SHARE)
+        sides = photograph.shape[1] * CROP_SHARE[0], photograph.shape[1] * CROP_SHARE[1]
         parts[0].append(np.stack([_crop(photograph[:, :edge], sides, size, rng) for _ in range(count)]))
         parts[1].append(np.stack([_crop(photograph[:, edge:], sides, size, rng) for _ in range(max(1, count // 4))]))
-    return tuple(_labelled(part) for part in parts)  # type: ignore[return-value]
+    return _labelled(parts[0]), _labelled(parts[1])
 
 
 def mri_corpus(study_name: str, study: Study) -> Corpus:
@@ -92,7 +92,7 @@ def _load_photograph(name: str) -> np.ndarray:
     return np.repeat(image[..., None], 3, axis=2) if image.ndim == 2 else image[..., :3]
 
 
-def _crop(area: np.ndarray, sides: tuple[float, ...], size: int, rng: np.random.Generator) -> np.ndarray:
+def _crop(area: np.ndarray, sides: tuple[float, float], size: int, rng: np.random.Generator) -> np.ndarray:
     """Cut a random square, mirror it in half of the cases, and resize it to uint8 (size, size, 3)."""
     side = round(rng.uniform(*sides))
     top, left = (rng.integers(length - side + 1) for length in area.shape[:2])

@@ -7,8 +7,8 @@ layers behind are trained on the kept activations. A network that can't be split
 import logging
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
@@ -81,7 +81,10 @@ def behind_frozen_prefix(
     n_bytes = 4 * sum(map(len, data)) * int(np.prod(shape))
     empty = _room(n_bytes, budget)
     if empty is None:
-        return split.behind, [LabelledImages(Activations(split.prefix, part.images), part.labels) for part in data]
+        # images are only indexed by batches, which activations can be, too
+        return split.behind, [
+            LabelledImages(cast("np.ndarray", Activations(split.prefix, part.images)), part.labels) for part in data
+        ]
     return split.behind, [_kept(split.prefix, part, empty((len(part), *shape))) for part in data]
 
 
@@ -162,7 +165,7 @@ def _part(
     return fx.GraphModule(network, graph)
 
 
-def _activations(prefix: nn.Module, images: np.ndarray) -> Iterable[np.ndarray]:
+def _activations(prefix: nn.Module, images: np.ndarray) -> Iterator[np.ndarray]:
     """Yield the activations of PREFIX_BATCH images at a time, float32 arrays of shape (n, height, width, channels)."""
     for start in range(0, len(images), PREFIX_BATCH):
         part = np.asarray(images[start : start + PREFIX_BATCH])

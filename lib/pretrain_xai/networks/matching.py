@@ -8,9 +8,9 @@ from collections.abc import Collection
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from pretrain_xai import paths
+from pretrain_xai.arrays import Floats
 from pretrain_xai.settings.sections import Matching
 from pretrain_xai.study import MATCHED, NETWORK, Run, Study
 from pretrain_xai.tables import read_table
@@ -107,5 +107,5 @@ def matching_failed(matching: pd.DataFrame) -> bool:
     return bool(cell_matched(matching).mean() < NEEDED_SHARE)
 
 
-def _gaps(accuracies: NDArray[np.float64], target: float) -> NDArray[np.float64]:
+def _gaps(accuracies: Floats, target: float) -> Floats:
     return np.abs(accuracies - target).round(6)

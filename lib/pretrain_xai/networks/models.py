@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import cast
 
 import torch
 from safetensors.torch import save_file
@@ -34,7 +35,10 @@ class VGG(vgg.VGG):
     black baseline stays black.
     """
 
-    def __init__(self, features: nn.Module, classifier: nn.Module, standardise: nn.Module | None) -> None:
+    features: nn.Sequential
+    classifier: nn.Sequential
+
+    def __init__(self, features: nn.Sequential, classifier: nn.Sequential, standardise: nn.Module | None) -> None:
         with torch.device("meta"):  # torchvision's own classifier, 119 million weights at any width, is replaced
             super().__init__(features, init_weights=False)
         self.classifier = classifier
@@ -60,11 +64,11 @@ def build_network(settings: Network, n_classes: int, seed: int) -> nn.Module:
     if settings.module is not None:
         return build_own(settings, n_classes, seed)
     configuration = [
-        layer if layer == "M" else max(1, round(layer * settings.width))
+        layer if isinstance(layer, str) else max(1, round(layer * settings.width))
         for layer in vgg.cfgs[CONFIGURATIONS[settings.architecture.removesuffix("_bn")]]
     ]
     hidden = max(1, round(4096 * settings.width))
-    channels = next(layer for layer in reversed(configuration) if layer != "M")
+    channels = next(layer for layer in reversed(configuration) if isinstance(layer, int))
     # explicit dropout and ReLU modules, as in torchvision: explanation methods hook them
     classifier = nn.Sequential(
         nn.Linear(channels * 7 * 7, hidden),
@@ -88,7 +92,7 @@ def build_network(settings: Network, n_classes: int, seed: int) -> nn.Module:
 def replace_head(network: nn.Module, n_classes: int, seed: int) -> nn.Module:
     """Give the network a freshly initialised last layer with `n_classes` outputs, and return it."""
     place, _, name = head_name(network).rpartition(".")
-    old = network.get_submodule(f"{place}.{name}".removeprefix("."))
+    old = cast("nn.Linear", network.get_submodule(f"{place}.{name}".removeprefix(".")))
     head = nn.Linear(old.in_features, n_classes)
     _initialise_linear(head, torch.Generator().manual_seed(seed))
     setattr(network.get_submodule(place), name, head)
@@ -113,7 +117,7 @@ def blocks(network: nn.Module) -> list[list[nn.Module]]:
     if own := own_parts(network):
         return [[network.get_submodule(name) for name in names] for names in own.blocks]
     result: list[list[nn.Module]] = [[]]
-    for layer in network.features:
+    for layer in network.get_submodule("features").children():
         result[-1].append(layer)
         if isinstance(layer, nn.MaxPool2d):
             result.append([])
@@ -267,7 +271,7 @@ def _standardising_layer(settings: Standardise) -> nn.Conv2d:
     layer = nn.Conv2d(3, 3, kernel_size=1)
     with torch.no_grad():
         layer.weight.copy_(torch.eye(3).reshape(3, 3, 1, 1) / settings.std)
-        layer.bias.fill_(-settings.mean / settings.std)
+        cast("Tensor", layer.bias).fill_(-settings.mean / settings.std)
     return layer.requires_grad_(False)
 
 
@@ -275,7 +279,7 @@ def _initialise(network: VGG, generator: torch.Generator) -> None:
     for module in network.features:
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu", generator=generator)
-            nn.init.zeros_(module.bias)
+            nn.init.zeros_(cast("Tensor", module.bias))
     for module in network.classifier:
         if isinstance(module, nn.Linear):
             _initialise_linear(module, generator)

@@ -50,7 +50,7 @@ def build_own(settings: Network, n_classes: int, seed: int) -> nn.Module:
     blocks = [[block] if isinstance(block, str) else block for block in settings.blocks]
     parts = OwnParts(blocks, settings.classifier)
     _check_parts(network, parts, settings)
-    network.own_parts = parts
+    network.own_parts = parts  # type: ignore[assignment]  # torch knows tensors and modules as attributes only
     return network.eval()
 
 

@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -30,7 +31,8 @@ def configure_torch(threads: int) -> None:
     """Use `threads` threads and only deterministic algorithms, so that one seed gives one result."""
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # a check that costs 6 % of an epoch
+    # a check that costs 6 % of an epoch
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # made at run time
     keep_freed_memory()
 
 
@@ -108,7 +110,7 @@ def train(
         progress.update(len(course.history))
         while not _is_over(course.history, settings):
             epoch = len(course.history)
-            row = {"epoch": epoch, "learning_rate": schedule.get_last_lr()[0]}
+            row: dict[str, Any] = {"epoch": epoch, "learning_rate": schedule.get_last_lr()[0]}
             validate = partial(_validate, trained, validation_set, dropout_active, seed + epoch)
             offer = partial(_offer, checkpoints, network, epoch * n_batches, n_batches, validate)
             row |= _train_epoch(trained, training_set, settings, optimizer, schedule, course.rng, offer)

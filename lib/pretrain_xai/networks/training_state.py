@@ -144,8 +144,8 @@ def training_key(network: nn.Module, data: Sequence[LabelledImages], settings: A
     for part in data:
         digest.update(f"{part.images.shape} {part.images.dtype}".encode())
         for start in range(0, len(part), 64):  # a memory-mapped file is read piece by piece
-            digest.update(np.ascontiguousarray(part.images[start : start + 64]))
-        digest.update(np.ascontiguousarray(part.labels))
+            digest.update(np.ascontiguousarray(part.images[start : start + 64]).data)
+        digest.update(np.ascontiguousarray(part.labels).data)
     return digest.hexdigest()
 
 

@@ -176,7 +176,7 @@ def _read_pickled(path: Path, start: bytes) -> Any:
         else:
             _check_pickles(file, _LEGACY_PICKLES)
     stand_ins = [(_Part, f"{module}.{name}") for module, names in _CLASSES.items() for name in names]
-    with torch.serialization.safe_globals(stand_ins):
+    with torch.serialization.safe_globals([*stand_ins]):
         found = torch.load(path, map_location="cpu", weights_only=True)
     return found.state() if isinstance(found, _Part) else found
 

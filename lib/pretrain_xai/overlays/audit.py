@@ -6,6 +6,7 @@ an explanation method is then punished for finding it.
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -47,8 +48,8 @@ def audit_splits(folder: Path, pools: Mapping[str, Patches], seed: int) -> pd.Da
         split: [patch.weights.tobytes() for patches in pool.values() for patch in patches]
         for split, pool in pools.items()
     }
-    tables = (pd.concat(parts, ignore_index=True) for parts in (images, lesions))
-    return audit_dataset(*tables, np.concatenate(thumbnails), identities, seed)
+    all_images, all_lesions = (pd.concat(parts, ignore_index=True) for parts in (images, lesions))
+    return audit_dataset(all_images, all_lesions, np.concatenate(thumbnails), identities, seed)
 
 
 def audit_dataset(
@@ -136,7 +137,7 @@ def probe_accuracy(features: np.ndarray, labels: np.ndarray, rng: np.random.Gene
     return float(accuracies[0]), float(np.quantile(accuracies[1:], BOUND_QUANTILE, method="higher"))
 
 
-def _check_outside(difference: pd.Series) -> dict:
+def _check_outside(difference: pd.Series) -> dict[str, Any]:
     return _row(
         "difference outside the lesions",
         difference.max(),
@@ -145,12 +146,14 @@ def _check_outside(difference: pd.Series) -> dict:
     )
 
 
-def _check_probe(check: str, features: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> dict:
+def _check_probe(check: str, features: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> dict[str, Any]:
     accuracy, bound = probe_accuracy(features, labels, rng)
     return _row(check, accuracy, bound, "accuracy of a linear probe; the bound is the 99 % quantile of permuted labels")
 
 
-def _check_patch_usage(images: pd.DataFrame, lesions: pd.DataFrame, pools: Mapping[str, list[bytes]]) -> list[dict]:
+def _check_patch_usage(
+    images: pd.DataFrame, lesions: pd.DataFrame, pools: Mapping[str, list[bytes]]
+) -> list[dict[str, Any]]:
     """Check per split that every patch of a class is used about equally often."""
     split = images["split"].to_numpy()[lesions["image"]]
     worst = {name: 1.0 for name in pools}
@@ -171,12 +174,12 @@ def _check_patch_usage(images: pd.DataFrame, lesions: pd.DataFrame, pools: Mappi
     ]
 
 
-def _check_disjoint(check: str, members: Mapping[str, list]) -> dict:
+def _check_disjoint(check: str, members: Mapping[str, list[Any]]) -> dict[str, Any]:
     everyone = [member for group in members.values() for member in set(group)]
     return _row(check, len(everyone) - len(set(everyone)), 0, "members that appear in more than one split")
 
 
-def _row(check: str, value: float, bound: float, meaning: str) -> dict:
+def _row(check: str, value: float, bound: float, meaning: str) -> dict[str, Any]:
     return {
         "check": check,
         "value": float(value),

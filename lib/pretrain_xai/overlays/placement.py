@@ -1,6 +1,6 @@
 """Where the lesions of a slice go: by their corners, as published, or by their centres, whatever their class."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -123,11 +123,11 @@ def joint_shape(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     joint = np.zeros((height, width), dtype=bool)
     for patch in (one, other):
         corner = np.array(joint.shape) // 2 - np.array(patch.shape) // 2
-        joint[window(tuple(corner), patch.shape)] |= patch > 0
+        joint[window(corner, patch.shape)] |= patch > 0
     return joint
 
 
-def window(corner: tuple[int, int], shape: tuple[int, int]) -> tuple[slice, slice]:
+def window(corner: Iterable[int], shape: Iterable[int]) -> tuple[slice, slice]:
     """Return the index of the box of `shape` whose top-left pixel is `corner`."""
     (top, left), (height, width) = corner, shape
     return slice(top, top + height), slice(left, left + width)

@@ -7,7 +7,7 @@ the tables need of a part lies in a small file beside, which says that the part 
 import hashlib
 import mmap
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -41,7 +41,7 @@ class PartStore:
         The float32 arrays that are filled, the first axis counting all images of the split.
     """
 
-    def __init__(self, folder: Path, key: str, arrays: dict[str, tuple[int, ...]]) -> None:
+    def __init__(self, folder: Path, key: str, arrays: Mapping[str, tuple[int, ...]]) -> None:
         self.folder, self.target = folder / ".building", folder
         self.arrays = list(arrays)
         mark = self.folder / "key.txt"
@@ -62,9 +62,9 @@ class PartStore:
             offset = open_memmap(self._array(name), "r").offset + start * values[0].nbytes
             with self._array(name).open("r+b") as file:  # not memory-mapped: what is written takes no memory
                 file.seek(offset)
-                file.write(np.ascontiguousarray(values))
+                file.write(np.ascontiguousarray(values).data)
         with atomic_path(self._columns(start)) as temporary, temporary.open("wb") as file:
-            np.savez(file, **columns)
+            np.savez(file, allow_pickle=False, **columns)
 
     def columns(self, starts: Sequence[int]) -> Columns:
         """Return the columns of all parts, one after the other."""
@@ -125,7 +125,7 @@ def build_key(slices: np.ndarray, table: pd.DataFrame, made_from: Sequence[Any])
         digest.update(thing if isinstance(thing, bytes) else repr(thing).encode())
     digest.update(table.to_csv().encode())
     for start in part_starts(len(table)):
-        digest.update(read_rows(slices, table.index[start : start + PART]))
+        digest.update(read_rows(slices, table.index[start : start + PART]).data)
     return digest.hexdigest()
 
 

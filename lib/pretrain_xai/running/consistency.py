@@ -1,6 +1,7 @@
 """Do the tables of a finished study agree with each other? Each check names the files that do not."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -29,7 +30,7 @@ _UNBOUNDED = ("earth_mover_score", "earth_mover_top_k", "average_precision_chanc
 ROUNDING = 1e-12
 
 #: a file and what is wrong with it
-Wrong = Iterator[tuple[object, str]]
+Wrong = Iterator[tuple[Path, str]]
 
 
 def check_labels(name: str, study: Study) -> Wrong:
@@ -162,7 +163,7 @@ def _explained(intersections: pd.DataFrame, study: Study, run: Run) -> np.ndarra
     return explained_images(intersections, run, seed=study.attribution.seed, **study.image_limits[run.selection])
 
 
-def _file(name: str, run: Run):
+def _file(name: str, run: Run) -> Path:
     return paths.scores(name) / f"{run.name}.parquet"
 
 

@@ -14,5 +14,6 @@ def peak_memory() -> int:
     On Linux as the system says of this program alone; elsewhere the largest of it and of the process that started it.
     """
     if STATUS.is_file():
-        return 1024 * int(re.search(r"VmHWM:\s+(\d+) kB", STATUS.read_text(encoding="utf-8"))[1])
+        (peak,) = re.findall(r"VmHWM:\s+(\d+) kB", STATUS.read_text(encoding="utf-8"))
+        return 1024 * int(peak)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

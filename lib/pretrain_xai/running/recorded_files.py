@@ -2,7 +2,7 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -92,7 +92,7 @@ def _files(folder: Path, suffix: str = "") -> Iterator[Path]:
             yield file
 
 
-def _add(records: Records, file: Path, read) -> None:
+def _add(records: Records, file: Path, read: Callable[[Records, Path], None]) -> None:
     try:
         read(records, file)
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:

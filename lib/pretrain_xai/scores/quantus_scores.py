@@ -4,14 +4,15 @@ import contextlib
 import importlib.util
 import io
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from pretrain_xai.arrays import PerImage
 from pretrain_xai.errors import UserError, did_you_mean
-from pretrain_xai.maps.masked_maps import MaskedMaps, PerImage, masked_maps
+from pretrain_xai.maps.masked_maps import MaskedMaps, masked_maps
 
 #: what a study file writes before the name of a metric
 PREFIX = "quantus:"
@@ -61,7 +62,7 @@ def _computed(maps: ArrayLike | MaskedMaps, masks: ArrayLike | None = None, *, m
     return np.array([_of_one(compute, given, row) for row in range(len(given))], dtype=np.float64)
 
 
-def _of_one(compute: Callable, given: MaskedMaps, row: int) -> float:
+def _of_one(compute: Callable[..., Sequence[float]], given: MaskedMaps, row: int) -> float:
     shape = (1, 1, *given.shape)
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):

@@ -10,7 +10,8 @@ from pretrain_xai.maps.channels import Reduction
 #: "best" selects the best checkpoint of a model, "matched" those of about equal accuracy
 Selection = Literal["best", "matched"]
 #: blocks of the network, from the last one (1) to all (5), that fine-tuning changes
-FINETUNE_DEPTHS = (1, 2, 3, 4, 5)
+Depth = Literal[1, 2, 3, 4, 5]
+FINETUNE_DEPTHS: tuple[Depth, ...] = (1, 2, 3, 4, 5)
 
 
 def _once_each(values: Sequence[Any]) -> Sequence[Any]:
@@ -39,7 +40,7 @@ Seed = Annotated[int, Field(ge=0)]
 #: share of a patch's maximum above which a pixel belongs to the lesion
 Threshold = Annotated[float, Field(ge=0, lt=1)]
 #: fine-tuning depths from the shallowest
-Depths = Annotated[list[Literal[1, 2, 3, 4, 5]], Field(min_length=1), AfterValidator(_ascending)]
+Depths = Annotated[list[Depth], Field(min_length=1), AfterValidator(_ascending)]
 
 
 class Settings(BaseModel):

@@ -7,7 +7,7 @@ import math
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 import numpy as np
 from numpy.lib import format as npy
@@ -84,7 +84,7 @@ def _headers(path: Path) -> Iterator[tuple[str, Shape]]:
         raise _damaged(error) from None
 
 
-def _checked_shape(file: BinaryIO, size: int) -> Shape:
+def _checked_shape(file: IO[bytes], size: int) -> Shape:
     version = npy.read_magic(file)
     read = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}.get(version)
     if read is None:

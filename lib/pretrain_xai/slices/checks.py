@@ -59,7 +59,7 @@ class Frame:
         """
         if not self.moves:
             return slices
-        brain = slices.any(axis=0)
+        brain = np.any(slices, axis=0)
         top, bottom = np.flatnonzero(brain.any(axis=1))[[0, -1]]
         left, right = np.flatnonzero(brain.any(axis=0))[[0, -1]]
         box = slices[:, top : bottom + 1, left : right + 1]

@@ -9,6 +9,7 @@ import math
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import nibabel
 import numpy as np
@@ -30,7 +31,7 @@ MAX_RATIO = 1032
 SMALLEST_VOXEL = 1e-6
 #: a mask's affine may differ from its volume's by so much
 AFFINE_TOLERANCE = 1e-3
-_HEADERS = {348: nibabel.Nifti1Header, 540: nibabel.Nifti2Header}
+_HEADERS: dict[int, type[nibabel.Nifti1Header]] = {348: nibabel.Nifti1Header, 540: nibabel.Nifti2Header}
 
 
 @dataclass(frozen=True)
@@ -195,7 +196,7 @@ def masked(volume: Volume, mask: Volume) -> Volume:
     return Volume(np.where(mask.data > 0.5, volume.data, np.float32(0)), volume.affine)
 
 
-def _opened(path: Path):
+def _opened(path: Path) -> "_Guarded":
     """Open a file, unpacked if it is a gzip file whatever its name."""
     try:
         with path.open("rb") as file:
@@ -208,13 +209,13 @@ def _opened(path: Path):
 class _Guarded:
     """A file whose damage is a BadFileError."""
 
-    def __init__(self, file) -> None:
+    def __init__(self, file: BinaryIO | gzip.GzipFile) -> None:
         self._file = file
 
     def __enter__(self) -> "_Guarded":
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self._file.close()
 
     def read(self, count: int) -> bytes:
@@ -242,7 +243,7 @@ def _shape(header: nibabel.Nifti1Header) -> tuple[int, int, int]:
         raise BadFileError(
             f"its shape {shape[:3]} is no brain's: 2 to {MAX_SIDE} voxels per side, {MAX_VOXELS:,} in all"
         )
-    return shape[:3]
+    return shape[0], shape[1], shape[2]
 
 
 def _dtype(header: nibabel.Nifti1Header) -> np.dtype:
@@ -270,7 +271,7 @@ def _affine(header: nibabel.Nifti1Header) -> np.ndarray:
     if not (int(header["sform_code"]) > 0 or int(header["qform_code"]) > 0):
         raise BadFileError("its header does not say which way it lies (sform_code and qform_code are 0)")
     try:
-        affine = np.asarray(header.get_best_affine(), dtype=float)
+        affine = np.asarray(header.get_best_affine(), dtype=np.float64)
         regular = np.isfinite(affine).all() and abs(np.linalg.det(affine[:3, :3])) > SMALLEST_VOXEL
         if regular and np.isfinite(io_orientation(affine)).all():
             return affine

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from itertools import islice
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -103,7 +104,8 @@ def deal(subjects: Mapping[str, str], splits: Mapping[str, float], seed: int) ->
     SourceError
         There are too few subjects, or a split would be empty.
     """
-    rng, order = np.random.default_rng(seed), {}
+    rng = np.random.default_rng(seed)
+    order: dict[str, float] = {}
     for value in sorted(set(subjects.values())):
         members = sorted(subject for subject, own in subjects.items() if own == value)
         # evenly from 0 to 1: any stretch of the order holds the classes in proportion
@@ -166,8 +168,10 @@ def _rows(path: Path) -> tuple[list[str], list[list[str]]]:
     except UnicodeDecodeError as error:
         raise SourceError(f"{path}: not UTF-8 (byte {error.start}); save it as UTF-8 text") from None
     comma = path.suffix.lower() == ".csv"
-    quoting = csv.QUOTE_MINIMAL if comma else csv.QUOTE_NONE  # in BIDS a quote is a character like any other
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter="," if comma else "\t", quoting=quoting, strict=comma)
+    lines = io.StringIO(text, newline="")
+    # in BIDS a quote is a character like any other
+    quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if comma else csv.QUOTE_NONE
+    reader = csv.reader(lines, delimiter="," if comma else "\t", quoting=quoting, strict=comma)
     header: list[str] = []
     rows = []
     try:

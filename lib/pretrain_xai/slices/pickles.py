@@ -38,7 +38,7 @@ class PickledSlices:
 def pickle_cohort(
     settings: Pickle, target: str, rejected: list[dict[str, Any]]
 ) -> Iterator[tuple[np.ndarray, pd.DataFrame]]:
-    """Yield the slices of each subject, in the order of the files, with one row per slice; see `slice_sources`."""
+    """Yield the slices of each subject, in the order of the files, with one row per slice; see `sources`."""
     del target  # always sex
     folder = source_folder(settings)
     files = {name: read_slice_pickle(folder / name) for name in settings.files}
@@ -97,7 +97,7 @@ def _splits(path: Path, file: PickledSlices, shares: dict[str, float], seed: int
     """Return the split of each slice of a file, None if it belongs to none."""
     n_subjects = int(file.subject[-1]) + 1
     if list(shares.values()) == [1]:
-        return list(shares) * len(file.slices)
+        return [next(iter(shares)) for _ in file.slices]
     if len(file.slices) < FEWEST_SLICES * n_subjects:
         raise SourceError(
             f"{path}: sex or age changes after {len(file.slices) / n_subjects:.1f} slices on average, so that subjects can't "

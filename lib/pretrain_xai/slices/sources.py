@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from pretrain_xai.settings.slices import Files, Slices, Template
+from pretrain_xai.settings.slices import Arrays, Files, Nifti, Slices, Template
 from pretrain_xai.slices.arrays import array_shape, read_arrays_of
 from pretrain_xai.slices.checks import BadFileError, Cut, Frame
 from pretrain_xai.slices.files import SourceError, SourceFile, find_files, full_subject, source_folder
@@ -70,7 +70,7 @@ def template_cohort(settings: Template, target: str, rejected: list[dict[str, An
     yield from simulate_cohort(people, settings.slices_per_subject, (low, high), settings.seed)
 
 
-def file_cohort(settings: Files, target: str, rejected: list[dict[str, Any]]) -> Iterator[Part]:
+def file_cohort(settings: Nifti | Arrays, target: str, rejected: list[dict[str, Any]]) -> Iterator[Part]:
     """Yield the slices of each file of each subject, the subjects in the order of the splits.
 
     A subject whose files are all broken is replaced by one that is left over, if there is one.

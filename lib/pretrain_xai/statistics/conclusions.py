@@ -1,6 +1,7 @@
 """What the comparison of protocols says, in sentences made from its table."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -51,7 +52,7 @@ def _changes(subject: str, rows: pd.DataFrame, how: str) -> str:
     return f"{subject}, {how}: {'; '.join(parts) or 'no switch concerns it'}."
 
 
-def _numbered(row) -> str:
+def _numbered(row: Any) -> str:
     weak = ", less than retraining may" if row.below_floor else ""
     return f"{label(row.switch)} ({row.difference:+.3f}{weak})"
 
@@ -85,7 +86,7 @@ def _fates(others: pd.DataFrame, own: float) -> list[str]:
     return [f"in the estimate the sign stays with {kept} of {len(others)} single switches", *named]
 
 
-def _fate(row, own: float) -> str:
+def _fate(row: Any, own: float) -> str:
     """Say what an effect is with a switch as published, and whether its change from the corrected one is decided."""
     change = "a decided change" if row.verdict in ("raises", "lowers") else "the change is undecided"
     sign = "the sign stays" if row.switched * own > 0 else "it turns round" if row.switched * own < 0 else "it vanishes"

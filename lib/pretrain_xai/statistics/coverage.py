@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
+from pretrain_xai.arrays import Floats
 from pretrain_xai.statistics import intervals
 from pretrain_xai.statistics.intervals import Interval
 from pretrain_xai.statistics.simulated_studies import Size, Spread, simulate_scores
@@ -59,9 +59,7 @@ def coverage_table(
     return _rates(pd.concat(parts, ignore_index=True))
 
 
-def corpus_intervals(
-    scores: NDArray[np.float64], rng: np.random.Generator, n_draws: int
-) -> Iterator[tuple[str, Interval]]:
+def corpus_intervals(scores: Floats, rng: np.random.Generator, n_draws: int) -> Iterator[tuple[str, Interval]]:
     """Yield the interval of the corpus effect, mean over depths and methods, in every way.
 
     Parameters

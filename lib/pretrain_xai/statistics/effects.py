@@ -11,14 +11,16 @@ Each corpus has one pre-trained network: an effect of the corpus is one of these
 another pre-training on the same corpus.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from pretrain_xai.arrays import Floats, Integers
 from pretrain_xai.skill import Skills
 from pretrain_xai.statistics import intervals
 from pretrain_xai.statistics.intervals import Interval
@@ -60,7 +62,7 @@ class Contrast:
 
     family: str
     contrast: str
-    weights: NDArray[np.float64] = field(repr=False)
+    weights: Floats = field(repr=False)
     pretraining: str = ALL
     finetune_depth: str = ALL
     method: str = ALL
@@ -81,7 +83,7 @@ def effect_table(skills: Skills, seed: int = 0, ways: tuple[str, ...] = WAYS) ->
     # with one method a network's level can't be told from the residual
     fitted = "mixed_model" in ways and skills.n_seeds > 1 and len(skills.methods) > 1
     model = fit_mixed_model(skills.network_means()) if fitted else None
-    rows = []
+    rows: list[dict[str, Any]] = []
     for contrast in contrasts(skills):
         rows += rows_of(skills, contrast, rng, ways)
         if model is not None and not contrast.reference:
@@ -92,7 +94,9 @@ def effect_table(skills: Skills, seed: int = 0, ways: tuple[str, ...] = WAYS) ->
     return table[EFFECT_COLUMNS]
 
 
-def rows_of(skills: Skills, contrast: Contrast, rng: np.random.Generator, ways: tuple[str, ...]) -> Iterator[dict]:
+def rows_of(
+    skills: Skills, contrast: Contrast, rng: np.random.Generator, ways: tuple[str, ...]
+) -> Iterator[dict[str, Any]]:
     """Yield an effect in each of the ways that need no model, as rows of EFFECT_COLUMNS without `p_holm`."""
     for way, unit, n_units, interval, size in _in_each_way(skills, contrast, rng, ways):
         yield _row(contrast, way, unit, n_units, interval, size)
@@ -123,7 +127,7 @@ def cell_table(skills: Skills) -> pd.DataFrame:
     return pd.DataFrame(rows).assign(**{name: skills.images[name].mean() for name in known})
 
 
-def contributions(skills: Skills, contrast: Contrast) -> tuple[NDArray[np.float64], NDArray[np.int64], int]:
+def contributions(skills: Skills, contrast: Contrast) -> tuple[Floats, Integers, int]:
     """Return what each unit adds to an effect, the units' strata, and the sides for the effect size.
 
     Returns
@@ -179,9 +183,9 @@ def contrasts(skills: Skills) -> Iterator[Contrast]:
         yield Contrast("depth_slope", "per block", _weights(skills, corpora, slope, every))
         for corpus, one in zip(skills.corpora, np.eye(len(corpora)), strict=True):
             yield Contrast("depth_by_corpus", ends, _weights(skills, one, span, every), pretraining=corpus)
-    for first, second in combinations(skills.methods, 2):
+    for method, other in combinations(skills.methods, 2):
         yield Contrast(
-            "methods", f"{first} - {second}", _weights(skills, corpora, even, single[first] - single[second])
+            "methods", f"{method} - {other}", _weights(skills, corpora, even, single[method] - single[other])
         )
     for reference in skills.references:
         for method, one in single.items():
@@ -189,7 +193,7 @@ def contrasts(skills: Skills) -> Iterator[Contrast]:
             yield Contrast(reference, f"{method} - {reference}", weights, method=method, reference=reference)
 
 
-def holm(p: ArrayLike) -> NDArray[np.float64]:
+def holm(p: ArrayLike) -> Floats:
     """Return the p values adjusted for their number by Holm's step-down (1979); NaN stays NaN."""
     values = np.asarray(p, dtype=np.float64)
     adjusted = np.full(len(values), np.nan)
@@ -200,7 +204,7 @@ def holm(p: ArrayLike) -> NDArray[np.float64]:
     return adjusted
 
 
-def _weights(skills: Skills, corpora: NDArray, depths: NDArray, methods: NDArray) -> NDArray[np.float64]:
+def _weights(skills: Skills, corpora: np.ndarray, depths: np.ndarray, methods: np.ndarray) -> Floats:
     """Return corpus x depth x method weights as weights of networks and methods, shared evenly by the networks of a cell."""
     table = skills.networks
     corpus = table["pretraining"].map(skills.corpora.index).to_numpy()
@@ -218,7 +222,7 @@ def _in_each_way(
         yield "t", "image", len(np.unique(clusters)), intervals.by_images(units, clusters), np.nan
         return
     size = float(intervals.effect_size(units, strata, sides=sides))
-    made = {
+    made: dict[str, Callable[[], Interval]] = {
         "t": lambda: intervals.by_units(units, strata),
         "bootstrap_t": lambda: intervals.bootstrap_t(units, strata, rng, DRAWS),
         "hierarchical": lambda: intervals.hierarchical_bootstrap(units, strata, rng, clusters, DRAWS),
@@ -236,7 +240,7 @@ def _by_cell(skills: Skills, contrast: Contrast) -> pd.Series:
     return table.groupby(keys).sum().rename_axis(["pretraining", "finetune_depth"]).stack()
 
 
-def _row(contrast: Contrast, way: str, unit: str, n_units: int, interval: Interval, size: float) -> dict:
+def _row(contrast: Contrast, way: str, unit: str, n_units: int, interval: Interval, size: float) -> dict[str, Any]:
     names = ("family", "contrast", "pretraining", "finetune_depth", "method")
     numbers = {name: float(value) for name, value in interval._asdict().items()}
     facts = {"way": way, "unit": unit, "n_units": n_units, **numbers, "effect_size": size}

@@ -10,13 +10,14 @@ model, by which accuracy acts linearly and in both corpora alike; matching assum
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from scipy import stats
 from statsmodels.regression.linear_model import OLS
 
+from pretrain_xai.arrays import Floats
 from pretrain_xai.networks.matching import cell_matched, comparable_depths
 from pretrain_xai.skill import Skills
 from pretrain_xai.statistics.effects import EFFECT_COLUMNS, WAYS, Contrast, contrasts, is_paired, rows_of
@@ -81,9 +82,7 @@ def network_table(
     return table.merge(matching[[*NETWORK, "matched"]], on=NETWORK, how="left", validate="one_to_one")
 
 
-def adjusted_weights(
-    networks: pd.DataFrame, first: str, second: str, *, accuracy: bool = True
-) -> NDArray[np.float64] | None:
+def adjusted_weights(networks: pd.DataFrame, first: str, second: str, *, accuracy: bool = True) -> Floats | None:
     """Return the weights of the networks whose sum of skills is the effect second - first, by least squares.
 
     Parameters
@@ -151,7 +150,7 @@ def correlation_table(networks: pd.DataFrame) -> pd.DataFrame:
         return pd.DataFrame(rows)
     design = _design(networks, networks["pretraining"].iloc[0], accuracy=False).to_numpy()
     rest = [_residuals(networks[name].to_numpy(dtype=float), design) for name in ("accuracy", "skill")]
-    rows.append({"of": "given corpus and depth"} | _correlation(*rest, given=design.shape[1] - 1))
+    rows.append({"of": "given corpus and depth"} | _correlation(rest[0], rest[1], design.shape[1] - 1))
     return pd.DataFrame(rows)
 
 
@@ -160,7 +159,7 @@ def _effects(
     networks: Mapping[str, pd.DataFrame],
     matching: pd.DataFrame | None,
     rng: np.random.Generator,
-) -> Iterator[dict]:
+) -> Iterator[dict[str, Any]]:
     main = next(iter(selections))
     skills, table = selections[main], networks[main]
     for contrast in _corpus_contrasts(skills):
@@ -188,7 +187,7 @@ def _rows(
     contrast: Contrast,
     rng: np.random.Generator,
     ways: Sequence[str] = WAYS,
-) -> Iterator[dict]:
+) -> Iterator[dict[str, Any]]:
     second, first = contrast.contrast.split(" - ")
     accuracy = networks.groupby(["pretraining"])["accuracy"].mean()
     facts = {
@@ -229,7 +228,7 @@ def _design(networks: pd.DataFrame, first: str, *, accuracy: bool) -> pd.DataFra
     return design.assign(accuracy=networks["accuracy"] - networks["accuracy"].mean()) if accuracy else design
 
 
-def _correlation(accuracy: pd.Series | NDArray, skill: pd.Series | NDArray, given: int) -> dict[str, float]:
+def _correlation(accuracy: pd.Series | np.ndarray, skill: pd.Series | np.ndarray, given: int) -> dict[str, float]:
     """Return r with Fisher's interval; `given` covariates cost as many networks."""
     n = len(accuracy)
     x, y = (np.asarray(values, dtype=float) for values in (accuracy, skill))
@@ -244,7 +243,7 @@ def _correlation(accuracy: pd.Series | NDArray, skill: pd.Series | NDArray, give
     return none | {"r": r, "low": float(low), "high": float(high), "p": float(p)}
 
 
-def _residuals(values: NDArray[np.float64], design: NDArray[np.float64]) -> NDArray[np.float64]:
+def _residuals(values: Floats, design: Floats) -> Floats:
     return values - design @ np.linalg.lstsq(design, values, rcond=None)[0]
 
 

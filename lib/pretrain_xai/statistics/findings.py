@@ -1,7 +1,7 @@
 """What the statistics of a study say, in sentences whose numbers come from its tables."""
 
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -13,7 +13,7 @@ Tables = Mapping[str, pd.DataFrame]
 
 
 class Finding(NamedTuple):
-    """A sentence, the table (of `statistics.TABLES` or `SENSITIVITY`) that has its numbers and the figure that shows it."""
+    """A sentence, the table (of `summary.TABLES` or `SENSITIVITY`) that has its numbers and the figure that shows it."""
 
     text: str
     table: str
@@ -29,7 +29,7 @@ def findings(tables: Tables) -> list[Finding]:
     Parameters
     ----------
     tables : dict of DataFrame
-        From `statistics.study_statistics`, or read from its files; with those of `sensitivity.sensitivity_tables` it also
+        From `summary.study_statistics`, or read from its files; with those of `sensitivity.sensitivity_tables` it also
         says which conclusions survive other ways to score.
     """
     return [
@@ -145,7 +145,7 @@ def _primary(effects: pd.DataFrame, family: str) -> pd.DataFrame:
     return effects[(effects["family"] == family) & (effects["way"] == "t")]
 
 
-def _numbers(row: object) -> str:
+def _numbers(row: Any) -> str:
     unit = {"seed": "seeds", "image": "subjects or images"}[row.unit]
     return (
         f"skill {row.estimate:+.3f} (95 % interval {row.low:+.3f} to {row.high:+.3f}, "
@@ -153,19 +153,19 @@ def _numbers(row: object) -> str:
     )
 
 
-def _other_images(effects: pd.DataFrame, row: object) -> str:
+def _other_images(effects: pd.DataFrame, row: Any) -> str:
     """Return the interval that holds for other images, too, where there is one."""
     for other in _same_effect(effects, row, "t_both").itertuples():
         return f"; on other images {other.low:+.3f} to {other.high:+.3f}"
     return ""
 
 
-def _same_effect(effects: pd.DataFrame, row: object, way: str | None = None) -> pd.DataFrame:
+def _same_effect(effects: pd.DataFrame, row: Any, way: str | None = None) -> pd.DataFrame:
     same = (effects["family"] == row.family) & (effects["contrast"] == row.contrast)
     return effects[same & ((effects["way"] == way) if way else (effects["way"] != row.way))]
 
 
-def _agreement(effects: pd.DataFrame, row: object) -> str:
+def _agreement(effects: pd.DataFrame, row: Any) -> str:
     """Say which of the other ways to make the interval come to another answer about 0."""
     others = _same_effect(effects, row)
     if not len(others):
@@ -188,7 +188,7 @@ WAY_NAMES = {
 }
 
 
-def _is_clear(row: object) -> bool:
+def _is_clear(row: Any) -> bool:
     return row.low > 0 or row.high < 0
 
 

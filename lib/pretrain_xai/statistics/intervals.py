@@ -9,25 +9,26 @@ one per group. Leading axes are further effects or simulated studies.
 all that one seed allows; `by_both` for other networks on other images.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy import special, stats
 
+from pretrain_xai.arrays import Floats
+
 LEVEL = 0.95
-Array = NDArray[np.float64]
 
 
 class Interval(NamedTuple):
     """An estimate, its 95 % interval and its test against 0; float arrays of the leading shape, NaN: has none."""
 
-    estimate: Array
-    low: Array
-    high: Array
-    se: Array
-    df: Array
-    p: Array
+    estimate: Floats
+    low: Floats
+    high: Floats
+    se: Floats
+    df: Floats
+    p: Floats
 
 
 def by_units(contributions: ArrayLike, strata: ArrayLike | None = None, *, pooled: bool = False) -> Interval:
@@ -177,7 +178,7 @@ def pooled_images(contributions: ArrayLike, strata: ArrayLike) -> Interval:
     return by_units(flat, np.repeat(np.asarray(strata), n_images))
 
 
-def effect_size(contributions: ArrayLike, strata: ArrayLike | None = None, *, sides: int = 1) -> Array:
+def effect_size(contributions: ArrayLike, strata: ArrayLike | None = None, *, sides: int = 1) -> Floats:
     """Return Cohen's d over units with the small-sample correction (Hedges 1981, exact gamma form).
 
     Parameters
@@ -197,16 +198,16 @@ def effect_size(contributions: ArrayLike, strata: ArrayLike | None = None, *, si
     return correction * np.divide(estimate, deviation, out=np.full_like(estimate, np.nan), where=deviation > 0)
 
 
-def t_interval(estimate: Array, se: Array, df: ArrayLike) -> Interval:
+def t_interval(estimate: Floats, se: Floats, df: ArrayLike) -> Interval:
     """Return estimate ± t(df) se and the two-sided p of the estimate against 0; `df` infinite: the normal interval."""
     estimate, se, df = np.broadcast_arrays(estimate, se, np.asarray(df, dtype=np.float64))
     half = stats.t.ppf((1 + LEVEL) / 2, df) * se
     with np.errstate(divide="ignore", invalid="ignore"):
-        p = 2 * stats.t.sf(np.abs(estimate / se), df)
+        p = cast("Floats", 2 * stats.t.sf(np.abs(estimate / se), df))
     return Interval(estimate, estimate - half, estimate + half, se, df, p)
 
 
-def _unit_variances(means: Array, strata: NDArray) -> tuple[Array, Array]:
+def _unit_variances(means: Floats, strata: np.ndarray) -> tuple[Floats, Floats]:
     """Return what each stratum adds to the variance of the sum of (..., n_units) means, and its degrees of freedom."""
     groups = [means[..., strata == group] for group in np.unique(strata)]
     counts = np.array([group.shape[-1] for group in groups], dtype=np.float64)
@@ -216,7 +217,7 @@ def _unit_variances(means: Array, strata: NDArray) -> tuple[Array, Array]:
     return variances, counts - 1
 
 
-def _cluster_variance(residuals: Array, member: Array) -> Array:
+def _cluster_variance(residuals: Floats, member: Floats) -> Floats:
     """Return the variance of the mean over the last axis, images, from residuals that are correlated within clusters."""
     n_images, n_clusters = member.shape
     if n_clusters < 2:
@@ -224,16 +225,16 @@ def _cluster_variance(residuals: Array, member: Array) -> Array:
     return ((residuals @ member) ** 2).sum(-1) * n_clusters / (n_clusters - 1) / n_images**2
 
 
-def _satterthwaite(variances: Array, dfs: Array, total: Array | None = None) -> Array:
+def _satterthwaite(variances: Floats, dfs: Floats, total: Floats | None = None) -> Floats:
     total = variances.sum(-1) if total is None else total
     bottom = (variances**2 / dfs).sum(-1)
     return np.divide(total**2, bottom, out=np.broadcast_to(dfs.sum(), total.shape).copy(), where=bottom > 0)
 
 
-def _members(clusters: ArrayLike | None, n_images: int) -> Array:
+def _members(clusters: ArrayLike | None, n_images: int) -> Floats:
     numbers = np.arange(n_images) if clusters is None else np.unique(np.asarray(clusters), return_inverse=True)[1]
     return np.eye(numbers.max() + 1)[numbers]
 
 
-def _strata(strata: ArrayLike | None, n_units: int) -> NDArray:
+def _strata(strata: ArrayLike | None, n_units: int) -> np.ndarray:
     return np.zeros(n_units, dtype=np.int64) if strata is None else np.asarray(strata)

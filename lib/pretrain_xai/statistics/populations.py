@@ -14,9 +14,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from pretrain_xai import paths
+from pretrain_xai.arrays import Booleans, Floats, Integers
 from pretrain_xai.dataset import read_split
 from pretrain_xai.explanations.setting_scores import SettingScores, score_comparison_maps_under_settings
 from pretrain_xai.selection import CORRECT_FOR_ALL, WRONG_FOR_ONE, image_list
@@ -47,7 +47,7 @@ class Population:
     networks: pd.DataFrame
     scored: Sequence[SettingScores]
     images: pd.DataFrame
-    seen: NDArray[np.bool_]
+    seen: Booleans
     references: Mapping[str, SettingScores]
 
     @property
@@ -55,7 +55,7 @@ class Population:
         """The explanation methods."""
         return list(self.scored[0].methods)
 
-    def skills(self, setting: tuple[int, int, int]) -> NDArray[np.float64]:
+    def skills(self, setting: tuple[int, int, int]) -> Floats:
         """Return skill, (n_networks, n_methods, n_images), NaN where a network is not scored; `setting` as in `skill_at`."""
         values = np.stack([scored.skill_at(setting, self.images["image_index"]) for scored in self.scored])
         return np.where(self.seen[:, None], values, np.nan)
@@ -82,7 +82,8 @@ def read_populations(study_name: str, study: Study, selection: str) -> list[Popu
     The untrained network is scored on the images right for all only, the comparison maps here, on all images.
     """
     runs = [run for run in study.runs() if run.selection == selection]
-    runs.sort(key=lambda run: (study.pretraining.corpora.index(run.pretraining), run))
+    corpora: Sequence[str] = study.pretraining.corpora
+    runs.sort(key=lambda run: (corpora.index(run.pretraining), run))
     scored = [SettingScores.read(paths.setting_scores(study_name) / f"{run.name}.npz") for run in runs]
     untrained = next(run for run in study.untrained_runs() if run.selection == selection)
     intersections = read_table(paths.intersections(study_name))
@@ -106,8 +107,8 @@ def read_populations(study_name: str, study: Study, selection: str) -> list[Popu
 def populations(
     networks: pd.DataFrame,
     scored: Sequence[SettingScores],
-    correct: NDArray[np.int64],
-    incorrect: Sequence[NDArray[np.int64]],
+    correct: Integers,
+    incorrect: Sequence[Integers],
     references: Mapping[str, SettingScores],
     subjects: pd.Series,
 ) -> list[Population]:
@@ -125,8 +126,8 @@ def populations(
     subjects : Series of subjects by image index
     """
 
-    def population(name: str, chosen: NDArray[np.bool_], lists: Sequence[NDArray[np.int64]]) -> Population:
-        places = np.flatnonzero(chosen)
+    def population(name: str, chosen: Booleans, lists: Sequence[Integers]) -> Population:
+        places = np.flatnonzero(chosen).tolist()
         kept = [np.intersect1d(scored[place].image_index, lists[place]) for place in places]
         image_index = np.unique(np.concatenate(kept))
         images = pd.DataFrame({"image_index": image_index, "subject": subjects.loc[image_index].to_numpy()})
@@ -148,7 +149,7 @@ def populations(
     return found
 
 
-def common_images(values: NDArray) -> NDArray[np.float64]:
+def common_images(values: np.ndarray) -> Floats:
     """Return values on all images whose means are those over the images that each network saw.
 
     With m the mean over the n images seen, of N in all, an image that was seen holds m + (value - m) N / n and one that was

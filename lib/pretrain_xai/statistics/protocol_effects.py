@@ -24,6 +24,7 @@ A difference that needs no retraining is decided by the interval; whether it is 
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -154,7 +155,7 @@ class _Comparison:
         frame = self._frame(results, images or None)
         return self._rows(corrected, frame, switch=switch, retrained=True, same_images=bool(images))
 
-    def _rows(self, corrected: pd.DataFrame, switched: pd.DataFrame, **columns) -> pd.DataFrame:
+    def _rows(self, corrected: pd.DataFrame, switched: pd.DataFrame, **columns: Any) -> pd.DataFrame:
         known = corrected.index.intersection(switched.index, sort=False)
         rows, shares, before = self._effects(corrected.loc[known])
         _, _, after = self._effects(switched.loc[known])
@@ -247,11 +248,11 @@ def _estimates(results: _Results, weights: pd.DataFrame, images: set[int] | None
     """Return each quantity of each cell: a row per corpus, depth and quantity, a column per resample (0: the sample)."""
     scores = results.scores if images is None else results.scores[results.scores["image_index"].isin(images)]
     by_image = pd.DataFrame(weights.loc[results.subjects].to_numpy(), index=results.subjects.index)
-    models: dict[tuple, list[np.ndarray]] = {}
+    models: dict[tuple[Any, ...], list[np.ndarray]] = {}
     for (*cell, _), group in results.predictions.groupby([*CELL, "seed"], observed=True):
-        columns = [group[name].to_numpy() for name in ("label", "predicted")]
+        labels, predicted = (group[name].to_numpy() for name in ("label", "predicted"))
         score = (group["logit_1"] - group["logit_0"]).to_numpy()
-        metrics = weighted_classification(*columns, score, by_image.loc[group["image_index"]].to_numpy())
+        metrics = weighted_classification(labels, predicted, score, by_image.loc[group["image_index"]].to_numpy())
         for name, values in metrics.items():
             models.setdefault((*cell, _RATES.get(name, name) if results.swapped_rates else name), []).append(values)
     rows = {key: np.mean(values, axis=0) for key, values in models.items()}

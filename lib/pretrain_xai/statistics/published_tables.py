@@ -136,7 +136,7 @@ def equal_counts(release: Release) -> pd.DataFrame:
     """
     keys = ["selection", "source", "method"]
     counts = {key: rows[["tp", "fp", "fn", "tn"]].to_numpy() for key, rows in release.confusion.groupby(keys)}
-    by_content: dict[bytes, list[tuple]] = {}
+    by_content: dict[bytes, list[tuple[str, str, str]]] = {}
     for key, values in counts.items():
         by_content.setdefault(values.tobytes(), []).append(key)
     files = release.files[release.files["kind"] == "edge filter"]
@@ -248,7 +248,7 @@ def missing_files(release: Release) -> pd.DataFrame:
         **dict.fromkeys(("untrained", "sobel", "laplace"), release.confusion[["selection", "source"]]),
     }
     # misclassified images were scored for the ImageNet models only
-    wanted = dict.fromkeys(("predictions", "models"), ("imagenet", "mri"))
+    wanted: dict[str, tuple[str, ...]] = dict.fromkeys(("predictions", "models"), ("imagenet", "mri"))
     wanted |= dict.fromkeys(("misclassified", "incorrect_ratios"), ("imagenet",))
     rows = [
         {"file": _FILES[kind].format(theirs), "models": source}

@@ -4,9 +4,10 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy.stats import rankdata
 
+from pretrain_xai.arrays import Floats
 from pretrain_xai.skill import Skills
 
 #: above this correlation two methods are named as one
@@ -22,7 +23,7 @@ def score_correlation(skills: Skills) -> pd.DataFrame:
     return pd.DataFrame(matrix, skills.methods, skills.methods)
 
 
-def map_correlation(maps: Iterable[Mapping[str, NDArray]], methods: Sequence[str]) -> pd.DataFrame:
+def map_correlation(maps: Iterable[Mapping[str, np.ndarray]], methods: Sequence[str]) -> pd.DataFrame:
     """Return Spearman's correlation of methods' maps over pixels, mean over networks and images; (n_methods, n_methods).
 
     Parameters
@@ -36,9 +37,9 @@ def map_correlation(maps: Iterable[Mapping[str, NDArray]], methods: Sequence[str
     return pd.DataFrame(np.concatenate(matrices).mean(0), methods, methods)
 
 
-def spearman(values: ArrayLike) -> NDArray[np.float64]:
+def spearman(values: ArrayLike) -> Floats:
     """Return rank correlations of rows: (..., n_rows, n) gives (..., n_rows, n_rows); a constant row correlates by 0."""
-    ranks = rankdata(values, axis=-1)
+    ranks = rankdata(np.asarray(values), axis=-1)
     ranks -= ranks.mean(-1, keepdims=True)
     length = np.sqrt((ranks**2).sum(-1, keepdims=True))
     unit = np.divide(ranks, length, out=np.zeros_like(ranks), where=length > 0)

@@ -8,12 +8,14 @@ variance over images is the linearised one of such means, clustered by subject.
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby, product
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from scipy import stats
 
+from pretrain_xai.arrays import Floats
+from pretrain_xai.maps.channels import Reduction
 from pretrain_xai.skill import Skills
 from pretrain_xai.statistics.effects import Contrast, contrasts, holm, is_paired
 from pretrain_xai.statistics.intervals import Interval, by_images, by_units
@@ -31,8 +33,10 @@ _ROUNDING = 1e-12
 #: columns of `flips`
 FLIP_COLUMNS = [*SETTING, "conclusion", "contrast", "default", "found", "change", "estimate", "low", "high"]
 
+Names = tuple[Reduction, float, str]  # of a setting: channel reduction, mask threshold, score
 
-def mean_ranks(values: NDArray, image_weights: NDArray, network_weights: NDArray) -> NDArray[np.float64]:
+
+def mean_ranks(values: np.ndarray, image_weights: np.ndarray, network_weights: np.ndarray) -> Floats:
     """Return the mean rank of each method over networks, 1 is best, in every resample.
 
     Parameters
@@ -54,7 +58,7 @@ def mean_ranks(values: NDArray, image_weights: NDArray, network_weights: NDArray
     return (ranks * weights).sum(axis=0) / weights.sum(axis=0)
 
 
-def network_draws(networks: pd.DataFrame, rng: np.random.Generator, n_resamples: int) -> NDArray[np.float64]:
+def network_draws(networks: pd.DataFrame, rng: np.random.Generator, n_resamples: int) -> Floats:
     """Return how often each network is drawn: once in column 0, then seeds with replacement within each cell.
 
     Where all cells have the same seed numbers, the same are drawn in all of them. With one seed each is drawn once.
@@ -74,9 +78,7 @@ def network_draws(networks: pd.DataFrame, rng: np.random.Generator, n_resamples:
     return draws
 
 
-def sensitivity_tables(
-    found: Sequence[Population], default: tuple[str, float, str], seed: int = 0
-) -> dict[str, pd.DataFrame]:
+def sensitivity_tables(found: Sequence[Population], default: Names, seed: int = 0) -> dict[str, pd.DataFrame]:
     """Return how ranking and conclusions fare under every setting.
 
     Parameters
@@ -127,20 +129,21 @@ def sensitivity_tables(
     }
 
 
-def _settings(population: Population) -> Iterator[tuple[tuple[int, int, int], tuple[str, float, str]]]:
+def _settings(population: Population) -> Iterator[tuple[tuple[int, int, int], Names]]:
     """Yield places and names of all settings."""
     first = population.scored[0]
-    axes = (first.channel_reductions, first.mask_thresholds, first.scores)
-    for places in product(*(range(len(axis)) for axis in axes)):
-        yield places, tuple(axis[place] for axis, place in zip(axes, places, strict=True))
+    for (i, reduction), (j, threshold), (k, score) in product(
+        enumerate(first.channel_reductions), enumerate(first.mask_thresholds), enumerate(first.scores)
+    ):
+        yield (i, j, k), (reduction, threshold, score)
 
 
-def _at(population: Population, names: tuple[str, float, str]) -> tuple[int, int, int]:
+def _at(population: Population, names: Names) -> tuple[int, int, int]:
     """Return the places of a setting's names."""
     return next(places for places, found in _settings(population) if found == tuple(names))
 
 
-def _draws(population: Population, by_subject: pd.DataFrame, by_network: pd.DataFrame) -> tuple[NDArray, NDArray]:
+def _draws(population: Population, by_subject: pd.DataFrame, by_network: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     """Return how often each image and each network of a population is drawn."""
     networks = pd.MultiIndex.from_frame(population.networks[NETWORK])
     return by_subject.loc[population.images["subject"]].to_numpy(), by_network.loc[networks].to_numpy()
@@ -196,7 +199,7 @@ def _intervals(skills: Skills, family: Sequence[Contrast]) -> Interval:
 
 
 def _compare(
-    default: pd.DataFrame, found: pd.DataFrame, default_ranks: NDArray, ranks: NDArray, methods: list[str]
+    default: pd.DataFrame, found: pd.DataFrame, default_ranks: np.ndarray, ranks: np.ndarray, methods: list[str]
 ) -> pd.DataFrame:
     """Return every conclusion that both have: what the default says, what was found, and the change."""
     both = default[["verdict"]].join(found, how="inner", lsuffix="_default").reset_index()
@@ -222,11 +225,11 @@ def _clearness(found: pd.DataFrame, first: str, now: str) -> str:
 
 
 def _row(
-    population: Population, names: tuple, tau: NDArray, ranks: NDArray, verdicts: pd.DataFrame
-) -> dict[str, object]:
+    population: Population, names: Names, tau: np.ndarray, ranks: np.ndarray, verdicts: pd.DataFrame
+) -> dict[str, Any]:
     low, high = np.nanquantile(tau[1:], [0.025, 0.975])
     counts = population.seen.sum(axis=1)
-    row = dict(zip(SETTING, (population.name, *names), strict=True))
+    row: dict[str, Any] = dict(zip(SETTING, (population.name, *names), strict=True))
     row |= {"n_networks": len(counts), "fewest_images": int(counts.min()), "most_images": int(counts.max())}
     row |= {"depths": " ".join(str(depth) for depth in sorted(set(population.networks["finetune_depth"])))}
     row |= {"tau": float(tau[0]), "tau_low": float(low), "tau_high": float(high)}

@@ -4,8 +4,8 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
+from pretrain_xai.arrays import Floats
 from pretrain_xai.skill import Skills
 
 CORPORA = ("natural", "mri")
@@ -64,7 +64,7 @@ def simulate_scores(
     corpus_effect: float = 0.0,
     depth_effect: float = 0.0,
     new_images: bool = False,
-) -> NDArray[np.float64]:
+) -> Floats:
     """Simulate skills of studies with two corpora.
 
     Parameters
@@ -84,7 +84,7 @@ def simulate_scores(
     studies, corpora = n_studies, len(CORPORA)
     depths, seeds, methods, images = size.n_depths, size.n_seeds, size.n_methods, size.n_images
 
-    def noise(deviation: float, *shape: int) -> NDArray[np.float64]:
+    def noise(deviation: float, *shape: int) -> Floats:
         return deviation * rng.standard_normal((studies, *shape))
 
     by_image = noise(spread.image_corpus, corpora, 1, 1, 1, images)
@@ -105,7 +105,7 @@ def simulate_scores(
     )  # fmt: skip
 
 
-def as_skills(study: NDArray[np.float64], *, n_subjects: int | None = None) -> Skills:
+def as_skills(study: Floats, *, n_subjects: int | None = None) -> Skills:
     """Return one simulated study, of shape (n_corpora, n_depths, n_seeds, n_methods, n_images), as `Skills`.
 
     Parameters
@@ -176,7 +176,7 @@ def estimate_spread(skills: Skills) -> Spread:
     return Spread(**{name: float(np.sqrt(max(variance, 0.0))) for name, variance in variances.items()})
 
 
-def _within(values: NDArray, cells: NDArray) -> NDArray:
+def _within(values: np.ndarray, cells: np.ndarray) -> np.ndarray:
     """Subtract the mean over the networks of each cell."""
     centred = values.copy()
     for cell in np.unique(cells):
@@ -199,7 +199,7 @@ def _corpus_images(skills: Skills, image_total: float) -> tuple[float, float]:
     return float(common), float(np.trace(table) / n - common - noise)
 
 
-def _shared(skills: Skills, level: NDArray) -> tuple[float, float]:
+def _shared(skills: Skills, level: np.ndarray) -> tuple[float, float]:
     """Return the variances that networks of one seed number share: over all, and beyond it over those of one corpus."""
     cells = ["pretraining", "finetune_depth"]
     wide = skills.networks.assign(level=level).pivot(index="seed", columns=cells, values="level")

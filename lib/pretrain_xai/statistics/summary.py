@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from pretrain_xai.skill import Skills
 from pretrain_xai.statistics.effects import cell_table, effect_table
@@ -31,7 +30,7 @@ SENSITIVITY = ("sensitivity", "flips", "survival")
 
 
 def study_statistics(
-    skills: Skills, maps: Sequence[Mapping[str, NDArray]] = (), seed: int = 0
+    skills: Skills, maps: Sequence[Mapping[str, np.ndarray]] = (), seed: int = 0
 ) -> dict[str, pd.DataFrame]:
     """Compute every table; those that need several seeds have no rows where there is one.
 

@@ -1,6 +1,7 @@
 """Which conclusions survive other ways to score, in sentences whose numbers come from the tables of `sensitivity`."""
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import pandas as pd
 
@@ -85,7 +86,7 @@ def _counted(rows: pd.DataFrame, change: str) -> list[str]:
     return [*words, "and others of methods"] if len(named) < len(rows) else words
 
 
-def _claim(row) -> str:
+def _claim(row: Any) -> str:
     if row.conclusion == "first":
         return f"{label(row.default)} ranks first"
     one, other = (label(name) for name in row.contrast.split(" - "))
