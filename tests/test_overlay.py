@@ -11,16 +11,17 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pretrain_xai import lesions, overlay, placement
+from pretrain_xai import lesions, placement
 from pretrain_xai.lesions import LesionPatch
 from pretrain_xai.overlay import (
     LesionSlice,
     OverlayError,
-    draw_label,
+    clean_at_model_resolution,
     lesion_masks,
     overlay_lesions,
     to_model_resolution,
 )
+from pretrain_xai.placement import draw_label
 from pretrain_xai.protocol import CORRECTED, PUBLISHED
 from scipy import ndimage
 from skimage.transform import resize
@@ -144,9 +145,9 @@ def test_published_labels():
 
 
 def forced_label(monkeypatch, label):
-    streams_of = overlay._Streams.of
+    streams_of = placement._Streams.of
     replaced = lambda *arguments: dataclasses.replace(streams_of(*arguments), label=lambda low, high: label)  # noqa: E731
-    monkeypatch.setattr(overlay._Streams, "of", staticmethod(replaced))
+    monkeypatch.setattr(placement._Streams, "of", staticmethod(replaced))
 
 
 @pytest.mark.parametrize("changes", [{}, {"round_never_shuffled": True}, {"lesion_floor": 0.1}])
@@ -373,7 +374,7 @@ def test_stuck_placement_begins_anew():
     strip = np.zeros((6, 26))
     strip[1:5, 1:9] = 1.0  # room for the middles of three patches only if the first lies at an end
     patches = square_patches()
-    seeds = [seed for seed in range(200) if overlay._Streams.of(seed, CORRECTED).number(3, 6) == 3]
+    seeds = [seed for seed in range(200) if placement._Streams.of(seed, CORRECTED).number(3, 6) == 3]
     results = [overlay_lesions(strip, patches, seed, CORRECTED) for seed in seeds]
     assert all(result.n_lesions == 3 for result in results)
     assert any(len(result.drawn_indices) > placement.STUCK_AFTER for result in results)
@@ -383,13 +384,10 @@ def test_stuck_placement_begins_anew():
 
 
 def by_hand(weights, shape=(12, 12), corner=(3, 4)):
-    ground_truth = np.zeros(shape)
-    ground_truth[corner[0] : corner[0] + len(weights), corner[1] : corner[1] + weights.shape[1]] = weights
     image = np.random.default_rng(0).uniform(size=shape)
     return LesionSlice(
         image=image,
         clean=image / 2,
-        ground_truth=ground_truth,
         label=0,
         corners=np.array([corner]),
         weights=(weights,),
@@ -436,9 +434,9 @@ def test_resize_is_that_of_skimage(height, width, size, threshold):
 def test_clean_slice_is_the_one_under_the_lesions(patches):
     slice_ = brain_slice()
     _, _, clean, _ = to_model_resolution(overlay_lesions(slice_, patches, 0, CORRECTED, brain_intensity=0.6), 96)
-    np.testing.assert_array_equal(overlay.clean_at_model_resolution(slice_, 96, 0.6), clean)
+    np.testing.assert_array_equal(clean_at_model_resolution(slice_, 96, 0.6), clean)
     with pytest.raises(OverlayError, match="no pixel is above 0"):
-        overlay.clean_at_model_resolution(np.zeros((9, 9)), 96, 0.6)
+        clean_at_model_resolution(np.zeros((9, 9)), 96, 0.6)
 
 
 def test_faint_lesion_beside_a_strong_one_has_a_mask_of_its_own(patches):
@@ -506,7 +504,7 @@ def test_empty_pools_are_an_error(pools):
 @pytest.mark.parametrize("intensities", [(0.0, 0.7), (1.2, 0.7), (np.nan, 0.7), (0.5, 0.0), (0.5, 1.1), (0.05, 0.7)])
 def test_intensities_out_of_range_are_an_error(intensities):
     lesion, brain = intensities
-    with pytest.raises(OverlayError, match="lesion_floor < lesion_intensity <= 1"):
+    with pytest.raises(OverlayError, match=r"lesion_floor < lesion_intensity <= 1|0 < brain_intensity <= 1"):
         overlay_lesions(islands(5), square_patches(), 0, PUBLISHED, lesion_intensity=lesion, brain_intensity=brain)
 
 
