@@ -299,6 +299,8 @@ def _image_row(
     overlay: LesionSlice, image: np.ndarray, mask: np.ndarray, clean: np.ndarray, support: np.ndarray
 ) -> dict[str, float]:
     difference = image - clean
+    outside = np.abs(difference)
+    outside[support] = 0
     return {
         "label": overlay.label,
         "n_lesions": overlay.n_lesions,
@@ -306,7 +308,7 @@ def _image_row(
         "box_pixels": int(overlay.boxes.prod(axis=1).sum()),
         "lightening": float(difference[mask].mean()),
         **{f"draw_{number}": int(overlay.drawn_indices[number]) for number in range(FEWEST)},
-        "outside_difference": float(np.abs(np.where(support, 0, difference)).max()),
+        "outside_difference": float(outside.max()),
     }
 
 

@@ -204,7 +204,7 @@ def checked_slice(slice_: np.ndarray, name: str) -> np.ndarray:
     OverlayError
         It is no finite 2-D array with a brain in it.
     """
-    slice_ = np.asarray(slice_, dtype=np.float64)
+    slice_ = np.asarray(slice_)
     if slice_.ndim != 2:
         raise OverlayError(f"{name}: a slice must have the shape (h, w), not {slice_.shape}; pass one at a time")
     least, most = (slice_.min(), slice_.max()) if slice_.size else (0.0, 0.0)  # both are NaN if a pixel is
@@ -214,4 +214,4 @@ def checked_slice(slice_: np.ndarray, name: str) -> np.ndarray:
         raise OverlayError(f"{name}: no pixel is above 0, so there is no brain; the background must be 0")
     if least == most:
         raise OverlayError(f"{name}: all pixels are {slice_.flat[0]}; a slice of a brain is needed")
-    return slice_
+    return slice_.astype(np.float64, copy=False)

@@ -1,5 +1,6 @@
 """Which lesions a slice carries and where: by their corners, as published, or by their centres, whatever their class."""
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -249,11 +250,11 @@ def place_centres(
 
 def joint_shape(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     """Return the pixels that either of two patches covers when both have the same centre, bool array."""
-    height, width = np.maximum(one.shape, other.shape)
+    height, width = map(max, one.shape, other.shape)
     joint = np.zeros((height, width), dtype=bool)
     for patch in (one, other):
-        corner = np.array(joint.shape) // 2 - np.array(patch.shape) // 2
-        joint[window(tuple(corner), patch.shape)] |= patch > 0
+        corner = height // 2 - patch.shape[0] // 2, width // 2 - patch.shape[1] // 2
+        joint[window(corner, patch.shape)] |= patch > 0
     return joint
 
 
@@ -263,9 +264,19 @@ def window(corner: tuple[int, int], shape: tuple[int, int]) -> tuple[slice, slic
     return slice(top, top + height), slice(left, left + width)
 
 
+class _Legacy(threading.local):
+    """Two legacy generators, seeded anew for each slice: making one takes longer than all that is drawn from it."""
+
+    def __init__(self) -> None:
+        self.pair = np.random.RandomState(0), np.random.RandomState(0)
+
+
+_LEGACY = _Legacy()
+
+
 @dataclass(frozen=True)
 class _Streams:
-    """Where number, class, order of the patches and positions are drawn from."""
+    """Where number, class, order of the patches and positions are drawn from; with one seed, until the next slice."""
 
     number: Draw
     label: Draw
@@ -277,7 +288,9 @@ class _Streams:
         """Return one re-seeded legacy stream, as released, or five independent ones."""
         if protocol.shared_seed:
             # legacy `choice(np.arange(n))` is `randint(0, n)`, and `shuffle(list)` is `permutation(len(list))`
-            one, again = np.random.RandomState(seed), np.random.RandomState(seed)
+            one, again = _LEGACY.pair
+            one.seed(seed)
+            again.seed(seed)
             return cls(one.randint, one.randint, dict.fromkeys(CLASSES, one.permutation), again.randint)
         number, label, position, *orders = map(np.random.default_rng, np.random.SeedSequence(seed).spawn(5))
         permutations = {pool: stream.permutation for pool, stream in zip(CLASSES, orders, strict=True)}

@@ -7,6 +7,7 @@ the tables need of a part lies in a small file beside, which says that the part 
 import hashlib
 import mmap
 import shutil
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,8 +23,8 @@ from pretrain_xai.provenance import atomic_path, replace_changed
 
 #: slices of a part
 PART = 64
-#: the column that holds the digest of a part's slices
-SLICES = "slices"
+#: the column of what tells a part's slices from changed ones
+CHECKSUMS = "checksums"
 #: what is kept of a part: an array by name, its first axis counting images or lesions
 Columns = dict[str, np.ndarray]
 T = TypeVar("T")
@@ -37,7 +38,7 @@ class PartStore:
     folder : Path
         Of the split.
     key : str
-        What everything is made from but the slices, whose digests the parts keep; parts of another key are thrown away.
+        What everything is made from but the slices, whose checksums the parts keep; parts of another key are thrown away.
     arrays : dict from name to shape
         The float32 arrays that are filled, the first axis counting all images of the split.
     """
@@ -58,7 +59,7 @@ class PartStore:
         if not self._columns(start).is_file():
             return False
         with np.load(self._columns(start), allow_pickle=False) as columns:
-            return bool(columns[SLICES] == slices_digest(read_part(slices, table, start)))
+            return np.array_equal(columns[CHECKSUMS], checksums(read_part(slices, table, start)))
 
     def put(self, start: int, slices: np.ndarray, arrays: dict[str, np.ndarray], columns: Columns) -> None:
         """Write the part that begins with the image `start` and is made of these slices."""
@@ -68,7 +69,7 @@ class PartStore:
                 file.seek(offset)
                 file.write(np.ascontiguousarray(values))
         with atomic_path(self._columns(start)) as temporary, temporary.open("wb") as file:
-            np.savez(file, **columns, **{SLICES: np.array([slices_digest(slices)])})
+            np.savez(file, **columns, **{CHECKSUMS: checksums(slices)})
 
     def columns(self, starts: Sequence[int]) -> Columns:
         """Return the columns of all parts, one after the other."""
@@ -136,9 +137,9 @@ def build_key(table: pd.DataFrame, made_from: Sequence[Any]) -> str:
     return digest.hexdigest()
 
 
-def slices_digest(slices: np.ndarray) -> str:
-    """Return a digest of the slices of a part."""
-    return hashlib.sha256(slices).hexdigest()
+def checksums(slices: np.ndarray) -> np.ndarray:
+    """Return a number that tells each slice from one that was changed; CRC32, in a third of the time of a hash."""
+    return np.array([zlib.crc32(slice_) for slice_ in slices], dtype=np.uint32)
 
 
 def _within(function: Callable[..., T], part: pd.DataFrame, slices: np.ndarray, start: int) -> T:
