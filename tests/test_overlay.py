@@ -23,6 +23,7 @@ from pretrain_xai.overlay import (
 )
 from pretrain_xai.placement import draw_label
 from pretrain_xai.protocol import CORRECTED, PUBLISHED
+from released_overlay import released_overlay
 from scipy import ndimage
 from skimage.transform import resize
 
@@ -77,38 +78,6 @@ def test_published_overlay_is_that_of_the_released_code(patches, reference, inde
     np.testing.assert_array_equal(lesion_mask, support)
 
 
-def literal_overlay(slice_, patches, seed, floor):
-    """Do what the released evaluation notebook does, line by line, on a generator of its own."""
-    random = np.random.RandomState(seed)
-    count = random.randint(3, 6)
-    label = random.randint(0, 2)
-    pool = [patch.weights for patch in patches["irregular" if label else "round"]]
-    if label == 1:
-        random.shuffle(pool)
-    brain = slice_ > 0
-    image = (slice_ - slice_.min()) / (slice_.max() - slice_.min()) * 0.7
-    random.seed(seed)
-    rows, columns = np.where(slice_ > 0)
-    running, ground_truth = brain.astype(float), np.zeros(slice_.shape)
-    truncated = 0
-    for patch in pool[:count]:
-        height, width = patch.shape
-        while True:
-            chosen = random.choice(np.arange(len(rows)))
-            top, left = rows[chosen], columns[chosen]
-            box = running[top : top + height, left : left + width]
-            # the released code fails in the next step where the border cuts the box
-            truncated += box.shape != patch.shape and (box == 1).all()
-            if box.shape == patch.shape and (box == 1).all():
-                break
-        rescaled = (patch - patch.min()) / (patch.max() - patch.min()) * (0.5 - floor) + floor
-        running[top : top + height, left : left + width] -= rescaled
-        ground_truth[top : top + height, left : left + width] += patch
-    inverted = np.where(brain, 1 - image, image)
-    inverted = np.where(running != 0, inverted * running, inverted)
-    return np.where(brain, 1 - inverted, inverted), ground_truth, label, count, truncated
-
-
 @pytest.mark.parametrize("floor", [0.1, 0.0])
 def test_published_overlay_equals_a_literal_loop(patches, floor):
     protocol = dataclasses.replace(PUBLISHED, lesion_floor=floor)
@@ -116,7 +85,7 @@ def test_published_overlay_equals_a_literal_loop(patches, floor):
     for seed in range(200 if floor else 50):
         # every second brain reaches over the border, as no published one does
         slice_ = brain_slice(seed, shape=(210, 180), radii=(100, 85) if seed % 2 else (130, 110))
-        image, ground_truth, label, count, truncated = literal_overlay(slice_, patches, seed, floor)
+        image, ground_truth, label, count, truncated = released_overlay(slice_, patches, seed, floor)
         result = overlay_lesions(slice_, patches, seed, protocol)
         assert (result.label, result.n_lesions) == (label, count)
         np.testing.assert_allclose(result.image, image, rtol=0, atol=1e-12)
