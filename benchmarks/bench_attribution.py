@@ -14,6 +14,7 @@ import captum.attr
 import numpy as np
 import pandas as pd
 import torch
+from claims import verdict
 from pretrain_xai import paths
 from pretrain_xai.attribution import attribute, attribute_all
 from pretrain_xai.dataset import read_split
@@ -165,12 +166,6 @@ def pass_seconds(network: nn.Module, images: Tensor, targets: Tensor, sizes: tup
             times.append(seconds(lambda b=batch, t=chosen: input_gradients(network, b, t), repeats=5) / size)
     network.to(memory_format=torch.contiguous_format).requires_grad_(True)
     return min(times)
-
-
-def verdict(text: str, value: float, target: float, *, at_most: bool) -> str:
-    """Say whether a measured value reaches its target."""
-    holds = value <= target if at_most else value >= target
-    return f"{'holds' if holds else 'DOES NOT HOLD'}: {text} {value:.4g}, {'at most' if at_most else 'at least'} {target:g}"
 
 
 def print_exactness(table: pd.DataFrame) -> None:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from claims import verdict
 from pretrain_xai.dataset import LabelledImages
 from pretrain_xai.networks.frozen_prefix import behind_frozen_prefix
 from pretrain_xai.networks.models import build_network, freeze_below
@@ -104,12 +105,6 @@ def compare(depth: int) -> None:
 def largest_difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
     """Return by how much two networks' weights differ at most."""
     return max(float((one[name] - tensor).abs().max()) for name, tensor in other.items())
-
-
-def verdict(text: str, value: float, target: float, *, at_most: bool) -> str:
-    """Say whether a measured value reaches its target."""
-    holds = value <= target if at_most else value >= target
-    return f"{'holds' if holds else 'DOES NOT HOLD'}: {text} {value:.4g}, {'at most' if at_most else 'at least'} {target:g}"
 
 
 def main() -> None:

@@ -88,8 +88,10 @@ def test_an_interrupted_build_lays_no_part_twice(slices_folder, tmp_path, monkey
     assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("changed", ["settings", "protocol", "slices"])
-def test_parts_of_another_dataset_are_thrown_away(changed, slices_folder, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("changed", "again"), [("settings", [0, 64, 128]), ("protocol", [0, 64, 128]), ("slices", [128])]
+)
+def test_parts_of_another_dataset_are_thrown_away(changed, again, slices_folder, tmp_path, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(split_parts.PartStore, "columns", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         build(tmp_path / "cut", slices_folder)
@@ -105,7 +107,9 @@ def test_parts_of_another_dataset_are_thrown_away(changed, slices_folder, tmp_pa
         np.save(slices_folder / "slices.npy", slices)
     starts = counted(monkeypatch)
     build(tmp_path / "cut", slices_folder, protocol, settings)
-    assert starts == [0, 64, 128]
+    assert starts == again
+    build(tmp_path / "whole", slices_folder, protocol, settings)
+    assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
 
 
 PROGRAM = """
@@ -115,8 +119,8 @@ sys.path.insert(0, {tests!r})
 from pretrain_xai.overlays.split_parts import PartStore
 from test_split_parts import build
 put = PartStore.put
-def put_then_die(self, start, arrays, columns):
-    put(self, start, arrays, columns)
+def put_then_die(self, start, *given):
+    put(self, start, *given)
     if start == 64:
         os.kill(os.getpid(), signal.SIGKILL)
 PartStore.put = put_then_die

@@ -13,14 +13,8 @@ import pandas as pd
 
 from pretrain_xai.files.provenance import atomic_path
 from pretrain_xai.lesions import Patches, split_patches
-from pretrain_xai.overlays.overlay import (
-    FEWEST,
-    LesionSlice,
-    lesion_masks,
-    overlay_lesions,
-    to_model_resolution,
-)
-from pretrain_xai.overlays.placement import NoRoomError, OverlayError
+from pretrain_xai.overlays.overlay import LesionSlice, checked_slice, lesion_masks, overlay_lesions, to_model_resolution
+from pretrain_xai.overlays.placement import FEWEST, NoRoomError, OverlayError, PlacedLesions, place_lesions
 from pretrain_xai.overlays.split_parts import PartStore, build_key, part_starts, side_by_side
 from pretrain_xai.protocol import CORRECTED, Protocol
 from pretrain_xai.settings.sections import Dataset
@@ -173,8 +167,8 @@ def build_split(
         table = _with_room(table, slices, recipe, workers)
     size, starts = settings.image_size, part_starts(len(table))
     arrays = dict.fromkeys(("images", "strength"), (len(table), size, size))
-    store = PartStore(folder, build_key(slices, table, recipe.made_from()), arrays)
-    left = [start for start in starts if not store.has(start)]
+    store = PartStore(folder, build_key(table, recipe.made_from()), arrays)
+    left = [start for start in starts if not store.has(start, slices, table)]
     for _ in side_by_side(partial(_build_part, recipe, store), slices, table, left, workers, folder.name):
         pass
     columns = store.columns(starts)
@@ -200,15 +194,21 @@ class Recipe:
 
     def lay(self, slice_: np.ndarray, row: Any) -> LesionSlice:
         """Lay lesions over a slice; `row` is that of its table, with `Index`, `seed` and `subject`."""
-        return overlay_lesions(
-            slice_,
-            self.patches,
-            int(row.seed),
-            self.protocol,
-            lesion_intensity=self.settings.lesion_intensity,
-            brain_intensity=self.settings.brain_intensity,
-            name=f"slice {row.Index} ({row.subject})",
-        )
+        return overlay_lesions(slice_, **self._drawn(row), brain_intensity=self.settings.brain_intensity)
+
+    def place(self, slice_: np.ndarray, row: Any) -> PlacedLesions:
+        """Find a place for the lesions of a slice without laying them."""
+        drawn = self._drawn(row)
+        return place_lesions(checked_slice(slice_, drawn["name"]) > 0, **drawn)
+
+    def _drawn(self, row: Any) -> dict[str, Any]:
+        return {
+            "patches": self.patches,
+            "seed": int(row.seed),
+            "protocol": self.protocol,
+            "lesion_intensity": self.settings.lesion_intensity,
+            "name": f"slice {row.Index} ({row.subject})",
+        }
 
     def made_from(self) -> list[Any]:
         """Return what decides the result besides the slices."""
@@ -230,7 +230,7 @@ def _build_part(recipe: Recipe, store: PartStore, part: pd.DataFrame, slices: np
         thumbnails.append(_thumbnail(clean))
     columns = {f"image.{name}": np.array([row[name] for row in rows]) for name in IMAGE_COLUMNS}
     columns |= {f"lesion.{name}": np.concatenate([of[name] for of in lesions]) for name in LESION_COLUMNS}
-    store.put(start, {"images": images, "strength": strength}, columns | {"thumbnails": np.stack(thumbnails)})
+    store.put(start, slices, {"images": images, "strength": strength}, columns | {"thumbnails": np.stack(thumbnails)})
 
 
 def _with_room(table: pd.DataFrame, slices: np.ndarray, recipe: Recipe, workers: int) -> pd.DataFrame:
@@ -257,7 +257,7 @@ def _without_room(
     errors: list[tuple[Hashable, NoRoomError]] = []
     for row, slice_ in zip(part.itertuples(), slices, strict=True):
         try:
-            recipe.lay(slice_, row)
+            recipe.place(slice_, row)
         except NoRoomError as error:
             errors.append((row.Index, error))
     return errors
@@ -299,14 +299,16 @@ def _image_row(
     overlay: LesionSlice, image: np.ndarray, mask: np.ndarray, clean: np.ndarray, support: np.ndarray
 ) -> dict[str, float]:
     difference = image - clean
+    outside = np.abs(difference)
+    outside[support] = 0
     return {
         "label": overlay.label,
         "n_lesions": overlay.n_lesions,
-        "mask_pixels": int(mask.sum()),
+        "mask_pixels": int(np.count_nonzero(mask)),
         "box_pixels": int(overlay.boxes.prod(axis=1).sum()),
         "lightening": float(difference[mask].mean()),
         **{f"draw_{number}": int(overlay.drawn_indices[number]) for number in range(FEWEST)},
-        "outside_difference": float(np.abs(difference[~support]).max(initial=0)),
+        "outside_difference": float(outside.max()),
     }
 
 

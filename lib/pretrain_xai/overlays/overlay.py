@@ -1,6 +1,6 @@
 """Lay lesions over a slice, as published or corrected, and bring slice and lesions to model resolution."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -8,27 +8,14 @@ import numpy as np
 from scipy import sparse
 from skimage import transform
 
-from pretrain_xai.lesions import CLASSES, LesionPatch
-from pretrain_xai.overlays.placement import (
-    Draw,
-    OverlayError,
-    Placement,
-    centre_candidates,
-    joint_shape,
-    no_room,
-    place_centres,
-    place_corners,
-    window,
-)
+from pretrain_xai.lesions import LesionPatch
+from pretrain_xai.overlays.placement import OverlayError, PlacedLesions, place_lesions, rescale, veils, window
 from pretrain_xai.protocol import Protocol
 
-#: lesions per slice, smallest and largest number
-FEWEST, MOST = 3, 5
 
-
-@dataclass(frozen=True, eq=False)
-class LesionSlice:
-    """A slice with lesions, and where each came from.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class LesionSlice(PlacedLesions):
+    """A slice with lesions.
 
     Attributes
     ----------
@@ -36,49 +23,15 @@ class LesionSlice:
         The slice with its lesions.
     clean : float64 array of shape (h, w), range [0, brain_intensity]
         The same slice without any lesion.
-    ground_truth : float64 array of shape (h, w)
-        Sum of the patches' weights, as generated (no floor, no intensity).
-    label : int
-        0 round, 1 irregular.
-    corners : int array of shape (n_lesions, 2)
-        Row and column of the top-left pixel of each box, in order of placement.
-    weights : tuple of n_lesions float arrays of shape (box height, box width)
-        The patches laid, in order of placement.
-    patch_indices : int array of shape (n_lesions,)
-        Their positions in the pool of their class.
-    candidate_indices : int array of shape (n_lesions,)
-        Row-major rank of each accepted position among the candidate positions it was drawn from.
-    drawn_indices : int array of shape (n_attempts,)
-        The ranks of all positions drawn, the rejected ones too.
-    name : str
-        What errors call the slice.
     """
 
     image: np.ndarray
     clean: np.ndarray
-    ground_truth: np.ndarray
-    label: int
-    corners: np.ndarray
-    weights: tuple[np.ndarray, ...]
-    patch_indices: np.ndarray
-    candidate_indices: np.ndarray
-    drawn_indices: np.ndarray
-    name: str
 
     @property
-    def n_lesions(self) -> int:
-        """Number of lesions."""
-        return len(self.weights)
-
-    @property
-    def boxes(self) -> np.ndarray:
-        """Height and width of each patch, int array of shape (n_lesions, 2)."""
-        return _shapes(self.weights)
-
-    @property
-    def centres(self) -> np.ndarray:
-        """Row and column of the middle pixel of each box, int array of shape (n_lesions, 2)."""
-        return self.corners + self.boxes // 2
+    def ground_truth(self) -> np.ndarray:
+        """Sum of the patches' weights, as generated (no floor, no intensity), float64 array of shape (h, w)."""
+        return _sum_of(self.weights, self.corners, self.image.shape)
 
 
 def overlay_lesions(
@@ -124,53 +77,16 @@ def overlay_lesions(
     evaluation code, whose patch lightens by `lesion_floor` already where it is 0. (That code leaves a pixel as it was
     where a lesion would make it fully white, at a `lesion_intensity` of 1, which it never uses; we make it white.)
     """
-    slice_ = _checked_slice(slice_, name)
-    _check_settings(patches, protocol, lesion_intensity, brain_intensity, name)
-    streams = _Streams.of(seed, protocol)
-    n_lesions, label = streams.number(FEWEST, MOST + 1), streams.label(0, 2)
+    slice_ = checked_slice(slice_, name)
+    if not 0 < brain_intensity <= 1:
+        raise OverlayError(f"{name}: 0 < brain_intensity <= 1 must hold, not {brain_intensity}")
     brain = slice_ > 0
-    if protocol.corner_placement:
-        orders = _patch_orders(streams, label, patches, protocol)
-        weights = _weights(patches[CLASSES[label]], orders[CLASSES[label]][:n_lesions])
-        veils = [_rescale(patch, protocol.lesion_floor, lesion_intensity) for patch in weights]
-        placed = place_corners(brain, veils, streams.position, max_attempts, name)
-        corners = np.array(placed.pixels)
-    else:
-        largest = np.array([max(sides) for sides in zip(*_patch_shapes(patches), strict=True)])
-        candidates = centre_candidates(brain, largest, name)
-        placed = Placement()
-        # the largest patches may not fit together: then others are drawn, of both classes alike
-        while len(placed.pixels) < n_lesions:
-            orders = _patch_orders(streams, label, patches, protocol)
-            drawn = [_weights(patches[pool], orders[pool][:n_lesions]) for pool in CLASSES]
-            joint = [joint_shape(*pair) for pair in zip(*drawn, strict=True)]
-            placed = place_centres(brain.shape, candidates, joint, streams.position, placed.drawn)
-            if len(placed.drawn) > max_attempts:
-                raise no_room(name, f"no room for {n_lesions} lesions within {max_attempts} attempts")
-        weights = drawn[label]
-        veils = [_rescale(patch, protocol.lesion_floor, lesion_intensity) for patch in weights]
-        corners = np.array(placed.pixels) - _shapes(weights) // 2
-
-    clean = _rescale(slice_, 0.0, brain_intensity)
-    return LesionSlice(
-        image=_lighten(clean, brain, _sum_of(veils, corners, slice_.shape)),
-        clean=clean,
-        ground_truth=_sum_of(weights, corners, slice_.shape),
-        label=int(label),
-        corners=corners,
-        weights=tuple(weights),
-        patch_indices=orders[CLASSES[label]][:n_lesions],
-        candidate_indices=np.array(placed.accepted),
-        drawn_indices=np.array(placed.drawn),
-        name=name,
+    lesions = place_lesions(
+        brain, patches, seed, protocol, lesion_intensity=lesion_intensity, max_attempts=max_attempts, name=name
     )
-
-
-def draw_label(seed: int, protocol: Protocol) -> int:
-    """Return the label, 0 round or 1 irregular, that `overlay_lesions` gives to every slice with this seed."""
-    streams = _Streams.of(seed, protocol)
-    streams.number(FEWEST, MOST + 1)  # comes first in the shared stream
-    return int(streams.label(0, 2))
+    clean = rescale(slice_, 0.0, brain_intensity)
+    veil = _sum_of(veils(lesions.weights, protocol, lesion_intensity), lesions.corners, brain.shape)
+    return LesionSlice(**vars(lesions), image=_lighten(clean, brain, veil), clean=clean)
 
 
 def to_model_resolution(overlay: LesionSlice, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -230,10 +146,9 @@ def _resized_box(
     """Resize a box on an empty slice: return where it then lies, and what is there; all else stays 0."""
     reach, weights = [], []
     for start, length, whole in zip(corner, box.shape, shape, strict=True):
-        columns = _dense_resize_matrix(whole, size)[:, start : start + length]
-        touched = np.flatnonzero(columns.any(axis=1))
-        reach.append(slice(touched[0], touched[-1] + 1) if len(touched) else slice(0, 0))
-        weights.append(columns[reach[-1]])
+        matrix, first, last = _dense_resize_matrix(whole, size)
+        reach.append(slice(np.searchsorted(last, start), np.searchsorted(first, start + length)))
+        weights.append(matrix[reach[-1], start : start + length])
     return (reach[0], reach[1]), weights[0] @ box @ weights[1].T
 
 
@@ -242,7 +157,7 @@ def clean_at_model_resolution(slice_: np.ndarray, size: int, brain_intensity: fl
 
     It equals the `clean` of `to_model_resolution` for the same slice. Raises OverlayError if there is no brain in it.
     """
-    return _resize(_rescale(_checked_slice(slice_, "slice"), 0.0, brain_intensity), size).astype(np.float32)
+    return _resize(rescale(checked_slice(slice_, "slice"), 0.0, brain_intensity), size).astype(np.float32)
 
 
 @lru_cache(maxsize=16)
@@ -256,49 +171,11 @@ def _resize_matrix(length: int, size: int) -> sparse.csr_array:
 
 
 @lru_cache(maxsize=16)
-def _dense_resize_matrix(length: int, size: int) -> np.ndarray:
-    return _resize_matrix(length, size).toarray()
-
-
-@dataclass(frozen=True)
-class _Streams:
-    """Where number, class, order of the patches and positions are drawn from."""
-
-    number: Draw
-    label: Draw
-    orders: Mapping[str, Callable[[int], np.ndarray]]
-    position: Draw
-
-    @classmethod
-    def of(cls, seed: int, protocol: Protocol) -> "_Streams":
-        """Return one re-seeded legacy stream, as released, or five independent ones."""
-        if protocol.shared_seed:
-            # legacy `choice(np.arange(n))` is `randint(0, n)`, and `shuffle(list)` is `permutation(len(list))`
-            one, again = np.random.RandomState(seed), np.random.RandomState(seed)
-            return cls(one.randint, one.randint, dict.fromkeys(CLASSES, one.permutation), again.randint)
-        number, label, position, *orders = map(np.random.default_rng, np.random.SeedSequence(seed).spawn(5))
-        permutations = {pool: stream.permutation for pool, stream in zip(CLASSES, orders, strict=True)}
-        return cls(number.integers, label.integers, permutations, position.integers)
-
-
-def _patch_orders(
-    streams: _Streams, label: int, patches: Mapping[str, list[LesionPatch]], protocol: Protocol
-) -> dict[str, np.ndarray]:
-    """Draw the order in which each pool is used; both, so that positions can be made independent of the class."""
-    orders = {}
-    for pool in (CLASSES[label], CLASSES[1 - label]):  # the slice's own class first, as in the shared stream
-        fixed = pool == "round" and protocol.round_never_shuffled
-        n_patches = len(patches[pool])
-        orders[pool] = np.arange(n_patches) if fixed else streams.orders[pool](n_patches)
-    return orders
-
-
-def _weights(pool: list[LesionPatch], chosen: np.ndarray) -> list[np.ndarray]:
-    return [pool[k].weights for k in chosen]
-
-
-def _patch_shapes(patches: Mapping[str, list[LesionPatch]]) -> list[tuple[int, ...]]:
-    return [patch.weights.shape for pool in CLASSES for patch in patches[pool]]
+def _dense_resize_matrix(length: int, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the matrix with its zeros, and the first and last pixel that each of its rows takes, which both ascend."""
+    matrix = _resize_matrix(length, size).toarray()
+    taken = matrix > 0
+    return matrix, taken.argmax(axis=1), length - 1 - taken[:, ::-1].argmax(axis=1)
 
 
 def _sum_of(patches: Sequence[np.ndarray], corners: Iterable[np.ndarray], shape: tuple[int, int]) -> np.ndarray:
@@ -307,10 +184,6 @@ def _sum_of(patches: Sequence[np.ndarray], corners: Iterable[np.ndarray], shape:
     for patch, corner in zip(patches, corners, strict=True):
         total[window(corner, patch.shape)] += patch
     return total
-
-
-def _shapes(arrays: Sequence[np.ndarray]) -> np.ndarray:
-    return np.array([array.shape for array in arrays])
 
 
 def _lighten(clean: np.ndarray, brain: np.ndarray, veil: np.ndarray) -> np.ndarray:
@@ -323,18 +196,15 @@ def _lighten(clean: np.ndarray, brain: np.ndarray, veil: np.ndarray) -> np.ndarr
     return image
 
 
-def _rescale(array: np.ndarray, low: float, high: float) -> np.ndarray:
-    """Map [min, max] to [low, high]."""
-    least, most = array.min(), array.max()
-    result = array - least
-    result /= most - least
-    result *= high - low
-    result += low
-    return result
+def checked_slice(slice_: np.ndarray, name: str) -> np.ndarray:
+    """Return the slice as float64.
 
-
-def _checked_slice(slice_: np.ndarray, name: str) -> np.ndarray:
-    slice_ = np.asarray(slice_, dtype=np.float64)
+    Raises
+    ------
+    OverlayError
+        It is no finite 2-D array with a brain in it.
+    """
+    slice_ = np.asarray(slice_)
     if slice_.ndim != 2:
         raise OverlayError(f"{name}: a slice must have the shape (h, w), not {slice_.shape}; pass one at a time")
     least, most = (slice_.min(), slice_.max()) if slice_.size else (0.0, 0.0)  # both are NaN if a pixel is
@@ -344,17 +214,4 @@ def _checked_slice(slice_: np.ndarray, name: str) -> np.ndarray:
         raise OverlayError(f"{name}: no pixel is above 0, so there is no brain; the background must be 0")
     if least == most:
         raise OverlayError(f"{name}: all pixels are {slice_.flat[0]}; a slice of a brain is needed")
-    return slice_
-
-
-def _check_settings(
-    patches: Mapping[str, list[LesionPatch]], protocol: Protocol, lesion: float, brain: float, name: str
-) -> None:
-    sizes = {pool: len(patches.get(pool, ())) for pool in CLASSES}
-    if min(sizes.values()) < MOST:
-        raise OverlayError(f"{name}: at least {MOST} patches of each class are needed, there are {sizes}")
-    if not (0 <= protocol.lesion_floor < lesion <= 1 and 0 < brain <= 1):
-        raise OverlayError(
-            f"{name}: 0 <= lesion_floor < lesion_intensity <= 1 and 0 < brain_intensity <= 1 must hold, "
-            f"not {protocol.lesion_floor}, {lesion} and {brain}"
-        )
+    return slice_.astype(np.float64, copy=False)
