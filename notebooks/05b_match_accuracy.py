@@ -46,7 +46,7 @@ config = load_study(study)
 protocol = config.switched
 matching = config.finetuning.matching
 configure_torch(config.threads)
-figures.use_style()
+figures.use_style(config.pretraining.target)
 
 # %% [markdown]
 # ## Load the accuracies along the trainings

@@ -37,7 +37,7 @@ from pretrain_xai.tables import read_classification, read_scores, read_table, tr
 config = load_study(study)
 methods, corpora = config.attribution.methods, config.pretraining.corpora
 ending = "" if selection == config.main_selection else f"_{selection}"
-figures.use_style()
+figures.use_style(config.pretraining.target)
 
 # %% [markdown]
 # ## Load the scores

@@ -32,7 +32,7 @@ from pretrain_xai.tables import read_scores
 
 config = load_study(study)
 methods, corpora = config.attribution.methods, config.pretraining.corpora
-figures.use_style()
+figures.use_style(config.pretraining.target)
 
 # %% [markdown]
 # ## Load the scores

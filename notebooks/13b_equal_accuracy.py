@@ -47,7 +47,7 @@ from pretrain_xai.tables import read_classification, read_scores, read_table, wr
 
 config = load_study(study)
 methods, corpora = config.attribution.methods, config.pretraining.corpora
-figures.use_style()
+figures.use_style(config.pretraining.target)
 
 # %% [markdown]
 # ## Load the scores of every selection, and the accuracies

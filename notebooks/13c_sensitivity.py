@@ -46,7 +46,7 @@ from pretrain_xai.tables import write_table
 
 config = load_study(study)
 protocol = config.switched
-figures.use_style()
+figures.use_style(config.pretraining.target)
 
 # %% [markdown]
 # ## Load the scores of all settings

@@ -6,9 +6,10 @@ import shutil
 
 import pandas as pd
 import pytest
-from pretrain_xai import paths, report
+from pretrain_xai import names, paths, report
 from pretrain_xai.batch import stage_times
 from pretrain_xai.report import main, write_report
+from pretrain_xai.study import load_study
 from pretrain_xai.tables import read_classification, read_scores
 
 STATISTICS = ("skill_intervals", "effect_mri_natural", "ranks", "redundancy")
@@ -50,6 +51,15 @@ def test_answers_are_linked_to_the_tables_that_have_their_numbers(tiny):
             decimals = len(number.partition(".")[2])
             style = ".1e" if "e" in number else f"{'+' if number[0] in '+-' else ''}.{decimals}f"
             assert number in {format(value, style) for value in values} or number in words, (number, text)
+
+
+def test_the_page_calls_mri_by_what_the_study_says_it_teaches(tiny, monkeypatch):
+    study = load_study(tiny)
+    told = study.pretraining.model_copy(update={"target": "diagnosis"})
+    monkeypatch.setattr(report, "load_study", lambda name: study.model_copy(update={"pretraining": told}))
+    monkeypatch.setattr(names, "_LABELS", dict(names._LABELS))
+    text = write_report(tiny).read_text(encoding="utf-8")
+    assert "MRI (diagnosis)" in text and "MRI (sex)" not in text
 
 
 def test_answers_come_with_the_accuracies(tiny):

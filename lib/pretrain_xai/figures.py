@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from pretrain_xai import paths
+from pretrain_xai.names import use_target
 from pretrain_xai.provenance import atomic_path, record
 from pretrain_xai.tables import write_table
 
@@ -24,9 +25,10 @@ SMALLEST_TEXT = 7.0
 STYLE = Path(__file__).with_name("paper.mplstyle")
 
 
-def use_style() -> None:
-    """Use the project's style in a notebook, for all figures that follow."""
+def use_style(target: str = "sex") -> None:
+    """Use the project's style in a notebook, for all figures that follow; labels call the corpus `mri` by `target`."""
     plt.style.use(STYLE)
+    use_target(target)
 
 
 def save_figure(

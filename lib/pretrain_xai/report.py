@@ -17,7 +17,7 @@ from pretrain_xai.equal_accuracy import TABLES as EQUALITY_TABLES
 from pretrain_xai.equality_findings import equality_findings
 from pretrain_xai.findings import Finding, findings
 from pretrain_xai.manuscript_tables import MANUSCRIPT_TABLES
-from pretrain_xai.names import label
+from pretrain_xai.names import label, use_target
 from pretrain_xai.provenance import git_describe, package_versions, write_text
 from pretrain_xai.statistics import SENSITIVITY, TABLES
 from pretrain_xai.study import UNTRAINED, Study, StudyError, load_study
@@ -161,6 +161,7 @@ def write_report(study_name: str) -> Path:
         The study is not finished, or there is none.
     """
     study = load_study(study_name)
+    use_target(study.pretraining.target)
     selection = next(study.runs()).selection
     scores = read_scores(study_name).query("selection == @selection")
     classification = read_classification(study_name).query("selection == @selection")
