@@ -27,7 +27,7 @@ def blocks(page: Path, language: str) -> list[str]:
 
 
 def python_of(page: Path, root: Path) -> str:
-    """Return the Python of a page as one program; write blocks that begin with the name of a file in studies/ to that file."""
+    """Return the Python of a page as one program; a block that begins with the name of a file is written there."""
     code = ["import matplotlib", "matplotlib.use('agg')"]
     for block in blocks(page, "python"):
         if file := re.match(r"# (studies/\w+\.py)\n", block):
