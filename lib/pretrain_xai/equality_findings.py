@@ -8,7 +8,7 @@ from pretrain_xai.findings import Finding, Tables
 from pretrain_xai.matching import NEEDED_SHARE
 from pretrain_xai.names import label
 
-_UNITS = {"seed": "seeds", "image": "subjects or images", "network": "networks"}
+_UNITS = {"seed": "seeds", "image": "test subjects", "network": "networks"}
 
 
 def equality_findings(tables: Tables) -> list[Finding]:
