@@ -94,7 +94,8 @@ plt.show(figure)
 # All of it stands in `rejected.csv`; a row with a `z` is a single slice, one without a whole file.
 
 # %%
-rejected.head(20).style.format(precision=1, na_rep="").hide(axis="index")
+listed = rejected.head(20).style.format(precision=1, na_rep="").hide(axis="index")
+listed if len(rejected) else print("nothing was rejected")
 
 # %%
 assert all(np.isfinite(slice_).all() and slice_.any() and slice_.min() == 0 for slice_ in slices)

@@ -113,6 +113,6 @@ plt.show(figure)
 # ## Read the result
 
 # %%
-same = matched[matched["matched"]]
-spread = same["test_accuracy"].agg(["min", "max"]).round(3).tolist()
-print(f"matched networks have test accuracies from {spread[0]} to {spread[1]}; saved {paths.matching(study)}")
+same = matched.loc[matched["matched"], "test_accuracy"]
+spread = f"have test accuracies from {same.min():.3f} to {same.max():.3f}" if len(same) else "there are none"
+print(f"matched networks: {spread}; saved {paths.matching(study)}")

@@ -113,7 +113,7 @@ for first, second in combinations(corpora, 2):
 
 # %%
 columns = ["answer", "depths", "way", "unit", "n_units", "estimate", "low", "high", "p", "accuracy_difference"]
-effects[columns].style.format(precision=3).hide(axis="index")
+effects[columns].style.format(precision=3, na_rep="").format("{:.1e}", subset="p", na_rep="").hide(axis="index")
 
 # %% [markdown]
 # ## Read the result

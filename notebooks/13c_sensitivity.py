@@ -76,7 +76,7 @@ for name, table in tables.items():
     path = paths.statistics(study) / f"{name}.csv"
     write_table(table, path)
     record(path, parameters=parameters, inputs=inputs)
-print({name: len(table) for name, table in tables.items()})
+print("rows:", ", ".join(f"{name} {len(table)}" for name, table in tables.items()))
 
 # %% [markdown]
 # ## Figure
