@@ -91,8 +91,8 @@ SECTIONS = (
         "Do ranking and conclusions survive other ways to score?",
         "The same maps under every channel reduction, mask threshold and score, on images that all models classify correctly "
         "and on those that each network misclassifies itself. Numbers and colour: Kendall's tau of the methods' mean ranks "
-        "with those of the study, whose own setting is framed. Letters: conclusions that flip; flips.csv beside the tables "
-        "of the statistics names each.",
+        "with those of the study, whose own setting is framed. Letters: kinds of conclusions that flip, to the opposite "
+        "(capital) or between clear and not clear (small); flips.csv beside the tables of the statistics names each.",
     ),
     (
         "power",
