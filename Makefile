@@ -51,7 +51,7 @@ published: $(READY)  ## read the authors' release in PUBLISHED=<folder> and comp
 	@$(RUN) -m pretrain_xai.run_notebook notebooks/14_published.ipynb papermill_runs/published/14_published/run.ipynb -p folder "$(PUBLISHED)"
 
 lab: $(READY)  ## open the notebooks in JupyterLab
-	.venv/bin/jupyter lab notebooks
+	.venv/bin/jupyter lab --LabApp.default_url=/lab/tree/notebooks
 
 notebooks: $(READY)  ## render every notebooks/*.py (the source) as its .ipynb twin
 	cd notebooks && ../.venv/bin/jupytext --quiet --to ipynb --update *.py

@@ -47,7 +47,7 @@ config = load_study(study)
 protocol = config.switched
 matching = config.finetuning.matching
 configure_torch(config.threads)
-figures.use_style()
+figures.use_style(config.pretraining.target)
 
 # %% [markdown]
 # ## Load the accuracies along the trainings
@@ -114,6 +114,6 @@ plt.show(figure)
 # ## Read the result
 
 # %%
-same = matched[matched["matched"]]
-spread = same["test_accuracy"].agg(["min", "max"]).round(3).tolist()
-print(f"matched networks have test accuracies from {spread[0]} to {spread[1]}; saved {paths.matching(study)}")
+same = matched.loc[matched["matched"], "test_accuracy"]
+spread = f"have test accuracies from {same.min():.3f} to {same.max():.3f}" if len(same) else "there are none"
+print(f"matched networks: {spread}; saved {paths.matching(study)}")

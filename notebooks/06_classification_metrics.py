@@ -35,7 +35,7 @@ from pretrain_xai.study import load_study
 from pretrain_xai.tables import read_predictions, write_table
 
 config = load_study(study)
-figures.use_style()
+figures.use_style(config.pretraining.target)
 
 # %% [markdown]
 # ## Gather the predictions

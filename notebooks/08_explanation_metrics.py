@@ -44,6 +44,7 @@ from pretrain_xai import paths
 from pretrain_xai.dataset import read_split
 from pretrain_xai.explanations.explanation import example_maps, explain_and_score, score_comparison_maps
 from pretrain_xai.networks.models import load_finetuned
+from pretrain_xai.names import label
 from pretrain_xai.files.provenance import record
 from pretrain_xai.selection import CORRECT_FOR_ALL, example_images, explained_images, scored_on
 from pretrain_xai.explanations.setting_scores import empty_scores
@@ -110,17 +111,19 @@ write_arrays(paths.example_maps(study) / f"{run.name}.npz", image_index=examples
 # %%
 right = scored_on(scores, intersections, selection, CORRECT_FOR_ALL)
 accuracy = right[right["metric"] == "relevance_rank_accuracy"]
-accuracy.groupby("method")[["value", "chance"]].median().sort_values("value", ascending=False).round(3)
+medians = accuracy.groupby("method")[["value", "chance"]].median().sort_values("value", ascending=False)
+medians.rename(label).round(3)
 
 # %% [markdown]
 # Integrated Gradients and DeepLift promise that their maps sum to the logit's difference to a black image. This is how far
-# they are off, in units of the logit:
+# they are off, in units of the logit. DeepLift should be off by rounding only. Integrated Gradients adds up gradients at
+# `n_steps` points between the black image and this one: the fewer, the coarser (16 in the demo, 50 in the paper).
 
 # %%
 deltas = scores[scores["metric"] == "completeness_delta"]
-deltas.groupby("method")["value"].describe()[["count", "mean", "min", "max"]].round(4)
+deltas.groupby("method")["value"].describe()[["count", "mean", "std", "min", "max"]].rename(label).round(4)
 
 # %%
-best = accuracy.groupby("method")["value"].median()
-print(f"highest median: {best.idxmax()} {best.max():.3f}, chance {accuracy['chance'].mean():.3f}; saved {path}")
+best, score = medians.index[0], medians["value"].iloc[0]
+print(f"highest median: {label(best)} {score:.3f}, chance {accuracy['chance'].mean():.3f}; saved {path}")
 print(f"maps that are 0 everywhere: {int(scores.loc[scores['metric'] == 'all_zero', 'value'].sum())}")

@@ -38,7 +38,7 @@ from pretrain_xai.tables import read_table
 
 config = load_study(study)
 settings = config.attribution
-figures.use_style()
+figures.use_style(config.pretraining.target)
 
 # %% [markdown]
 # ## Load the maps

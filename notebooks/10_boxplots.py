@@ -28,6 +28,7 @@ import matplotlib.pyplot as plt
 
 from pretrain_xai.drawing import figures
 from pretrain_xai import paths
+from pretrain_xai.maps.comparison_maps import COMPARISON_MAPS
 from pretrain_xai.networks.matching import read_matching, unmatched_cells
 from pretrain_xai.names import label
 from pretrain_xai.drawing.boxplots import boxplot_figure, score_box_data
@@ -38,7 +39,7 @@ from pretrain_xai.tables import read_classification, read_scores, read_table, tr
 config = load_study(study)
 methods, corpora = config.attribution.methods, config.pretraining.corpora
 ending = "" if selection == config.main_selection else f"_{selection}"
-figures.use_style()
+figures.use_style(config.pretraining.target)
 
 # %% [markdown]
 # ## Load the scores
@@ -72,6 +73,25 @@ figures.save_figure(figure, score_box_data(tpr), study, f"boxplots_tpr{ending}",
 plt.show(figure)
 
 # %% [markdown]
+# Read a panel from left to right. Grey are maps that need no network: edges, and the image itself (*intensity*). Lesions are
+# bright, so that *intensity* may well score above every method. It is no competitor, since a method is asked what the network
+# used; it warns that a high score alone does not prove an explanation (notebook 15 does more). Orange is the untrained
+# network: what architecture and image give by themselves. What fine-tuning adds is how far the boxes of the depths rise above
+# it; what the corpora differ by is seen between colours at one depth.
+
+# %%
+cells = tpr[tpr["finetune_depth"] > 0].groupby(["pretraining", "finetune_depth"], observed=True)["value"].median()
+for corpus in corpora:
+    of = cells[corpus]
+    print(
+        f"{label(corpus)}: {of.iloc[0]:.3f} at depth {of.index[0]}, {of.iloc[-1]:.3f} at depth {of.index[-1]},", end=" "
+    )
+    print("median over all methods")
+without = tpr[tpr["finetune_depth"] == 0].groupby("method", observed=True)["value"].median()
+image, network = without[list(COMPARISON_MAPS)], without[methods]
+print(f"without a network: {label(image.idxmax())} {image.max():.3f}; untrained: up to {network.max():.3f}")
+
+# %% [markdown]
 # ## Of the other pixels, how many are left alone?
 #
 # The true negative rate is high by construction: few pixels are selected. Chance is 1 − k / all pixels.
@@ -89,10 +109,11 @@ plt.show(figure)
 
 # %%
 medians = tpr.groupby(["pretraining", "finetune_depth", "method"], observed=True)["value"].median().unstack()
-medians.style.format(precision=3)
+medians[methods].rename(columns=label).rename(index=label, level="pretraining").style.format(precision=3)
 
 # %% [markdown]
-# With one seed per cell these numbers say how images differ, not how networks differ: another seed may change a cell.
+# A cell is one corpus and depth. With one seed per cell these numbers say how images differ, not how networks differ: another
+# seed may change a cell (notebook 13).
 
 # %%
 trained = tpr[tpr["finetune_depth"] > 0].groupby("method", observed=True)["value"].median().sort_values()

@@ -15,8 +15,8 @@
 
 # %% [markdown]
 # Every model is scored on the images that it gets wrong itself, so the boxes of a panel stand for different images,
-# and a model that is rarely wrong has few: the table below the figure counts them. The explained class is the true
-# one.
+# and a model that is rarely wrong has few: the table counts them. A box of one or two images is a line, and says no more than
+# those images do. The explained class is the true one.
 
 # %% tags=["parameters"]
 study: str = "demo"  # a file in studies/
@@ -33,7 +33,7 @@ from pretrain_xai.tables import read_scores
 
 config = load_study(study)
 methods, corpora = config.attribution.methods, config.pretraining.corpora
-figures.use_style()
+figures.use_style(config.pretraining.target)
 
 # %% [markdown]
 # ## Load the scores

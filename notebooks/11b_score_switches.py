@@ -16,7 +16,8 @@
 # **Takes** half a minute per model of the demo.
 
 # %% [markdown]
-# Seven of the released code's flaws do not touch the training: dropout stays alive while explaining, channels are weighted
+# Eight of the released code's flaws do not touch the training. One, two rates under each other's name, needs nothing computed
+# (notebook 12 exchanges them). The other seven: dropout stays alive while explaining, channels are weighted
 # by luminance although they are copies, the mask grows with the resize, tied pixels are dropped, edge filters keep their
 # signs, DeepLift is incomplete, GradientSHAP has no seed. Each that the study does not have anyway is switched on alone; maps
 # are computed anew only where a switch changes them.

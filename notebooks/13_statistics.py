@@ -48,7 +48,7 @@ from pretrain_xai.tables import read_arrays, read_classification, read_scores, r
 
 config = load_study(study)
 methods, corpora = config.attribution.methods, config.pretraining.corpora
-figures.use_style()
+figures.use_style(config.pretraining.target)
 
 # %% [markdown]
 # ## Load the scores, and what is known of the images
@@ -95,7 +95,7 @@ for name, table in tables.items():
     path = paths.statistics(study) / f"{name}.csv"
     write_table(table, path)
     record(path, parameters=parameters, inputs=inputs)
-print({name: len(table) for name, table in tables.items()})
+print("rows:", ", ".join(f"{name} {len(table)}" for name, table in tables.items()))
 
 # %% [markdown]
 # ## Skill with intervals
@@ -119,12 +119,12 @@ for first, second in combinations(corpora, 2):
     plt.show(figure)
 
 # %% [markdown]
-# The main effects, each in every way.
+# The main effects, each in every way. Effect sizes and the other ways need several seeds.
 
 # %%
 main = effects[effects["family"].isin(["corpus", "depth", "depth_slope", "corpus_x_depth"])]
 columns = ["contrast", "way", "unit", "n_units", "estimate", "low", "high", "p", "effect_size"]
-main[columns].style.format(precision=3).hide(axis="index")
+main[columns].style.format(precision=3, na_rep="").format("{:.1e}", subset="p", na_rep="").hide(axis="index")
 
 # %% [markdown]
 # ## And does classification go along?
@@ -162,14 +162,15 @@ tables["effective_methods"].style.format(precision=2).hide(axis="index")
 # ## How many seeds and images does it take?
 #
 # The power to see a true difference between corpora, simulated from the spread of this study. One seed shows no spread
-# between seeds, so then there is nothing to simulate from.
+# between seeds, so then there is nothing to simulate from: `make statistics` runs a study with three.
 
 # %%
 if skills.n_seeds > 1:
     figure = statistics_plots.power_figure(tables["power"], skills.n_seeds, n_images)
     figures.save_figure(figure, tables["power"], study, "power", parameters=parameters, inputs=inputs)
     plt.show(figure)
-seeds_needed(tables["power"]).pivot(index=["averaged", "difference"], columns="n_images", values="seeds")
+needed = seeds_needed(tables["power"]).pivot(index=["averaged", "difference"], columns="n_images", values="seeds")
+needed if len(needed) else print("one seed per cell: no power is simulated")
 
 # %% [markdown]
 # ## Read the result

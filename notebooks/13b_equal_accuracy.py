@@ -48,7 +48,7 @@ from pretrain_xai.tables import read_classification, read_scores, read_table, wr
 
 config = load_study(study)
 methods, corpora = config.attribution.methods, config.pretraining.corpora
-figures.use_style()
+figures.use_style(config.pretraining.target)
 
 # %% [markdown]
 # ## Load the scores of every selection, and the accuracies
@@ -114,7 +114,7 @@ for first, second in combinations(corpora, 2):
 
 # %%
 columns = ["answer", "depths", "way", "unit", "n_units", "estimate", "low", "high", "p", "accuracy_difference"]
-effects[columns].style.format(precision=3).hide(axis="index")
+effects[columns].style.format(precision=3, na_rep="").format("{:.1e}", subset="p", na_rep="").hide(axis="index")
 
 # %% [markdown]
 # ## Read the result

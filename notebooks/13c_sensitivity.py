@@ -47,7 +47,7 @@ from pretrain_xai.tables import write_table
 
 config = load_study(study)
 protocol = config.switched
-figures.use_style()
+figures.use_style(config.pretraining.target)
 
 # %% [markdown]
 # ## Load the scores of all settings
@@ -77,7 +77,7 @@ for name, table in tables.items():
     path = paths.statistics(study) / f"{name}.csv"
     write_table(table, path)
     record(path, parameters=parameters, inputs=inputs)
-print({name: len(table) for name, table in tables.items()})
+print("rows:", ", ".join(f"{name} {len(table)}" for name, table in tables.items()))
 
 # %% [markdown]
 # ## Figure

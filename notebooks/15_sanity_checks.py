@@ -107,7 +107,7 @@ left.rename(index=label).style.format(precision=2)
 # %% [markdown]
 # ## Read the result
 #
-# Once the classifier (fc1 to fc3) is random, nothing of the decision is left in the network.
+# Once the classifier (the layers fc) is random, nothing of the decision is left in the network.
 
 # %%
 kept = left.drop(columns="trained").mean(axis=1).sort_values()

@@ -186,7 +186,7 @@ def test_tables_of_the_report_sort_by_keyboard_from_a_file(report_page):
         values = [float(text) for text in table.locator(f"tbody td:nth-child({place + 1})").all_inner_texts()]
         assert values == sorted(values, reverse=order == "descending")
         assert len(set(values)) > 1
-    table.locator("th", has_text="pretraining").get_by_role("button").press("Space")
+    table.locator("th", has_text="pre-trained on").get_by_role("button").press("Space")
     names = table.locator("tbody td:nth-child(2)").all_inner_texts()
     assert names == sorted(names)
     assert head.get_attribute("aria-sort") is None

@@ -11,7 +11,9 @@ import pytest
 import yaml
 from pretrain_xai import paths
 from pretrain_xai.attribution import METHODS
+from pretrain_xai.batch import check_files_and_network
 from pretrain_xai.localization import SCORES
+from pretrain_xai.study import Study, StudyError
 
 DOCS = paths.REPOSITORY / "docs"
 RECIPES = sorted((DOCS / "recipes").glob("*.md"))
@@ -22,6 +24,17 @@ def blocks(page: Path, language: str) -> list[str]:
     """Return the code blocks of a page, for the tiny study in place of the demo; make installs nothing."""
     found = re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(), re.DOTALL | re.MULTILINE)
     return [re.sub(r"\bdemo\b", "tiny", block).replace("make ", "make READY= ") for block in found]
+
+
+def python_of(page: Path, root: Path) -> str:
+    """Return the Python of a page as one program; a block that begins with the name of a file is written there."""
+    code = ["import matplotlib", "matplotlib.use('agg')"]
+    for block in blocks(page, "python"):
+        if file := re.match(r"# (studies/\w+\.py)\n", block):
+            (root / file[1]).write_text(block)
+        else:
+            code.append(block)
+    return "\n".join(code)
 
 
 def name(page: Path) -> str:
@@ -43,8 +56,9 @@ def workplace(tiny_root, tmp_path, monkeypatch) -> Path:
 
 @pytest.mark.parametrize("page", [page for page in RECIPES if blocks(page, "python")], ids=name)
 def test_python_of_a_recipe_runs(page, workplace):
-    code = "\n".join(["import matplotlib", "matplotlib.use('agg')", *blocks(page, "python")])
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    result = subprocess.run(
+        [sys.executable, "-c", python_of(page, workplace)], capture_output=True, text=True, check=False
+    )
     assert result.returncode == 0, result.stderr
 
 
@@ -67,6 +81,20 @@ def test_the_recipe_for_one_cell_makes_the_removed_scores_again(workplace):
     assert scores.read_bytes() == before
     assert {path: path.stat().st_mtime_ns for path in others} == others
     assert (paths.executed("tiny") / "mine.ipynb").is_file()
+
+
+def test_the_recipe_for_a_network_is_a_study_that_may_start(root):
+    page = DOCS / "recipes" / "own_network.md"
+    python_of(page, root)
+    study = yaml.safe_load((root / "studies" / "tiny.yaml").read_text())
+    for section, settings in yaml.safe_load(blocks(page, "yaml")[0]).items():
+        study[section] = settings if section == "network" else study[section] | settings
+    check_files_and_network(Study.model_validate(study))
+    study["attribution"]["methods"] = ["deep_lift"]
+    with pytest.raises(StudyError) as error:
+        check_files_and_network(Study.model_validate(study))
+    told = " ".join(blocks(page, "text")[0].split()).removesuffix("...")
+    assert str(error.value).startswith(told)
 
 
 @pytest.mark.skipif(not shutil.which("Rscript"), reason="R is not installed")

@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
-from pretrain_xai import paths
+from pretrain_xai import names, paths
+from pretrain_xai.drawing import figures
 from pretrain_xai.drawing.boxplots import (
     boxplot_figure,
     heatmap_figure,
@@ -16,6 +17,7 @@ from pretrain_xai.drawing.boxplots import (
 )
 from pretrain_xai.drawing.figures import save_figure
 from pretrain_xai.files.provenance import sha256
+from pretrain_xai.running.stages import STAGES
 
 CORPORA = ["natural", "mri"]
 
@@ -70,6 +72,25 @@ def test_a_panel_per_method_with_one_legend():
     assert len(figure.legends) == 1
     texts = [text.get_text() for text in figure.legends[0].get_texts()]
     assert texts == ["photographs", "MRI (sex)", "untrained network", "comparison maps", "chance"]
+
+
+def test_mri_is_called_by_what_it_teaches_to_tell(monkeypatch):
+    monkeypatch.setattr(names, "_LABELS", dict(names._LABELS))
+    assert names.label("mri") == "MRI (sex)"
+    figures.use_style("first_diagnosis")
+    figure = boxplot_figure(scores(), ["saliency"], CORPORA, ylabel="score")
+    texts = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert texts[:2] == ["photographs", "MRI (first diagnosis)"]
+    assert names.label("mri", "age_group") == "MRI (age group)" and names.label("mri") == "MRI (first diagnosis)"
+    figures.use_style()
+    assert names.label("mri") == "MRI (sex)"
+
+
+def test_notebooks_that_draw_corpora_call_them_as_the_study_does():
+    drawing = {name for name, stage in STAGES.items() if stage.draws and "pretraining.corpora" in stage.settings}
+    code = {name: (paths.NOTEBOOKS / f"{name}.py").read_text() for name in drawing}
+    assert "10_boxplots" in drawing
+    assert [name for name in drawing if "figures.use_style(config.pretraining.target)\n" not in code[name]] == []
 
 
 def test_box_data_are_the_numbers_that_are_drawn():

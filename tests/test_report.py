@@ -6,9 +6,11 @@ import shutil
 
 import pandas as pd
 import pytest
-from pretrain_xai import paths, report
+from matplotlib import pyplot as plt
+from pretrain_xai import names, paths, report
 from pretrain_xai.batch import stage_times
 from pretrain_xai.report import main, write_report
+from pretrain_xai.study import load_study
 from pretrain_xai.tables import read_classification, read_scores
 
 STATISTICS = ("skill_intervals", "effect_mri_natural", "ranks", "redundancy")
@@ -22,7 +24,7 @@ def test_report_is_static_and_every_link_leads_somewhere(tiny):
     assert len(links) > 30
     for link in links:
         assert "://" not in link
-        assert (page.parent / link).exists(), link
+        assert f'id="{link[1:]}"' in text if link.startswith("#") else (page.parent / link).exists(), link
 
 
 def test_report_shows_each_figure_with_an_alternative_text(tiny):
@@ -42,7 +44,9 @@ def test_answers_are_linked_to_the_tables_that_have_their_numbers(tiny):
     )
     assert len(answers) > 5
     for text, figure, table in ((html.unescape(text), figure, table) for text, figure, table in answers):
-        assert (page.parent / figure).is_file()
+        assert (page.parent / f"{figure[1:]}.png").is_file() and f'id="{figure[1:]}"' in page.read_text(
+            encoding="utf-8"
+        )
         rows = pd.read_csv(page.parent / table)
         values = [value for name in rows.select_dtypes("number") for value in rows[name].dropna()]
         words = (page.parent / table).read_text(encoding="utf-8")
@@ -50,6 +54,27 @@ def test_answers_are_linked_to_the_tables_that_have_their_numbers(tiny):
             decimals = len(number.partition(".")[2])
             style = ".1e" if "e" in number else f"{'+' if number[0] in '+-' else ''}.{decimals}f"
             assert number in {format(value, style) for value in values} or number in words, (number, text)
+
+
+def test_the_page_calls_mri_by_what_the_study_says_it_teaches(tiny, monkeypatch):
+    study = load_study(tiny)
+    told = study.pretraining.model_copy(update={"target": "diagnosis"})
+    monkeypatch.setattr(report, "load_study", lambda name: study.model_copy(update={"pretraining": told}))
+    monkeypatch.setattr(names, "_LABELS", dict(names._LABELS))
+    text = write_report(tiny).read_text(encoding="utf-8")
+    assert "MRI (diagnosis)" in text and "MRI (sex)" not in text
+
+
+def test_figures_have_one_size_of_text_and_tables_the_order_of_the_figures(tiny):
+    page = write_report(tiny)
+    text = page.read_text(encoding="utf-8")
+    assert text.index('id="boxplots_tpr"') < text.index("Further answers") < text.index('id="ranks"')
+    for name, width in re.findall(r'<img src="(\w+)\.png" width="(\d+)"', text):
+        drawn = plt.imread(page.parent / f"{name}.png").shape[1]
+        assert drawn / int(width) == pytest.approx(2.2, abs=0.01), "else one column is as wide as two"
+    tables = [re.findall(r"<td>(photographs|MRI \(sex\)|untrained)</td>", table) for table in text.split("<table")[1:3]]
+    assert list(dict.fromkeys(tables[0])) == ["photographs", "MRI (sex)"]
+    assert list(dict.fromkeys(tables[1])) == ["photographs", "MRI (sex)", "untrained"]
 
 
 def test_answers_come_with_the_accuracies(tiny):

@@ -154,10 +154,12 @@ def _print_times(study: str, wall: float, variants: Sequence[str]) -> None:
     for variant in variants:
         times = stage_times(variant_name(study, variant)).values()
         print(f"{'variant ' + variant:<28} {sum(map(len, times)):>4} {sum(map(sum, times)) / 60:>8.1f}")
-    print(f"this batch took {wall / 60:.1f} minutes; stages ran side by side, and count when they ran last")
+    print(
+        f"this batch took {wall / 60:.1f} minutes; notebooks ran side by side, and some of those above in earlier batches"
+    )
     report = paths.figures(study) / "report.html"
     if report.is_file():
-        print(f"open {_near(report)}")
+        print(f"next: open {_near(report)} in a browser, then the notebooks with `make lab`")
 
 
 def _is_dry(options: Sequence[str]) -> bool:

@@ -41,9 +41,19 @@ _COLOURS = {"natural": _PALETTE[4], "imagenet": _PALETTE[4], "mri": _PALETTE[9],
 _HATCHES = {"mri": "////"}
 
 
-def label(name: str) -> str:
-    """Return how `name` (a method, corpus, comparison map or metric) is written in figures and tables."""
+def label(name: str, target: str | None = None) -> str:
+    """Return how `name` (a method, corpus, comparison map or metric) is written in figures and tables.
+
+    The corpus `mri` is called by what it teaches to tell, such as "MRI (sex)": `target`, or without one that of `use_target`.
+    """
+    if name == "mri" and target:
+        return f"MRI ({target.replace('_', ' ')})"
     return _LABELS.get(name, name.replace("_", " "))
+
+
+def use_target(target: str) -> None:
+    """Let `label` call the corpus `mri` by a study's `pretraining.target`, until another is used; at first it is sex."""
+    _LABELS["mri"] = label("mri", target)
 
 
 def colour(name: str) -> tuple[float, float, float] | str:

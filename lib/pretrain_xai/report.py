@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import struct
 import sys
 from collections.abc import Iterator, Sequence
 from itertools import combinations
@@ -15,7 +16,7 @@ from pretrain_xai import paths
 from pretrain_xai.batch import stage_times
 from pretrain_xai.drawing.manuscript_tables import MANUSCRIPT_TABLES
 from pretrain_xai.files.provenance import git_describe, package_versions, write_text
-from pretrain_xai.names import label
+from pretrain_xai.names import label, use_target
 from pretrain_xai.statistics.equal_accuracy import TABLES as EQUALITY_TABLES
 from pretrain_xai.statistics.equality_findings import equality_findings
 from pretrain_xai.statistics.findings import Finding, findings
@@ -28,9 +29,14 @@ SECTIONS = (
     (
         "boxplots_tpr",
         "How well do the methods find the lesions?",
-        "Relevance Rank Accuracy on test images that all models classify correctly: of the k strongest pixels of a map, "
-        "the share inside the lesions, which have k pixels. Boxes are quartiles with the median; whiskers reach 1.5 "
-        "interquartile ranges; the dashed line is chance; diamonds are classification accuracies.",
+        "A panel per explanation method. Height: Relevance Rank Accuracy on test images that all models classify correctly, "
+        "that is, of the k strongest pixels of a map, the share inside the lesions, which have k pixels. From left to right: "
+        "maps of the image alone (edges by Sobel and Laplace, and brightness), a network with random weights, then networks "
+        "by what they were pre-trained on and how many of their blocks were fine-tuned on the lesions. Boxes are quartiles "
+        "with the median; whiskers reach 1.5 interquartile ranges; the dashed line is what a random map gets; diamonds are "
+        "classification accuracies. Lesions are bright, so that brightness alone may find them better than any method: a "
+        "method is asked what the network used, and a high score does not prove that it says so (see below whether the maps "
+        "depend on what the network has learnt).",
     ),
     (
         "skill_intervals",
@@ -85,8 +91,8 @@ SECTIONS = (
         "Do ranking and conclusions survive other ways to score?",
         "The same maps under every channel reduction, mask threshold and score, on images that all models classify correctly "
         "and on those that each network misclassifies itself. Numbers and colour: Kendall's tau of the methods' mean ranks "
-        "with those of the study, whose own setting is framed. Letters: conclusions that flip; flips.csv beside the tables "
-        "of the statistics names each.",
+        "with those of the study, whose own setting is framed. Letters: kinds of conclusions that flip, to the opposite "
+        "(capital) or between clear and not clear (small); flips.csv beside the tables of the statistics names each.",
     ),
     (
         "power",
@@ -97,13 +103,14 @@ SECTIONS = (
     (
         "classification",
         "How well do the models classify?",
-        "Metrics on test images of subjects that no training has seen; the dashed line is chance.",
+        "Metrics on test images of subjects that no training has seen; irregular is the positive class. Dashed: chance.",
     ),
     (
         "heatmaps_correct_{corpus}",
         "Where do the methods look?",
-        "A test image that all models classify correctly. Lesions are outlined; each map is scaled to its own maximum; "
-        "numbers are Relevance Rank Accuracies.",
+        "A test image that all models classify correctly. The brighter a pixel of a map, the more it counted, whether for or "
+        "against the class; each map is scaled to its own maximum. Lesions are outlined; numbers are Relevance Rank "
+        "Accuracies.",
     ),
     (
         "heatmaps_wrong_{corpus}",
@@ -161,6 +168,7 @@ def write_report(study_name: str) -> Path:
         The study is not finished, or there is none.
     """
     study = load_study(study_name)
+    use_target(study.pretraining.target)
     selection = next(study.runs()).selection
     scores = read_scores(study_name).query("selection == @selection")
     classification = read_classification(study_name).query("selection == @selection")
@@ -173,9 +181,10 @@ def write_report(study_name: str) -> Path:
         name=study_name,
         selection=selection,
         answers=_answers(study_name, study, classification),
+        folder=paths.executed(study_name).relative_to(paths.root()).as_posix(),
         sections=[_section(study_name, study, *section) for section in SECTIONS],
         manuscript_tables=_manuscript_tables(study_name),
-        tables=_tables(study_name, scores, classification),
+        tables=_tables(study_name, study, scores, classification),
         settings=paths.study_file(study_name).read_text(encoding="utf-8"),
         stages=_stages(study_name),
         packages=package_versions(),
@@ -185,13 +194,23 @@ def write_report(study_name: str) -> Path:
     return path
 
 
+class Picture(NamedTuple):
+    """A figure of the page: its name, caption and size on the page, in pixels of the page."""
+
+    name: str
+    caption: str
+    width: int
+    height: int
+
+
 class Answer(NamedTuple):
-    """A sentence and where it comes from, as links from the page."""
+    """A sentence and where it comes from: a figure of the page by its name, and links from the page."""
 
     text: str
     figure: str
     numbers: str
     notebook: str
+    short: bool
 
 
 def _answers(study_name: str, study: Study, classification: pd.DataFrame) -> list[Answer]:
@@ -200,7 +219,7 @@ def _answers(study_name: str, study: Study, classification: pd.DataFrame) -> lis
     tables = {name: read_table(paths.statistics(study_name) / f"{name}.csv") for name in names}
     notebooks = {name: _from_page(study_name, paths.executed(study_name) / name / "run.ipynb") for name in _ANSWERING}
     accuracy = [
-        Answer(text, "classification.png", "classification.csv", notebooks["06_classification_metrics"])
+        Answer(text, "classification", "classification.csv", notebooks["06_classification_metrics"], short=True)
         for text in _accuracies(classification, study)
     ]
     found = [
@@ -217,7 +236,7 @@ _ANSWERING = ("06_classification_metrics", "13_statistics", "13b_equal_accuracy"
 
 def _answer(study_name: str, finding: Finding, notebook: str) -> Answer:
     numbers = _from_page(study_name, paths.statistics(study_name) / f"{finding.table}.csv")
-    return Answer(finding.text, f"{finding.figure}.png", numbers, notebook)
+    return Answer(finding.text, finding.figure, numbers, notebook, finding.short)
 
 
 def _accuracies(classification: pd.DataFrame, study: Study) -> Iterator[str]:
@@ -255,22 +274,45 @@ def _section(study_name: str, study: Study, name: str, heading: str, caption: st
     if "{pair}" in name:
         pairs = combinations(study.pretraining.corpora, 2)
         captions = {name.format(pair=f"{second}_{first}"): caption for first, second in pairs}
-    folder = paths.figures(study_name)
-    return {"heading": heading, "figures": [item for item in captions.items() if (folder / f"{item[0]}.png").is_file()]}
+    files = {name: paths.figures(study_name) / f"{name}.png" for name in captions}
+    figures = [Picture(name, captions[name], *_size(file)) for name, file in files.items() if file.is_file()]
+    return {"heading": heading, "figures": figures}
 
 
-def _tables(study_name: str, scores: pd.DataFrame, classification: pd.DataFrame) -> list[tuple[str, str]]:
+def _size(file: Path) -> tuple[int, int]:
+    """Return width and height of a figure on the page: two columns of print fill it, so that all text has one size."""
+    with file.open("rb") as png:
+        width, height = struct.unpack(">II", png.read(24)[16:])
+    return round(width / _DENSITY), round(height / _DENSITY)
+
+
+#: pixels of a figure, at 300 dpi, per pixel of the page
+_DENSITY = 2.2
+
+
+def _tables(study_name: str, study: Study, scores: pd.DataFrame, classification: pd.DataFrame) -> list[tuple[str, str]]:
     tpr = scores[(scores["metric"] == "relevance_rank_accuracy") & _is_right(scores)]
     medians = (
         tpr.groupby(["pretraining", "finetune_depth", "method"], observed=True)["value"].median().unstack("method")
     )
-    medians = medians.rename(columns=label).reset_index().rename_axis(columns=None)
+    medians = medians[study.attribution.methods].reset_index().rename_axis(columns=None)
     audit = read_table(paths.dataset(study_name) / "audit.csv")
+    corpora = [*study.pretraining.corpora, UNTRAINED]
     return [
-        ("Classification metrics on the test images", _html(classification)),
-        ("Median Relevance Rank Accuracy on correctly classified images", _html(medians)),
-        ("Audit of the dataset", _html(audit)),
+        ("Classification metrics on the test images", _html(_by_corpus(classification, corpora), "{:.3f}")),
+        (
+            "Median Relevance Rank Accuracy on correctly classified images",
+            _html(_by_corpus(medians, corpora), "{:.3f}"),
+        ),
+        ("Audit of the dataset", _html(audit, "{:.3g}")),
     ]
+
+
+def _by_corpus(table: pd.DataFrame, corpora: Sequence[str]) -> pd.DataFrame:
+    """Return the rows in the order of the figures, with corpora and depths called as there."""
+    names = table["pretraining"].astype(str)
+    table = table.assign(pretraining=names.map(label)).iloc[names.map(corpora.index).argsort(kind="stable")]
+    return table.rename(columns={"pretraining": "pre-trained on", "finetune_depth": "fine-tuned blocks"})
 
 
 def _manuscript_tables(study_name: str) -> list[tuple[str, str]]:
@@ -280,9 +322,9 @@ def _manuscript_tables(study_name: str) -> list[tuple[str, str]]:
     return [(what, _from_page(study_name, folder / name)) for name, what in there.items()]
 
 
-def _html(table: pd.DataFrame) -> str:
+def _html(table: pd.DataFrame, numbers: str) -> str:
     table = table.rename(columns=label)
-    return table.to_html(index=False, float_format=lambda value: f"{value:.3g}", border=0, na_rep="", justify="left")
+    return table.to_html(index=False, float_format=numbers.format, border=0, na_rep="", justify="left")
 
 
 def _stages(study_name: str) -> list[dict[str, Any]]:

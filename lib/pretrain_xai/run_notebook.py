@@ -103,6 +103,8 @@ def run_notebook(notebook: Path, output: Path, parameters: dict[str, Any]) -> No
                     progress_bar=False,
                     start_timeout=120,
                     config=Config({"KernelManager": connection}),
+                    # a kernel that is told to end while it tidies up logs an error, though nothing failed
+                    extra_arguments=["--IPKernelApp.log_level=CRITICAL"],
                 )
             except Exception as error:  # raised below, after what was executed has its name
                 failure = error

@@ -16,6 +16,7 @@ from matplotlib.typing import ColorType
 
 from pretrain_xai import paths
 from pretrain_xai.files.provenance import atomic_path, record
+from pretrain_xai.names import use_target
 from pretrain_xai.tables import write_table
 
 #: widths of one and of two journal columns, inches
@@ -27,9 +28,10 @@ STYLE = Path(__file__).with_name("paper.mplstyle")
 Style = dict[str, Any]  # keyword arguments of matplotlib
 
 
-def use_style() -> None:
-    """Use the project's style in a notebook, for all figures that follow."""
+def use_style(target: str = "sex") -> None:
+    """Use the project's style in a notebook, for all figures that follow; labels call the corpus `mri` by `target`."""
     plt.style.use(STYLE)
+    use_target(target)
 
 
 def save_figure(

@@ -31,8 +31,11 @@ def patch_figure(patches: Patches, n_shown: int) -> Figure:
     return figure
 
 
-def slice_figure(slices: np.ndarray, table: pd.DataFrame, n_subjects: int, unit: str) -> Figure:
-    """Draw slices of the first subjects, one row per subject, at most eight from below to above; z has the `unit`."""
+def slice_figure(slices: np.ndarray, table: pd.DataFrame, n_subjects: int, unit: str, by: str = "sex") -> Figure:
+    """Draw slices of the first subjects, one row per subject, at most eight from below to above; z has the `unit`.
+
+    Rows are named by the column `by` and, where it is known, by age.
+    """
     groups = [rows for _, rows in table.groupby("subject", sort=False)][:n_subjects]
     n_slices = min(8, max(map(len, groups)))
     height = TWO_COLUMNS / n_slices * slices.shape[1] / slices.shape[2] * 1.1
@@ -45,7 +48,8 @@ def slice_figure(slices: np.ndarray, table: pd.DataFrame, n_subjects: int, unit:
             _show(ax, slices[index]).set_title(f"{z:.0f} {unit}", fontsize=7, pad=1)
         for ax in row[len(drawn) :]:
             ax.axis("off")
-        row[0].set_ylabel(f"{rows['sex'].iloc[0]}, {rows['age'].iloc[0]:g}")
+        subject = rows.iloc[0]
+        row[0].set_ylabel(f"{subject[by]}, {subject['age']:g}" if pd.notna(subject["age"]) else str(subject[by]))
     return figure
 
 

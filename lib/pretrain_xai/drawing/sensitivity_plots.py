@@ -45,8 +45,9 @@ def sensitivity_figure(table: pd.DataFrame) -> Figure:
         plot_sensitivity(ax, rows, settings, bounds).set_title(f"{_TITLES[population]}\n{_counts(rows.iloc[0])}")
         ax.set_yticks(range(len(settings)), [_row_name(*names) for names in settings] if ax is axes[0, 0] else [])
     figure.supxlabel(
-        "Number and colour: Kendall's τ with the default's ranking; framed: the default. Letters: flips, capital: reversed,\n"
-        "small: its clearness changes. f first method, c corpus, d depth, m pairs of methods, r methods beside references",
+        "Number and colour: Kendall's τ with the study's ranking; framed: the study's own. A letter: a conclusion flips,\n"
+        "to the opposite (capital) or between clear and not clear (small). f: which method is first, c: corpora, d: depths,\n"
+        "m: methods against each other, r: methods against comparison maps or the untrained network",
         fontsize=7,
     )
     return figure

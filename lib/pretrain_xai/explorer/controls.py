@@ -115,7 +115,7 @@ class ExplorerControls(widgets.VBox):  # type: ignore[misc]  # ipywidgets has no
             with self._changing():
                 self.selection.options = tuple(study.finetuning.selections)
                 self.selection.value = selection or study.main_selection
-                self.corpora.options = [(label(corpus), corpus) for corpus in [*corpora, UNTRAINED]]
+                self.corpora.options = [(self.explorer.corpus_name(name), name) for name in [*corpora, UNTRAINED]]
                 self.corpora.value = tuple(corpora[:2])
                 self.depths.options = tuple(study.finetuning.depths)
                 self.depths.value = (study.finetuning.depths[-1],)
@@ -154,8 +154,9 @@ class ExplorerControls(widgets.VBox):  # type: ignore[misc]  # ipywidgets has no
             self._require_drawable()
             choice = self.choice
             table = self.view.show(choice, self.mode.value, self.strength.value)
-            self.picture.value = _image_tag(self.view.png(), _alternative_text(table))
-            self.numbers.value = _table_html(table, self.explorer.score_names)
+            named = table.assign(pretraining=table["pretraining"].map(self.explorer.corpus_name))
+            self.picture.value = _image_tag(self.view.png(), _alternative_text(named))
+            self.numbers.value = _table_html(named, self.explorer.score_names)
             missing = len(self.explorer.missing(choice, signed=self._signed))
             self.compute.disabled = not missing
             self.compute.description = f"compute {missing} map{'s' * (missing != 1)}" if missing else "all maps at hand"
@@ -263,10 +264,10 @@ def _image_tag(png: bytes, words: str) -> str:
 
 
 def _alternative_text(table: pd.DataFrame) -> str:
-    """Say what the picture shows to those who can't see it."""
+    """Say what the picture shows to those who can't see it; corpora in `table` are already named."""
     first = table.iloc[0]
     maps = [
-        f"{label(row.method)}, {label(row.pretraining)} depth {row.finetune_depth}: {getattr(row, RANK_ACCURACY):.2f}"
+        f"{label(row.method)}, {row.pretraining} depth {row.finetune_depth}: {getattr(row, RANK_ACCURACY):.2f}"
         for row in table.itertuples()
     ]
     chance = first[f"{RANK_ACCURACY}_chance"]
@@ -277,8 +278,8 @@ def _alternative_text(table: pd.DataFrame) -> str:
 
 
 def _table_html(table: pd.DataFrame, scores: list[str]) -> str:
-    """Return the numbers of the maps as a table, each score with its chance level."""
-    shown = pd.DataFrame({"method": table["method"].map(label), "network": table["pretraining"].map(label)})
+    """Return the numbers of the maps as a table, each score with its chance level; corpora are already named."""
+    shown = pd.DataFrame({"method": table["method"].map(label), "network": table["pretraining"]})
     shown["depth"], shown["seed"] = table["finetune_depth"], table["seed"]
     shown["says"], shown["p"] = table["predicted"].fillna("–"), table["probability"]
     for score in (score for score in scores if score in table):

@@ -73,12 +73,16 @@ class Explorer:
                 found += [Run(selection, corpus, depth, seed) for seed in chosen]
         return found
 
+    def corpus_name(self, corpus: str) -> str:
+        """Return how a corpus of this study is called."""
+        return label(corpus, self.study.pretraining.target)
+
     def run_name(self, run: Run) -> str:
         """Return how a network is called in the picture."""
         if run.pretraining == UNTRAINED:
             return "untrained network"
         seed = f", seed {run.seed}" if self.study.n_seeds(run.selection) > 1 else ""
-        return f"{label(run.pretraining)}, depth {run.finetune_depth}{seed}"
+        return f"{self.corpus_name(run.pretraining)}, depth {run.finetune_depth}{seed}"
 
     def rank_accuracies(self, run: Run) -> pd.DataFrame:
         """Return one network's Relevance Rank Accuracy: a row per scored image or kept map, a column per method."""

@@ -59,41 +59,52 @@ STAGES = {
     ),
     "05b_match_accuracy": Stage(
         "finetuned",
-        ("finetuning.matching", "main_selection", "network", "threads", "pretraining.corpora"),
+        ("finetuning.matching", "main_selection", "network", "threads", "pretraining.corpora", "pretraining.target"),
         ("dropout_active",),
         draws=True,
     ),
-    "06_classification_metrics": Stage("classification", ("pretraining.corpora",), ("swapped_rates",), draws=True),
+    "06_classification_metrics": Stage(
+        "classification",
+        ("pretraining.corpora", "pretraining.target"),
+        ("swapped_rates",),
+        draws=True,
+    ),
     "07_find_intersections": Stage("intersections", ("finetuning.matching",)),
     "08_explanation_metrics": Stage(
         "scores", ("attribution", "image_limits", "network", "threads", "protocol_name"), ("dropout_active", *_SCORING)
     ),
-    "09_heatmaps": Stage("scores", ("attribution", "pretraining.corpora"), ("mask_threshold",), draws=True),
+    "09_heatmaps": Stage(
+        "scores", ("attribution", "pretraining.corpora", "pretraining.target"), ("mask_threshold",), draws=True
+    ),
     "10_boxplots": Stage(
         "scores",
-        ("attribution.methods", "pretraining.corpora", "main_selection", "finetuning.matching"),
+        ("attribution.methods", "pretraining.corpora", "pretraining.target", "main_selection", "finetuning.matching"),
         draws=True,
     ),
-    "11_boxplots_incorrect": Stage("scores", ("attribution.methods", "pretraining.corpora"), draws=True),
+    "11_boxplots_incorrect": Stage(
+        "scores", ("attribution.methods", "pretraining.corpora", "pretraining.target"), draws=True
+    ),
     "11b_score_switches": Stage("scores", ("attribution", "network", "threads"), ("dropout_active", *_SCORING)),
     "12_compare_protocols": Stage(
         "scores",
         ("attribution", "compared_depths", "main_selection", "protocols", "reseeds", "protocol", "switches"),
         draws=True,
     ),
-    "13_statistics": Stage("scores", ("attribution.methods", "pretraining.corpora"), ("mask_threshold",), draws=True),
+    "13_statistics": Stage(
+        "scores", ("attribution.methods", "pretraining.corpora", "pretraining.target"), ("mask_threshold",), draws=True
+    ),
     "13b_equal_accuracy": Stage(
         "scores",
-        ("attribution.methods", "pretraining.corpora", "main_selection", "finetuning.matching"),
+        ("attribution.methods", "pretraining.corpora", "pretraining.target", "main_selection", "finetuning.matching"),
         draws=True,
     ),
     "13c_sensitivity": Stage(
         "scores",
-        ("attribution", "pretraining.corpora"),
+        ("attribution", "pretraining.corpora", "pretraining.target"),
         ("channel_reduction", "mask_threshold", "ties", "signed_edges"),
         draws=True,
     ),
-    "13d_manuscript_tables": Stage("scores", draws=True),
+    "13d_manuscript_tables": Stage("scores", ("pretraining.target",), draws=True),
     "15_sanity_checks": Stage(
         "scores",
         ("attribution", "network", "threads"),

@@ -8,7 +8,7 @@ from pretrain_xai.names import label
 from pretrain_xai.networks.matching import NEEDED_SHARE
 from pretrain_xai.statistics.findings import Finding, Tables
 
-_UNITS = {"seed": "seeds", "image": "subjects or images", "network": "networks"}
+_UNITS = {"seed": "seeds", "image": "test subjects", "network": "networks"}
 
 
 def equality_findings(tables: Tables) -> list[Finding]:

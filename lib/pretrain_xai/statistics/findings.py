@@ -13,11 +13,15 @@ Tables = Mapping[str, pd.DataFrame]
 
 
 class Finding(NamedTuple):
-    """A sentence, the table (of `summary.TABLES` or `SENSITIVITY`) that has its numbers and the figure that shows it."""
+    """A sentence, the table (of `summary.TABLES` or `SENSITIVITY`) that has its numbers and the figure that shows it.
+
+    `short` marks those that answer the study's question; the others say more of it.
+    """
 
     text: str
     table: str
     figure: str
+    short: bool = False
 
 
 def findings(tables: Tables) -> list[Finding]:
@@ -33,10 +37,10 @@ def findings(tables: Tables) -> list[Finding]:
         says which conclusions survive other ways to score.
     """
     return [
-        *(Finding(text, "cells", "skill_intervals") for text in _caution(tables)),
+        *(Finding(text, "cells", "skill_intervals", short=True) for text in _caution(tables)),
+        *(Finding(text, "effects", "skill_intervals", short=True) for text in _depth(tables)),
         *_corpora(tables),
-        *(Finding(text, "effects", "skill_intervals") for text in _depth(tables)),
-        *(Finding(text, "ranks", "ranks") for text in _methods(tables)),
+        *(Finding(text, "ranks", "ranks", short=True) for text in _methods(tables)),
         *(Finding(text, "effects", "skill_intervals") for text in _beside(tables)),
         *(Finding(text, "redundancy", "redundancy") for text in _same_methods(tables)),
         *(Finding(text, "effective_methods", "redundancy") for text in _diversity(tables)),
@@ -49,8 +53,8 @@ def _caution(tables: Tables) -> Iterator[str]:
     if (cells["unit"] == "image").all():
         n = cells["n_units"].max()
         yield (
-            "With one seed per corpus and depth nothing can be said of networks trained anew: the intervals below are about "
-            f"other images of the same networks, from {n} subjects or images."
+            "With one seed per corpus and depth nothing can be said of networks trained anew: all intervals here are about "
+            f"other images of the same networks, from {n} test subjects."
         )
 
 
@@ -68,7 +72,7 @@ def _corpora(tables: Tables) -> Iterator[Finding]:
         else:
             text = f"Whether networks are pre-trained on {label(first)} or {label(second)} makes no clear difference"
         numbers = f"{label(second)} minus {label(first)} {_numbers(row)}{_other_images(effects, row)}"
-        yield Finding(f"{text}: {numbers}. {_agreement(effects, row)}", "effects", figure)
+        yield Finding(f"{text}: {numbers}. {_agreement(effects, row)}", "effects", figure, short=True)
     methods = _primary(effects, "corpus_by_method")
     clear = methods[(methods["p_holm"] < 0.05)]
     if len(clear):
@@ -115,7 +119,11 @@ def _beside(tables: Tables) -> Iterator[str]:
         name = "the untrained network" if reference == "untrained" else f"the comparison map {label(reference)}"
         clear = rows["p_holm"] < 0.05
         if (clear & (rows["estimate"] > 0)).all():
-            yield f"All methods are better than {name} on the same images, the least by {rows['estimate'].min():.3f}."
+            least = rows.loc[rows["estimate"].idxmin()]
+            yield (
+                f"All methods find the lesions better than {name} on the same images; {label(least.method)} does so by "
+                f"the least, {least.estimate:.3f} of skill."
+            )
         for word, chosen in (
             ("worse than", clear & (rows["estimate"] < 0)),
             ("not clearly different from", ~clear),
@@ -136,8 +144,8 @@ def _same_methods(tables: Tables) -> Iterator[str]:
 def _diversity(tables: Tables) -> Iterator[str]:
     row = tables["effective_methods"].iloc[-1]
     yield (
-        f"By their {row['of']} the {row['n_methods']} methods are as diverse as "
-        f"{row['participation_ratio']:.1f} independent ones."
+        f"By their {row['of']} the {row['n_methods']} methods are as diverse as {row['participation_ratio']:.1f} methods "
+        "that have nothing in common (participation ratio of their correlations)."
     )
 
 
@@ -146,7 +154,7 @@ def _primary(effects: pd.DataFrame, family: str) -> pd.DataFrame:
 
 
 def _numbers(row: Any) -> str:
-    unit = {"seed": "seeds", "image": "subjects or images"}[row.unit]
+    unit = {"seed": "seeds", "image": "test subjects"}[row.unit]
     return (
         f"skill {row.estimate:+.3f} (95 % interval {row.low:+.3f} to {row.high:+.3f}, "
         f"{row.n_units} {unit}, p = {_p(row.p)})"

@@ -68,21 +68,23 @@ def _conclusions(rows: pd.DataFrame, where: str) -> str:
     lost = clear[main & (clear["reversed"] == 0) & (clear["lost"] > 0)]
     gained = rows[(rows["gained"] > 0) & rows["conclusion"].isin(_MAIN)]
     listed = {
-        "hold in all ways of scoring": [_claim(row) for row in clear[main & always].itertuples()],
-        "turn round in some": _counted(turned, "reversed"),
-        "are not always clear": _counted(lost, "lost"),
+        "these hold in every way of scoring": [_claim(row) for row in clear[main & always].itertuples()],
+        "in some ways the opposite is clear of these": _counted(turned, "reversed"),
+        "in some ways these are not clear": _counted(lost, "lost"),
     }
     parts = [f"{words}: {', '.join(names)}" for words, names in listed.items() if names]
     parts += [] if len(turned) else ["none turns round"]
-    parts += [f"clear only in some: {', '.join(_counted(gained, 'gained'))}"] if len(gained) else []
-    return f"Of the study's clear conclusions {where} {'; '.join(parts)}."
+    parts += (
+        [f"not clear in the study, but in some ways: {', '.join(_counted(gained, 'gained'))}"] if len(gained) else []
+    )
+    return f"Of what the study finds clear {where}, {'; '.join(parts)}."
 
 
 def _counted(rows: pd.DataFrame, change: str) -> list[str]:
     """Return claims with the number of settings; of those about methods only the first MOST, as there may be many."""
     main = rows["conclusion"].isin(_MAIN)
     named = pd.concat([rows[main], rows[~main].head(MOST)])
-    words = [f"{_claim(row)} ({getattr(row, change)} of {row.settings})" for row in named.itertuples()]
+    words = [f"{_claim(row)} ({getattr(row, change)} of {row.settings} ways)" for row in named.itertuples()]
     return [*words, "and others of methods"] if len(named) < len(rows) else words
 
 
