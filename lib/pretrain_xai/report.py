@@ -15,13 +15,14 @@ from pretrain_xai import paths
 from pretrain_xai.batch import stage_times
 from pretrain_xai.equal_accuracy import TABLES as EQUALITY_TABLES
 from pretrain_xai.equality_findings import equality_findings
+from pretrain_xai.errors import UserError
 from pretrain_xai.findings import Finding, findings
 from pretrain_xai.manuscript_tables import MANUSCRIPT_TABLES
 from pretrain_xai.names import label
 from pretrain_xai.provenance import git_describe, package_versions, write_text
 from pretrain_xai.statistics import SENSITIVITY, TABLES
-from pretrain_xai.study import UNTRAINED, Study, StudyError, load_study
-from pretrain_xai.tables import TableError, read_classification, read_scores, read_table
+from pretrain_xai.study import UNTRAINED, Study, load_study
+from pretrain_xai.tables import read_classification, read_scores, read_table
 
 #: figures in the order of the page: name (one per corpus where it says so), heading, caption
 SECTIONS = (
@@ -157,7 +158,7 @@ def write_report(study_name: str) -> Path:
 
     Raises
     ------
-    TableError, StudyError
+    UserError
         The study is not finished, or there is none.
     """
     study = load_study(study_name)
@@ -306,7 +307,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         print(f"wrote {write_report(options.study)}")
-    except (StudyError, TableError) as error:
+    except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
