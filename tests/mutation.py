@@ -34,12 +34,16 @@ def copy_tree(folder: Path) -> None:
     for name in ("tests", "studies", "notebooks"):
         shutil.copytree(paths.REPOSITORY / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(paths.REPOSITORY / "pyproject.toml", folder)
-    tests = [path.relative_to(folder) for name in TESTS for path in (folder / "tests").rglob(f"{name}.py")]
+    tests = [path for name in TESTS for path in (folder / "tests").rglob(f"{name}.py")]
+    for path in tests:  # mutmut learns from a run which test calls what: what a module's tests share, each must make
+        path.write_text(
+            path.read_text(encoding="utf-8").replace('scope="module"', 'scope="function"'), encoding="utf-8"
+        )
     settings = {
         "source_paths": ["src"],
         "only_mutate": [f"*/{module}.py" for module in MODULES],
         "also_copy": ["studies", "notebooks"],
-        "pytest_add_cli_args_test_selection": map(str, tests),
+        "pytest_add_cli_args_test_selection": [path.relative_to(folder) for path in tests],
     }
     lines = [f"{name} =" + "".join(f"\n    {value}" for value in values) for name, values in settings.items()]
     (folder / "setup.cfg").write_text("\n".join(["[mutmut]", *lines, "use_git_change_detection = false", ""]))
