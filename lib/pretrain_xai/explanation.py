@@ -19,6 +19,7 @@ from pretrain_xai.masked_maps import MaskedMaps
 from pretrain_xai.memory import within_memory
 from pretrain_xai.models import evaluation_mode
 from pretrain_xai.protocol import NEW_MAPS, RESCORED, Protocol, switched_protocols
+from pretrain_xai.self_checks import DELTA, check_completeness, check_scores
 from pretrain_xai.setting_scores import SettingScores
 from pretrain_xai.settings import Attribution
 from pretrain_xai.training import as_batch, predict
@@ -57,6 +58,11 @@ def explain_and_score(
     metric (the settings' `scores`, the confusion counts, `k`, `all_zero` = 1 for a map that says nothing, whose scores are
     chance, and `completeness_delta` in units of the logit for methods that should be complete).
     int, the rows of the passes (see `within_memory`).
+
+    Raises
+    ------
+    SelfCheckError
+        The scores can't be right (see `self_checks`).
     """
     rows: _Rows = defaultdict(list)
     for chunk in tqdm(_chunks(image_indices), desc="explaining", unit="chunk", total=-(-len(image_indices) // CHUNK)):
@@ -69,11 +75,11 @@ def explain_and_score(
             maps = reduce_channels(attributions, protocol.channel_reduction)
             scores = _localization(maps, masks, settings.scores, protocol, chunk)
             if deltas is not None:
-                scores["completeness_delta"] = (deltas, np.full(len(chunk), np.nan))
+                scores[DELTA] = (deltas, np.full(len(chunk), np.nan))
             _append(rows, method, known, scores)
             if under_settings is not None:
                 under_settings.add(method, attributions, split.masks.strength[chunk], chunk, protocol.ties)
-    return _table(rows)
+    return check_scores(_table(rows), split, image_indices, methods, settings.scores)
 
 
 def score_comparison_maps(
@@ -87,7 +93,7 @@ def score_comparison_maps(
         for name in COMPARISON_MAPS:
             maps = comparison_maps(images, name, signed_edges=protocol.signed_edges)
             _append(rows, name, known, _localization(maps, masks, settings.scores, protocol, chunk))
-    return _table(rows)
+    return check_scores(_table(rows), split, image_indices, COMPARISON_MAPS, settings.scores)
 
 
 @within_memory
@@ -172,8 +178,11 @@ def signed_attributions(
         deltas = {
             name: completeness_delta(network, inputs, targets, maps[actual], **drawn).numpy()
             for name, actual in computed.items()
-            if METHODS[actual].complete
+            if METHODS[actual].tolerance is not None
         }
+    if not protocol.dropout_active:  # else each pass is that of another network
+        for name, missed in deltas.items():
+            check_completeness(name, maps[computed[name]].numpy(), missed, METHODS[computed[name]].tolerance)
     return {name: (maps[actual].numpy(), deltas.get(name)) for name, actual in computed.items()}
 
 
