@@ -51,7 +51,7 @@ def test_three_models_give_these_lists(three_models):
         [1, 2, 6],
         [5, 6],
     ]
-    assert len(three_models) == 4 + 1 + 7
+    assert three_models.index.tolist() == list(range(4 + 1 + 7))
     assert image_list(three_models, "matched", CORRECT_FOR_ALL).tolist() == []
 
 
@@ -193,6 +193,8 @@ def test_example_images_alternate_however_the_classes_lie_and_are_drawn(seed):
     assert labels[right].tolist() == [0, 1, 0, 1, 0, 0, 0, 0, 0], "of a class until it has no more"
     assert len(set(right)) == 9
     assert examples.index.tolist() == list(range(10))
+    pd.testing.assert_frame_equal(examples, example_images(table, "best", labels, count=9, seed=seed))
+    assert not examples.equals(example_images(table, "best", labels, count=9, seed=seed + 1))
 
 
 def test_example_images_of_one_class_only_and_of_perfect_models():

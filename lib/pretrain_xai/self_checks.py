@@ -26,7 +26,11 @@ CHUNK = 256
 
 
 def check_scores(
-    table: pd.DataFrame, split: Split, image_indices: NDArray, methods: Collection[str], scores: Collection[str]
+    table: pd.DataFrame,
+    split: Split,
+    image_indices: NDArray[np.int64],
+    methods: Collection[str],
+    scores: Collection[str],
 ) -> pd.DataFrame:
     """Return the scores of one network if they can be right.
 
@@ -55,14 +59,14 @@ def check_scores(
     return table
 
 
-def mask_shares(split: Split, image_indices: NDArray) -> pd.Series:
+def mask_shares(split: Split, image_indices: NDArray[np.int64]) -> pd.Series:
     """Return the share of each image that its lesion mask covers, which is the level of chance, by image index."""
     parts = [split.masks[image_indices[i : i + CHUNK]] for i in range(0, len(image_indices), CHUNK)]
     return pd.Series([mask.sum() / mask.size for part in parts for mask in part], index=image_indices, dtype=np.float64)
 
 
 def wrong_rows(
-    table: pd.DataFrame, image_indices: NDArray, methods: Collection[str], scores: Collection[str]
+    table: pd.DataFrame, image_indices: NDArray[np.int64], methods: Collection[str], scores: Collection[str]
 ) -> Iterator[str]:
     """Yield what is wrong if there is not exactly one row per method, image and metric."""
     wanted = {*scores, *COUNTED}
@@ -104,7 +108,9 @@ def wrong_chance(table: pd.DataFrame, shares: pd.Series, labels: pd.Series) -> I
         yield "has other labels than the images"
 
 
-def check_completeness(method: str, attributions: NDArray, deltas: NDArray, tolerance: float) -> None:
+def check_completeness(
+    method: str, attributions: NDArray[np.floating], deltas: NDArray[np.floating], tolerance: float
+) -> None:
     """Check that maps sum to the logit's difference to the black image, as their method promises.
 
     Parameters
