@@ -10,13 +10,19 @@ from pretrain_xai.localization import (
     SCORES,
     chance,
     confusion_counts,
+    find_score,
     no_chance,
     pointing_game,
     relevance_mass_accuracy,
     relevance_rank_accuracy,
+    score_masked,
+    top_k_intersection,
     true_negative_rate,
+    value_masked,
 )
 from pretrain_xai.maps.channels import LUMINANCE, reduce_channels
+from pretrain_xai.maps.masked_maps import MaskedMaps
+from pretrain_xai.scores.quantus_scores import METRICS
 
 
 @st.composite
@@ -123,6 +129,75 @@ def test_rates_of_a_worked_example():
     assert true_negative_rate(maps, masks, ties="strict")[0] == pytest.approx(2 / 3)
     assert relevance_mass_accuracy(maps, masks)[0] == pytest.approx(7 / 12)
     np.testing.assert_array_equal(chance(masks), [0.5])
+
+
+def test_masks_that_leave_one_pixel_or_none_outside_give_rates_without_a_warning():
+    """NaN says that there is no rate; a warning on top would be about nothing that the user did."""
+    maps = np.arange(18.0).reshape(2, 3, 3)
+    masks = np.ones((2, 3, 3), dtype=bool)
+    masks[1, 2, 2] = False  # the strongest pixel alone lies outside
+    with np.errstate(all="raise"):
+        np.testing.assert_array_equal(true_negative_rate(maps, masks), [np.nan, 0])
+        np.testing.assert_array_equal(SCORES["pixel_auroc"].function(maps, masks), [np.nan, 0])
+        np.testing.assert_array_equal(SCORES["sparseness"].function(np.zeros((2, 3, 3)), masks), [0, 0])
+
+
+def test_sparseness_is_the_same_in_any_unit():
+    maps, masks = np.array([[[1.0, 0, 0], [0, 0, 3]]]), np.ones((1, 2, 3), dtype=bool)
+    gini = np.abs(np.subtract.outer(maps.ravel(), maps.ravel())).mean() / (2 * maps.mean())
+    for unit in (1e-30, 1e-3, 1, 1e30):
+        assert SCORES["sparseness"].function(maps * unit, masks)[0] == pytest.approx(gini, rel=1e-12)
+
+
+@pytest.mark.parametrize(("sizes", "found"), [([0, 1], "0 to 1"), ([1, 10], "1 to 10"), ([-1], "-1 to -1")])
+def test_sizes_that_leave_the_image_on_either_side_are_refused(sizes, found):
+    maps, masks = np.zeros((1, 3, 3)), np.ones((1, 3, 3), dtype=bool)
+    with pytest.raises(ValueError, match=f"sizes from 1 to 9 pixels are expected, found {found}"):
+        top_k_intersection(maps, masks, sizes=sizes)
+    assert top_k_intersection(maps, masks, sizes=[]).shape == (1, 0)
+
+
+def test_scores_of_other_masks_on_the_same_maps_are_those_of_maps_sorted_anew():
+    rng = np.random.default_rng(0)
+    maps, masks, others = rng.integers(-3, 4, (4, 5, 6)) / 2, *(rng.random((2, 4, 5, 6)) < 0.3)
+    masks[:, 0, 0] = others[:, 1, 1] = True
+    first = MaskedMaps(maps, masks, [10, 11, 12, 13])
+    scores = [name for name, score in SCORES.items() if not score.is_slow]
+    score_masked(first, scores)
+    shared, anew = score_masked(first.with_masks(others), scores), score_masked(MaskedMaps(maps, others), scores)
+    for name in scores:
+        np.testing.assert_array_equal(shared[name], anew[name], err_msg=name)
+    others[2] = False
+    with pytest.raises(ValueError, match="masks of images 12 are empty"):
+        first.with_masks(others)
+
+
+def test_maps_keep_single_precision_and_whole_numbers_become_floats():
+    """Half the memory for what networks give."""
+    masks = np.ones((1, 2, 2), dtype=bool)
+    kinds = {np.float32: np.float32, np.float64: np.float64, np.int8: np.float64, np.bool_: np.float64}
+    for kind, expected in kinds.items():
+        maps = MaskedMaps(np.array([[[0, 1], [1, 1]]], dtype=kind), masks)
+        assert maps.values.dtype == maps.sorted_values.dtype == expected
+
+
+def test_a_score_is_found_by_name_with_its_direction():
+    assert find_score("pixel_auroc") is SCORES["pixel_auroc"]
+    for metric, higher_is_better in METRICS.items():
+        assert find_score(f"quantus:{metric}").higher_is_better == higher_is_better, metric
+    with pytest.raises(ValueError) as error:
+        find_score("rank_accuracy")
+    assert str(error.value) == (
+        "unknown score 'rank_accuracy' (did you mean 'relevance_rank_accuracy'?); scores are relevance_rank_accuracy, "
+        "true_negative_rate, relevance_mass_accuracy, importance_mass_accuracy, pointing_game, pixel_auroc, "
+        "average_precision, top_k_intersection_area, sparseness, earth_mover_score, earth_mover_top_k and quantus:<metric>"
+    )
+
+
+def test_one_score_alone_counts_ties_by_expectation_unless_told_otherwise():
+    given = MaskedMaps(np.zeros((1, 2, 2)), np.array([[[True, False], [False, False]]]))
+    assert value_masked(given, "relevance_rank_accuracy").tolist() == [0.25]
+    assert value_masked(given, "relevance_rank_accuracy", ties="strict").tolist() == [0]
 
 
 def test_a_full_mask_is_found_whole_and_has_no_negatives():

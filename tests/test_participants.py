@@ -1,11 +1,13 @@
 """The table of subjects: strict to read, dealt to disjoint splits."""
 
 import math
+import random
 from collections import Counter
+from collections.abc import Iterator
 
 import pandas as pd
 import pytest
-from fuzz import survive
+from fuzz import MUTATIONS, survive, survive_all
 from hypothesis import given
 from hypothesis import strategies as st
 from pretrain_xai.settings.slices import Participants
@@ -81,6 +83,69 @@ def test_a_missing_target_names_its_setting(tmp_path):
         read_participants(written(tmp_path, TABLE), Participants(), "diagnosis")
     with pytest.raises(SourceError, match=r"absent\.tsv is missing; set slices\.participants\.file"):
         read_participants(tmp_path / "absent.tsv", Participants(), "sex")
+
+
+CELLS = [
+    "",
+    "n/a",
+    "F",
+    "M",
+    "31",
+    "26-30",
+    "-1",
+    "1e9",
+    "sub-01",
+    "SUB-01",
+    "01",
+    " 01 ",
+    "é",
+    "日本",
+    "²",
+    "\x00",
+    "\x1f",
+]
+CELLS += [
+    "=cmd|'/c calc'!A0",
+    "../../etc/passwd",
+    "$(touch hacked)",
+    '"',
+    '"a',
+    "'",
+    "a,b",
+    "9" * 400,
+    "\u2028",
+    "\u202e",
+    "\r",
+]
+NAMES = ["participant_id", "sex", "age", "Age", "", "participant_id ", "\ufeffsex", "handedness"]
+ENCODINGS = ["utf-8", "utf-8", "utf-8", "utf-8-sig", "utf-16", "utf-32", "latin-1", "cp1252", "shift_jis", "utf-7"]
+
+
+def odd_tables(count: int, separator: str) -> Iterator[bytes]:
+    """Yield tables with subjects twice, columns that lack, come twice or change places, ragged rows, and odd encodings."""
+    rng = random.Random(0)
+    for _ in range(count):
+        header = ["participant_id", "sex", "age"] if rng.random() < 0.7 else rng.choices(NAMES, k=rng.randrange(1, 6))
+        rows = [[f"sub-{rng.randrange(9):02}", rng.choice("FM"), "31"] for _ in range(rng.randrange(5))]
+        for _ in range(rng.randrange(3)):
+            rows.append(rng.choices(CELLS, k=len(header) + rng.choice((0, 0, 0, 1, -1))))
+        text = rng.choice(("\n", "\r\n", "\r")).join(separator.join(row) for row in (header, *rows))
+        yield text.encode(rng.choice(ENCODINGS), "replace")
+
+
+@pytest.mark.parametrize("name", ["participants.tsv", "participants.csv"])
+def test_no_odd_table_does_harm(tmp_path, name, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / name
+
+    def read() -> None:
+        table = read_participants(path, Participants(), "sex")
+        assert table.index.is_unique and "" not in table.index
+        assert table["age"].isna().any() or table["age"].between(0, 999).all()
+
+    tables = odd_tables(MUTATIONS, "," if name.endswith("csv") else "\t")
+    assert MUTATIONS / 4 < survive_all(path, tables, read, SourceError, str(path)) < MUTATIONS
+    assert not (tmp_path / "hacked").exists()
 
 
 @pytest.mark.parametrize("name", ["participants.tsv", "participants.csv"])

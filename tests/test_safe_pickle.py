@@ -4,15 +4,19 @@ import contextlib
 import io
 import os
 import pickle
+import pickletools
+import random
 import struct
 import subprocess
 import sys
 import tracemalloc
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from fuzz import MUTATIONS, mutations, survive_all
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -273,6 +277,86 @@ def test_distant_memo_slots_take_no_memory(tmp_path):
 def test_too_many_instructions_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(safe_pickle, "MAX_INSTRUCTIONS", 100)
     assert "more than 100 instructions" in _refusal(tmp_path, pickle.dumps(list(range(200))))
+
+
+# ---------------------------------------------------------------- mutated files, and programs of all instructions
+
+#: arguments of instructions that read a line, or text of some length
+LINES = (
+    b"posix\nsystem\n",
+    b"builtins\nexec\n",
+    b"numpy\nndarray\n",
+    b"1\n",
+    b"-1L\n",
+    b"'touch hacked'\n",
+    b"1.5\n",
+    b"\n",
+)
+WORDS = (b"touch hacked", b"posix", b"system", b"numpy", b"ndarray", b"dtype", b"<f8", b"", b"\xff", b"x" * 40)
+
+
+def _argument(opcode: pickletools.OpcodeInfo, rng: random.Random) -> bytes:
+    """Return an argument that the instruction can read, of a size that is now and then a lie."""
+    if opcode.arg is None:
+        return b""
+    if opcode.arg.n == pickletools.UP_TO_NEWLINE:
+        return rng.choice(LINES)
+    if opcode.arg.n >= 0:
+        return rng.choice((bytes(opcode.arg.n), b"\x01" + bytes(opcode.arg.n), rng.randbytes(opcode.arg.n)))[
+            : opcode.arg.n
+        ]
+    word = rng.choice(WORDS)
+    size = len(word) if rng.random() < 0.9 else rng.choice((255, 2**31 - 1, 2**62))
+    width = 1 if opcode.arg.n == pickletools.TAKEN_FROM_ARGUMENT1 else 8 if opcode.arg.name.endswith("8") else 4
+    return size.to_bytes(8, "little")[:width] + word
+
+
+def programs(count: int, seed: int) -> Iterator[bytes]:
+    """Yield random programs of all instructions, half of them with a call of os.system somewhere."""
+    rng = random.Random(seed)
+    call = (b"cposix\nsystem\n", b"\x8c\x05posix\x8c\x06system\x93", b"(\x8c\x0ctouch hackediposix\nsystem\n")
+    for _ in range(count):
+        parts = []
+        for _ in range(rng.randrange(1, 25)):
+            opcode = rng.choice(pickletools.opcodes)
+            parts.append(opcode.code.encode("latin-1") + _argument(opcode, rng))
+        if rng.random() < 0.5:
+            parts.insert(rng.randrange(len(parts) + 1), rng.choice(call) + b"\x8c\x0ctouch hacked\x85R")
+        yield b"\x80" + bytes([rng.choice((2, 3, 4, 5))]) + b"".join(parts) + b"."
+
+
+def test_programs_of_all_instructions_do_no_harm(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path, used = tmp_path / "results.pkl", set()
+
+    def contents() -> Iterator[bytes]:
+        for program in programs(MUTATIONS, 0):
+            with contextlib.suppress(Exception):
+                used.update(opcode.name for opcode, _, _ in pickletools.genops(program))
+            yield program
+
+    assert survive_all(path, contents(), lambda: safe_pickle.load(path), ReleaseError, path.name) > MUTATIONS / 2
+    assert len(used) > len(pickletools.opcodes) - 5
+    assert not (tmp_path / "hacked").exists()
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_no_mutation_of_a_release_pickle_does_harm(tmp_path, protocol, monkeypatch):
+    """Names, lists, numbers, arrays and tensors as in the released files; calls and bombs among the damage."""
+    monkeypatch.chdir(tmp_path)
+    rng, path = np.random.default_rng(0), tmp_path / "results.pkl"
+    entry = {"model": "new_finetuning_1conv_0.5_img_2500_0.02_18464", "ACC": np.float64(0.8), "pred_labels": [0, 1, 1]}
+    entry |= {
+        "logits": torch.zeros(3, 2),
+        "patches": [[rng.random((4, 5)), 0.31]],
+        "counts": np.arange(9).reshape(3, 3),
+    }
+    content = pickle.dumps([entry, (entry["counts"], ["M", "F"], [22.5])], protocol)
+    evil = pickle.dumps([Reduced(os.system, ("touch hacked",)), entry], protocol)
+    for original in (content, evil):
+        damaged = mutations(original, MUTATIONS // 2, protocol, len(original))
+        assert survive_all(path, damaged, lambda: safe_pickle.load(path), ReleaseError, path.name) > 0
+    assert not (tmp_path / "hacked").exists()
 
 
 # ---------------------------------------------------------------- files that are not what they should be

@@ -51,7 +51,7 @@ def test_three_models_give_these_lists(three_models):
         [1, 2, 6],
         [5, 6],
     ]
-    assert len(three_models) == 4 + 1 + 7
+    assert three_models.index.tolist() == list(range(4 + 1 + 7))
     assert image_list(three_models, "matched", CORRECT_FOR_ALL).tolist() == []
 
 
@@ -77,6 +77,32 @@ def test_models_that_saw_different_images_can_not_be_intersected():
     predictions = predictions_of({run: set() for run in RUNS}, 4)
     with pytest.raises(ValueError, match=r"'best'.*predicted different images"):
         find_intersections(predictions.iloc[:-1])
+
+
+def test_an_image_twice_for_one_model_and_never_for_another_can_not_be_intersected():
+    """Though every image has as many predictions as there are models."""
+    predictions = predictions_of({RUNS[0]: set(), RUNS[1]: {0}}, 3)
+    twice = predictions.drop(index=3)  # image 0 of the second model
+    twice = pd.concat([twice, twice[:1].assign(predicted=1)], ignore_index=True)
+    assert (twice.groupby("image_index").size() == 2).all()
+    with pytest.raises(ValueError, match=r"'best'.*predicted different images"):
+        find_intersections(twice)
+
+
+def test_a_selection_that_is_known_and_has_no_models_has_no_lists():
+    """Tables hold selections as categories, of which some may have no rows."""
+    predictions = predictions_of({RUNS[0]: {1}}, 3)
+    kinds = pd.CategoricalDtype(["best", "matched"])
+    table = find_intersections(predictions.astype({"selection": kinds}))
+    pd.testing.assert_frame_equal(table, find_intersections(predictions), check_dtype=False, check_categorical=False)
+
+
+def test_the_lists_of_an_empty_file_are_whole_numbers_too(tmp_path):
+    """They become indices of arrays; pandas reads a column without values as one of objects."""
+    table = find_intersections(predictions_of({RUNS[0]: set()}, 3))
+    write_table(table[:0], tmp_path / "empty.csv")
+    images = image_list(read_table(tmp_path / "empty.csv"), "best", CORRECT_FOR_ALL)
+    assert images.dtype == np.int64 and np.arange(3)[images].tolist() == []
 
 
 @settings(max_examples=40)
@@ -156,6 +182,19 @@ def test_example_images_are_of_both_classes_in_turn_then_those_most_models_get_w
     assert wrong["n_wrong"].tolist() == [3, 2, 1]
     again = example_images(three_models, "best", labels, count=3, seed=0)
     pd.testing.assert_frame_equal(examples, again)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_example_images_alternate_however_the_classes_lie_and_are_drawn(seed):
+    labels = np.array([0] * 10 + [1] * 3)
+    table = find_intersections(predictions_of({RUNS[0]: {11}}, 13))
+    examples = example_images(table, "best", labels, count=9, seed=seed)
+    right = examples.loc[examples["correct"], "image_index"].to_numpy()
+    assert labels[right].tolist() == [0, 1, 0, 1, 0, 0, 0, 0, 0], "of a class until it has no more"
+    assert len(set(right)) == 9
+    assert examples.index.tolist() == list(range(10))
+    pd.testing.assert_frame_equal(examples, example_images(table, "best", labels, count=9, seed=seed))
+    assert not examples.equals(example_images(table, "best", labels, count=9, seed=seed + 1))
 
 
 def test_example_images_of_one_class_only_and_of_perfect_models():

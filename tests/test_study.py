@@ -1,13 +1,18 @@
 """Study files: one clear line for whatever is wrong."""
 
 import dataclasses
+import math
+import re
 
 import pytest
 import yaml
+from fuzz import MUTATIONS, mutations, survive_all
+from hostile_yaml import VALUES, bomb, hostile_texts
 from hypothesis import given
 from hypothesis import strategies as st
 from pretrain_xai import paths
 from pretrain_xai.batch import check_methods, main
+from pretrain_xai.errors import UserError
 from pretrain_xai.protocol import CORRECTED, PUBLISHED, Protocol
 from pretrain_xai.study import Run, Study, StudyError, load_study
 
@@ -152,6 +157,94 @@ def test_what_is_no_settings_file_is_refused(root, text, monkeypatch):
     with pytest.raises(StudyError, match=r"broken\.yaml"):
         load_study("broken")
     assert not (root / "hacked").exists()
+
+
+def use(name: str) -> None:
+    """Load a study and make of it what a batch makes first; its names go into paths and commands."""
+    study = load_study(name)
+    runs = [*study.runs(), *study.untrained_runs(), *study.checkpoint_runs()]
+    words = [*(run.name for run in runs), *study.attribution.methods, *study.dataset.seed_bases, *study.reseeds]
+    assert all(re.fullmatch(r"[A-Za-z0-9_-]+", word) for word in words)
+    assert all(study.learning_rate(run) < math.inf for run in study.runs())
+    assert study.switched and study.protocol_name and study.image_limits and study.model_dump_json()
+
+
+@pytest.mark.parametrize("name", ["tiny", "paper"])
+def test_no_mutation_of_a_study_file_does_harm(root, name, monkeypatch):
+    """Bytes as a damaged disk leaves them, and texts as a slip or a hostile hand writes them."""
+    monkeypatch.chdir(root)
+    path = root / "studies" / "fuzz.yaml"
+    text = (root / "studies" / f"{name}.yaml").read_text()
+    for contents in (mutations(text.encode(), MUTATIONS // 2, 0, 400), hostile_texts(text, MUTATIONS // 2, 0)):
+        assert survive_all(path, contents, lambda: use("fuzz"), StudyError, "fuzz.yaml") > 0
+    assert not (root / "hacked").exists()
+
+
+def test_hostile_values_of_a_setting_do_no_harm(root, monkeypatch):
+    monkeypatch.chdir(root)
+    path, tiny = root / "studies" / "fuzz.yaml", (root / "studies" / "tiny.yaml").read_text()
+    texts = (f"{tiny}\nswitches: {value}\n".encode("utf-8", "replace") for value in VALUES)
+    assert survive_all(path, texts, lambda: use("fuzz"), StudyError, "fuzz.yaml") > len(VALUES) / 2
+    assert not (root / "hacked").exists()
+
+
+@pytest.mark.parametrize("merged", [False, True])
+@pytest.mark.parametrize("place", ["title: *x30", "switches: {ties: *x30}", "switches: *x30", "unknown: *x30"])
+def test_a_bomb_in_a_study_file_is_one_line(root, place, merged):
+    (root / "studies" / "bomb.yaml").write_text(bomb(30, merged) + place)
+    with pytest.raises(StudyError, match=r"bomb\.yaml: line \d+: more than 5,000 values, aliases included$"):
+        load_study("bomb")
+
+
+def test_a_setting_that_comes_twice_is_refused_not_overruled(root):
+    text = (root / "studies" / "tiny.yaml").read_text()
+    (root / "studies" / "twice.yaml").write_text(f"{text}\nthreads: 1\nthreads: 2\n")
+    with pytest.raises(StudyError, match=r"twice\.yaml: line \d+: 'threads' comes twice"):
+        load_study("twice")
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [("network.width", math.inf), ("switches", {"lesion_floor": math.nan}), ("finetuning.training.momentum", math.nan)],
+)
+def test_numbers_that_are_none_are_refused(root, place, value):
+    with pytest.raises(StudyError, match=r"edited\.yaml: .*finite number"):
+        load_study(edited(root, place, value))
+
+
+def test_names_that_are_parts_of_paths_and_commands_are_words(root):
+    for place, value in (
+        ("attribution.methods", ["saliency'; touch hacked; '"]),
+        ("dataset.seed_bases", {"../../train": 0}),
+    ):
+        with pytest.raises(StudyError, match=f"edited.yaml: {place}"):
+            load_study(edited(root, place, value))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../demo", "/etc/passwd", "a/b", "", ".", "demo;touch hacked", "demo+../x", "demo+", "de mo", "a\nb", "x" * 101],
+)
+def test_a_name_that_leaves_the_folder_of_studies_is_none(root, name):
+    if name != "demo+":  # no variant, which is the study
+        for use_name in (load_study, paths.data, paths.figures, paths.executed, paths.scores):
+            with pytest.raises(UserError, match="is no name of a study") as error:
+                use_name(name)
+            assert "\n" not in str(error.value)
+
+
+def test_what_is_too_long_or_no_text_is_one_line(root):
+    path = root / "studies" / "odd.yaml"
+    for content, words in (
+        (b"#" * 200_000, "larger than 100,000 bytes"),
+        ("title: é".encode("latin-1"), "not UTF-8 (byte 7)"),
+        ("title: a".encode("utf-16"), "not UTF-8 (byte 0)"),
+        (b"unknown: " + b"x" * 20_000, "title: Field required"),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(StudyError) as error:
+            load_study("odd")
+        assert words in str(error.value) and len(str(error.value)) < 2_500 and "\n" not in str(error.value)
 
 
 @given(

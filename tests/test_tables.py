@@ -6,6 +6,7 @@ import zipfile
 import numpy as np
 import pandas as pd
 import pytest
+from fuzz import survive
 from hypothesis import given
 from hypothesis import strategies as st
 from pretrain_xai import paths
@@ -135,6 +136,14 @@ def test_a_damaged_byte_is_read_or_a_table_error_and_nothing_else(tmp_path_facto
             reader(path)
         except TableError as error:
             assert str(path) in str(error)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet", ".npz"])
+def test_no_mutation_of_a_result_does_harm(tmp_path, whole, suffix):
+    path, read = tmp_path / f"mutated{suffix}", read_arrays if suffix == ".npz" else read_table
+    content = whole.get(suffix) or TABLE.to_csv(index=False).encode()
+    header = len(content) if suffix == ".csv" else 200
+    assert survive(path, content, header, lambda: read(path), TableError) > 0
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00", b'a,b\n"1,2\n', b"a,b\n1,2\n1,2,3\n"])

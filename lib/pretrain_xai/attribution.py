@@ -215,8 +215,9 @@ class Method:
     """An attribution method: `compute(block, **options)` gives signed maps of the shape of `block.images`."""
 
     compute: Callable[..., Tensor]
-    #: the maps sum to the logit's difference to the black image (up to the quadrature's error)
-    complete: bool = False
+    #: the maps sum to the logit's difference to the black image, but for this share of it (see `check_completeness`); none:
+    #: they do not
+    tolerance: float | None = None
     #: `check(side, **options)` raises a ValueError for options that do not fit together or to images of `side` pixels
     check: Callable[..., None] | None = None
     #: what it knows of layers; none: it takes the gradient or the logits of any network
@@ -230,9 +231,9 @@ class Method:
 
 
 METHODS: Mapping[str, Method] = {
-    "integrated_gradients": Method(_integrated_gradients, complete=True),
+    "integrated_gradients": Method(_integrated_gradients, tolerance=1.0),
     "gradient_shap": Method(_gradient_shap),
-    "deep_lift": Method(_deep_lift, complete=True, rules=DEEP_LIFT),
+    "deep_lift": Method(_deep_lift, tolerance=1e-3, rules=DEEP_LIFT),
     "saliency": Method(lambda block: block.gradient),
     "input_x_gradient": Method(lambda block: block.images * block.gradient),
     "guided_backprop": Method(_by_captum(captum.attr.GuidedBackprop), rules=RECTIFIERS),

@@ -13,6 +13,10 @@ class UserError(ValueError):
         return [f"{type(self).__name__}: {self}"]
 
 
+class SelfCheckError(UserError):
+    """Results break what holds for all of them: no setting is at fault, but a network, a file or the code."""
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return " (did you mean 'x'?)" with the name in `known` that is closest to `name`; nothing if none is close."""
     close = difflib.get_close_matches(name, known, n=1)

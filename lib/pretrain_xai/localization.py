@@ -194,14 +194,13 @@ def sparseness(maps: Maps, masks: ArrayLike | None = None) -> PerImage:
     magnitudes = given.magnitudes.sorted_values
     weights = 2 * np.arange(1, given.n_pixels + 1) - given.n_pixels - 1.0
     total = magnitudes.sum(1, dtype=np.float64) * given.n_pixels
-    weighted = np.einsum("np,p->n", magnitudes, weights, dtype=np.float64)
+    weighted = np.einsum("np,p->n", magnitudes, weights)  # in float64, as the weights are
     return np.divide(weighted, total, out=np.zeros_like(total), where=total > 0)
 
 
 def chance(masks: ArrayLike) -> PerImage:
     """Return k / n_pixels, what a random or constant map scores in expectation; float64 (n_images,)."""
-    masks = np.asarray(masks)
-    return masks.mean(axis=(1, 2), dtype=np.float64)
+    return np.asarray(masks).mean(axis=(1, 2))
 
 
 def no_chance(masks: ArrayLike) -> PerImage:
@@ -292,7 +291,7 @@ def value_masked(given: MaskedMaps, name: str, *, ties: Ties = "expected") -> Pe
 
 def _each_level(given: MaskedMaps, of_levels: Callable[[Levels, float], ArrayLike], k: PerImage) -> PerImage:
     """Return `of_levels(levels, k)` of each map."""
-    return np.array([of_levels(levels, size) for levels, size in zip(given.levels, k, strict=True)], dtype=np.float64)
+    return np.array([of_levels(levels, size) for levels, size in zip(given.levels, k, strict=True)])
 
 
 def _pairs_out_of_order(levels: Levels, _: float) -> float:

@@ -12,6 +12,8 @@ import os
 import re
 from pathlib import Path
 
+from pretrain_xai.errors import UserError
+
 #: the checkout: notebooks, library, Snakefile
 REPOSITORY = Path(__file__).resolve().parents[2]
 NOTEBOOKS = REPOSITORY / "notebooks"
@@ -41,6 +43,7 @@ FIRST_CHANGED = {
     "gradient_shap_unseeded": "scores",
     "published": "dataset",
 }
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,99}")
 #: the variant `reseed<n>` is the study itself, fine-tuned with the n-th set of further seeds
 RESEED = "reseed"
 
@@ -55,8 +58,16 @@ def root() -> Path:
 
 
 def split_name(study: str) -> tuple[str, str]:
-    """Return the name of the study file and of the variant, "" if there is none."""
+    """Return the name of the study file and of the variant, "" if there is none.
+
+    Raises
+    ------
+    UserError
+        It is no name of a study, which is part of paths and of commands.
+    """
     base, _, variant = study.partition(VARIANT_MARK)
+    if not (_NAME.fullmatch(base) and _NAME.fullmatch(variant or "none")):
+        raise UserError(f"{study[:80]!r} is no name of a study, which has letters, digits, hyphens and underscores")
     return base, variant
 
 

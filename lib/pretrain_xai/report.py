@@ -15,14 +15,15 @@ from jinja2 import Environment, FileSystemLoader
 from pretrain_xai import paths
 from pretrain_xai.batch import stage_times
 from pretrain_xai.drawing.manuscript_tables import MANUSCRIPT_TABLES
+from pretrain_xai.errors import UserError
 from pretrain_xai.files.provenance import git_describe, package_versions, write_text
 from pretrain_xai.names import label, use_target
 from pretrain_xai.statistics.equal_accuracy import TABLES as EQUALITY_TABLES
 from pretrain_xai.statistics.equality_findings import equality_findings
 from pretrain_xai.statistics.findings import Finding, findings
 from pretrain_xai.statistics.summary import SENSITIVITY, TABLES
-from pretrain_xai.study import UNTRAINED, Study, StudyError, load_study
-from pretrain_xai.tables import TableError, read_classification, read_scores, read_table
+from pretrain_xai.study import UNTRAINED, Study, load_study
+from pretrain_xai.tables import read_classification, read_scores, read_table
 
 #: figures in the order of the page: name (one per corpus where it says so), heading, caption
 SECTIONS = (
@@ -164,7 +165,7 @@ def write_report(study_name: str) -> Path:
 
     Raises
     ------
-    TableError, StudyError
+    UserError
         The study is not finished, or there is none.
     """
     study = load_study(study_name)
@@ -348,7 +349,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         print(f"wrote {write_report(options.study)}")
-    except (StudyError, TableError) as error:
+    except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
-import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from pretrain_xai.errors import UserError, did_you_mean
+from pretrain_xai.files.bounded_yaml import YamlError, read_yaml
 from pretrain_xai.files.provenance import atomic_path, write_sums
 
 #: what Jupyter draws with
@@ -53,6 +53,9 @@ def declared_parameters(notebook: Path) -> dict[str, Any]:
         statements = ast.parse(tagged[0]).body
     except SyntaxError as error:
         raise ParameterError(f"{notebook}: parameters cell, line {error.lineno}: {error.msg}") from None
+    except (TypeError, ValueError, RecursionError, MemoryError) as error:  # no text, zero bytes, nested too deeply
+        what = f"{type(error).__name__}: {error}".removesuffix(": ")
+        raise ParameterError(f"{notebook}: parameters cell: no Python ({what})") from None
     declared = {}
     for statement in statements:
         if not isinstance(statement, ast.AnnAssign) or not isinstance(statement.target, ast.Name):
@@ -116,10 +119,16 @@ def run_notebook(notebook: Path, output: Path, parameters: dict[str, Any]) -> No
 
 def _to_type(notebook: Path, annotation: ast.expr) -> Any:
     text = ast.unparse(annotation)
+    wrong = ParameterError(f"{notebook}: parameters cell: unknown type {text[:80]!r}; use {', '.join(TYPES)}")
     if not all(_is_of_types(node) for node in ast.walk(annotation)):
-        raise ParameterError(f"{notebook}: parameters cell: unknown type {text!r}; use {', '.join(TYPES)}")
-    # all parts were checked, so that this evaluates nothing but types such as `list[str]` or `int | None`
-    return eval(text, {"__builtins__": {}}, TYPES)
+        raise wrong
+    try:
+        # all parts were checked, so that this evaluates nothing but types such as `list[str]` or `int | None`
+        kind = eval(text, {"__builtins__": {}}, TYPES)
+        TypeAdapter(kind)
+    except Exception:  # such as `str[int]` or `dict[int]`
+        raise wrong from None
+    return kind
 
 
 def _is_of_types(node: ast.AST) -> bool:
@@ -132,16 +141,30 @@ def _is_of_types(node: ast.AST) -> bool:
 
 def _check(notebook: Path, name: str, text: str, declared: dict[str, Any]) -> Any:
     if name not in declared:
-        hint = did_you_mean(name, declared)
-        raise ParameterError(f"{notebook}: no parameter {name!r}{hint}; it has {', '.join(declared)}")
+        hint = did_you_mean(name[:80], declared)
+        raise ParameterError(f"{notebook}: no parameter {name[:80]!r}{hint}; it has {', '.join(declared)}")
     expected = declared[name]
+    if any("\ud800" <= character <= "\udfff" for character in text):  # bytes that the command line could not decode
+        raise ParameterError(f"{notebook}: parameter {name!r} is not UTF-8, found {text[:80]!r}")
     if expected is str:
         return text
     try:
-        return TypeAdapter(expected).validate_python(yaml.safe_load(text), strict=True)
-    except (ValidationError, yaml.YAMLError):
+        value = TypeAdapter(expected).validate_python(read_yaml(text), strict=True)
+        return _checked_names(value)
+    except (ValidationError, YamlError) as error:
         kind = getattr(expected, "__name__", str(expected)) if "[" not in str(expected) else str(expected)
-        raise ParameterError(f"{notebook}: parameter {name!r} must be {kind}, found {text!r}") from None
+        why = f" ({error})" if isinstance(error, YamlError) else ""
+        raise ParameterError(f"{notebook}: parameter {name!r} must be {kind}, found {text[:80]!r}{why}") from None
+
+
+def _checked_names(value: Any) -> Any:
+    """Return a value all of whose mappings have texts as names; papermill would make texts of others."""
+    parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for name, part in parts:
+        if isinstance(value, dict) and not isinstance(name, str):
+            raise YamlError(f"the name {name!r} is no text; put it in quotes")
+        _checked_names(part)
+    return value
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

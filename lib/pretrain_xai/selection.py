@@ -40,8 +40,8 @@ def find_intersections(predictions: pd.DataFrame, apart: Collection[Run] = ()) -
         Models of one selection predicted different images.
     """
     lists = []
-    for selection, group in predictions.groupby("selection", observed=True):
-        wrong = (group["predicted"] != group["label"]).rename("wrong")
+    for selection, group in predictions.groupby("selection"):
+        wrong = group["predicted"] != group["label"]
         n_models = len(group[MODEL_COLUMNS].drop_duplicates())
         per_image = group.groupby("image_index").size()
         if (per_image != n_models).any() or group.duplicated([*MODEL_COLUMNS, "image_index"]).any():
@@ -57,7 +57,7 @@ def find_intersections(predictions: pd.DataFrame, apart: Collection[Run] = ()) -
             group.loc[wrong, [*MODEL_COLUMNS, "image_index"]].assign(images=WRONG_FOR_ONE),
         ]
     order = ["selection", "images", *MODEL_COLUMNS[1:], "image_index"]
-    table = pd.concat(lists, ignore_index=True)[order].astype({"finetune_depth": "Int64", "seed": "Int64"})
+    table = pd.concat(lists)[order].astype({"finetune_depth": "Int64", "seed": "Int64"})
     return table.sort_values(order, ignore_index=True)
 
 
@@ -139,8 +139,7 @@ def _are(table: pd.DataFrame, runs: Collection[Run]) -> pd.Series:
 
 
 def _image_list(selection: str, images: str, indices: pd.Index) -> pd.DataFrame:
-    empty = dict.fromkeys(MODEL_COLUMNS[1:])
-    return pd.DataFrame({"image_index": indices, "selection": selection, "images": images, **empty})
+    return pd.DataFrame({"image_index": indices, "selection": selection, "images": images})
 
 
 def _sample(indices: np.ndarray, max_images: int | None, seed: int) -> np.ndarray:

@@ -4,13 +4,14 @@ import dataclasses
 import typing
 from collections.abc import Iterator
 from functools import cached_property
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import Field, TypeAdapter, ValidationError, model_validator
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from pretrain_xai import paths
 from pretrain_xai.errors import UserError, did_you_mean
+from pretrain_xai.files.bounded_yaml import YamlError, read_yaml
 from pretrain_xai.protocol import PROTOCOLS, PUBLISHED, Protocol
 from pretrain_xai.settings.sections import (
     Attribution,
@@ -86,7 +87,7 @@ class Study(Settings):
             if switch not in types:
                 raise ValueError(f"switches: {switch!r} is none of {', '.join(types)}{did_you_mean(switch, types)}")
             try:
-                TypeAdapter(types[switch]).validate_python(value, strict=True)
+                TypeAdapter(types[switch], config=ConfigDict(allow_inf_nan=False)).validate_python(value, strict=True)
             except ValidationError as error:
                 raise ValueError(f"switches.{switch}: {error.errors()[0]['msg']}, found {value!r}") from None
         for selection, cells in self.finetuning.selections.items():
@@ -215,6 +216,8 @@ def load_study(name: str) -> Study:
     ------
     StudyError
         One line: the file, the setting, what was found and what was expected.
+    UserError
+        The name is none.
     """
     base, variant = paths.split_name(name)
     path = paths.study_file(name)
@@ -223,17 +226,31 @@ def load_study(name: str) -> Study:
         raise StudyError(
             f"there is no study {base!r} ({path}); there are {', '.join(known)}{did_you_mean(base, known)}"
         )
-    try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise StudyError(f"{path}: not a YAML file: {' '.join(str(error).split())}") from None
+    settings = _settings(path)
     if not isinstance(settings, dict):
         raise StudyError(f"{path}: expected settings by name, found {type(settings).__name__}")
     try:
         study = Study.model_validate(settings)
     except ValidationError as error:
-        raise StudyError(f"{path}: {'; '.join(_one_line(detail) for detail in error.errors())}") from None
+        wrong = [_one_line(detail) for detail in error.errors()]
+        more = f"; and {len(wrong) - 5} more" if len(wrong) > 5 else ""
+        raise StudyError(f"{path}: {'; '.join(wrong[:5])}{more}") from None
     return _variant(name, study, variant) if variant else study
+
+
+#: a study file is smaller, bytes
+MAX_BYTES = 100_000
+
+
+def _settings(path: Path) -> Any:
+    if path.stat().st_size > MAX_BYTES:
+        raise StudyError(f"{path}: larger than {MAX_BYTES:,} bytes; a study file is expected")
+    try:
+        return read_yaml(path.read_bytes().decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise StudyError(f"{path}: not UTF-8 (byte {error.start}); save it as UTF-8 text") from None
+    except (YamlError, OSError) as error:
+        raise StudyError(f"{path}: {error}") from None
 
 
 #: added to every seed for each further set of seeds, or more where the seeds of a study are further apart
@@ -294,4 +311,5 @@ def _one_line(detail: Any) -> str:
     place = ".".join(str(part) for part in detail["loc"])
     found = "" if detail["type"] in ("missing", "value_error") else f", found {detail['input']!r}"
     line = f"{place}: {detail['msg'].removeprefix('Value error, ')}{found}".removeprefix(": ")
+    line = line if len(line) <= 400 else f"{line[:400]}..."
     return " ".join(line.split())  # names and texts in the file may hold line breaks

@@ -17,6 +17,7 @@ import numpy as np
 
 from pretrain_xai import paths
 from pretrain_xai.errors import UserError, first_ten
+from pretrain_xai.explanations import self_checks
 from pretrain_xai.running import consistency
 from pretrain_xai.running.consistency import Wrong
 from pretrain_xai.running.recorded_files import Records, differs, expected_files, present_files, read_records
@@ -135,9 +136,9 @@ def recompute(name: str, study: Study, run: Run, n_images: int, seed: int) -> tu
     both = again.merge(kept, on=["method", "image_index", "metric"], how="left", suffixes=("", "_kept"))
     difference = (both["value"] - both["value_kept"]).abs()
     difference = difference.where(both["value_kept"].notna() == both["value"].notna(), np.inf).fillna(0)
-    counted = both["metric"].isin([m for m in consistency.COUNTED if m != "all_zero"])
+    counted = both["metric"].isin([m for m in self_checks.COUNTED if m != "all_zero"])
     difference[counted] /= study.dataset.image_size**2
-    difference = difference[both["metric"] != consistency.DELTA]  # in units of the logit
+    difference = difference[both["metric"] != self_checks.DELTA]  # in units of the logit
     worst = both.loc[difference.idxmax()]
     return float(difference.max()), f"{worst['metric']} of {worst['method']}, image {worst['image_index']}"
 

@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 from pretrain_xai.attribution import METHODS, attribute_all, completeness_delta
 from pretrain_xai.dataset import LesionMasks, Split
 from pretrain_xai.explanations.memory import within_memory
+from pretrain_xai.explanations.self_checks import DELTA, check_completeness, check_scores
 from pretrain_xai.explanations.setting_scores import SettingScores
 from pretrain_xai.localization import Scored, chance, confusion_counts, relevance_rank_accuracy, score_masked
 from pretrain_xai.maps.channels import reduce_channels
@@ -59,6 +60,11 @@ def explain_and_score(
     metric (the settings' `scores`, the confusion counts, `k`, `all_zero` = 1 for a map that says nothing, whose scores are
     chance, and `completeness_delta` in units of the logit for methods that should be complete).
     int, the rows of the passes (see `within_memory`).
+
+    Raises
+    ------
+    SelfCheckError
+        The scores can't be right (see `self_checks`).
     """
     rows: _Rows = defaultdict(list)
     for chunk in tqdm(_chunks(image_indices), desc="explaining", unit="chunk", total=-(-len(image_indices) // CHUNK)):
@@ -71,11 +77,11 @@ def explain_and_score(
             maps = reduce_channels(attributions, protocol.channel_reduction)
             scores = _localization(maps, masks, settings.scores, protocol, chunk)
             if deltas is not None:
-                scores["completeness_delta"] = (deltas, np.full(len(chunk), np.nan))
+                scores[DELTA] = (deltas, np.full(len(chunk), np.nan))
             _append(rows, method, known, scores)
             if under_settings is not None:
                 under_settings.add(method, attributions, split.masks.strength[chunk], chunk, protocol.ties)
-    return _table(rows)
+    return check_scores(_table(rows), split, image_indices, methods, settings.scores)
 
 
 def score_comparison_maps(
@@ -89,7 +95,7 @@ def score_comparison_maps(
         for name in COMPARISON_MAPS:
             maps = comparison_maps(images, name, signed_edges=protocol.signed_edges)
             _append(rows, name, known, _localization(maps, masks, settings.scores, protocol, chunk))
-    return _table(rows)
+    return check_scores(_table(rows), split, image_indices, COMPARISON_MAPS, settings.scores)
 
 
 @within_memory
@@ -171,11 +177,16 @@ def signed_attributions(
     options = {computed[name]: options for name, options in settings.options.items() if name in computed}
     with evaluation_mode(network, dropout_active=protocol.dropout_active):
         maps = attribute_all(network, inputs, targets, list(computed.values()), options=options, **drawn)
-        deltas = {
-            name: completeness_delta(network, inputs, targets, maps[actual], **drawn).numpy()
-            for name, actual in computed.items()
-            if METHODS[actual].complete
+        tolerances = {
+            name: bound for name, actual in computed.items() if (bound := METHODS[actual].tolerance) is not None
         }
+        deltas = {
+            name: completeness_delta(network, inputs, targets, maps[computed[name]], **drawn).numpy()
+            for name in tolerances
+        }
+    if not protocol.dropout_active:  # else each pass is that of another network
+        for name, missed in deltas.items():
+            check_completeness(name, maps[computed[name]].numpy(), missed, tolerances[name])
     return {name: (maps[actual].numpy(), deltas.get(name)) for name, actual in computed.items()}
 
 

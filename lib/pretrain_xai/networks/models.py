@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torchvision.models import vgg
 
 from pretrain_xai import paths
+from pretrain_xai.errors import SelfCheckError, first_ten
 from pretrain_xai.files.provenance import atomic_path
 from pretrain_xai.networks.own_network import build_own, own_parts
 from pretrain_xai.networks.weight_files import WeightsError, fitting, read_state, torchvision_state
@@ -237,13 +238,21 @@ def load_finetuned(study_name: str, study: Study, run: Run) -> nn.Module:
 
 @contextmanager
 def evaluation_mode(network: nn.Module, *, dropout_active: bool = False) -> Iterator[nn.Module]:
-    """Switch the network to evaluation mode, or to that with dropout alive, and back to what it was."""
+    """Switch the network to evaluation mode, or to that with dropout alive, and back to what it was.
+
+    Raises
+    ------
+    SelfCheckError
+        A module does not follow: it stays in training mode.
+    """
     modes = {module: module.training for module in network.modules()}
-    network.eval()
-    for module in network.modules():
-        if dropout_active and isinstance(module, nn.Dropout):
-            module.train()
     try:
+        network.eval()
+        if still := [name or "all of it" for name, module in network.named_modules() if module.training]:
+            raise SelfCheckError(f"the network is in training mode though eval() was called: {first_ten(still)}")
+        for module in network.modules():
+            if dropout_active and isinstance(module, nn.Dropout):
+                module.train()
         yield network
     finally:
         for module, training in modes.items():

@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, StepLR
 from tqdm.auto import tqdm
 
 from pretrain_xai.dataset import LabelledImages
+from pretrain_xai.errors import SelfCheckError
 from pretrain_xai.networks.batches import as_batch
 from pretrain_xai.networks.checkpoints import Checkpoints
 from pretrain_xai.networks.frozen_prefix import behind_frozen_prefix
@@ -40,6 +41,11 @@ def predict(network: nn.Module, images: np.ndarray, *, dropout_active: bool = Fa
     """Return the logits, float32 array of shape (n, n_classes).
 
     The network is in evaluation mode; with `dropout_active` its dropout layers stay alive and draw from `seed`.
+
+    Raises
+    ------
+    SelfCheckError
+        It does not say the same of an image twice, though nothing in it should be random.
     """
     starts = range(0, len(images), PREDICTION_BATCH)
     with (
@@ -48,6 +54,8 @@ def predict(network: nn.Module, images: np.ndarray, *, dropout_active: bool = Fa
         torch.random.fork_rng(devices=[]),
     ):
         torch.manual_seed(seed)
+        if len(images) and not dropout_active:
+            _require_repeatable(network, images[:1])
         logits = [network(as_batch(images[start : start + PREDICTION_BATCH])) for start in starts]
     return torch.cat(logits).numpy()
 
@@ -128,6 +136,15 @@ def train(
     network.load_state_dict(course.best, strict=False)
     network.eval()
     return pd.DataFrame(course.history)
+
+
+def _require_repeatable(network: nn.Module, image: np.ndarray) -> None:
+    first, again = (network(as_batch(image)) for _ in range(2))
+    if not torch.allclose(first, again, rtol=1e-3, atol=1e-3, equal_nan=True):
+        raise SelfCheckError(
+            f"the network gives one image the logits {first[0].tolist()} and then {again[0].tolist()}: something in it is "
+            "random in evaluation mode, such as a dropout that is always on"
+        )
 
 
 def _train_epoch(

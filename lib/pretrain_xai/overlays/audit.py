@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import chisquare
+from scipy.stats import binomtest, chisquare
 from sklearn.linear_model import Ridge
 from sklearn.model_selection import KFold, cross_val_predict
 from sklearn.preprocessing import StandardScaler
@@ -26,6 +26,8 @@ MAX_OUTSIDE_DIFFERENCE = 1e-6
 N_PERMUTATIONS, BOUND_QUANTILE = 499, 0.99
 #: patches are used unevenly if a chi-square test says so at this level (many tests, so a strict one)
 USAGE_LEVEL = 1e-4
+#: labels are unbalanced if a fair coin gives them less often than this
+BALANCE_LEVEL = 1e-4
 
 
 class AuditError(UserError):
@@ -81,6 +83,7 @@ def audit_dataset(
         _check_outside(images["outside_difference"]),
         _check_probe("class from lesion-free slices", thumbnails, labels, rng),
         _check_probe("class from lesion positions", position_features(images, lesions), labels, rng),
+        *_check_balance(images),
         *_check_patch_usage(images, lesions, pools),
         _check_disjoint("patches in two splits", pools),
         _check_disjoint("subjects in two splits", images.groupby("split")["subject"].unique().to_dict()),
@@ -137,6 +140,11 @@ def probe_accuracy(features: np.ndarray, labels: np.ndarray, rng: np.random.Gene
     return float(accuracies[0]), float(np.quantile(accuracies[1:], BOUND_QUANTILE, method="higher"))
 
 
+def fair_coin(labels: pd.Series) -> float:
+    """Return how often a fair coin gives labels at least as unbalanced; 0 if one is neither 0 nor 1."""
+    return float(binomtest(int(labels.sum()), len(labels)).pvalue) if labels.isin([0, 1]).all() else 0.0
+
+
 def _check_outside(difference: pd.Series) -> dict[str, Any]:
     return _row(
         "difference outside the lesions",
@@ -151,6 +159,15 @@ def _check_probe(check: str, features: np.ndarray, labels: np.ndarray, rng: np.r
     return _row(check, accuracy, bound, "accuracy of a linear probe; the bound is the 99 % quantile of permuted labels")
 
 
+def _check_balance(images: pd.DataFrame) -> list[dict[str, Any]]:
+    """Check per split that there are about as many images of one class as of the other."""
+    meaning = "a fair coin hardly gives so unequal classes: who always says one of them is right too often"
+    return [
+        _chance_row(f"balance of labels ({name})", fair_coin(labels), BALANCE_LEVEL, meaning)
+        for name, labels in images.groupby("split", sort=False)["label"]
+    ]
+
+
 def _check_patch_usage(
     images: pd.DataFrame, lesions: pd.DataFrame, pools: Mapping[str, list[bytes]]
 ) -> list[dict[str, Any]]:
@@ -162,15 +179,7 @@ def _check_patch_usage(
         worst[name] = min(worst[name], float(chisquare(counts).pvalue))
     meaning = "patches of a class are not used equally often: single patches tell the class"
     return [
-        {
-            "check": f"patch usage ({name})",
-            "value": p,
-            "bound": USAGE_LEVEL,
-            "passed": p >= USAGE_LEVEL,
-            "meaning": meaning,
-        }
-        for name, p in worst.items()
-        if name in set(split)
+        _chance_row(f"patch usage ({name})", p, USAGE_LEVEL, meaning) for name, p in worst.items() if name in set(split)
     ]
 
 
@@ -187,3 +196,8 @@ def _row(check: str, value: float, bound: float, meaning: str) -> dict[str, Any]
         "passed": bool(value <= bound),
         "meaning": meaning,
     }
+
+
+def _chance_row(check: str, p: float, level: float, meaning: str) -> dict[str, Any]:
+    """Return a row of a test whose p-value must not be below a level."""
+    return {"check": check, "value": p, "bound": level, "passed": p >= level, "meaning": meaning}

@@ -5,29 +5,21 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy.stats import binomtest
 
 from pretrain_xai import paths
 from pretrain_xai.classification import METRICS, classification_table
 from pretrain_xai.dataset import Split, read_split
-from pretrain_xai.localization import SCORES, ConfusionCounts, chance
+from pretrain_xai.explanations import self_checks
+from pretrain_xai.explanations.self_checks import ROUNDING
 from pretrain_xai.maps.comparison_maps import COMPARISON_MAPS
 from pretrain_xai.networks.matching import read_matching, unmatched_runs
+from pretrain_xai.overlays.audit import BALANCE_LEVEL, fair_coin
 from pretrain_xai.selection import explained_images, find_intersections
 from pretrain_xai.study import MODEL_COLUMNS, UNTRAINED, Run, Study
 from pretrain_xai.tables import read_predictions, read_table
 
-#: labels are unbalanced if a fair coin gives them less often than this
-BALANCE_LEVEL = 1e-4
 #: masks that are made at once
 CHUNK = 256
-#: metrics beside the scores of a study; completeness only of methods that promise it
-COUNTED = (*ConfusionCounts._fields, "k", "all_zero")
-DELTA = "completeness_delta"
-#: scores that may leave [0, 1]
-_UNBOUNDED = ("earth_mover_score", "earth_mover_top_k", "average_precision_chance")
-#: rounding of a quotient
-ROUNDING = 1e-12
 
 #: a file and what is wrong with it
 Wrong = Iterator[tuple[Path, str]]
@@ -40,7 +32,7 @@ def check_labels(name: str, study: Study) -> Wrong:
         labels = read_table(file)["label"]
         if not labels.isin([0, 1]).all():
             yield file, "has labels that are neither 0 nor 1"
-        elif (p := binomtest(int(labels.sum()), len(labels)).pvalue) < BALANCE_LEVEL:
+        elif (p := fair_coin(labels)) < BALANCE_LEVEL:
             yield file, f"has {labels.sum()} irregular images of {len(labels)} (p = {p:.1g} for a fair coin)"
 
 
@@ -106,47 +98,27 @@ def check_counts(name: str, study: Study) -> Wrong:
     intersections = read_table(paths.intersections(name))
     for run, table in _scores(name, study):
         images = _explained(intersections, study, run)
-        wanted = {*study.attribution.scores, *COUNTED}
         methods = [*study.attribution.methods, *(COMPARISON_MAPS if run.pretraining == UNTRAINED else ())]
-        rows = table[table["metric"] != DELTA]
-        expected = len(images) * len(methods) * len(wanted)
-        right = set(rows["method"]) == set(methods) and set(rows["metric"]) == wanted
-        right &= set(rows["image_index"]) == set(images.tolist()) and len(rows) == expected
-        if not right or table.duplicated(["method", "image_index", "metric"]).any() or not _is_of(table, run):
-            yield (
-                _file(name, run),
-                f"has {len(rows)} rows, {len(images)} images x {len(methods)} methods x "
-                f"{len(wanted)} metrics = {expected} are expected, each once",
-            )
+        for reason in self_checks.wrong_rows(table, images, methods, study.attribution.scores):
+            yield _file(name, run), reason
+        if not _is_of(table, run):
+            yield _file(name, run), f"has rows that are not of {run.name}"
 
 
 def check_ranges(name: str, study: Study) -> Wrong:
     """Check that scores are within their range and follow from the counts of pixels."""
-    pixels = study.dataset.image_size**2
-    bounded = [score for score in study.attribution.scores if score in SCORES and score not in _UNBOUNDED]
     for run, table in _scores(name, study):
-        values = table.pivot(index=["method", "image_index"], columns="metric", values="value")
-        scores = values[[score for score in bounded if score in values]]
-        if ((scores < -ROUNDING) | (scores > 1 + ROUNDING)).any(axis=None):
-            yield _file(name, run), "has scores outside of [0, 1]"
-        counts = values.reindex(columns=list(ConfusionCounts._fields))
-        inside = counts["true_positives"] + counts["false_negatives"]
-        whole = np.isclose(counts.sum(axis=1), pixels) & (counts >= -ROUNDING).all(axis=1)
-        rate = counts["true_positives"] / inside
-        if not (whole & np.isclose(inside, values["k"]) & np.isclose(rate, values["relevance_rank_accuracy"])).all():
-            yield _file(name, run), "has counts of pixels and scores that do not belong together"
+        for reason in self_checks.wrong_values(table, study.attribution.scores, study.dataset.image_size**2):
+            yield _file(name, run), reason
 
 
 def check_chance(name: str, study: Study) -> Wrong:
     """Check that the level of chance is the share of the image that its mask covers."""
     test = read_split(paths.dataset(name) / "test", study.switched.mask_threshold)
-    levels = np.concatenate([chance(test.masks[i : i + CHUNK]) for i in range(0, len(test), CHUNK)])
+    shares, labels = self_checks.mask_shares(test, np.arange(len(test))), pd.Series(test.labels)
     for run, table in _scores(name, study):
-        rows = table[table["metric"] == "relevance_rank_accuracy"]
-        if not np.allclose(rows["chance"], levels[rows["image_index"]], rtol=0, atol=ROUNDING):
-            yield _file(name, run), "has another level of chance than the masks"
-        if not np.array_equal(rows["label"], test.labels[rows["image_index"]]):
-            yield _file(name, run), "has other labels than the images"
+        for reason in self_checks.wrong_chance(table, shares, labels):
+            yield _file(name, run), reason
 
 
 def _splits(name: str, study: Study) -> Iterator[tuple[str, Split]]:

@@ -37,6 +37,8 @@ def _seeds(seeds: list[int] | list[list[int]]) -> list[int] | list[list[int]]:
 #: no value twice
 Unique = AfterValidator(_once_each)
 Seed = Annotated[int, Field(ge=0)]
+#: what becomes a part of paths and commands
+Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
 #: share of a patch's maximum above which a pixel belongs to the lesion
 Threshold = Annotated[float, Field(ge=0, lt=1)]
 #: fine-tuning depths from the shallowest
@@ -46,7 +48,7 @@ Depths = Annotated[list[Depth], Field(min_length=1), AfterValidator(_ascending)]
 class Settings(BaseModel):
     """Settings that refuse unknown names and wrong types."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class Lesions(Settings):
@@ -64,7 +66,7 @@ class Dataset(Settings):
     lesion_intensity: float = Field(0.5, gt=0, le=1)
     brain_intensity: float = Field(0.7, gt=0, le=1)
     #: seed of the first slice of each split; slice i takes base + i
-    seed_bases: dict[str, Seed] = {"train": 0, "validation": 30_000, "test": 50_000}
+    seed_bases: dict[Word, Seed] = {"train": 0, "validation": 30_000, "test": 50_000}
 
 
 class Standardise(Settings):
@@ -239,7 +241,7 @@ class Sensitivity(Settings):
 class Attribution(Settings):
     """The explanation methods and how many images they explain."""
 
-    methods: Annotated[list[str], Field(min_length=1), Unique]
+    methods: Annotated[list[Word], Field(min_length=1), Unique]
     #: options of a method, such as integrated_gradients: {n_steps: 50}
     options: dict[str, dict[str, Any]] = {}
     #: names in `localization.SCORES`, or quantus:<metric>, written beside the counts of hits and k

@@ -1,0 +1,135 @@
+"""What the scores of a network must be whatever the network: a table that breaks this stops the run that makes it.
+
+A broken layer, a mask of another image or a map of another class leaves numbers behind that look like any others. The
+checks recompute what they compare with, from masks and counts alone; `verify` runs them again on a finished study.
+"""
+
+from collections.abc import Collection, Iterator
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from pretrain_xai.dataset import Split
+from pretrain_xai.errors import SelfCheckError, first_ten
+from pretrain_xai.localization import SCORES, ConfusionCounts
+
+#: metrics beside the scores of a study; completeness only of methods that promise it
+COUNTED = (*ConfusionCounts._fields, "k", "all_zero")
+DELTA = "completeness_delta"
+#: scores that may leave [0, 1]
+_UNBOUNDED = ("earth_mover_score", "earth_mover_top_k")
+#: rounding of a quotient
+ROUNDING = 1e-12
+#: masks that are counted at once
+CHUNK = 256
+
+
+def check_scores(
+    table: pd.DataFrame,
+    split: Split,
+    image_indices: NDArray[np.int64],
+    methods: Collection[str],
+    scores: Collection[str],
+) -> pd.DataFrame:
+    """Return the scores of one network if they can be right.
+
+    Parameters
+    ----------
+    table : DataFrame with `method`, `image_index`, `label`, `metric`, `value`, `chance`
+    split : Split
+        Where the images are from; masks are counted anew.
+    image_indices : int array of shape (n_images,)
+        The images that were explained.
+    scores : names of the study's scores
+
+    Raises
+    ------
+    SelfCheckError
+        One line: what does not hold.
+    """
+    levels = mask_shares(split, image_indices)
+    reasons = [
+        *wrong_rows(table, image_indices, methods, scores),
+        *wrong_values(table, scores, n_pixels=int(np.prod(split.images.shape[1:3]))),
+        *wrong_chance(table, levels, pd.Series(split.labels[image_indices], index=image_indices)),
+    ]
+    if reasons:
+        raise SelfCheckError(f"the scores of {first_ten(sorted(methods))} can't be right: each {'; '.join(reasons)}")
+    return table
+
+
+def mask_shares(split: Split, image_indices: NDArray[np.int64]) -> pd.Series:
+    """Return the share of each image that its lesion mask covers, which is the level of chance, by image index."""
+    parts = [split.masks[image_indices[i : i + CHUNK]] for i in range(0, len(image_indices), CHUNK)]
+    return pd.Series([mask.sum() / mask.size for part in parts for mask in part], index=image_indices, dtype=np.float64)
+
+
+def wrong_rows(
+    table: pd.DataFrame, image_indices: NDArray[np.int64], methods: Collection[str], scores: Collection[str]
+) -> Iterator[str]:
+    """Yield what is wrong if there is not exactly one row per method, image and metric."""
+    wanted = {*scores, *COUNTED}
+    rows = table[table["metric"] != DELTA]
+    expected = len(image_indices) * len(methods) * len(wanted)
+    right = set(rows["method"]) == set(methods) and set(rows["metric"]) == wanted
+    right &= set(rows["image_index"]) == set(image_indices.tolist()) and len(rows) == expected
+    right &= all(table.loc[table["metric"] == DELTA, "method"].astype(str).value_counts() == len(image_indices))
+    if not right or table.duplicated(["method", "image_index", "metric"]).any():
+        yield (
+            f"has {len(rows)} rows, {len(image_indices)} images x {len(methods)} methods x {len(wanted)} metrics "
+            f"= {expected} are expected, each once"
+        )
+
+
+def wrong_values(table: pd.DataFrame, scores: Collection[str], n_pixels: int) -> Iterator[str]:
+    """Yield what is wrong if scores leave their range or do not follow from the counts of pixels."""
+    values = table.pivot_table(index=["method", "image_index"], columns="metric", values="value", aggfunc="first")
+    bounded = [score for score in scores if score in SCORES and score not in _UNBOUNDED and score in values]
+    if ((values[bounded] < -ROUNDING) | (values[bounded] > 1 + ROUNDING)).any(axis=None):
+        yield "has scores outside of [0, 1]"
+    counts = values.reindex(columns=[*ConfusionCounts._fields, "k", "relevance_rank_accuracy"])
+    inside = counts["true_positives"] + counts["false_negatives"]
+    whole = counts[list(ConfusionCounts._fields)]
+    belong = (
+        np.isclose(whole.sum(axis=1), n_pixels) & (whole >= -ROUNDING).all(axis=1) & np.isclose(inside, counts["k"])
+    )
+    rate = counts["true_positives"] / inside
+    if not (belong & np.isclose(rate, counts["relevance_rank_accuracy"])).all():
+        yield "has counts of pixels and scores that do not belong together"
+
+
+def wrong_chance(table: pd.DataFrame, shares: pd.Series, labels: pd.Series) -> Iterator[str]:
+    """Yield what is wrong if the level of chance is not the masks' share, or a label not that of its image."""
+    rows = table[table["metric"] == "relevance_rank_accuracy"]
+    if not np.allclose(rows["chance"], rows["image_index"].map(shares), rtol=0, atol=ROUNDING):
+        yield "has another level of chance than the masks"
+    if not np.array_equal(rows["label"], rows["image_index"].map(labels)):
+        yield "has other labels than the images"
+
+
+def check_completeness(
+    method: str, attributions: NDArray[np.floating], deltas: NDArray[np.floating], tolerance: float
+) -> None:
+    """Check that maps sum to the logit's difference to the black image, as their method promises.
+
+    Parameters
+    ----------
+    attributions : float array of shape (n_images, 3, height, width)
+    deltas : float array of shape (n_images,)
+        By how much their sums miss the difference, in units of the logit.
+    tolerance : float
+        The share of the difference, and of 1, that they may miss in the mean; at 1 a map of zeros would be nearer.
+
+    Raises
+    ------
+    SelfCheckError
+        They do not.
+    """
+    sums = attributions.sum(axis=(1, 2, 3), dtype=np.float64)
+    missed, allowed = np.abs(deltas).mean(), tolerance * (1 + np.abs(sums - deltas).mean())
+    if not missed <= allowed:  # neither if it is NaN
+        raise SelfCheckError(
+            f"the maps of {method} miss the logit's difference to a black image by {missed:.3g} in the mean, "
+            f"{allowed:.3g} at most is expected: the method is not complete for this network, or takes too few steps"
+        )

@@ -1,0 +1,310 @@
+"""Scientific self-checks: a fault of each sort, put in where it would arise, stops the run with one line that names it."""
+
+import contextlib
+import dataclasses
+import functools
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from pretrain_xai import localization
+from pretrain_xai.attribution import METHODS
+from pretrain_xai.dataset import LesionMasks, Split
+from pretrain_xai.errors import SelfCheckError
+from pretrain_xai.explanations import explanation
+from pretrain_xai.explanations.explanation import explain_and_score, score_comparison_maps
+from pretrain_xai.explanations.self_checks import check_completeness, check_scores
+from pretrain_xai.localization import SCORES, ConfusionCounts
+from pretrain_xai.networks.models import build_network, evaluation_mode
+from pretrain_xai.networks.training import predict
+from pretrain_xai.overlays.audit import AuditError, assert_passed, audit_dataset
+from pretrain_xai.protocol import CORRECTED
+from pretrain_xai.settings.sections import Attribution, Network
+from torch import nn
+
+NAMES = ["integrated_gradients", "deep_lift", "saliency"]
+SETTINGS = Attribution(
+    methods=NAMES,
+    scores=["relevance_rank_accuracy", "pixel_auroc", "earth_mover_score"],
+    options={"integrated_gradients": {"n_steps": 3}},
+)
+IMAGES = np.array([1, 3, 4])
+
+
+@pytest.fixture(scope="module")
+def network():
+    return build_network(Network(architecture="vgg11", width=0.0625), n_classes=2, seed=1)
+
+
+@pytest.fixture(scope="module")
+def split() -> Split:
+    rng = np.random.default_rng(0)
+    strength = np.maximum(0, rng.random((6, 32, 32)) - 0.8).astype(np.float32) * 5
+    images = rng.random((6, 32, 32)).astype(np.float32)
+    return Split(images, np.array([0, 1, 0, 1, 1, 0]), LesionMasks(strength, 0.5), pd.DataFrame())
+
+
+@pytest.fixture(scope="module")
+def scores(network, split) -> pd.DataFrame:
+    return explain_and_score(network, split, IMAGES, NAMES, SETTINGS, CORRECTED)[0]
+
+
+def stopped(table: pd.DataFrame, split: Split) -> str:
+    """Return the one line with which a table stops the run."""
+    with pytest.raises(SelfCheckError) as error:
+        check_scores(table, split, IMAGES, NAMES, SETTINGS.scores)
+    assert "\n" not in str(error.value) and "deep_lift, integrated_gradients, saliency" in str(error.value)
+    return str(error.value)
+
+
+def changed(table: pd.DataFrame, metric: str, column: str, change) -> pd.DataFrame:
+    """Return the scores with one of them changed: the first of that metric."""
+    place = table.index[table["metric"] == metric][0]
+    table = table.copy()
+    table.loc[place, column] = change(table.loc[place, column])
+    return table
+
+
+def test_scores_that_hold_pass_as_they_are(scores, split):
+    assert check_scores(scores, split, IMAGES, NAMES, SETTINGS.scores) is scores
+    mixed = scores.sample(frac=1, random_state=0)
+    check_scores(mixed, split, IMAGES[::-1], NAMES, SETTINGS.scores)
+
+
+# ---------------------------------------------------------------- rows, ranges, counts, chance, labels
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda table: table.drop(index=1),
+        lambda table: pd.concat([table, table[7:8]]),
+        lambda table: pd.concat([table.drop(index=1), table[7:8]]),
+        lambda table: table.drop(index=table.index[table["metric"] == "completeness_delta"][2]),
+        lambda table: table.assign(image_index=table["image_index"].replace(3, 2)),
+        lambda table: table.assign(method=table["method"].replace("saliency", "lrp")),
+        lambda table: table[table["metric"] != "k"],
+    ],
+    ids=[
+        "a row less",
+        "a row twice",
+        "one less and one twice",
+        "a delta less",
+        "another image",
+        "another method",
+        "no k",
+    ],
+)
+def test_rows_that_are_not_the_product_of_the_grid(scores, split, change):
+    assert "rows, 3 images x 3 methods x 9 metrics = 81 are expected, each once" in stopped(change(scores), split)
+
+
+@pytest.mark.parametrize(
+    ("metric", "change", "words"),
+    [
+        ("pixel_auroc", lambda value: 1.0001, "scores outside of [0, 1]"),
+        ("pixel_auroc", lambda value: -0.0001, "scores outside of [0, 1]"),
+        ("true_positives", lambda value: value + 1, "counts of pixels and scores that do not belong together"),
+        ("true_negatives", lambda value: -value, "counts of pixels and scores that do not belong together"),
+        ("k", lambda value: value + 1, "counts of pixels and scores that do not belong together"),
+        ("relevance_rank_accuracy", lambda value: np.nan, "counts of pixels and scores that do not belong together"),
+        ("relevance_rank_accuracy", lambda value: 1 - value, "counts of pixels and scores that do not belong together"),
+    ],
+)
+def test_values_that_can_not_be(scores, split, metric, change, words):
+    assert words in stopped(changed(scores, metric, "value", change), split)
+
+
+def test_a_score_without_a_range_may_leave_it(scores, split):
+    check_scores(changed(scores, "earth_mover_score", "value", lambda _: -3.0), split, IMAGES, NAMES, SETTINGS.scores)
+
+
+def test_chance_and_labels_that_are_not_those_of_the_images(scores, split):
+    table = changed(scores, "relevance_rank_accuracy", "chance", lambda level: level + 1e-6)
+    assert "another level of chance than the masks" in stopped(table, split)
+    table = changed(scores, "relevance_rank_accuracy", "label", lambda label: 1 - label)
+    assert "other labels than the images" in stopped(table, split)
+    other = Split(split.images, split.labels, LesionMasks(split.masks.strength, 0.6), split.table)
+    assert "another level of chance" in stopped(scores, other)
+
+
+# ---------------------------------------------------------------- faults where the scores are made
+
+
+def one_pixel_less(maps, masks=None, ties="expected"):
+    counts = TRUE_COUNTS(maps, masks, ties)
+    return ConfusionCounts(counts.true_positives - 1, *counts[1:])
+
+
+TRUE_COUNTS = localization.confusion_counts
+
+
+@pytest.mark.parametrize(
+    ("place", "name", "fault", "words"),
+    [
+        (explanation, "confusion_counts", one_pixel_less, "do not belong together"),
+        (explanation, "_chunks", lambda indices: iter([indices[:-1]]), "rows, 3 images"),
+        (explanation, "_chunks", lambda indices: iter([indices, indices[:1]]), "rows, 3 images"),
+    ],
+    ids=["a wrong count", "an image forgotten", "an image twice"],
+)
+def test_a_fault_in_the_scoring_stops_the_run(network, split, monkeypatch, place, name, fault, words):
+    monkeypatch.setattr(place, name, fault)
+    with pytest.raises(SelfCheckError, match=words):
+        explain_and_score(network, split, IMAGES, ["saliency"], SETTINGS, CORRECTED)
+    with pytest.raises(SelfCheckError, match=words):
+        score_comparison_maps(split, IMAGES, SETTINGS, CORRECTED)
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ({"function": lambda maps, masks=None: np.full(len(maps), 1.5)}, "outside of"),
+        ({"function": lambda maps, masks=None, ties="": np.full(len(maps), 0.5)}, "do not belong together"),
+        ({"chance": lambda masks: np.full(len(masks), 0.05)}, "another level of chance than the masks"),
+    ],
+    ids=["out of range", "not from the counts", "another chance"],
+)
+def test_a_fault_in_a_score_stops_the_run(network, split, monkeypatch, fault, words):
+    name = "pixel_auroc" if words == "outside of" else "relevance_rank_accuracy"
+    faulty = dataclasses.replace(SCORES[name], **fault)
+    monkeypatch.setattr(localization, "SCORES", {**SCORES, name: faulty})
+    with pytest.raises(SelfCheckError, match=words):
+        explain_and_score(network, split, IMAGES, ["saliency"], SETTINGS, CORRECTED)
+
+
+def test_an_empty_mask_stops_the_run(network, split):
+    strength = split.masks.strength.copy()
+    strength[3] = 0
+    empty = Split(split.images, split.labels, LesionMasks(strength, 0.5), split.table)
+    with pytest.raises(ValueError, match="masks of images 3 are empty"):
+        explain_and_score(network, empty, IMAGES, ["saliency"], SETTINGS, CORRECTED)
+
+
+# ---------------------------------------------------------------- evaluation mode
+
+
+class AlwaysOn(nn.Dropout):
+    """Dropout of one who wants its uncertainty and forgets it."""
+
+    def train(self, mode: bool = True) -> "AlwaysOn":
+        return super().train(True)
+
+
+class Hidden(nn.Module):
+    """Dropout that no mode tells of."""
+
+    def forward(self, x):
+        return nn.functional.dropout(x, 0.5, training=True)
+
+
+def with_layer(network, layer: nn.Module) -> nn.Module:
+    return nn.Sequential(network.features, network.avgpool, nn.Flatten(), layer, network.classifier).eval()
+
+
+def test_a_layer_that_stays_in_training_mode_stops_the_run(network, split):
+    alive = with_layer(network, AlwaysOn())
+    modes = [module.training for module in alive.modules()]
+    for run in (
+        lambda: predict(alive, split.images),
+        lambda: explain_and_score(alive, split, IMAGES, ["saliency"], SETTINGS, CORRECTED),
+    ):
+        with pytest.raises(SelfCheckError, match=r"in training mode though eval\(\) was called: 3$"):
+            run()
+        assert [module.training for module in alive.modules()] == modes
+    with evaluation_mode(network, dropout_active=True):
+        assert any(module.training for module in network.modules()), "the published protocol may"
+
+
+def test_a_network_that_is_random_in_evaluation_mode_stops_the_run(network, split):
+    with pytest.raises(SelfCheckError, match="random in evaluation mode, such as a dropout that is always on"):
+        predict(with_layer(network, Hidden()), split.images)
+    assert len(predict(network, split.images, dropout_active=True)) == 6
+
+
+def test_attribution_without_evaluation_mode_stops_the_run(network, split, monkeypatch):
+    @contextlib.contextmanager
+    def forgotten(network, **_):
+        yield network.train()
+
+    monkeypatch.setattr(explanation, "evaluation_mode", forgotten)
+    try:
+        with pytest.raises(ValueError, match="in training mode"):
+            explain_and_score(network, split, IMAGES, ["saliency"], SETTINGS, CORRECTED)
+    finally:
+        network.eval()
+
+
+# ---------------------------------------------------------------- completeness
+
+
+@pytest.mark.parametrize("method", [name for name, method in METHODS.items() if method.tolerance is not None])
+@pytest.mark.parametrize(
+    "fault",
+    [lambda maps: -maps, lambda maps: 3 * maps + 1, lambda maps: maps.roll(1, 0) * 50 - 1],
+    ids=["the sign", "the scale", "another image"],
+)
+def test_maps_that_break_their_promise_stop_the_run(network, split, monkeypatch, method, fault):
+    right = METHODS[method]
+    compute = functools.wraps(right.compute)(lambda block, **options: fault(right.compute(block, **options)))
+    wrong = dataclasses.replace(right, compute=compute)
+    louder = nn.Sequential(network, nn.Linear(2, 2, bias=False)).eval()
+    with torch.no_grad():
+        louder[1].weight.copy_(torch.eye(2) * 1e4)  # logits of an untrained network are near 0
+    monkeypatch.setattr("pretrain_xai.attribution.METHODS", {**METHODS, method: wrong})
+    monkeypatch.setattr(explanation, "METHODS", {**METHODS, method: wrong})
+    with pytest.raises(SelfCheckError, match=f"the maps of {method} miss the logit's difference to a black image by"):
+        explain_and_score(louder, split, IMAGES, [method], SETTINGS, CORRECTED)
+
+
+def test_what_a_method_may_miss():
+    """Two images whose logits differ by 9 from the black image's, in the mean."""
+    maps = np.zeros((2, 3, 1, 1))
+    maps[:, 0, 0, 0] = 8, 10
+    check_completeness("exact", maps, np.array([0.0, 0.0]), 1e-3)
+    check_completeness("exact", maps, np.array([0.01, -0.009]), 1e-3)
+    with pytest.raises(SelfCheckError, match=r"miss .* by 0\.02 in the mean, 0\.00998 at most is expected"):
+        check_completeness("exact", maps, np.array([0.02, 0.02]), 1e-3)
+    zeros = np.zeros_like(maps)
+    check_completeness("approximate", zeros, np.array([-8.0, -10.0]), 1.0)
+    with pytest.raises(SelfCheckError):
+        check_completeness("approximate", -maps / 5, np.array([-9.6, -12.0]), 1.0)
+    with pytest.raises(SelfCheckError, match="by nan in the mean"):
+        check_completeness("broken", maps, np.array([np.nan, 0]), 1.0)
+
+
+# ---------------------------------------------------------------- the generator
+
+
+def a_dataset(labels: np.ndarray) -> tuple:
+    """Return what the audit takes: images with these labels, three lesions each, nothing else that tells the class."""
+    rng = np.random.default_rng(0)
+    n_images = len(labels)
+    images = pd.DataFrame(
+        {"split": "train", "label": labels, "subject": np.arange(n_images), "outside_difference": 0.0}
+    )
+    for draw in range(3):
+        images[f"draw_{draw}"] = rng.integers(0, 1000, n_images)
+    lesions = pd.DataFrame(
+        {
+            "image": np.repeat(np.arange(n_images), 3),
+            "order": np.tile(np.arange(3), n_images),
+            "patch": rng.integers(0, 4, 3 * n_images),
+            "label": np.repeat(labels, 3),
+            "row": rng.random(3 * n_images),
+            "column": rng.random(3 * n_images),
+        }
+    )
+    return images, lesions, rng.random((n_images, 5)), {"train": [bytes([n]) for n in range(8)]}, 0
+
+
+def test_unbalanced_labels_stop_the_run_before_a_network_sees_them():
+    assert_passed(audit_dataset(*a_dataset(np.arange(200) % 2)))
+    some = np.arange(200) % 2
+    some[:60] = 1  # 130 of 200
+    for labels in (some, 1 - some):
+        with pytest.raises(
+            AuditError, match=r"failed: balance of labels \(train\): 2\.\d+e-05, bound 0\.0001 \(a fair coin"
+        ):
+            assert_passed(audit_dataset(*a_dataset(labels)))
