@@ -32,17 +32,17 @@ def make_root(folder: Path) -> Path:
     return folder
 
 
-def start(root: Path, *options: str, **environment: str) -> subprocess.Popen:
-    """Start the tiny study in a session of its own; what it prints goes to `root/batch.log`."""
-    command = [sys.executable, "-m", "pretrain_xai.batch", "tiny", *options]
+def start(root: Path, *options: str, study: str = "tiny", **environment: str) -> subprocess.Popen:
+    """Start a study in a session of its own; what it prints goes to `root/batch.log`."""
+    command = [sys.executable, "-m", "pretrain_xai.batch", study, *options]
     log = (root / "batch.log").open("ab")
     variables = os.environ | {"PRETRAIN_XAI_ROOT": str(root)} | environment
     return subprocess.Popen(command, env=variables, start_new_session=True, stdout=log, stderr=log)
 
 
-def finish(root: Path, *options: str, **environment: str) -> subprocess.CompletedProcess:
-    """Run the tiny study to its end."""
-    command = [sys.executable, "-m", "pretrain_xai.batch", "tiny", *options]
+def finish(root: Path, *options: str, study: str = "tiny", **environment: str) -> subprocess.CompletedProcess:
+    """Run a study to its end."""
+    command = [sys.executable, "-m", "pretrain_xai.batch", study, *options]
     variables = os.environ | {"PRETRAIN_XAI_ROOT": str(root)} | environment
     return subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
 
@@ -58,6 +58,11 @@ def digests(root: Path) -> dict[str, str]:
 def partial_files(root: Path, whole: dict[str, str]) -> list[str]:
     """Return the results under their final names that are not those of `whole`, an uninterrupted run."""
     return sorted(name for name, digest in digests(root).items() if whole.get(name) != digest)
+
+
+def verdict(root: Path, whole: dict[str, str]) -> tuple[int, int]:
+    """Return how many results of an uninterrupted run `root` lacks, and how many it has that are not those of such a run."""
+    return len(whole.keys() - digests(root).keys()), len(partial_files(root, whole))
 
 
 def kill(process: subprocess.Popen, which: str, how: signal.Signals) -> bool:
@@ -85,6 +90,17 @@ def family(process: subprocess.Popen) -> list[psutil.Process]:
 def wait_for_all(members: list[psutil.Process], seconds: float = 60) -> None:
     """Wait until processes have ended that outlive the one that was killed, as kernels and drivers do."""
     psutil.wait_procs(members, timeout=seconds)
+
+
+def alter(file: Path, how: str) -> None:
+    """Flip a bit in the middle of a file ("flip") or cut its second half ("cut"); its time stays as it was."""
+    content, times = bytearray(file.read_bytes()), file.stat()
+    if how == "flip":
+        content[len(content) // 2] ^= 1
+    else:
+        del content[len(content) // 2 :]
+    file.write_bytes(content)
+    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
 
 
 @contextlib.contextmanager

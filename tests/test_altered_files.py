@@ -1,0 +1,86 @@
+"""Results that were changed after they were made are found by their digests, and the batch makes them again."""
+
+import os
+from pathlib import Path
+
+import pytest
+from faults import alter
+from pretrain_xai import paths
+from pretrain_xai.altered_files import aside, find_altered
+from pretrain_xai.provenance import write_sums
+from test_batch import batch, planned
+
+RUN = "best-mri-depth5-seed0"
+
+
+@pytest.fixture
+def recorded(root) -> Path:
+    """Return a folder with three results, as two notebooks of the tiny study recorded them."""
+    for name in ("a.csv", "b.csv", "c.csv"):
+        paths.data("tiny").mkdir(parents=True, exist_ok=True)
+        (paths.data("tiny") / name).write_text(f"{name}\n1,2,3\n")
+    folder = paths.data("tiny")
+    write_sums(paths.executed("tiny") / "one" / "run.sha256", [folder / "a.csv", folder / "b.csv"])
+    write_sums(paths.executed("tiny") / "two" / "run.sha256", [folder / "c.csv"])
+    return folder
+
+
+def found(study: str = "tiny") -> dict[str, tuple[str, ...]]:
+    """Return the altered files by name, with the names of the files that their jobs are known by."""
+    return {
+        Path(altered.file).name: tuple(Path(file).name for file in altered.made_with) for altered in find_altered(study)
+    }
+
+
+def test_what_is_as_it_was_recorded_is_left_alone(recorded):
+    assert found() == {}
+    os.utime(recorded / "a.csv")
+    (recorded / "c.csv").unlink()  # room on the disk: it is made when something needs it
+    assert found() == {}
+
+
+@pytest.mark.parametrize("how", ["flip", "cut"])
+def test_a_change_is_found_whatever_the_time_says(recorded, how):
+    alter(recorded / "b.csv", how)
+    assert found() == {"b.csv": ("b.csv", "a.csv")}
+    assert found("tiny+head_kept") == found(), "a variant is made from files of its study"
+
+
+def test_a_result_that_was_set_aside_counts_until_it_is_made_again(recorded):
+    content = (recorded / "c.csv").read_text()
+    alter(recorded / "c.csv", "flip")
+    (altered,) = find_altered("tiny")
+    altered.set_aside()
+    assert not (recorded / "c.csv").exists() and aside(recorded / "c.csv").is_file()
+    assert found() == {"c.csv": ("c.csv",)}
+    (recorded / "c.csv").write_text(content)
+    assert found() == {}
+
+
+def test_one_of_several_records_is_enough(recorded):
+    """An earlier version of the study may have made a file by another notebook."""
+    alter(recorded / "c.csv", "flip")
+    write_sums(paths.executed("tiny") / "three" / "run.sha256", [recorded / "a.csv", recorded / "c.csv"])
+    assert found() == {}
+
+
+def test_a_record_that_is_none_stops_nothing(recorded):
+    (paths.executed("tiny") / "one" / "run.sha256").write_bytes(b"\xff\x00")
+    alter(recorded / "c.csv", "cut")
+    assert found() == {"c.csv": ("c.csv",)}
+
+
+def test_a_dry_run_names_a_changed_result_and_touches_nothing(tiny_root):
+    file = tiny_root / f"data/tiny/scores/{RUN}.parquet"
+    content, times = file.read_bytes(), file.stat()
+    try:
+        alter(file, "flip")
+        altered = file.read_bytes()
+        result = batch(tiny_root, "--dry-run", "--quiet", "host")
+        assert f"data/tiny/scores/{RUN}.parquet is not what its notebook made: it is made again" in result.stderr
+        assert {"explanation_metrics", "boxplots", "report"} <= set(jobs := planned(tiny_root))
+        assert jobs["explanation_metrics"] == 1 and "finetune" not in jobs
+        assert file.read_bytes() == altered
+    finally:
+        file.write_bytes(content)
+        os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
