@@ -1,7 +1,6 @@
 """Faults that are done to a running batch for real: kills, a full disk, a folder that can't be written."""
 
 import contextlib
-import hashlib
 import os
 import shutil
 import signal
@@ -14,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 from pretrain_xai import paths
+from pretrain_xai.provenance import read_sums, sha256
 
 #: how the processes of a batch are known by their command lines, from the outermost
 PROCESSES = {
@@ -52,7 +52,14 @@ def digests(root: Path) -> dict[str, str]:
     folder = root / "data" / "tiny"
     apart = {paths.switch_scores("tiny").name, paths.switch_predictions("tiny").name, "protocols.csv", "protocols"}
     files = sorted(file for file in folder.rglob("[!.]*") if file.suffix in RESULTS and not apart & set(file.parts))
-    return {str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+    return {str(file.relative_to(folder)): sha256(file) for file in files}
+
+
+def recorded(root: Path) -> dict[str, str]:
+    """Return the digests of all that the notebooks of the tiny study recorded as theirs: tables, weights, arrays, figures."""
+    sums = (root / "papermill_runs" / "tiny").glob("*/*.sha256")
+    names = sorted({name for file in sums for name in read_sums(file)})
+    return {name: sha256(root / name) if (root / name).is_file() else "missing" for name in names}
 
 
 def partial_files(root: Path, whole: dict[str, str]) -> list[str]:

@@ -32,6 +32,7 @@ from faults import (
     kill,
     make_root,
     partial_files,
+    recorded,
     remount,
     small_disk,
     start,
@@ -39,8 +40,7 @@ from faults import (
     wait_for_all,
 )
 from mri_cohort import brain_volume, volume_path, write_cohort
-from pretrain_xai.altered_files import digests as file_digests
-from pretrain_xai.provenance import read_sums, write_text
+from pretrain_xai.provenance import write_text
 from reliability_page import JSON, PAGE, page
 from test_own_mri import COHORT, write_study
 
@@ -198,7 +198,7 @@ class Soak:
         """Flip a bit of a finished result, or cut it, with its time kept; the batch finds it and makes it again."""
         self.run_reference()
         root = self.copy("changes")
-        everything = _all_results(root)
+        everything = recorded(root)
         groups = [[pattern] for pattern in DOWNSTREAM] + [list(UPSTREAM)]
         rows = {how: _fault(f"{words} in a finished result, its time kept") for how, words in _HOW.items()}
         ways = itertools.cycle(rows)
@@ -208,11 +208,11 @@ class Soak:
                 for file in files:
                     alter(file, how)
                 result = finish(root)
-                now = _all_results(root)
+                now = recorded(root)
                 rows[how]["times"] += len(files)
                 named = [file for file in files if f"{file.relative_to(root)} is not what" in result.stderr]
                 rows[how]["survived"] += len(named) if result.returncode == 0 else 0
-                rows[how]["lost"] += len(everything.keys() - now.keys())
+                rows[how]["lost"] += sum(now.get(name, "missing") == "missing" for name in everything)
                 rows[how]["wrong"] += sum(digest != now.get(name, digest) for name, digest in everything.items())
             yield from (row for row in rows.values() if row["times"])
 
@@ -291,13 +291,6 @@ def _refused(root: Path, row: dict[str, Any]) -> None:
     result = finish(root)
     row["times"] += 1
     row["survived"] += result.returncode == 2 and "another batch is running" in result.stderr
-
-
-def _all_results(root: Path) -> dict[Path, str]:
-    """Return the digests of everything that the notebooks of the tiny study recorded: tables, weights, figures."""
-    sums = (root / "papermill_runs" / "tiny").glob("*/*.sha256")
-    files = sorted({root / name for file in sums for name in read_sums(file)})
-    return {file.relative_to(root): digest for file, digest in file_digests(files).items()}
 
 
 PARTS = ("kills", "disk", "batches", "changes", "inputs", "determinism", "fuzzing")

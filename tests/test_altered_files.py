@@ -1,10 +1,11 @@
 """Results that were changed after they were made are found by their digests, and the batch makes them again."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
-from faults import alter
+from faults import alter, finish, recorded
 from pretrain_xai import paths
 from pretrain_xai.altered_files import aside, find_altered
 from pretrain_xai.provenance import write_sums
@@ -14,7 +15,7 @@ RUN = "best-mri-depth5-seed0"
 
 
 @pytest.fixture
-def recorded(root) -> Path:
+def results(root) -> Path:
     """Return a folder with three results, as two notebooks of the tiny study recorded them."""
     for name in ("a.csv", "b.csv", "c.csv"):
         paths.data("tiny").mkdir(parents=True, exist_ok=True)
@@ -32,41 +33,41 @@ def found(study: str = "tiny") -> dict[str, tuple[str, ...]]:
     }
 
 
-def test_what_is_as_it_was_recorded_is_left_alone(recorded):
+def test_what_is_as_it_was_recorded_is_left_alone(results):
     assert found() == {}
-    os.utime(recorded / "a.csv")
-    (recorded / "c.csv").unlink()  # room on the disk: it is made when something needs it
+    os.utime(results / "a.csv")
+    (results / "c.csv").unlink()  # room on the disk: it is made when something needs it
     assert found() == {}
 
 
 @pytest.mark.parametrize("how", ["flip", "cut"])
-def test_a_change_is_found_whatever_the_time_says(recorded, how):
-    alter(recorded / "b.csv", how)
+def test_a_change_is_found_whatever_the_time_says(results, how):
+    alter(results / "b.csv", how)
     assert found() == {"b.csv": ("b.csv", "a.csv")}
     assert found("tiny+head_kept") == found(), "a variant is made from files of its study"
 
 
-def test_a_result_that_was_set_aside_counts_until_it_is_made_again(recorded):
-    content = (recorded / "c.csv").read_text()
-    alter(recorded / "c.csv", "flip")
+def test_a_result_that_was_set_aside_counts_until_it_is_made_again(results):
+    content = (results / "c.csv").read_text()
+    alter(results / "c.csv", "flip")
     (altered,) = find_altered("tiny")
     altered.set_aside()
-    assert not (recorded / "c.csv").exists() and aside(recorded / "c.csv").is_file()
+    assert not (results / "c.csv").exists() and aside(results / "c.csv").is_file()
     assert found() == {"c.csv": ("c.csv",)}
-    (recorded / "c.csv").write_text(content)
+    (results / "c.csv").write_text(content)
     assert found() == {}
 
 
-def test_one_of_several_records_is_enough(recorded):
+def test_one_of_several_records_is_enough(results):
     """An earlier version of the study may have made a file by another notebook."""
-    alter(recorded / "c.csv", "flip")
-    write_sums(paths.executed("tiny") / "three" / "run.sha256", [recorded / "a.csv", recorded / "c.csv"])
+    alter(results / "c.csv", "flip")
+    write_sums(paths.executed("tiny") / "three" / "run.sha256", [results / "a.csv", results / "c.csv"])
     assert found() == {}
 
 
-def test_a_record_that_is_none_stops_nothing(recorded):
+def test_a_record_that_is_none_stops_nothing(results):
     (paths.executed("tiny") / "one" / "run.sha256").write_bytes(b"\xff\x00")
-    alter(recorded / "c.csv", "cut")
+    alter(results / "c.csv", "cut")
     assert found() == {"c.csv": ("c.csv",)}
 
 
@@ -84,3 +85,29 @@ def test_a_dry_run_names_a_changed_result_and_touches_nothing(tiny_root):
     finally:
         file.write_bytes(content)
         os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+@pytest.mark.system
+def test_changed_results_are_made_again(tiny_root, tmp_path):
+    """A bit flipped in one of each kind, or half cut off, all with their time kept, come back as they were."""
+    root = Path(shutil.copytree(tiny_root, tmp_path / "root"))
+    before = recorded(root)
+    names = [
+        "data/tiny/dataset/test/images.npy",
+        f"data/tiny/finetuned/{RUN}/weights.safetensors",
+        next(name for name in sorted(before) if "/checkpoints/" in name),
+        f"data/tiny/scores/{RUN}.parquet",
+        "figures/tiny/boxplots_tpr.pdf",
+    ]
+    for number, name in enumerate(names):
+        alter(root / name, "cut" if number % 2 else "flip")
+    result = finish(root)
+    assert result.returncode == 0, result.stderr[-2000:]
+    named = [
+        line.split(" is not what its notebook made")[0]
+        for line in result.stderr.splitlines()
+        if " is not what " in line
+    ]
+    assert sorted(named) == sorted(names)
+    assert recorded(root) == before
+    assert "Nothing to be done" in (again := finish(root)).stdout + again.stderr
