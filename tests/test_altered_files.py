@@ -1,5 +1,6 @@
 """Results that were changed after they were made are found by their digests, and the batch makes them again."""
 
+import contextlib
 import os
 import shutil
 from pathlib import Path
@@ -8,8 +9,10 @@ import pytest
 from faults import alter, finish, recorded
 from pretrain_xai import paths
 from pretrain_xai.altered_files import aside, find_altered
-from pretrain_xai.provenance import write_sums
+from pretrain_xai.provenance import read_sums, write_sums
+from pretrain_xai.run_notebook import main
 from test_batch import batch, planned
+from test_run_notebook import PARAMETERS, write_notebook
 
 RUN = "best-mri-depth5-seed0"
 
@@ -69,6 +72,19 @@ def test_a_record_that_is_none_stops_nothing(results):
     (paths.executed("tiny") / "one" / "run.sha256").write_bytes(b"\xff\x00")
     alter(results / "c.csv", "cut")
     assert found() == {"c.csv": ("c.csv",)}
+
+
+def test_what_a_notebook_makes_besides_is_recorded_and_an_old_record_goes(root):
+    make = "from pathlib import Path\nfor name in ('a.csv', 'steps/1.csv', 'steps/2.csv'):\n"
+    make += "    Path(name).parent.mkdir(exist_ok=True)\n    Path(name).write_text(name)\n1 / seed"
+    notebook = write_notebook(root / "make.ipynb", PARAMETERS, make)
+    made = ["--made", str(root / "a.csv"), "--also", "steps/*.csv"]
+    arguments = [str(notebook), str(root / "out.ipynb"), *made, "-p", "seed"]
+    with contextlib.chdir(root):
+        assert main([*arguments, "1"]) == 0
+        assert list(read_sums(root / "out.sha256")) == ["a.csv", "steps/1.csv", "steps/2.csv"]
+        assert main([*arguments, "0"]) == 1
+    assert not (root / "out.sha256").exists()
 
 
 def test_a_dry_run_names_a_changed_result_and_touches_nothing(tiny_root):
