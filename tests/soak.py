@@ -44,27 +44,30 @@ from pretrain_xai.provenance import write_text
 from reliability_page import JSON, PAGE, page
 from test_own_mri import COHORT, write_study
 
-#: of the study whose results are altered: one of each kind, by pattern from the root folder; the first ones touch everything
-UPSTREAM = (
-    "data/tiny/lesions.npz",
-    "data/tiny/slices/slices.npy",
-    "data/tiny/pretrained/mri.safetensors",
-    "data/tiny/dataset/train/images.npy",
-    "data/tiny/dataset/test/lesions.csv",
-)
-DOWNSTREAM = (
-    "data/tiny/finetuned/best-mri-depth1-seed0/weights.safetensors",
-    "data/tiny/finetuned/best-*/checkpoints/*.safetensors",
-    "data/tiny/finetuned/best-natural-depth5-seed0/history.csv",
-    "data/tiny/finetuned/matched-mri-depth1-seed0/weights.safetensors",
-    "data/tiny/classification.csv",
-    "data/tiny/intersections.csv",
-    "data/tiny/scores/best-mri-depth5-seed0.parquet",
-    "data/tiny/setting_scores/none-*.npz",
-    "data/tiny/example_maps/best-natural-depth1-seed0.npz",
-    "data/tiny/statistics/effects.csv",
-    "figures/tiny/boxplots_tpr.png",
-    "figures/tiny/tables/*.tex",
+#: results that are altered together, one of each kind, by pattern from the root folder: from the last notebooks to the first
+ALTERED = (
+    ("data/tiny/statistics/effects.csv", "figures/tiny/boxplots_tpr.png", "figures/tiny/tables/*.tex"),
+    (
+        "data/tiny/classification.csv",
+        "data/tiny/intersections.csv",
+        "data/tiny/scores/best-mri-depth5-seed0.parquet",
+        "data/tiny/setting_scores/best-none-*.npz",
+        "data/tiny/example_maps/best-natural-depth1-seed0.npz",
+    ),
+    (
+        "data/tiny/finetuned/best-mri-depth1-seed0/weights.safetensors",
+        "data/tiny/finetuned/best-natural-depth5-seed0/history.csv",
+        "data/tiny/finetuned/best-*/checkpoints/*.safetensors",
+        "data/tiny/finetuned/matched-mri-depth1-seed0/weights.safetensors",
+        "data/tiny/matching.csv",
+    ),
+    (
+        "data/tiny/lesions.npz",
+        "data/tiny/slices/slices.npy",
+        "data/tiny/pretrained/mri.safetensors",
+        "data/tiny/dataset/train/images.npy",
+        "data/tiny/dataset/test/lesions.csv",
+    ),
 )
 
 Rows = Iterator[dict[str, Any]]
@@ -198,23 +201,24 @@ class Soak:
         """Flip a bit of a finished result, or cut it, with its time kept; the batch finds it and makes it again."""
         self.run_reference()
         root = self.copy("changes")
-        everything = recorded(root)
-        groups = [[pattern] for pattern in DOWNSTREAM] + [list(UPSTREAM)]
+        before = recorded(root)
         rows = {how: _fault(f"{words} in a finished result, its time kept") for how, words in _HOW.items()}
-        ways = itertools.cycle(rows)
-        for group in groups:
-            for how in [next(ways)] if len(group) == 1 else rows:
-                files = [self.rng.choice(sorted(root.glob(pattern))) for pattern in group]
-                for file in files:
-                    alter(file, how)
-                result = finish(root)
-                now = recorded(root)
-                rows[how]["times"] += len(files)
-                named = [file for file in files if f"{file.relative_to(root)} is not what" in result.stderr]
-                rows[how]["survived"] += len(named) if result.returncode == 0 else 0
-                rows[how]["lost"] += sum(now.get(name, "missing") == "missing" for name in everything)
-                rows[how]["wrong"] += sum(digest != now.get(name, digest) for name, digest in everything.items())
-            yield from (row for row in rows.values() if row["times"])
+        for turn, patterns in itertools.product(range(2), ALTERED):
+            files = [self.rng.choice(sorted(root.glob(pattern))) for pattern in patterns]
+            ways = ["flip" if (number + turn) % 2 else "cut" for number in range(len(files))]
+            for file, how in zip(files, ways, strict=True):
+                alter(file, how)
+            result, now = finish(root), recorded(root)
+            for file, how in zip(files, ways, strict=True):
+                name = file.relative_to(root).as_posix()
+                named = result.returncode == 0 and f"{name} is not what its notebook made" in result.stderr
+                rows[how]["times"] += 1
+                rows[how]["survived"] += named and now[name] == before[name]
+            # of both ways together
+            lost = [name for name in before if now.get(name, "missing") == "missing"]
+            rows["flip"]["lost"] += len(lost)
+            rows["flip"]["wrong"] += sum(now[name] != before[name] for name in before if name not in lost)
+            yield from rows.values()
 
     def inputs(self) -> Rows:
         """Change a volume under finished slices: they are made again, as they are from nothing."""
@@ -294,6 +298,8 @@ def _refused(root: Path, row: dict[str, Any]) -> None:
 
 
 PARTS = ("kills", "disk", "batches", "changes", "inputs", "determinism", "fuzzing")
+#: writes the page alone, when `make fuzz` or `make mutation` counted anew
+WRITE = "page"
 
 
 def keep(part: str, row: dict[str, Any] | None, minutes: float) -> None:
@@ -312,19 +318,26 @@ def main() -> int:
     """Run the parts and return 0 if nothing was lost, wrong or different."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument(
-        "parts", nargs="*", choices=[*PARTS, []], metavar="PART", help=f"of {', '.join(PARTS)}; all if none is given"
+        "parts",
+        nargs="*",
+        choices=[*PARTS, WRITE, []],
+        metavar="PART",
+        help=f"of {', '.join(PARTS)} (all if none is given); or {WRITE}",
     )
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir(), "pretrain-xai-soak"))
     parser.add_argument("--seed", type=int, default=0, help="of the moments of the kills")
     options = parser.parse_args()
     soak, good = Soak(options.work, options.seed), True
+    if options.parts == [WRITE]:
+        write_text(PAGE, page(json.loads(JSON.read_text(encoding="utf-8"))))
+        return 0
     for part in options.parts or PARTS:
         started = time.monotonic()
         try:
             for row in getattr(soak, part)():
                 keep(part, dict(row), (time.monotonic() - started) / 60)
                 print(f"{part}: {row}", flush=True)
-                good &= _holds(row)
+                good &= holds(row)
         except pytest.skip.Exception as reason:
             print(f"{part}: not done: {reason}", flush=True)
         else:
@@ -333,7 +346,8 @@ def main() -> int:
     return 0 if good else 1
 
 
-def _holds(row: dict[str, Any]) -> bool:
+def holds(row: dict[str, Any]) -> bool:
+    """Return whether a row counts nothing that must not be."""
     if "condition" in row:
         return row["difference"] <= row["tolerance"] and (row["tolerance"] > 0 or row["equal"] == row["results"])
     return not row["lost"] and not row["wrong"] and row["survived"] == row["times"]
