@@ -112,21 +112,18 @@ def conditions(locales: Path) -> dict[str, Condition]:
     """
     # Turkish has other capitals of i, German a comma in numbers
     turkish, german = foreign_locale(locales, "tr_TR"), foreign_locale(locales, "de_DE")
+    nothing_kept = {"finetuning.cache": {"memory_gib": 0.0, "disk_gib": 0.0}}
     return {
-        "1 job": Condition(("--cores", "1")),
-        "4 jobs": Condition(("--cores", "4")),
-        "folders listed in random order": Condition(shuffled=True),
-        f"locale {turkish['LC_ALL']}, time zone America/St_Johns": Condition(
-            environment=turkish | {"TZ": "America/St_Johns"}
+        "1 job, random hash seeds": Condition(("--cores", "1"), {"PYTHONHASHSEED": "random"}),
+        "4 jobs, folders listed in random order, nothing kept of the frozen layers": Condition(
+            ("--cores", "4"), settings=nothing_kept, shuffled=True
         ),
-        "random hash seeds": Condition(environment={"PYTHONHASHSEED": "random"}),
-        "the code in another folder": Condition(elsewhere=True),
-        f"4 jobs, random order, locale {german['LC_ALL']}, Asia/Kathmandu, hash seed 7, another folder": all_at_once(
-            german
-        ),
-        "nothing kept of the frozen layers": Condition(
-            settings={"finetuning.cache": {"memory_gib": 0.0, "disk_gib": 0.0}}
+        f"locale {turkish['LC_ALL']}, time zone America/St_Johns, the code in another folder": Condition(
+            environment={**turkish, "TZ": "America/St_Johns"}, elsewhere=True
         ),
         "passes of 4 images": Condition(settings={"attribution.micro_batch": 4}, tolerance=SCORE_TOLERANCE),
         "2 threads a job": Condition(settings={"threads": 2}, tolerance=SCORE_TOLERANCE),
+        f"4 jobs, random order, hash seed 7, locale {german['LC_ALL']}, Asia/Kathmandu, another folder": all_at_once(
+            german
+        ),
     }
