@@ -56,9 +56,12 @@ def digests(root: Path) -> dict[str, str]:
 
 
 def recorded(root: Path) -> dict[str, str]:
-    """Return the digests of all that the notebooks of the tiny study recorded as theirs: tables, weights, arrays, figures."""
+    """Return the digests of all that was recorded of the tiny study: tables, weights, arrays, figures; not its report's.
+
+    The report says how long the notebooks took.
+    """
     sums = (root / "papermill_runs" / "tiny").glob("*/*.sha256")
-    names = sorted({name for file in sums for name in read_sums(file)})
+    names = sorted({name for file in sums for name in read_sums(file) if not name.endswith(".html")})
     return {name: sha256(root / name) if (root / name).is_file() else "missing" for name in names}
 
 

@@ -211,7 +211,7 @@ class Soak:
             result, now = finish(root), recorded(root)
             for file, how in zip(files, ways, strict=True):
                 name = file.relative_to(root).as_posix()
-                named = result.returncode == 0 and f"{name} is not what its notebook made" in result.stderr
+                named = result.returncode == 0 and f"{name} was changed after it was made" in result.stderr
                 rows[how]["times"] += 1
                 rows[how]["survived"] += named and now[name] == before[name]
             # of both ways together

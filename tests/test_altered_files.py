@@ -94,7 +94,7 @@ def test_a_dry_run_names_a_changed_result_and_touches_nothing(tiny_root):
         alter(file, "flip")
         altered = file.read_bytes()
         result = batch(tiny_root, "--dry-run", "--quiet", "host")
-        assert f"data/tiny/scores/{RUN}.parquet is not what its notebook made: it is made again" in result.stderr
+        assert f"data/tiny/scores/{RUN}.parquet was changed after it was made: it is made again" in result.stderr
         assert {"explanation_metrics", "boxplots", "report"} <= set(jobs := planned(tiny_root))
         assert jobs["explanation_metrics"] == 1 and "finetune" not in jobs
         assert file.read_bytes() == altered
@@ -114,15 +114,16 @@ def test_changed_results_are_made_again(tiny_root, tmp_path):
         next(name for name in sorted(before) if "/checkpoints/" in name),
         f"data/tiny/scores/{RUN}.parquet",
         "figures/tiny/boxplots_tpr.pdf",
+        "figures/tiny/report.html",
     ]
     for number, name in enumerate(names):
         alter(root / name, "cut" if number % 2 else "flip")
     result = finish(root)
     assert result.returncode == 0, result.stderr[-2000:]
     named = [
-        line.split(" is not what its notebook made")[0]
+        line.split(" was changed after it was made")[0]
         for line in result.stderr.splitlines()
-        if " is not what " in line
+        if " was changed after " in line
     ]
     assert sorted(named) == sorted(names)
     assert recorded(root) == before

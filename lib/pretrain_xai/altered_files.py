@@ -1,7 +1,8 @@
 """Results that are no longer what the batch made: found by their digests, set aside, and made again.
 
-Beside each executed notebook lie the digests of what it made. Before Snakemake starts, all these files are read: what a disk
-lost, what was cut and what was edited differs from its digest, also where time and size are as they were.
+Beside each executed notebook, and for the report, lie the digests of what was made. Before Snakemake starts, all these
+files are read: what a disk lost, what was cut and what was edited differs from its digest, also where time and size are as
+they were.
 """
 
 import os

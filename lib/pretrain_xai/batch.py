@@ -133,7 +133,7 @@ def _make_again(altered: Sequence[Altered], made_here: set[str], *, dry: bool) -
             result.set_aside()
             kept = f" (the changed file is kept as {result.aside.name})"
         found = (
-            "is not what its notebook made" if result.is_there or kept else "was changed, and is not there again yet"
+            "was changed after it was made" if result.is_there or kept else "was changed, and is not there again yet"
         )
         follows = (
             "it is made again, with what depends on it" if makers else "this batch does not make it, and leaves it"

@@ -18,7 +18,7 @@ from pretrain_xai.equality_findings import equality_findings
 from pretrain_xai.findings import Finding, findings
 from pretrain_xai.manuscript_tables import MANUSCRIPT_TABLES
 from pretrain_xai.names import label
-from pretrain_xai.provenance import git_describe, package_versions, write_text
+from pretrain_xai.provenance import git_describe, package_versions, write_sums, write_text
 from pretrain_xai.statistics import SENSITIVITY, TABLES
 from pretrain_xai.study import UNTRAINED, Study, StudyError, load_study
 from pretrain_xai.tables import TableError, read_classification, read_scores, read_table
@@ -305,7 +305,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("study")
     options = parser.parse_args(arguments)
     try:
-        print(f"wrote {write_report(options.study)}")
+        report = write_report(options.study)
+        write_sums(paths.executed(options.study) / "report" / "run.sha256", [report])
+        print(f"wrote {report}")
     except (StudyError, TableError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
