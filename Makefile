@@ -6,7 +6,7 @@ PUBLISHED ?= data/published
 RUN := .venv/bin/python
 READY := .venv/.installed
 
-.PHONY: help demo study dry-run vgg16 plan verify switches protocols statistics published lab notebooks screenshots test test-system mutation fuzz bench bench-statistics lint
+.PHONY: help demo study dry-run vgg16 plan verify switches protocols statistics published lab notebooks screenshots test test-system mutation fuzz soak bench bench-statistics lint
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' Makefile | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -70,6 +70,9 @@ mutation: $(READY)  ## change scores and image lists in one place at a time, and
 
 fuzz: $(READY)  ## read 2,000 damaged or hostile versions of every kind of file, and say what came of them
 	$(RUN) tests/fuzz.py
+
+soak: $(READY)  ## the same for hours: kills, full disks, altered results, determinism, fuzzing; PART=kills for one; docs/reliability.md
+	$(RUN) tests/soak.py $(PART)
 
 bench: $(READY)  ## measure exactness, speed and memory side by side with the plain way (needs the demo's networks)
 	for part in $(sort $(wildcard benchmarks/bench_*.py)); do $(RUN) $$part || exit 1; done

@@ -31,9 +31,11 @@ def log_of(notebook, run="run"):
     return f"{near(paths.executed(owner(notebook)))}/{notebook}/{run}.ipynb"
 
 
-def command(notebook, parameters=""):
+def command(notebook, parameters="", also=()):
+    """What runs a notebook; `also` has patterns of what it may make besides, by the folder of its first output."""
     program = f"{sys.executable} -m pretrain_xai.run_notebook {paths.NOTEBOOKS}/{notebook}.ipynb"
-    return f"{program} {{log}} -p study {owner(notebook)} {parameters} --made {{output:q}}"
+    further = "".join(f" {pattern!r}" for pattern in also)
+    return f"{program} {{log}} -p study {owner(notebook)} {parameters} --made {{output:q}}" + (further and f" --also{further}")
 
 
 def figure(notebook, name):
@@ -231,7 +233,7 @@ rule finetune:
     resources:
         **asks("05_finetune"),
     shell:
-        command("05_finetune", OF_RUN)
+        command("05_finetune", OF_RUN, ["checkpoints/*.safetensors"])
 
 
 if CHECKPOINT_RUNS:
@@ -318,7 +320,7 @@ rule heatmaps:
     params:
         fingerprint(study, "09_heatmaps"),
     shell:
-        command("09_heatmaps", f"-p selection {SELECTION}")
+        command("09_heatmaps", f"-p selection {SELECTION}", [f"heatmaps_wrong_*.{kind}" for kind in ("png", "pdf", "csv")])
 
 
 rule boxplots:

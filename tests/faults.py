@@ -1,7 +1,6 @@
 """Faults that are done to a running batch for real: kills, a full disk, a folder that can't be written."""
 
 import contextlib
-import hashlib
 import os
 import shutil
 import signal
@@ -14,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 from pretrain_xai import paths
+from pretrain_xai.files.provenance import read_sums, sha256
 
 #: how the processes of a batch are known by their command lines, from the outermost
 PROCESSES = {
@@ -32,17 +32,17 @@ def make_root(folder: Path) -> Path:
     return folder
 
 
-def start(root: Path, *options: str, **environment: str) -> subprocess.Popen:
-    """Start the tiny study in a session of its own; what it prints goes to `root/batch.log`."""
-    command = [sys.executable, "-m", "pretrain_xai.batch", "tiny", *options]
+def start(root: Path, *options: str, study: str = "tiny", **environment: str) -> subprocess.Popen:
+    """Start a study in a session of its own; what it prints goes to `root/batch.log`."""
+    command = [sys.executable, "-m", "pretrain_xai.batch", study, *options]
     log = (root / "batch.log").open("ab")
     variables = os.environ | {"PRETRAIN_XAI_ROOT": str(root)} | environment
     return subprocess.Popen(command, env=variables, start_new_session=True, stdout=log, stderr=log)
 
 
-def finish(root: Path, *options: str, **environment: str) -> subprocess.CompletedProcess:
-    """Run the tiny study to its end."""
-    command = [sys.executable, "-m", "pretrain_xai.batch", "tiny", *options]
+def finish(root: Path, *options: str, study: str = "tiny", **environment: str) -> subprocess.CompletedProcess:
+    """Run a study to its end."""
+    command = [sys.executable, "-m", "pretrain_xai.batch", study, *options]
     variables = os.environ | {"PRETRAIN_XAI_ROOT": str(root)} | environment
     return subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
 
@@ -52,12 +52,27 @@ def digests(root: Path) -> dict[str, str]:
     folder = root / "data" / "tiny"
     apart = {paths.switch_scores("tiny").name, paths.switch_predictions("tiny").name, "protocols.csv", "protocols"}
     files = sorted(file for file in folder.rglob("[!.]*") if file.suffix in RESULTS and not apart & set(file.parts))
-    return {str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+    return {str(file.relative_to(folder)): sha256(file) for file in files}
+
+
+def recorded(root: Path) -> dict[str, str]:
+    """Return the digests of all that was recorded of the tiny study: tables, weights, arrays, figures; not its report's.
+
+    The report says how long the notebooks took.
+    """
+    sums = (root / "papermill_runs" / "tiny").glob("*/*.sha256")
+    names = sorted({name for file in sums for name in read_sums(file) if not name.endswith(".html")})
+    return {name: sha256(root / name) if (root / name).is_file() else "missing" for name in names}
 
 
 def partial_files(root: Path, whole: dict[str, str]) -> list[str]:
     """Return the results under their final names that are not those of `whole`, an uninterrupted run."""
     return sorted(name for name, digest in digests(root).items() if whole.get(name) != digest)
+
+
+def verdict(root: Path, whole: dict[str, str]) -> tuple[int, int]:
+    """Return how many results of an uninterrupted run `root` lacks, and how many it has that are not those of such a run."""
+    return len(whole.keys() - digests(root).keys()), len(partial_files(root, whole))
 
 
 def kill(process: subprocess.Popen, which: str, how: signal.Signals) -> bool:
@@ -85,6 +100,17 @@ def family(process: subprocess.Popen) -> list[psutil.Process]:
 def wait_for_all(members: list[psutil.Process], seconds: float = 60) -> None:
     """Wait until processes have ended that outlive the one that was killed, as kernels and drivers do."""
     psutil.wait_procs(members, timeout=seconds)
+
+
+def alter(file: Path, how: str) -> None:
+    """Flip a bit in the middle of a file ("flip") or cut its second half ("cut"); its time stays as it was."""
+    content, times = bytearray(file.read_bytes()), file.stat()
+    if how == "flip":
+        content[len(content) // 2] ^= 1
+    else:
+        del content[len(content) // 2 :]
+    file.write_bytes(content)
+    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
 
 
 @contextlib.contextmanager

@@ -1,6 +1,5 @@
 """The batch: does what is missing, only that, and the same again after a kill."""
 
-import hashlib
 import os
 import re
 import shutil
@@ -144,13 +143,3 @@ def test_two_batches_on_one_study_do_not_mix(root):
     assert "another batch is running the study 'tiny'" in result.stderr
     with only_batch("tiny"), pytest.raises(BatchError), only_batch("tiny"):
         pass
-
-
-def digests(root: Path) -> dict[str, str]:
-    """Return the digests of all tables, weights and arrays of the tiny study, without those of its switches."""
-    folder = root / "data" / "tiny"
-    kinds = {".csv", ".parquet", ".npy", ".npz", ".safetensors"}
-    # `make switches`, which is not part of the study
-    apart = {paths.switch_scores("tiny").name, paths.switch_predictions("tiny").name, "protocols.csv"}
-    files = sorted(file for file in folder.rglob("[!.]*") if file.suffix in kinds and not apart & set(file.parts))
-    return {str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}

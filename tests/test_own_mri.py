@@ -178,10 +178,12 @@ def test_tiny_runs_on_a_cohort_of_nifti_files(root):
     assert pd.read_csv(data / "dataset" / "audit.csv")["passed"].all()
     assert (root / "figures" / "own" / "report.html").is_file()
     assert "Nothing to be done" in (again := batch(root, study="own")).stdout + again.stderr
+    before = np.array(slices)
     file = next((root / "bids").glob("sub-05/**/*.nii"))
-    nibabel.save(
-        nibabel.load(file).__class__(np.asarray(nibabel.load(file).dataobj) + 0, nibabel.load(file).affine), file
-    )
+    nibabel.save(brain_volume(99, male=False), file)
     assert {"make_slices", "build_dataset", "pretrain", "finetune"} <= set(planned(root, "own"))
+    assert batch(root, "data/own/slices/slices.npy", study="own").returncode == 0
+    other = (read_slices(data / "slices")[0] != before).any(axis=(1, 2))
+    assert set(table["subject"][other]) == {"sub-05"}
     shutil.rmtree(root / "bids")
     assert batch(root, study="own").returncode == 2

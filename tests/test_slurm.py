@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from faults import digests
 from pretrain_xai import paths
 from pretrain_xai.batch import main
 from pretrain_xai.running.cluster import (
@@ -24,7 +25,7 @@ from pretrain_xai.running.cluster import (
     wait_for_earlier_jobs,
 )
 from slurm_node import missing, one_node
-from test_batch import batch, digests
+from test_batch import batch
 
 #: the tiny study as few jobs, one after another, and quick looks at the queue
 QUICKLY = """

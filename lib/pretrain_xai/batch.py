@@ -1,7 +1,7 @@
 """Run a whole study: `python -m pretrain_xai.batch STUDY [snakemake options]`.
 
-Checks everything that can be checked before the first notebook starts, lets Snakemake run what is missing or out of date,
-and says how long each stage took.
+Checks everything that can be checked before the first notebook starts, finds results that were changed after they were
+made, lets Snakemake run what is missing, out of date or changed, and says how long each stage took.
 """
 
 import argparse
@@ -17,6 +17,7 @@ from pathlib import Path
 
 from pretrain_xai import paths
 from pretrain_xai.errors import UserError
+from pretrain_xai.running.altered_files import Altered, find_altered
 from pretrain_xai.running.cluster import job_prefix, profile_folder, uses_slurm, wait_for_earlier_jobs
 from pretrain_xai.running.variants import finished_variants, retrained_variants, variant_name, variant_states
 from pretrain_xai.slices.files import check_source
@@ -109,14 +110,42 @@ def run_batch(study: str, options: Sequence[str], profile: str = "local") -> int
     folder = profile_folder(profile)
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(paths.REPOSITORY / "Snakefile")]
     command += ["--profile", str(folder), "--directory", str(paths.root()), "--nolock", *options]
-    command += ["--config", f"study={study}"]
-    environment = os.environ | {"PYTHONHASHSEED": "0"}
+    config = ["--config", f"study={study}"]
+    environment = {"PYTHONHASHSEED": "0"} | os.environ  # any other gives the same: `make soak`
     with only_batch(study) as lock:
         if uses_slurm(folder) and not _is_dry(options):
             command += ["--slurm-jobname-prefix", job_prefix(study)]
             wait_for_earlier_jobs(study)
+        if altered := find_altered(study):
+            command += _make_again(altered, _files_made_by([*command, "--summary", *config]), dry=_is_dry(options))
         # the driver inherits the lock, so that it stays locked if only this process is killed
-        return subprocess.run(command, env=environment, pass_fds=[lock], check=False).returncode
+        return subprocess.run([*command, *config], env=environment, pass_fds=[lock], check=False).returncode
+
+
+def _make_again(altered: Sequence[Altered], made_here: set[str], *, dry: bool) -> list[str]:
+    """Set altered results aside, name them, and return the options with which Snakemake makes them again."""
+    forced: dict[str, None] = {}
+    for result in altered:
+        makers = made_here.intersection(result.made_with)
+        forced |= dict.fromkeys(sorted(makers))
+        kept = ""
+        if makers and result.is_there and not dry:
+            result.set_aside()
+            kept = f" (the changed file is kept as {result.aside.name})"
+        found = (
+            "was changed after it was made" if result.is_there or kept else "was changed, and is not there again yet"
+        )
+        follows = (
+            "it is made again, with what depends on it" if makers else "this batch does not make it, and leaves it"
+        )
+        print(f"{result.file} {found}: {follows}{kept}", file=sys.stderr, flush=True)
+    return ["--forcerun", *forced] if forced else []
+
+
+def _files_made_by(command: Sequence[str]) -> set[str]:
+    """Return the files in Snakemake's summary of a batch; none if it can't be made, for which the batch will say why."""
+    printed = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    return {line.split("\t")[0] for line in printed.splitlines() if "\t" in line}
 
 
 def run_protocols(study: str, options: Sequence[str], *, retrain: bool, profile: str = "local") -> int:

@@ -16,7 +16,7 @@ from pretrain_xai import paths
 from pretrain_xai.batch import stage_times
 from pretrain_xai.drawing.manuscript_tables import MANUSCRIPT_TABLES
 from pretrain_xai.errors import UserError
-from pretrain_xai.files.provenance import git_describe, package_versions, write_text
+from pretrain_xai.files.provenance import git_describe, package_versions, write_sums, write_text
 from pretrain_xai.names import label, use_target
 from pretrain_xai.statistics.equal_accuracy import TABLES as EQUALITY_TABLES
 from pretrain_xai.statistics.equality_findings import equality_findings
@@ -348,7 +348,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("study")
     options = parser.parse_args(arguments)
     try:
-        print(f"wrote {write_report(options.study)}")
+        report = write_report(options.study)
+        write_sums(paths.executed(options.study) / "report" / "run.sha256", [report])
+        print(f"wrote {report}")
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

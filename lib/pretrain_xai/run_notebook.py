@@ -167,6 +167,10 @@ def _checked_names(value: Any) -> Any:
     return value
 
 
+def _further(made: Sequence[Path], patterns: Sequence[str]) -> list[Path]:
+    return sorted({file for pattern in patterns for file in made[0].parent.glob(pattern)} - set(made))
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return 0, or 1 after one line that says what failed."""
     parser = argparse.ArgumentParser(
@@ -177,14 +181,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--made", nargs="+", type=Path, default=[], metavar="FILE", help="what it makes: digests go beside the output"
     )
+    parser.add_argument(
+        "--also",
+        nargs="+",
+        default=[],
+        metavar="PATTERN",
+        help="what else it may make, from the folder of the first FILE",
+    )
     parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="a parameter")
     options = parser.parse_args(arguments)
     started = time.monotonic()
     os.environ["MPLBACKEND"] = INLINE  # kernels inherit it; another one, such as agg on a cluster, can't show a figure
+    sums = options.output.with_suffix(".sha256")
     try:
         parameters = check_parameters(options.notebook, dict(options.p))
+        sums.unlink(missing_ok=True)  # those of an earlier run don't fit to what is made from here on
         run_notebook(options.notebook, options.output, parameters)
-        write_sums(options.output.with_suffix(".sha256"), options.made)
+        write_sums(sums, [*options.made, *_further(options.made, options.also)])
     except ParameterError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

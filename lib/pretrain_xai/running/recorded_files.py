@@ -35,10 +35,10 @@ def read_records(study: str) -> Records:
     """
     records = Records()
     for name in dict.fromkeys(paths.owner(study, artefact) for artefact in paths.ARTEFACTS):
-        for file in _files(paths.executed(name), ".sha256"):
+        for file in files_in(paths.executed(name), ".sha256"):
             _add(records, file, _read_sums)
         for folder in (paths.data(name), paths.figures(name)):
-            for file in _files(folder, ".json"):
+            for file in files_in(folder, ".json"):
                 if file != paths.finished(name):
                     _add(records, file, _read_provenance)
     return records
@@ -75,7 +75,7 @@ def expected_files(name: str, study: Study) -> list[Path]:
 def present_files(study: str) -> list[Path]:
     """Return the results that lie in the study's own folders, without records, and without those of its variants."""
     folders = (paths.data(study), paths.figures(study))
-    return [file for folder in folders for file in _files(folder) if file.suffix not in _UNRECORDED]
+    return [file for folder in folders for file in files_in(folder) if file.suffix not in _UNRECORDED]
 
 
 def differs(file: Path, digest: str, known: dict[Path, str]) -> bool:
@@ -85,7 +85,8 @@ def differs(file: Path, digest: str, known: dict[Path, str]) -> bool:
     return known[file] != digest
 
 
-def _files(folder: Path, suffix: str = "") -> Iterator[Path]:
+def files_in(folder: Path, suffix: str = "") -> Iterator[Path]:
+    """Yield the files in a folder whose names end so, sorted; none that is hidden or of another command."""
     for file in sorted(folder.rglob(f"[!.]*{suffix}")):
         parts = file.relative_to(folder).parts
         if file.is_file() and parts[0] not in _APART and not any(part.startswith(".") for part in parts):

@@ -1,0 +1,130 @@
+"""Results that were changed after they were made are found by their digests, and the batch makes them again."""
+
+import contextlib
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from faults import alter, finish, recorded
+from pretrain_xai import paths
+from pretrain_xai.files.provenance import read_sums, write_sums
+from pretrain_xai.run_notebook import main
+from pretrain_xai.running.altered_files import aside, find_altered
+from test_batch import batch, planned
+from test_run_notebook import PARAMETERS, write_notebook
+
+RUN = "best-mri-depth5-seed0"
+
+
+@pytest.fixture
+def results(root) -> Path:
+    """Return a folder with three results, as two notebooks of the tiny study recorded them."""
+    for name in ("a.csv", "b.csv", "c.csv"):
+        paths.data("tiny").mkdir(parents=True, exist_ok=True)
+        (paths.data("tiny") / name).write_text(f"{name}\n1,2,3\n")
+    folder = paths.data("tiny")
+    write_sums(paths.executed("tiny") / "one" / "run.sha256", [folder / "a.csv", folder / "b.csv"])
+    write_sums(paths.executed("tiny") / "two" / "run.sha256", [folder / "c.csv"])
+    return folder
+
+
+def found(study: str = "tiny") -> dict[str, tuple[str, ...]]:
+    """Return the altered files by name, with the names of the files that their jobs are known by."""
+    return {
+        Path(altered.file).name: tuple(Path(file).name for file in altered.made_with) for altered in find_altered(study)
+    }
+
+
+def test_what_is_as_it_was_recorded_is_left_alone(results):
+    assert found() == {}
+    os.utime(results / "a.csv")
+    (results / "c.csv").unlink()  # room on the disk: it is made when something needs it
+    assert found() == {}
+
+
+@pytest.mark.parametrize("how", ["flip", "cut"])
+def test_a_change_is_found_whatever_the_time_says(results, how):
+    alter(results / "b.csv", how)
+    assert found() == {"b.csv": ("b.csv", "a.csv")}
+    assert found("tiny+head_kept") == found(), "a variant is made from files of its study"
+
+
+def test_a_result_that_was_set_aside_counts_until_it_is_made_again(results):
+    content = (results / "c.csv").read_text()
+    alter(results / "c.csv", "flip")
+    (altered,) = find_altered("tiny")
+    altered.set_aside()
+    assert not (results / "c.csv").exists() and aside(results / "c.csv").is_file()
+    assert found() == {"c.csv": ("c.csv",)}
+    (results / "c.csv").write_text(content)
+    assert found() == {}
+
+
+def test_one_of_several_records_is_enough(results):
+    """An earlier version of the study may have made a file by another notebook."""
+    alter(results / "c.csv", "flip")
+    write_sums(paths.executed("tiny") / "three" / "run.sha256", [results / "a.csv", results / "c.csv"])
+    assert found() == {}
+
+
+def test_a_record_that_is_none_stops_nothing(results):
+    (paths.executed("tiny") / "one" / "run.sha256").write_bytes(b"\xff\x00")
+    alter(results / "c.csv", "cut")
+    assert found() == {"c.csv": ("c.csv",)}
+
+
+def test_what_a_notebook_makes_besides_is_recorded_and_an_old_record_goes(root):
+    make = "from pathlib import Path\nfor name in ('a.csv', 'steps/1.csv', 'steps/2.csv'):\n"
+    make += "    Path(name).parent.mkdir(exist_ok=True)\n    Path(name).write_text(name)\n1 / seed"
+    notebook = write_notebook(root / "make.ipynb", PARAMETERS, make)
+    made = ["--made", str(root / "a.csv"), "--also", "steps/*.csv"]
+    arguments = [str(notebook), str(root / "out.ipynb"), *made, "-p", "seed"]
+    with contextlib.chdir(root):
+        assert main([*arguments, "1"]) == 0
+        assert list(read_sums(root / "out.sha256")) == ["a.csv", "steps/1.csv", "steps/2.csv"]
+        assert main([*arguments, "0"]) == 1
+    assert not (root / "out.sha256").exists()
+
+
+def test_a_dry_run_names_a_changed_result_and_touches_nothing(tiny_root):
+    file = tiny_root / f"data/tiny/scores/{RUN}.parquet"
+    content, times = file.read_bytes(), file.stat()
+    try:
+        alter(file, "flip")
+        altered = file.read_bytes()
+        result = batch(tiny_root, "--dry-run", "--quiet", "host")
+        assert f"data/tiny/scores/{RUN}.parquet was changed after it was made: it is made again" in result.stderr
+        assert {"explanation_metrics", "boxplots", "report"} <= set(jobs := planned(tiny_root))
+        assert jobs["explanation_metrics"] == 1 and "finetune" not in jobs
+        assert file.read_bytes() == altered
+    finally:
+        file.write_bytes(content)
+        os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+@pytest.mark.system
+def test_changed_results_are_made_again(tiny_root, tmp_path):
+    """A bit flipped in one of each kind, or half cut off, all with their time kept, come back as they were."""
+    root = Path(shutil.copytree(tiny_root, tmp_path / "root"))
+    before = recorded(root)
+    names = [
+        "data/tiny/dataset/test/images.npy",
+        f"data/tiny/finetuned/{RUN}/weights.safetensors",
+        next(name for name in sorted(before) if "/checkpoints/" in name),
+        f"data/tiny/scores/{RUN}.parquet",
+        "figures/tiny/boxplots_tpr.pdf",
+        "figures/tiny/report.html",
+    ]
+    for number, name in enumerate(names):
+        alter(root / name, "cut" if number % 2 else "flip")
+    result = finish(root)
+    assert result.returncode == 0, result.stderr[-2000:]
+    named = [
+        line.split(" was changed after it was made")[0]
+        for line in result.stderr.splitlines()
+        if " was changed after " in line
+    ]
+    assert sorted(named) == sorted(names)
+    assert recorded(root) == before
+    assert "Nothing to be done" in (again := finish(root)).stdout + again.stderr
