@@ -37,6 +37,7 @@ import matplotlib.pyplot as plt
 
 from pretrain_xai import figures, paths
 from pretrain_xai.dataset import read_split
+from pretrain_xai.hardware import place
 from pretrain_xai.models import N_CLASSES, build_network, load_finetuned
 from pretrain_xai.names import label
 from pretrain_xai.sanity import RANDOM_MAP, compare_with_random, mean_similarity, retained
@@ -58,7 +59,7 @@ figures.use_style()
 
 # %%
 network = load_finetuned(study, config, run)
-random_network = build_network(config.network, N_CLASSES, seed=random_seed)
+random_network = place(build_network(config.network, N_CLASSES, seed=random_seed), config)
 test = read_split(paths.dataset(study) / "test", protocol.mask_threshold)
 intersections = read_table(paths.intersections(study))
 count = min(n_images, settings.max_images or n_images)

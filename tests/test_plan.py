@@ -1,6 +1,8 @@
 """The plan: its jobs are those of the batch, its sums are those of a literal count, and it names what is missing."""
 
 import json
+import math
+import re
 import shutil
 import subprocess
 
@@ -98,6 +100,19 @@ def test_costs_are_those_of_a_literal_count(root, jobs):
     assert costs["build_dataset"].seconds == pytest.approx(1.0 + 0.01 * (1600 + 400 + 480))
     assert costs["sanity_checks"].seconds == pytest.approx(2.0 + 0.5 * 16 * 12)
     assert costs["report"].seconds == 1.0
+
+
+def test_what_runs_on_a_card_is_unknown_and_not_invented(root, jobs):
+    study = load_study("demo")
+    on_card = Plan(study, jobs["demo"], image_counts("demo", study), MEASURED, on_card=True)
+    costs = on_card.costs()
+    unknown = {rule for rule, cost in costs.items() if math.isnan(cost.seconds)}
+    assert unknown == {"pretrain", "finetune", "match_accuracy", "explanation_metrics", "sanity_checks"}
+    printed = "\n".join(plan._report("demo", on_card, []))
+    assert re.search(r"^finetune +10 +unknown +unknown", printed, re.MULTILINE)
+    known = sum(cost.seconds for rule, cost in costs.items() if rule not in unknown) / 3600
+    assert re.search(rf"^all that is known +{len(jobs['demo'])} +{known:.2f}$", printed, re.MULTILINE)
+    assert "unknown: what runs on a graphics card" in printed
 
 
 def test_the_disk_of_the_paper_is_that_of_its_weights_and_images(root, jobs):

@@ -159,7 +159,8 @@ def signed_attributions(
 ) -> dict[str, tuple[np.ndarray, np.ndarray | None]]:
     """Return signed maps (n, 3, height, width) and completeness deltas (n,), by the names of the study's methods."""
     computed = {name: _PUBLISHED_METHODS.get(name, name) if protocol.captum_deep_lift else name for name in methods}
-    inputs, targets = as_batch(images), torch.from_numpy(labels)
+    inputs = as_batch(images, network)
+    targets = torch.from_numpy(labels).to(inputs.device)
     drawn = {
         "image_ids": torch.from_numpy(np.array(image_indices, dtype=np.int64)),
         "seed": secrets.randbits(31) if protocol.gradient_shap_unseeded else settings.seed,
@@ -170,11 +171,11 @@ def signed_attributions(
     with evaluation_mode(network, dropout_active=protocol.dropout_active):
         maps = attribute_all(network, inputs, targets, list(computed.values()), options=options, **drawn)
         deltas = {
-            name: completeness_delta(network, inputs, targets, maps[actual], **drawn).numpy()
+            name: completeness_delta(network, inputs, targets, maps[actual], **drawn).cpu().numpy()
             for name, actual in computed.items()
             if METHODS[actual].complete
         }
-    return {name: (maps[actual].numpy(), deltas.get(name)) for name, actual in computed.items()}
+    return {name: (maps[actual].cpu().numpy(), deltas.get(name)) for name, actual in computed.items()}
 
 
 def _localization(

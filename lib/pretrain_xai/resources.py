@@ -113,7 +113,7 @@ def needs(study: Study, stage: str, images: Mapping[str, int]) -> Needs:
     memory, multiply_adds = (
         NETWORK_STAGES[stage](study, images) if uses_network else (_table_memory(study, images, stage), 0)
     )
-    gpu = uses_network and str(getattr(study, "device", "cpu")).startswith("cuda")
+    gpu = uses_network and study.device == "cuda"  # auto takes what there is and asks for none
     speed = GPU_SPEED if gpu else CPU_SPEED * study.threads
     return Needs(mem_mb=round((BASE + memory) / MB), runtime=START + round(multiply_adds / speed / 60), gpu=int(gpu))
 
