@@ -11,6 +11,7 @@ import yaml
 from pretrain_xai import micro_benchmark, paths, plan
 from pretrain_xai.micro_benchmark import MeasurementError
 from pretrain_xai.plan import RIGHT_FOR_ALL, WRONG, Job, Plan, _jobs_of, image_counts, main, missing, planned_jobs
+from pretrain_xai.resources import count_images
 from pretrain_xai.study import StudyError, load_study
 
 #: seconds and bytes that are easy to follow
@@ -120,6 +121,15 @@ def test_the_disk_of_the_paper_is_that_of_its_weights_and_images(root, jobs):
     disk = Plan(study, jobs["paper"], image_counts("paper", study), MEASURED).disk()
     assert disk["finetuned"] == 60 and disk["pretrained"] == 2
     assert disk["dataset"] * 2**30 == 2 * 4 * 224 * 224 * (2500 + 2500 + 6039)
+
+
+def test_as_published_the_images_of_validation_are_test_images_too(root):
+    study = load_study("paper")
+    published = study.model_copy(update={"protocol": "published"})
+    assert image_counts("paper", published) == {"train": 2500, "validation": 2500, "test": 8539}
+    assert image_counts("paper", study)["test"] == 6039
+    demo = load_study("demo+selection_on_test")
+    assert image_counts("demo", demo)["test"] == count_images(demo, slices=None)["test"] == (50 + 60) * 8
 
 
 def test_slices_that_can_not_be_counted_are_named(root):

@@ -85,14 +85,15 @@ def _jobs_of(printed: str) -> Iterator[Job]:
 
 
 def image_counts(study_name: str, study: Study) -> dict[str, int]:
-    """Return the slices of each split: those that are made already, or those that the study file tells."""
+    """Return the images of each split: of slices that are made already, or of those that the study file tells."""
     table = paths.slices(study_name) / "slices.csv"
     if table.is_file():
-        return {str(split): int(count) for split, count in read_table(table)["split"].value_counts().items()}
+        return study.images_of(read_table(table)["split"].value_counts().to_dict())
     if study.slices.source == "template":
-        return {split: n * study.slices.slices_per_subject for split, n in study.slices.subjects.items()}
+        n_slices = study.slices.slices_per_subject
+        return study.images_of({split: n_slices * count for split, count in study.slices.subjects.items()})
     if study.expected_slices:
-        return study.expected_slices
+        return study.images_of(study.expected_slices)
     raise StudyError(f"slices of the source {study.slices.source} can't be counted yet: set expected_slices, by split")
 
 
@@ -102,7 +103,7 @@ class Plan:
     Parameters
     ----------
     counts : dict
-        Slices of each split.
+        Images of each split.
     measured : dict
         Of `micro_benchmark.measure`, on the processor.
     on_card : bool
@@ -260,7 +261,7 @@ def _report(study_name: str, plan: Plan, lacking: Sequence[str]) -> Iterator[str
         yield "\nunknown: what runs on a graphics card (`device`), which is not measured here"
     yield f"\n{_duration(hours / side_by_side)} with {side_by_side} jobs side by side, if all epochs are run"
     counts = ", ".join(f"{count:,} {split}" for split, count in plan.counts.items())
-    yield f"slices: {counts}; a model explains about {plan.n_explained:,} images"
+    yield f"images: {counts}; a model explains about {plan.n_explained:,} images"
     disk = plan.disk()
     yield f"disk: {sum(disk.values()):.1f} GiB ({', '.join(f'{name} {size:.1f}' for name, size in disk.items())})"
     yield from _limits(plan, sum(disk.values()), side_by_side)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
@@ -161,6 +161,11 @@ class Study(Settings):
             most = matching.max_images or own.max_images
             limits[MATCHED] = {"max_images": most, "misclassified": matching.misclassified}
         return limits
+
+    def images_of(self, slices: Mapping[str, int]) -> dict[str, int]:
+        """Return the images of each split from its slices: as published the test images are those of validation, too."""
+        further = slices.get("validation", 0) if self.switched.selection_on_test and "test" in slices else 0
+        return {split: count + further * (split == "test") for split, count in slices.items()}
 
     @property
     def reseeds(self) -> list[str]:
