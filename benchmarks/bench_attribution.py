@@ -62,8 +62,9 @@ def demo_model(count: int) -> tuple[nn.Module, Tensor, Tensor, np.ndarray]:
     if not (paths.finetuned("demo", run.name) / "weights.safetensors").is_file():
         sys.exit("the benchmark of attribution needs the demo's networks: run `make demo` first")
     test = read_split(paths.dataset("demo") / "test", study.switched.mask_threshold)
-    network = load_finetuned("demo", study, run)
-    images = as_batch(test.images[:count]).contiguous()  # not channels-last: as a user gives them to Captum
+    # not channels-last: as a user gives network and images to Captum
+    network = load_finetuned("demo", study, run).to(memory_format=torch.contiguous_format)
+    images = as_batch(test.images[:count], network)
     return network, images, torch.from_numpy(np.array(test.labels[:count])), test.masks[np.arange(count)]
 
 

@@ -101,6 +101,7 @@ def literal(lay: Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]], sli
 def speed(folder: Path, lay: Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]], protocol: Protocol) -> None:
     """Compare the literal loop with all that ours does, tables and audit columns included."""
     slices, loop, times = folder / "few", folder / "loop", []
+    way = "as published" if protocol is PUBLISHED else "as corrected"
     for _ in range(REPEATS):
         shutil.rmtree(folder / "ours", ignore_errors=True)
         plain = processor_seconds(lambda: literal(lay, slices, loop))
@@ -108,12 +109,16 @@ def speed(folder: Path, lay: Callable[[np.ndarray, int], tuple[np.ndarray, np.nd
         times.append((plain, ours))
         print(f"  literal loop {1e3 * plain / N_TIMED:6.2f} ms a slice, ours {1e3 * ours / N_TIMED:6.2f} ms")
     plain, ours = (min(column) for column in zip(*times, strict=True))
-    print(verdict("times as fast in one process, fastest of each", plain / ours, SPEED, at_most=False))
+    print(verdict(f"{way}: times as fast in one process, fastest of each", plain / ours, SPEED, at_most=False))
     split = read_split(folder / "ours", mask_threshold=0)
     images, truths = (np.load(loop / f"{name}.npy") for name in ("images", "truths"))
-    print(verdict("largest difference of a pixel", float(np.abs(split.images - images).max()), TOLERANCE, at_most=True))
+    print(
+        verdict(
+            f"{way}: largest difference of a pixel", float(np.abs(split.images - images).max()), TOLERANCE, at_most=True
+        )
+    )
     differing = np.count_nonzero(split.masks[:] != (truths > 0))
-    print(verdict("pixels in which the published masks differ", differing, 0, at_most=True))
+    print(verdict(f"{way}: pixels in which the published masks differ", differing, 0, at_most=True))
 
 
 def full_size(folder: Path) -> None:

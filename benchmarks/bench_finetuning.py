@@ -97,8 +97,15 @@ def compare(depth: int) -> None:
         )
         ratios.append(plain.training.processor / kept.training.processor)
         differences.append(largest_difference(plain.weights, kept.weights))
-    print(verdict("times as fast, median", statistics.median(ratios), TARGETS[depth], at_most=False))
-    print(verdict(f"largest difference of a weight after {EPOCHS} epochs", max(differences), TOLERANCE, at_most=True))
+    print(verdict(f"depth {depth}: times as fast, median", statistics.median(ratios), TARGETS[depth], at_most=False))
+    print(
+        verdict(
+            f"depth {depth}: largest difference of a weight after {EPOCHS} epochs",
+            max(differences),
+            TOLERANCE,
+            at_most=True,
+        )
+    )
     print(f"  (trained by up to {largest_difference(before, kept.weights):.1e})")
 
 

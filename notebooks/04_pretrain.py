@@ -29,6 +29,7 @@ import matplotlib.pyplot as plt
 from pretrain_xai.drawing import figures, previews
 from pretrain_xai import paths
 from pretrain_xai.networks.corpora import CORPORA
+from pretrain_xai.networks.hardware import device_name, place
 from pretrain_xai.networks.models import build_network, save_weights
 from pretrain_xai.files.provenance import record
 from pretrain_xai.study import load_study
@@ -60,7 +61,7 @@ plt.show(figure)
 # training goes on where it was.
 
 # %%
-network = build_network(config.network, n_classes=int(n_classes), seed=settings.seed)
+network = place(build_network(config.network, n_classes=int(n_classes), seed=settings.seed), config)
 network.requires_grad_(True)
 path = paths.pretrained(study, pretraining)
 state = StateFile(path)
@@ -78,7 +79,8 @@ history = train(
 save_weights(path, network)
 write_table(history, path.with_suffix(".history.csv"))
 state.remove()
-record(path, parameters={"study": study, "pretraining": pretraining, **settings.model_dump()})
+facts = {"study": study, "pretraining": pretraining, "device": device_name(network)}
+record(path, parameters=facts | settings.model_dump())
 
 # %% [markdown]
 # ## How well was it learnt?

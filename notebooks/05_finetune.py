@@ -36,6 +36,7 @@ from pretrain_xai import paths
 from pretrain_xai.networks.checkpoints import Checkpoints
 from pretrain_xai.classification import classification_metrics, prediction_table
 from pretrain_xai.dataset import read_split
+from pretrain_xai.networks.hardware import device_name
 from pretrain_xai.networks.models import freeze_below, load_pretrained, save_weights
 from pretrain_xai.files.provenance import record
 from pretrain_xai.study import Run, load_study
@@ -127,6 +128,7 @@ record(
         "run": run,
         "protocol": config.protocol_name,
         "learning_rate": config.learning_rate(run),
+        "device": device_name(network),
     },
     inputs=[paths.pretrained(study, pretraining), paths.dataset(study) / "train" / "images.npy"],
 )

@@ -35,6 +35,7 @@ from pretrain_xai import paths
 from pretrain_xai.networks.checkpoints import restore
 from pretrain_xai.classification import prediction_table
 from pretrain_xai.dataset import read_split
+from pretrain_xai.networks.hardware import device_name
 from pretrain_xai.networks.matching import cell_matched, match_checkpoints, matching_failed, read_checkpoints
 from pretrain_xai.drawing.matching_plots import matching_figure
 from pretrain_xai.networks.models import save_weights
@@ -89,7 +90,8 @@ for row in matched.itertuples():
     folder = paths.finetuned(study, run.name)
     save_weights(folder / "weights.safetensors", network)
     write_table(predictions, folder / "predictions.parquet")
-    record(folder / "weights.safetensors", parameters={"study": study, "run": run, "step": row.step}, inputs=files)
+    facts = {"study": study, "run": run, "step": row.step, "device": device_name(network)}
+    record(folder / "weights.safetensors", parameters=facts, inputs=files)
     right.append((logits["test"].argmax(axis=1) == splits["test"].labels).mean())
 
 # %% [markdown]

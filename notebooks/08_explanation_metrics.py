@@ -43,6 +43,7 @@ import pandas as pd
 from pretrain_xai import paths
 from pretrain_xai.dataset import read_split
 from pretrain_xai.explanations.explanation import example_maps, explain_and_score, score_comparison_maps
+from pretrain_xai.networks.hardware import device_name
 from pretrain_xai.networks.models import load_finetuned
 from pretrain_xai.names import label
 from pretrain_xai.files.provenance import record
@@ -90,7 +91,7 @@ path = paths.scores(study) / f"{run.name}.parquet"
 write_scores(identify_scores(scores, study, config, run), path)
 others.write(paths.setting_scores(study) / f"{run.name}.npz")
 inputs = [paths.dataset(study) / "test" / "images.npy", paths.intersections(study)]
-facts = {"methods": methods, "micro_batch": micro_batch}
+facts = {"methods": methods, "micro_batch": micro_batch, "device": device_name(network)}
 record(path, parameters={"study": study, "run": run, "protocol": config.protocol_name} | facts, inputs=inputs)
 
 # %% [markdown]

@@ -36,6 +36,7 @@ from pretrain_xai import paths
 from pretrain_xai.classification import classification_metrics, prediction_table
 from pretrain_xai.dataset import read_split
 from pretrain_xai.explanations.explanation import score_comparison_maps_under_switches, score_under_switches
+from pretrain_xai.networks.hardware import device_name
 from pretrain_xai.networks.models import load_finetuned
 from pretrain_xai.files.provenance import record
 from pretrain_xai.selection import explained_images
@@ -74,7 +75,7 @@ path = paths.switch_scores(study) / f"{run.name}.parquet"
 named = scores.assign(selection=selection, pretraining=pretraining, finetune_depth=finetune_depth, seed=seed)
 write_table(named, path)
 inputs = [paths.dataset(study) / "test" / "images.npy", paths.intersections(study)]
-facts = {"micro_batch": micro_batch}
+facts = {"micro_batch": micro_batch, "device": device_name(network)}
 record(path, parameters={"study": study, "run": run, "protocol": config.protocol_name} | facts, inputs=inputs)
 
 # %% [markdown]

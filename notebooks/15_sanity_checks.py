@@ -38,6 +38,7 @@ import matplotlib.pyplot as plt
 from pretrain_xai.drawing import figures
 from pretrain_xai import paths
 from pretrain_xai.dataset import read_split
+from pretrain_xai.networks.hardware import place
 from pretrain_xai.networks.models import N_CLASSES, build_network, load_finetuned
 from pretrain_xai.names import label
 from pretrain_xai.explanations.sanity import RANDOM_MAP, compare_with_random, mean_similarity, retained
@@ -59,7 +60,7 @@ figures.use_style()
 
 # %%
 network = load_finetuned(study, config, run)
-random_network = build_network(config.network, N_CLASSES, seed=random_seed)
+random_network = place(build_network(config.network, N_CLASSES, seed=random_seed), config)
 test = read_split(paths.dataset(study) / "test", protocol.mask_threshold)
 intersections = read_table(paths.intersections(study))
 count = min(n_images, settings.max_images or n_images)

@@ -1,11 +1,11 @@
 """The batch: does what is missing, only that, and the same again after a kill."""
 
 import os
-import re
 import shutil
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import pandas as pd
@@ -13,6 +13,7 @@ import pytest
 import yaml
 from pretrain_xai import paths
 from pretrain_xai.batch import BatchError, only_batch
+from pretrain_xai.plan import planned_jobs
 
 EVERYTHING_AFTER_FINETUNING = {
     "match_accuracy",
@@ -40,10 +41,9 @@ def batch(root: Path, *options: str, study: str = "tiny") -> subprocess.Complete
 
 def planned(root: Path, study: str = "tiny") -> dict[str, int]:
     """Return how many jobs of each rule the batch would run."""
-    printed = batch(root, "--dry-run", study=study).stdout
-    table = re.search(r"^job +count\n-+ +-+\n(.*?)^total", printed, re.MULTILINE | re.DOTALL)
-    rows = (line.split() for line in table[1].splitlines()) if table else ()
-    return {rule: int(count) for rule, count in rows if rule != "all"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PRETRAIN_XAI_ROOT", str(root))
+        return dict(Counter(job.rule for job in planned_jobs(study)))
 
 
 @pytest.fixture

@@ -48,7 +48,7 @@ def test_scores_equal_the_plain_loop(network, split):
     scores, _ = explain_and_score(network, split, indices, METHODS, SETTINGS, CORRECTED)
     assert len(scores) == len(indices) * (8 * len(METHODS) + 2)
     for image in (1, 40, 69):
-        inputs, target = as_batch(split.images[[image]]), torch.tensor([split.labels[image]])
+        inputs, target = as_batch(split.images[[image]], network), torch.tensor([split.labels[image]])
         for method in METHODS:
             heatmap = (
                 attribute(network, inputs, target, method, **SETTINGS.options.get(method, {})).sum(1).abs()[0].numpy()
@@ -149,5 +149,7 @@ def test_ties_reach_the_scores_of_comparison_maps(split):
 
 def test_example_maps_are_the_reduced_attributions(network, split):
     maps = example_maps(network, split, np.array([7, 2]), ["saliency"], SETTINGS, CORRECTED)["saliency"]
-    gradient = attribute(network, as_batch(split.images[[7, 2]]), torch.from_numpy(split.labels[[7, 2]]), "saliency")
+    gradient = attribute(
+        network, as_batch(split.images[[7, 2]], network), torch.from_numpy(split.labels[[7, 2]]), "saliency"
+    )
     np.testing.assert_array_equal(maps, gradient.sum(1).abs().numpy())

@@ -1,6 +1,8 @@
 """The plan: its jobs are those of the batch, its sums are those of a literal count, and it names what is missing."""
 
 import json
+import math
+import re
 import shutil
 import subprocess
 
@@ -10,6 +12,7 @@ from pretrain_xai import paths, plan
 from pretrain_xai.plan import RIGHT_FOR_ALL, WRONG, Job, Plan, _jobs_of, image_counts, main, missing, planned_jobs
 from pretrain_xai.running import micro_benchmark
 from pretrain_xai.running.micro_benchmark import MeasurementError
+from pretrain_xai.running.resources import count_images
 from pretrain_xai.study import StudyError, load_study
 
 #: seconds and bytes that are easy to follow
@@ -101,11 +104,33 @@ def test_costs_are_those_of_a_literal_count(root, jobs):
     assert costs["report"].seconds == 1.0
 
 
+def test_what_runs_on_a_card_is_unknown_and_not_invented(root, jobs):
+    study = load_study("demo")
+    on_card = Plan(study, jobs["demo"], image_counts("demo", study), MEASURED, on_card=True)
+    costs = on_card.costs()
+    unknown = {rule for rule, cost in costs.items() if math.isnan(cost.seconds)}
+    assert unknown == {"pretrain", "finetune", "match_accuracy", "explanation_metrics", "sanity_checks"}
+    printed = "\n".join(plan._report("demo", on_card, []))
+    assert re.search(r"^finetune +10 +unknown +unknown", printed, re.MULTILINE)
+    known = sum(cost.seconds for rule, cost in costs.items() if rule not in unknown) / 3600
+    assert re.search(rf"^all that is known +{len(jobs['demo'])} +{known:.2f}$", printed, re.MULTILINE)
+    assert "unknown: what runs on a graphics card" in printed
+
+
 def test_the_disk_of_the_paper_is_that_of_its_weights_and_images(root, jobs):
     study = load_study("paper")
     disk = Plan(study, jobs["paper"], image_counts("paper", study), MEASURED).disk()
     assert disk["finetuned"] == 60 and disk["pretrained"] == 2
     assert disk["dataset"] * 2**30 == 2 * 4 * 224 * 224 * (2500 + 2500 + 6039)
+
+
+def test_as_published_the_images_of_validation_are_test_images_too(root):
+    study = load_study("paper")
+    published = study.model_copy(update={"protocol": "published"})
+    assert image_counts("paper", published) == {"train": 2500, "validation": 2500, "test": 8539}
+    assert image_counts("paper", study)["test"] == 6039
+    demo = load_study("demo+selection_on_test")
+    assert image_counts("demo", demo)["test"] == count_images(demo, slices=None)["test"] == (50 + 60) * 8
 
 
 def test_slices_that_can_not_be_counted_are_named(root):

@@ -1,7 +1,5 @@
 """What jobs ask for: counted as in the built network, enough where it was measured, and within reason."""
 
-import dataclasses
-
 import pandas as pd
 import pytest
 import torch
@@ -99,23 +97,14 @@ def test_more_images_and_larger_networks_ask_for_more_time():
 
 
 def test_a_graphics_card_is_asked_for_only_where_the_network_runs_on_one():
-    @dataclasses.dataclass(frozen=True)
-    class OnGpu:
-        """A study with a device."""
-
-        study: object
-        device: str = "cuda"
-
-        def __getattr__(self, name):
-            return getattr(self.study, name)
-
-    study = OnGpu(load_study("demo"))
+    demo = load_study("demo")
+    study, unknown = (demo.model_copy(update={"device": device}) for device in ("cuda", "auto"))
     images = count_images(study, slices=None)
+    assert not any(needs(either, stage, images).gpu for either in (demo, unknown) for stage in STAGES)
     asking = {stage for stage in STAGES if needs(study, stage, images).gpu}
     assert asking == set(resources.NETWORK_STAGES)
     assert (
-        needs(study, "08_explanation_metrics", images).runtime
-        < needs(study.study, "08_explanation_metrics", images).runtime
+        needs(study, "08_explanation_metrics", images).runtime < needs(demo, "08_explanation_metrics", images).runtime
     )
 
 

@@ -113,6 +113,7 @@ def test_a_killed_driver_on_slurm_resumes_and_ends_with_the_bytes_of_a_local_bat
     assert "Nothing to be done" in again.stdout + again.stderr
 
 
+@pytest.mark.system
 def test_the_page_on_slurm_says_what_works(root, tmp_path):
     profile = profile_with(tmp_path / "profile", *blocks("yaml"))
     result = batch(root, "--profile", str(profile), "--dry-run", "--quiet", "host")

@@ -21,6 +21,7 @@ from pretrain_xai.slices.simulated import read_slices, simulate_cohort, simulate
 
 N_SLICES = 150
 SETTINGS = Dataset(image_size=32)
+PATCHES = generate_patches(6)
 
 
 @pytest.fixture(scope="module")
@@ -32,9 +33,17 @@ def slices_folder(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def whole(slices_folder, tmp_path_factory) -> dict[str, bytes]:
+    """Return the files of a build in one go."""
+    folder = tmp_path_factory.mktemp("whole")
+    build(folder, slices_folder)
+    return contents(folder)
+
+
 def build(folder: Path, slices_folder: Path, protocol=CORRECTED, settings=SETTINGS, workers: int = 1) -> None:
     slices, table = read_slices(slices_folder)
-    build_split(folder, slices, table, generate_patches(6), 0, settings, protocol, workers)
+    build_split(folder, slices, table, PATCHES, 0, settings, protocol, workers)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -62,15 +71,13 @@ def test_the_bytes_are_the_same_for_any_number_of_processes(slices_folder, tmp_p
     }
 
 
-def test_parts_are_joined_in_order(slices_folder, tmp_path, monkeypatch):
-    build(tmp_path / "whole", slices_folder)
+def test_parts_are_joined_in_order(slices_folder, whole, tmp_path, monkeypatch):
     monkeypatch.setattr(split_parts, "PART", 7)
     build(tmp_path / "pieces", slices_folder)
-    assert contents(tmp_path / "whole") == contents(tmp_path / "pieces")
+    assert contents(tmp_path / "pieces") == whole
 
 
-def test_an_interrupted_build_lays_no_part_twice(slices_folder, tmp_path, monkeypatch):
-    build(tmp_path / "whole", slices_folder)
+def test_an_interrupted_build_lays_no_part_twice(slices_folder, whole, tmp_path, monkeypatch):
     real = dataset._build_part
 
     def fail_at(recipe, store, part, slices, start):
@@ -85,7 +92,7 @@ def test_an_interrupted_build_lays_no_part_twice(slices_folder, tmp_path, monkey
     starts = counted(monkeypatch)
     build(tmp_path / "cut", slices_folder)
     assert starts == [128]
-    assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
+    assert contents(tmp_path / "cut") == whole
 
 
 @pytest.mark.parametrize(
@@ -128,8 +135,7 @@ build(Path({folder!r}), Path({slices!r}))
 """
 
 
-def test_a_killed_build_goes_on_in_another_process(slices_folder, tmp_path, monkeypatch):
-    build(tmp_path / "whole", slices_folder)
+def test_a_killed_build_goes_on_in_another_process(slices_folder, whole, tmp_path, monkeypatch):
     program = PROGRAM.format(
         tests=str(Path(__file__).parent), folder=str(tmp_path / "killed"), slices=str(slices_folder)
     )
@@ -138,7 +144,7 @@ def test_a_killed_build_goes_on_in_another_process(slices_folder, tmp_path, monk
     starts = counted(monkeypatch)
     build(tmp_path / "killed", slices_folder)
     assert starts == [128]
-    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
+    assert contents(tmp_path / "killed") == whole
 
 
 def test_rows_of_a_memory_mapped_file_are_those_of_the_array(slices_folder):

@@ -108,6 +108,8 @@ def changed_by(study: Study, other: Study) -> set[str]:
         ("slices.z_range", [0.0, 31.0], {"02_make_slices"}),
         ("network.width", 0.5, {"04_pretrain", "04b_take_weights", "05_finetune", *LOADING}),
         ("threads", 2, {"04_pretrain", "05_finetune", *LOADING}),
+        ("device", "auto", {"04_pretrain", "05_finetune", *LOADING}),
+        ("channels_last", False, {"04_pretrain", "05_finetune", *LOADING}),
         ("dataset.image_size", 96, {"03_build_dataset", "04_pretrain"}),
         ("dataset.lesion_intensity", 0.4, {"03_build_dataset"}),
         ("pretraining.learning_rate", 0.5, {"04_pretrain"}),

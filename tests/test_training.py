@@ -84,7 +84,7 @@ def test_every_image_is_seen_once_per_epoch_in_an_order_of_its_own():
     rng = np.random.default_rng(0)
     epochs = []
     for _ in range(2):
-        batches = list(training._shuffled_batches(data, 5, rng))
+        batches = list(training._shuffled_batches(nn.Identity(), data, 5, rng))
         assert [len(labels) for _, labels in batches] == [5, 5, 5, 5, 3]
         assert all(torch.equal(images[:, 0, 0, 0].long(), labels) for images, labels in batches)
         epochs.append(torch.cat([labels for _, labels in batches]).tolist())
@@ -268,16 +268,16 @@ def test_dropout_is_awake_in_validation_only_if_asked_and_drawn_anew_in_every_ep
 def test_as_batch_of_grey_colour_and_bytes():
     rng = np.random.default_rng(0)
     grey = rng.random((2, 4, 5), dtype=np.float32)
-    batch = as_batch(grey)
+    batch = as_batch(grey, nn.Identity())
     assert batch.shape == (2, 3, 4, 5) and batch.dtype == torch.float32
     assert batch.is_contiguous(memory_format=torch.channels_last)
     assert all(np.array_equal(batch[:, channel], grey) for channel in range(3))
 
     colour = rng.integers(0, 256, (2, 4, 5, 3), dtype=np.uint8)
-    batch = as_batch(colour)
+    batch = as_batch(colour, nn.Identity())
     assert batch.shape == (2, 3, 4, 5)
     for channel in range(3):
         np.testing.assert_allclose(batch[:, channel], colour[..., channel] / 255, atol=1e-7)
-    assert as_batch(np.full((1, 2, 2), 255, np.uint8)).unique().tolist() == [1.0]
-    assert as_batch(grey.astype(np.float64)).dtype == torch.float32
-    assert as_batch(colour[::-1]).shape == (2, 3, 4, 5)  # a view with negative strides
+    assert as_batch(np.full((1, 2, 2), 255, np.uint8), nn.Identity()).unique().tolist() == [1.0]
+    assert as_batch(grey.astype(np.float64), nn.Identity()).dtype == torch.float32
+    assert as_batch(colour[::-1], nn.Identity()).shape == (2, 3, 4, 5)  # a view with negative strides

@@ -71,10 +71,12 @@ def check_scores(study: Study) -> None:
             )
 
 
-def check_files_and_network(study: Study) -> None:
-    """Check that the weights that a study reads are there, and that its methods can explain its network."""
-    from pretrain_xai.running.prerequisites import check_network, check_weights
+def check_files_and_network(study: Study, profile: str = "local") -> None:
+    """Check that the weights that a study reads are there, its device too, and that its methods can explain its network."""
+    from pretrain_xai.running.prerequisites import check_device, check_network, check_weights
 
+    if not uses_slurm(profile_folder(profile)):  # on a cluster jobs have what the driver may lack
+        check_device(study)
     check_weights(study)
     check_network(study)
 
@@ -215,7 +217,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         settings = load_study(options.study)
         check_methods(settings)
         check_scores(settings)
-        check_files_and_network(settings)
+        check_files_and_network(settings, options.profile)
         check_source(settings.slices)
         status = run_batch(options.study, snakemake_options, options.profile)
         if status == 0 and options.protocols:

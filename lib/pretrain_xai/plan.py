@@ -29,6 +29,8 @@ GIB = 2**30
 RIGHT_FOR_ALL, WRONG = 0.43, 0.15
 #: rules whose notebooks import torch
 TORCH_RULES = ("pretrain", "take_weights", "finetune", "match_accuracy", "explanation_metrics", "sanity_checks")
+#: those in which the network runs
+NETWORK_RULES = tuple(rule for rule in TORCH_RULES if rule != "take_weights")
 #: images of the sanity check
 SANITY_IMAGES = 16
 #: bytes of a score table per image, method and metric, as seen in the demo
@@ -84,14 +86,15 @@ def _jobs_of(printed: str) -> Iterator[Job]:
 
 
 def image_counts(study_name: str, study: Study) -> dict[str, int]:
-    """Return the slices of each split: those that are made already, or those that the study file tells."""
+    """Return the images of each split: of slices that are made already, or of those that the study file tells."""
     table = paths.slices(study_name) / "slices.csv"
     if table.is_file():
-        return {str(split): int(count) for split, count in read_table(table)["split"].value_counts().items()}
+        return study.images_of(read_table(table)["split"].value_counts().to_dict())
     if study.slices.source == "template":
-        return {split: n * study.slices.slices_per_subject for split, n in study.slices.subjects.items()}
+        n_slices = study.slices.slices_per_subject
+        return study.images_of({split: n_slices * count for split, count in study.slices.subjects.items()})
     if study.expected_slices:
-        return study.expected_slices
+        return study.images_of(study.expected_slices)
     raise StudyError(f"slices of the source {study.slices.source} can't be counted yet: set expected_slices, by split")
 
 
@@ -101,13 +104,23 @@ class Plan:
     Parameters
     ----------
     counts : dict
-        Slices of each split.
+        Images of each split.
     measured : dict
-        Of `micro_benchmark.measure`.
+        Of `micro_benchmark.measure`, on the processor.
+    on_card : bool
+        Networks run on a graphics card: how long, was not measured.
     """
 
-    def __init__(self, study: Study, jobs: Sequence[Job], counts: Mapping[str, int], measured: Mapping[str, Any]):
-        self.study, self.jobs, self.counts, self.measured = study, jobs, counts, measured
+    def __init__(
+        self,
+        study: Study,
+        jobs: Sequence[Job],
+        counts: Mapping[str, int],
+        measured: Mapping[str, Any],
+        *,
+        on_card: bool = False,
+    ):
+        self.study, self.jobs, self.counts, self.measured, self.on_card = study, jobs, counts, measured, on_card
 
     def costs(self) -> dict[str, Cost]:
         """Return the cost of the jobs of each rule, in the order of the dry run's rules."""
@@ -143,6 +156,8 @@ class Plan:
         return {name: size / GIB for name, size in sizes.items()}
 
     def _seconds(self, job: Job) -> float:
+        if self.on_card and job.rule in NETWORK_RULES:
+            return math.nan
         notebooks, images = self.measured["notebooks"], self.measured["attribution"]["image"]
         needs_torch = job.rule in TORCH_RULES
         start = notebooks["torch" if needs_torch else "plain"]
@@ -210,13 +225,14 @@ class Plan:
 
 def missing(study: Study) -> list[str]:
     """Return in words what a study needs and has not: data, weights, its network, methods that can explain it."""
-    from pretrain_xai.running.prerequisites import check_network, check_weights, weights_to_download
+    from pretrain_xai.running.prerequisites import check_device, check_network, check_weights, weights_to_download
     from pretrain_xai.slices.files import check_source
 
     checks: list[Callable[[], object]] = [
         lambda: check_source(study.slices),
         lambda: check_weights(study),
         lambda: check_network(study),
+        lambda: check_device(study),
     ]
     found = []
     for check in checks:
@@ -238,17 +254,24 @@ def _report(study_name: str, plan: Plan, lacking: Sequence[str]) -> Iterator[str
     for rule, cost in costs.items():
         minutes = cost.seconds / 60
         memory = "" if math.isnan(cost.memory) else f"{cost.memory:.1f}"
-        yield f"{rule:<28} {cost.jobs:>5} {minutes / 60:>9.2f} {minutes / cost.jobs:>14.2f} {memory:>12}"
-    hours = sum(cost.seconds for cost in costs.values()) / 3600
-    yield f"{'all':<28} {len(plan.jobs):>5} {hours:>9.2f}"
+        yield f"{rule:<28} {cost.jobs:>5} {_number(minutes / 60):>9} {_number(minutes / cost.jobs):>14} {memory:>12}"
+    known = [cost for cost in costs.values() if not math.isnan(cost.seconds)]
+    hours = sum(cost.seconds for cost in known) / 3600
+    yield f"{'all' if len(known) == len(costs) else 'all that is known':<28} {len(plan.jobs):>5} {hours:>9.2f}"
+    if len(known) < len(costs):
+        yield "\nunknown: what runs on a graphics card (`device`), which is not measured here"
     yield f"\n{_duration(hours / side_by_side)} with {side_by_side} jobs side by side, if all epochs are run"
     counts = ", ".join(f"{count:,} {split}" for split, count in plan.counts.items())
-    yield f"slices: {counts}; a model explains about {plan.n_explained:,} images"
+    yield f"images: {counts}; a model explains about {plan.n_explained:,} images"
     disk = plan.disk()
     yield f"disk: {sum(disk.values()):.1f} GiB ({', '.join(f'{name} {size:.1f}' for name, size in disk.items())})"
     yield from _limits(plan, sum(disk.values()), side_by_side)
     yield "\nmissing: " + ("nothing" if not lacking else "")
     yield from (f"- {line}" for line in lacking)
+
+
+def _number(value: float) -> str:
+    return "unknown" if math.isnan(value) else f"{value:.2f}"
 
 
 def _limits(plan: Plan, disk: float, side_by_side: int) -> Iterator[str]:
@@ -269,13 +292,15 @@ def _duration(hours: float) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return 0, or 2 after one line that says what is wrong."""
+    from pretrain_xai.networks.hardware import on_card
+
     parser = argparse.ArgumentParser(prog="python -m pretrain_xai.plan", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("study", help="a file in studies/, without .yaml")
     name = parser.parse_args(arguments).study
     try:
         study = load_study(name)
         counts, lacking = image_counts(name, study), missing(study)
-        plan = Plan(study, planned_jobs(name), counts, measure(name))
+        plan = Plan(study, planned_jobs(name), counts, measure(name), on_card=on_card(study))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

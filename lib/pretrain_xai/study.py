@@ -2,7 +2,7 @@
 
 import dataclasses
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -67,6 +67,10 @@ class Study(Settings):
     switches: dict[str, Any] = Field(default_factory=dict)
     #: threads of each job; results are the same to the bit only for the same number
     threads: int = Field(1, gt=0)
+    #: where networks are trained and explained; auto: on a graphics card if there is one. Each rounds in its own way
+    device: Literal["auto", "cpu", "cuda"] = "cpu"
+    #: values of a pixel side by side, as trained and predicted: faster on most processors; rounds in its own way
+    channels_last: bool = True
     #: processes that build the dataset side by side; results are the same for any number
     workers: int = Field(1, gt=0)
     lesions: Lesions
@@ -160,6 +164,11 @@ class Study(Settings):
             most = matching.max_images or own.max_images
             limits[MATCHED] = {"max_images": most, "misclassified": matching.misclassified}
         return limits
+
+    def images_of(self, slices: Mapping[str, int]) -> dict[str, int]:
+        """Return the images of each split from its slices: as published the test images are those of validation, too."""
+        further = slices.get("validation", 0) if self.switched.selection_on_test and "test" in slices else 0
+        return {split: count + further * (split == "test") for split, count in slices.items()}
 
     @property
     def reseeds(self) -> list[str]:

@@ -167,7 +167,8 @@ def signed_attributions(
 ) -> dict[str, tuple[np.ndarray, np.ndarray | None]]:
     """Return signed maps (n, 3, height, width) and completeness deltas (n,), by the names of the study's methods."""
     computed = {name: _PUBLISHED_METHODS.get(name, name) if protocol.captum_deep_lift else name for name in methods}
-    inputs, targets = as_batch(images), torch.from_numpy(labels)
+    inputs = as_batch(images, network)
+    targets = torch.from_numpy(labels).to(inputs.device)
     drawn: dict[str, Any] = {
         "image_ids": torch.from_numpy(np.array(image_indices, dtype=np.int64)),
         "seed": secrets.randbits(31) if protocol.gradient_shap_unseeded else settings.seed,
@@ -181,13 +182,13 @@ def signed_attributions(
             name: bound for name, actual in computed.items() if (bound := METHODS[actual].tolerance) is not None
         }
         deltas = {
-            name: completeness_delta(network, inputs, targets, maps[computed[name]], **drawn).numpy()
+            name: completeness_delta(network, inputs, targets, maps[computed[name]], **drawn).cpu().numpy()
             for name in tolerances
         }
     if not protocol.dropout_active:  # else each pass is that of another network
         for name, missed in deltas.items():
-            check_completeness(name, maps[computed[name]].numpy(), missed, tolerances[name])
-    return {name: (maps[actual].numpy(), deltas.get(name)) for name, actual in computed.items()}
+            check_completeness(name, maps[computed[name]].cpu().numpy(), missed, tolerances[name])
+    return {name: (maps[actual].cpu().numpy(), deltas.get(name)) for name, actual in computed.items()}
 
 
 def _localization(

@@ -2,15 +2,18 @@
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from pretrain_xai.networks.hardware import device_of, memory_format_of
 
 
-def as_batch(images: np.ndarray) -> Tensor:
-    """Return images as a channels-last float32 tensor of shape (n, 3, height, width) in [0, 1]; grey becomes three copies.
+def as_batch(images: np.ndarray, network: nn.Module) -> Tensor:
+    """Return images as a float32 tensor of shape (n, 3, height, width) in [0, 1]; grey becomes three copies.
 
-    Activations, float32 of shape (n, height, width, channels), keep their channels and values.
+    It is on the network's device and in its order of memory. Activations, float32 of shape (n, height, width, channels), keep
+    their channels and values.
     """
-    tensor = torch.from_numpy(np.array(images))  # a copy: memory-mapped files are read-only
+    tensor = torch.from_numpy(np.array(images)).to(device_of(network))  # a copy: memory-mapped files are read-only
     tensor = tensor.float() / 255 if tensor.dtype == torch.uint8 else tensor.float()
     tensor = tensor[..., None].expand(*tensor.shape, 3) if tensor.ndim == 3 else tensor
-    return tensor.permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
+    return tensor.permute(0, 3, 1, 2).contiguous(memory_format=memory_format_of(network))

@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 
 from pretrain_xai.dataset import LabelledImages
 from pretrain_xai.networks.batches import as_batch
+from pretrain_xai.networks.hardware import generators_of
 from pretrain_xai.networks.models import evaluation_mode
 from pretrain_xai.settings.sections import Cache
 
@@ -169,19 +170,19 @@ def _activations(prefix: nn.Module, images: np.ndarray) -> Iterator[np.ndarray]:
     """Yield the activations of PREFIX_BATCH images at a time, float32 arrays of shape (n, height, width, channels)."""
     for start in range(0, len(images), PREFIX_BATCH):
         part = np.asarray(images[start : start + PREFIX_BATCH])
-        yield _pass(prefix, part)[: len(part)].permute(0, 2, 3, 1).contiguous().numpy()
+        yield _pass(prefix, part)[: len(part)].permute(0, 2, 3, 1).contiguous().cpu().numpy()
 
 
 def _pass(prefix: nn.Module, images: np.ndarray) -> Tensor:
     black = np.zeros((PREFIX_BATCH - len(images), *images.shape[1:]), images.dtype)
     with torch.inference_mode():
-        return prefix(as_batch(np.concatenate([images, black])))
+        return prefix(as_batch(np.concatenate([images, black]), prefix))
 
 
 def _each_image_alone(prefix: nn.Module, images: np.ndarray) -> bool:
     """Try whether the first image's activations are the same to the bit without the others, and with other draws."""
     outputs = []
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=generators_of(prefix)):
         for seed, count in enumerate((1, PREFIX_BATCH)):
             torch.manual_seed(seed)
             outputs.append(_pass(prefix, np.asarray(images[:count]))[0])

@@ -13,6 +13,7 @@ from torchvision.models import vgg
 from pretrain_xai import paths
 from pretrain_xai.errors import SelfCheckError, first_ten
 from pretrain_xai.files.provenance import atomic_path
+from pretrain_xai.networks.hardware import place
 from pretrain_xai.networks.own_network import build_own, own_parts
 from pretrain_xai.networks.weight_files import WeightsError, fitting, read_state, torchvision_state
 from pretrain_xai.settings.sections import Network, Standardise
@@ -208,7 +209,7 @@ def pretrained_state(settings: Network, source: str) -> dict[str, Tensor]:
 
 
 def load_pretrained(study_name: str, study: Study, run: Run) -> nn.Module:
-    """Return the network that was pre-trained on the run's corpus, with a last layer for two classes.
+    """Return the network that was pre-trained on the run's corpus, with a last layer for two classes; placed.
 
     The last layer is new, unless the protocol says `head_kept` and the corpus is MRI, whose head has two classes already.
     The whole classifier is new if the weights have none.
@@ -220,20 +221,20 @@ def load_pretrained(study_name: str, study: Study, run: Run) -> nn.Module:
     may_lack = (classifier_name(network), STANDARDISE)
     network.load_state_dict(fitting(state, network.state_dict(), path, may_lack), strict=False)
     if n_classes is None:
-        return network
+        return place(network, study)
     if study.switched.head_kept and run.pretraining == "mri":
         if n_classes != N_CLASSES:
             raise WeightsError(f"{path}: head_kept needs a last layer of {N_CLASSES} outputs, it has {n_classes}")
-        return network
-    return replace_head(network, N_CLASSES, seed=run.seed)
+        return place(network, study)
+    return place(replace_head(network, N_CLASSES, seed=run.seed), study)
 
 
 def load_finetuned(study_name: str, study: Study, run: Run) -> nn.Module:
-    """Return the fine-tuned network of a run, or the untrained network if its corpus is "none"."""
+    """Return the fine-tuned network of a run, or the untrained network if its corpus is "none"; placed as the study says."""
     network = build_network(study.network, N_CLASSES, seed=run.seed)
     if run.pretraining != UNTRAINED:
         load_weights(paths.finetuned(study_name, run.name) / "weights.safetensors", network)
-    return network
+    return place(network, study)
 
 
 @contextmanager

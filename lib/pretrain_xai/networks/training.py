@@ -1,6 +1,7 @@
 """One training loop for pre-training and fine-tuning, and the predictions of a trained network."""
 
 import itertools
+import os
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -19,6 +20,7 @@ from pretrain_xai.errors import SelfCheckError
 from pretrain_xai.networks.batches import as_batch
 from pretrain_xai.networks.checkpoints import Checkpoints
 from pretrain_xai.networks.frozen_prefix import behind_frozen_prefix
+from pretrain_xai.networks.hardware import device_name, generators_of, memory_format_of
 from pretrain_xai.networks.models import evaluation_mode, training_mode
 from pretrain_xai.networks.training_state import Course, StateFile, training_key
 from pretrain_xai.overlays.allocation import keep_freed_memory
@@ -29,9 +31,15 @@ PREDICTION_BATCH = 64
 
 
 def configure_torch(threads: int) -> None:
-    """Use `threads` threads and only deterministic algorithms, so that one seed gives one result."""
+    """Use `threads` threads and only deterministic algorithms, so that one seed gives one result.
+
+    A graphics card has none for a few steps (the gradient of adaptive pooling is one), which torch warns of there; products
+    are in full single precision.
+    """
     torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(True)
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it products on a card are not deterministic
+    torch.use_deterministic_algorithms(True, warn_only=torch.cuda.is_available())
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     # a check that costs 6 % of an epoch
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # made at run time
     keep_freed_memory()
@@ -51,13 +59,13 @@ def predict(network: nn.Module, images: np.ndarray, *, dropout_active: bool = Fa
     with (
         evaluation_mode(network, dropout_active=dropout_active),
         torch.inference_mode(),
-        torch.random.fork_rng(devices=[]),
+        torch.random.fork_rng(devices=generators_of(network)),
     ):
         torch.manual_seed(seed)
         if len(images) and not dropout_active:
             _require_repeatable(network, images[:1])
-        logits = [network(as_batch(images[start : start + PREDICTION_BATCH])) for start in starts]
-    return torch.cat(logits).numpy()
+        logits = [network(as_batch(images[start : start + PREDICTION_BATCH], network)) for start in starts]
+    return torch.cat(logits).cpu().numpy()
 
 
 def train(
@@ -99,17 +107,18 @@ def train(
     DataFrame with one row per epoch: `epoch`, `learning_rate`, `train_loss`, `train_accuracy`, `validation_loss`,
     `validation_accuracy`, `checkpoint`.
     """
-    network.to(memory_format=torch.channels_last)
     training_mode(network)  # the mode in which the frozen layers are found
     n_batches = _n_batches(len(training_set), settings)
     optimizer, schedule = _optimizer(network, settings, learning_rate, n_batches)
     course = Course(network, optimizer, schedule, np.random.default_rng(seed))
-    with torch.random.fork_rng(devices=[]), tqdm(total=settings.epochs, desc="epochs") as progress:
+    with torch.random.fork_rng(devices=generators_of(network)), tqdm(total=settings.epochs, desc="epochs") as progress:
         torch.manual_seed(seed)
         data = (training_set, validation_set)
         if state is not None:
             kept = checkpoints and (checkpoints.per_epoch, checkpoints.lowest_accuracy)
-            given = (settings.model_dump(mode="json"), learning_rate, seed, dropout_active, cache is not None, kept)
+            run_with = (device_name(network), str(memory_format_of(network)))
+            fitted = settings.model_dump(mode="json")
+            given = (fitted, learning_rate, seed, dropout_active, cache is not None, kept, *run_with)
             state.take_up(course, training_key(network, data, given))
         if checkpoints is not None:
             checkpoints.take_up(course.validated)
@@ -139,7 +148,7 @@ def train(
 
 
 def _require_repeatable(network: nn.Module, image: np.ndarray) -> None:
-    first, again = (network(as_batch(image)) for _ in range(2))
+    first, again = (network(as_batch(image, network)) for _ in range(2))
     if not torch.allclose(first, again, rtol=1e-3, atol=1e-3, equal_nan=True):
         raise SelfCheckError(
             f"the network gives one image the logits {first[0].tolist()} and then {again[0].tolist()}: something in it is "
@@ -158,7 +167,7 @@ def _train_epoch(
 ) -> dict[str, float]:
     training_mode(network)
     losses, accuracies = [], []
-    for batch, (images, labels) in enumerate(_shuffled_batches(data, settings.batch_size, rng), start=1):
+    for batch, (images, labels) in enumerate(_shuffled_batches(network, data, settings.batch_size, rng), start=1):
         logits = network(images)
         loss = functional.cross_entropy(logits, labels)
         optimizer.zero_grad(set_to_none=True)
@@ -189,11 +198,14 @@ def _offer(
         checkpoints.offer(steps_before + batch, network, validate()["validation_accuracy"])
 
 
-def _shuffled_batches(data: LabelledImages, size: int, rng: np.random.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+def _shuffled_batches(
+    network: nn.Module, data: LabelledImages, size: int, rng: np.random.Generator
+) -> Iterator[tuple[Tensor, Tensor]]:
     order = rng.permutation(len(data))
     for start in range(0, len(data), size):
         chosen = np.sort(order[start : start + size])  # sorted: a memory-mapped file is read forwards
-        yield as_batch(data.images[chosen]), torch.from_numpy(data.labels[chosen].astype(np.int64))
+        images, labels = as_batch(data.images[chosen], network), torch.from_numpy(data.labels[chosen].astype(np.int64))
+        yield images, labels.to(images.device)
 
 
 def _validate(network: nn.Module, data: LabelledImages, dropout_active: bool, seed: int) -> dict[str, float]:

@@ -18,11 +18,20 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from pretrain_xai.dataset import LabelledImages
 from pretrain_xai.files.provenance import atomic_path
+from pretrain_xai.networks.hardware import generators_of
 
 #: a state is written when so many times the duration of the last write have passed since: at most 3 % of the time is spent
 SPARING = 30
 #: the code that decides a training's result; after a change no old state is taken up
-CODE = ("batches.py", "checkpoints.py", "frozen_prefix.py", "models.py", "training.py", "training_state.py")
+CODE = (
+    "batches.py",
+    "checkpoints.py",
+    "frozen_prefix.py",
+    "hardware.py",
+    "models.py",
+    "training.py",
+    "training_state.py",
+)
 
 
 @dataclass
@@ -65,18 +74,21 @@ class Course:
             "schedule": self.schedule.state_dict(),
             "numpy": json.dumps(self.rng.bit_generator.state),
             "torch": torch.get_rng_state(),
+            "cards": [torch.cuda.get_rng_state(card) for card in generators_of(self.network)],
             "history": self.history,
             "validated": self.validated,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Become what `state` returned; torch's global generator too."""
+        """Become what `state` returned; torch's global generators too."""
         self.network.load_state_dict(state["network"], strict=False)
         self.best = state["best"] if state["best"] is not None else state["network"]
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         self.rng.bit_generator.state = json.loads(state["numpy"])
         torch.set_rng_state(state["torch"])
+        for card, drawn in zip(generators_of(self.network), state["cards"], strict=True):
+            torch.cuda.set_rng_state(drawn, card)
         self.history = state["history"]
         self.validated = state["validated"]
 
@@ -104,7 +116,7 @@ class StateFile:
             return
         log = logging.getLogger(__name__)
         try:
-            state = torch.load(self.path, weights_only=True)
+            state = torch.load(self.path, weights_only=True, map_location="cpu")
             found = state.pop("key")
         except Exception as error:  # torch raises nearly anything for a damaged file
             log.warning(

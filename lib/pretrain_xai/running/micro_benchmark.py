@@ -106,11 +106,11 @@ def _training(study: Study) -> dict[str, Any]:
     The deepest one trains on a whole batch, from which its memory is known; so does the whole network, as in pre-training.
     """
     from pretrain_xai.dataset import LabelledImages
-    from pretrain_xai.networks.models import N_CLASSES, build_network, freeze_below
+    from pretrain_xai.networks.models import N_CLASSES, freeze_below
     from pretrain_xai.networks.training import configure_torch, predict, train
 
     configure_torch(study.threads)
-    network, images = build_network(study.network, N_CLASSES, seed=0), _images(study, 256)
+    network, images = _network(study), _images(study, 256)
     predict(network, images[:2])  # the first pass sets up what later ones use
     prediction = _seconds(lambda: predict(network, images[:FEW]), study.threads) / FEW
     batch, settings = study.finetuning.training.batch_size, study.finetuning.training
@@ -142,12 +142,12 @@ def _attribution(study: Study) -> dict[str, Any]:
     from pretrain_xai.explanations.explanation import explain_and_score
     from pretrain_xai.explanations.sanity import weight_layers
     from pretrain_xai.methods.micro_batches import micro_batch_rows
-    from pretrain_xai.networks.models import N_CLASSES, build_network
+    from pretrain_xai.networks.models import N_CLASSES
     from pretrain_xai.networks.training import configure_torch
     from pretrain_xai.tables import read_table  # noqa: F401  as notebooks do: it counts for the memory
 
     configure_torch(study.threads)
-    network, side = build_network(study.network, N_CLASSES, seed=0), study.dataset.image_size
+    network, side = _network(study), study.dataset.image_size
     count = study.attribution.micro_batch or micro_batch_rows(side, side)
     images, strength = _images(study, count), np.zeros((count, side, side), np.float32)
     strength[:, side // 4 : side // 2, side // 4 : side // 2] = 1
@@ -166,6 +166,15 @@ PARTS: dict[str, Callable[[Study], dict[str, Any]]] = {
     "training": _training,
     "attribution": _attribution,
 }
+
+
+def _network(study: Study) -> Any:
+    """Return the study's network on the processor: what a graphics card takes is not measured."""
+    from pretrain_xai.networks.hardware import place
+    from pretrain_xai.networks.models import N_CLASSES, build_network
+
+    network = build_network(study.network, N_CLASSES, seed=0)
+    return place(network, study.model_copy(update={"device": "cpu"}))
 
 
 def _images(study: Study, count: int) -> np.ndarray:

@@ -5,6 +5,7 @@ import torch
 from pretrain_xai import paths
 from pretrain_xai.attribution import METHODS
 from pretrain_xai.methods.model_guard import check_modules
+from pretrain_xai.networks.hardware import find_device
 from pretrain_xai.networks.models import N_CLASSES, blocks, build_network
 from pretrain_xai.networks.weight_files import cached_file, torchvision_weights
 from pretrain_xai.study import Study, StudyError
@@ -34,6 +35,17 @@ def check_network(study: Study) -> None:
             raise StudyError(
                 f"attribution.methods: {method} can't explain {settings.name}: {unknown[method]}; those that can: {able}"
             )
+
+
+def check_device(study: Study) -> None:
+    """Check that the device that the study names is here.
+
+    Raises
+    ------
+    DeviceError
+        It is not, and what to do.
+    """
+    find_device(study.device)
 
 
 def check_weights(study: Study) -> None:

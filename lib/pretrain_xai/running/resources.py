@@ -98,13 +98,15 @@ def count_images(study: Study, slices: Path | None) -> Mapping[str, int]:
 
     For brains that come from files, ASSUMED_IMAGES before they are read.
     """
-    if study.slices.source == "template":
-        return {split: count * study.slices.slices_per_subject for split, count in study.slices.subjects.items()}
     splits = [*study.dataset.seed_bases, "pretraining", "pretraining_validation"]
-    if slices is None or not slices.is_file():
-        return dict.fromkeys(splits, ASSUMED_IMAGES)
-    counts = pd.read_csv(slices, usecols=["split"])["split"].value_counts()
-    return {split: int(counts.get(split, 0)) for split in splits}
+    if study.slices.source == "template":
+        counts = {split: count * study.slices.slices_per_subject for split, count in study.slices.subjects.items()}
+    elif slices is None or not slices.is_file():
+        counts = dict.fromkeys(splits, ASSUMED_IMAGES)
+    else:
+        found = pd.read_csv(slices, usecols=["split"])["split"].value_counts()
+        counts = {split: int(found.get(split, 0)) for split in splits}
+    return study.images_of(counts)
 
 
 def needs(study: Study, stage: str, images: Mapping[str, int]) -> Needs:
@@ -113,7 +115,7 @@ def needs(study: Study, stage: str, images: Mapping[str, int]) -> Needs:
     memory, multiply_adds = (
         NETWORK_STAGES[stage](study, images) if uses_network else (_table_memory(study, images, stage), 0)
     )
-    gpu = uses_network and str(getattr(study, "device", "cpu")).startswith("cuda")
+    gpu = uses_network and study.device == "cuda"  # auto takes what there is and asks for none
     speed = GPU_SPEED if gpu else CPU_SPEED * study.threads
     return Needs(mem_mb=round((BASE + memory) / MB), runtime=START + round(multiply_adds / speed / 60), gpu=int(gpu))
 

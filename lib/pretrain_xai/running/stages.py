@@ -42,6 +42,8 @@ WITHOUT_EFFECT = ("finetuning.cache", "workers")
 _DRAWING = ("drawing", "names")
 
 
+#: how networks run: results are the same to the bit only for the same
+_RUNNING = ("threads", "device", "channels_last")
 _SCORING = ("channel_reduction", "mask_threshold", "ties", "signed_edges", "captum_deep_lift", "gradient_shap_unseeded")
 
 STAGES = {
@@ -49,17 +51,17 @@ STAGES = {
     "02_make_slices": Stage("slices", ("slices", "pretraining.target")),
     "03_build_dataset": Stage("dataset", ("lesions", "slices.seed", "dataset"), DATASET_SWITCHES),
     "04_pretrain": Stage(
-        "pretrained", ("pretraining", "network", "dataset.image_size", "dataset.brain_intensity", "threads")
+        "pretrained", ("pretraining", "network", "dataset.image_size", "dataset.brain_intensity", *_RUNNING)
     ),
     "04b_take_weights": Stage("pretrained", ("pretraining.weights", "network")),
     "05_finetune": Stage(
         "finetuned",
-        ("finetuning.training", "network", "threads", "kept_checkpoints"),
+        ("finetuning.training", "network", *_RUNNING, "kept_checkpoints"),
         ("dropout_active", "first_conv_frozen", "head_kept"),
     ),
     "05b_match_accuracy": Stage(
         "finetuned",
-        ("finetuning.matching", "main_selection", "network", "threads", "pretraining.corpora", "pretraining.target"),
+        ("finetuning.matching", "main_selection", "network", *_RUNNING, "pretraining.corpora", "pretraining.target"),
         ("dropout_active",),
         draws=True,
     ),
@@ -71,7 +73,7 @@ STAGES = {
     ),
     "07_find_intersections": Stage("intersections", ("finetuning.matching",)),
     "08_explanation_metrics": Stage(
-        "scores", ("attribution", "image_limits", "network", "threads", "protocol_name"), ("dropout_active", *_SCORING)
+        "scores", ("attribution", "image_limits", "network", *_RUNNING, "protocol_name"), ("dropout_active", *_SCORING)
     ),
     "09_heatmaps": Stage(
         "scores", ("attribution", "pretraining.corpora", "pretraining.target"), ("mask_threshold",), draws=True
@@ -84,7 +86,7 @@ STAGES = {
     "11_boxplots_incorrect": Stage(
         "scores", ("attribution.methods", "pretraining.corpora", "pretraining.target"), draws=True
     ),
-    "11b_score_switches": Stage("scores", ("attribution", "network", "threads"), ("dropout_active", *_SCORING)),
+    "11b_score_switches": Stage("scores", ("attribution", "network", *_RUNNING), ("dropout_active", *_SCORING)),
     "12_compare_protocols": Stage(
         "scores",
         ("attribution", "compared_depths", "main_selection", "protocols", "reseeds", "protocol", "switches"),
@@ -107,7 +109,7 @@ STAGES = {
     "13d_manuscript_tables": Stage("scores", ("pretraining.target",), draws=True),
     "15_sanity_checks": Stage(
         "scores",
-        ("attribution", "network", "threads"),
+        ("attribution", "network", *_RUNNING),
         ("dropout_active", "channel_reduction", "mask_threshold", "captum_deep_lift", "gradient_shap_unseeded"),
         draws=True,
     ),

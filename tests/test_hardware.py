@@ -1,0 +1,72 @@
+"""Where networks run: as the study file says, batches follow the network, and a card that is not there is said at once."""
+
+import numpy as np
+import pytest
+import torch
+from pretrain_xai import batch
+from pretrain_xai.dataset import LabelledImages
+from pretrain_xai.networks import hardware
+from pretrain_xai.networks.batches import as_batch
+from pretrain_xai.networks.hardware import DeviceError, device_name, find_device, memory_format_of, on_card, place
+from pretrain_xai.networks.models import build_network, freeze_below
+from pretrain_xai.networks.training import predict, train
+from pretrain_xai.settings.sections import Cache, Network, Training
+from pretrain_xai.study import load_study
+from torch import nn
+
+IMAGES = np.random.default_rng(0).random((6, 32, 32), dtype=np.float32)
+
+
+def demo(**changes):
+    return load_study("demo").model_copy(update=changes)
+
+
+def network() -> nn.Module:
+    return build_network(Network(architecture="vgg11", width=0.05), 2, seed=0)
+
+
+@pytest.mark.parametrize(("there", "chosen"), [(True, "cuda"), (False, "cpu")])
+def test_auto_is_a_card_if_there_is_one(monkeypatch, there, chosen):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
+    assert find_device("auto").type == chosen
+    assert find_device("cpu").type == "cpu"
+    assert [on_card(demo(device=device)) for device in ("cpu", "auto", "cuda")] == [False, there, True]
+
+
+def test_a_card_that_is_not_there_ends_the_batch_at_once_but_not_on_a_cluster(monkeypatch, root, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(DeviceError, match=r"device: cuda, .* set device: auto or cpu in the study file"):
+        place(network(), demo(device="cuda"))
+    (root / "studies" / "card.yaml").write_text((root / "studies" / "tiny.yaml").read_text() + "device: cuda\n")
+    assert batch.main(["card", "--dry-run"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    batch.check_files_and_network(load_study("card"), profile="slurm")
+
+
+def test_batches_follow_the_network(monkeypatch):
+    """To a device that every torch has: tensors on it have a shape and no values."""
+    monkeypatch.setattr(hardware, "find_device", lambda setting: torch.device("meta"))
+    placed = place(network(), demo(device="cuda"))
+    assert {tensor.device.type for tensor in placed.state_dict().values()} == {"meta"}
+    assert placed(as_batch(IMAGES, placed)).device.type == "meta"
+    assert device_name(placed) == "meta"
+
+
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_values_lie_as_the_study_says_in_weights_batches_and_kept_activations(channels_last):
+    placed = place(network(), demo(channels_last=channels_last))
+    order = torch.channels_last if channels_last else torch.contiguous_format
+    freeze_below(placed, 2)
+    seen = []
+    for layer in placed.modules():
+        if isinstance(layer, nn.Conv2d):
+            layer.register_forward_pre_hook(lambda layer, given: seen.append(given[0]))
+    data = LabelledImages(IMAGES, np.arange(6) % 2)
+    train(placed, data, data, Training(epochs=1, batch_size=4), learning_rate=0.01, seed=0, cache=Cache())
+    assert memory_format_of(placed) == order
+    assert seen and all(values.is_contiguous(memory_format=order) for values in seen)
+
+
+def test_the_order_of_values_changes_no_more_than_rounding():
+    logits = [predict(place(network(), demo(channels_last=order)), IMAGES) for order in (True, False)]
+    np.testing.assert_allclose(*logits, rtol=1e-4, atol=1e-5)
