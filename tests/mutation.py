@@ -20,8 +20,8 @@ from pathlib import Path
 from pretrain_xai import paths
 from pretrain_xai.files.provenance import write_text
 
-#: the modules that are changed, and the tests that should notice; `masked_maps` holds the counting that scores share
-MODULES = ("localization", "masked_maps", "selection")
+#: the modules that are changed, and the tests that should notice
+MODULES = ("localization", "selection")
 TESTS = ("test_localization", "test_scores_oracles", "test_selection")
 RESULT = paths.REPOSITORY / "docs" / "mutation.json"
 #: what each mutant's line in `mutmut results` says when a test failed, or never ended

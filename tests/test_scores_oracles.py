@@ -156,6 +156,13 @@ def test_chance_of_average_precision_is_the_mean_over_all_masks():
     np.testing.assert_allclose(average_precision_chance(masks[:1, None]), np.mean(found), rtol=1e-12)
 
 
+@pytest.mark.parametrize("n_pixels", [1, 2, 3, 10])
+def test_any_order_finds_a_mask_that_is_the_whole_image(n_pixels):
+    masks = np.ones((1, 1, n_pixels), dtype=bool)
+    assert average_precision_chance(masks)[0] == pytest.approx(1, rel=1e-15)
+    assert SCORES["average_precision"].function(np.zeros(masks.shape), masks)[0] == 1
+
+
 def test_scoring_together_equals_scoring_alone(cases):
     maps, masks = cases
     together = score_masked(MaskedMaps(maps, masks), FAST, ties="strict")
