@@ -116,6 +116,15 @@ def test_links_between_pages_lead_somewhere(page):
             assert (page.parent / target).exists(), target
 
 
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_links_to_headings_lead_to_one(page):
+    """As GitHub makes anchors: lower case, hyphens for spaces, no other signs."""
+    for target, anchor in re.findall(r"\]\(([^)#\s]*)#([^)\s]+)\)", page.read_text()):
+        headings = re.findall(r"^#+ (.*)$", (page.parent / target if target else page).read_text(), re.MULTILINE)
+        anchors = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+        assert "://" in target or anchor in anchors, f"{target}#{anchor}"
+
+
 def test_every_recipe_is_listed():
     text = (DOCS / "README.md").read_text()
     pages = [page for page in DOCS.rglob("*.md") if page.name != "README.md"]
