@@ -28,7 +28,8 @@ _DETERMINISM = """## The same again
 The tiny study under other conditions, compared with a run of two jobs side by side. *Equal*: of its results, those with the
 same bytes. The last column: the largest difference of a score (Relevance Rank Accuracy, true negative rate, from 0 to 1).
 """
-_TOLERANCE = """With other numbers of threads or of images in a pass the last digits of single precision differ; at most {} is allowed.
+_TOLERANCE = """With other numbers of threads or of images in a pass the last digits of single precision differ: at most {} is
+allowed.
 """
 _FUZZING = """## Damaged and hostile files
 
