@@ -51,7 +51,9 @@ def digests(root: Path) -> dict[str, str]:
     """Return the digests of all tables, weights and arrays of the tiny study; of a variant or its switches none."""
     folder = root / "data" / "tiny"
     apart = {paths.switch_scores("tiny").name, paths.switch_predictions("tiny").name, "protocols.csv", "protocols"}
-    files = sorted(file for file in folder.rglob("[!.]*") if file.suffix in RESULTS and not apart & set(file.parts))
+    files = [file for file in sorted(folder.rglob("*")) if file.suffix in RESULTS and not apart & set(file.parts)]
+    # a hidden folder is not under a final name either: parts of a dataset in the making lie in one
+    files = [file for file in files if not any(part.startswith(".") for part in file.relative_to(folder).parts)]
     return {str(file.relative_to(folder)): sha256(file) for file in files}
 
 

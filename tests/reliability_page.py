@@ -27,7 +27,8 @@ _DETERMINISM = """## The same again
 
 The tiny study under other conditions, compared with a run of two jobs side by side. *Equal*: of its results, those with the
 same bytes. The last column: the largest difference of a score (Relevance Rank Accuracy, true negative rate, from 0 to 1).
-With other numbers of threads or of images in a pass the last digits of single precision differ; at most {tolerance} is
+"""
+_TOLERANCE = """With other numbers of threads or of images in a pass the last digits of single precision differ: at most {} is
 allowed.
 """
 _FUZZING = """## Damaged and hostile files
@@ -56,8 +57,9 @@ def page(content: Mapping[str, Any]) -> str:
         parts += [_FAULTS, _table(["fault", "times", "survived", "lost", "wrong"], _with_sum(faults))]
     if conditions := [row for row in rows if "condition" in row]:
         tolerance = max(row["tolerance"] for row in conditions)
+        allowed = _TOLERANCE.format(tolerance) if tolerance else ""
         parts += [
-            _DETERMINISM.format(tolerance=tolerance),
+            _DETERMINISM + allowed,
             _table(["condition", "equal", "largest"], map(_run, conditions)),
         ]
     if FUZZ.is_file():

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from faults import alter, finish, recorded
+from faults import alter, digests, finish, recorded, verdict
 from pretrain_xai import paths
 from pretrain_xai.files.provenance import read_sums, write_sums
 from pretrain_xai.run_notebook import main
@@ -72,6 +72,19 @@ def test_a_record_that_is_none_stops_nothing(results):
     (paths.executed("tiny") / "one" / "run.sha256").write_bytes(b"\xff\x00")
     alter(results / "c.csv", "cut")
     assert found() == {"c.csv": ("c.csv",)}
+
+
+def test_what_is_in_the_making_is_no_result_and_what_is_half_is_wrong(results):
+    root, whole = paths.root(), digests(paths.root())
+    assert len(whole) == 3 and verdict(root, whole) == (0, 0)
+    building = results / "dataset" / "train" / ".building"
+    building.mkdir(parents=True)
+    for file in (building / "images.npy", results / ".a.csv"):
+        file.write_text("half")
+    assert verdict(root, whole) == (0, 0)
+    alter(results / "a.csv", "cut")
+    (results / "b.csv").unlink()
+    assert verdict(root, whole) == (1, 1)
 
 
 def test_what_a_notebook_makes_besides_is_recorded_and_an_old_record_goes(root):
