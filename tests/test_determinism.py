@@ -4,11 +4,14 @@ import os
 import subprocess
 import sys
 
+import numpy as np
+import pandas as pd
 import pytest
 from conditions import SHUFFLED, all_at_once, change, foreign_locale, largest_difference, run
 from faults import digests
 from pretrain_xai import paths
 from pretrain_xai.study import load_study
+from pretrain_xai.tables import write_table
 
 
 def test_folders_are_listed_in_random_order(tmp_path):
@@ -31,6 +34,16 @@ def test_settings_are_changed_by_dotted_names(root):
     )
     study = load_study("tiny")
     assert (study.finetuning.cache.memory_gib, study.attribution.micro_batch, study.threads) == (0.0, 4, 2)
+
+
+def test_a_difference_of_scores_is_seen(tmp_path):
+    table = pd.DataFrame({"method": ["lrp", "saliency", "lrp"], "image_index": [0, 0, 1], "value": [0.5, 0.25, np.nan]})
+    table["metric"] = "relevance_rank_accuracy"
+    changes = {"same": table, "other": table.assign(value=[0.5, 0.375, np.nan]), "fewer": table[:1]}
+    for name, content in changes.items():
+        write_table(content, tmp_path / name / "data" / "tiny" / "scores" / "a.parquet")
+    found = {name: largest_difference(tmp_path / "same", tmp_path / name) for name in changes}
+    assert found == {"same": 0.0, "other": 0.125, "fewer": np.inf}
 
 
 @pytest.mark.system
