@@ -1,17 +1,17 @@
 # One study from lesions to report: `make demo`, or `snakemake --profile profiles/local --config study=demo`.
 # Data are outputs; executed notebooks are logs, so that Snakemake keeps them, with their traceback, when they fail.
-# A notebook runs again when its inputs, its settings or its code change (`params`, see pretrain_xai.stages).
+# A notebook runs again when its inputs, its settings or its code change (`params`, see pretrain_xai.running.stages).
 import sys
 from itertools import combinations
 
 from pretrain_xai import paths
-from pretrain_xai.equal_accuracy import TABLES as EQUAL_ACCURACY_TABLES
-from pretrain_xai.manuscript_tables import MANUSCRIPT_TABLES
-from pretrain_xai.resources import count_images, needs
-from pretrain_xai.stages import STAGES, code_digest, fingerprint
-from pretrain_xai.statistics import SENSITIVITY, TABLES
+from pretrain_xai.statistics.equal_accuracy import TABLES as EQUAL_ACCURACY_TABLES
+from pretrain_xai.drawing.manuscript_tables import MANUSCRIPT_TABLES
+from pretrain_xai.running.resources import count_images, needs
+from pretrain_xai.running.stages import STAGES, code_digest, fingerprint
+from pretrain_xai.statistics.summary import SENSITIVITY, TABLES
 from pretrain_xai.study import Run, load_study
-from pretrain_xai.variants import finished_variants, made_from, variant_files
+from pretrain_xai.running.variants import finished_variants, made_from, variant_files
 
 STUDY = config.get("study", "demo")
 study = load_study(STUDY)
@@ -504,7 +504,7 @@ rule finish_variant:
     params:
         made_from(study),
     shell:
-        f"{sys.executable} -m pretrain_xai.variants {STUDY}"
+        f"{sys.executable} -m pretrain_xai.running.variants {STUDY}"
 
 
 # `make switches` and `make protocols`: not part of the study itself

@@ -16,15 +16,15 @@ import pandas as pd
 import torch
 from pretrain_xai import paths
 from pretrain_xai.attribution import attribute, attribute_all
-from pretrain_xai.channels import reduce_channels
 from pretrain_xai.dataset import read_split
 from pretrain_xai.localization import relevance_rank_accuracy
-from pretrain_xai.micro_batches import input_gradients, micro_batch_rows
-from pretrain_xai.models import build_network, load_finetuned
-from pretrain_xai.peak_memory import peak_memory
-from pretrain_xai.settings import Network
+from pretrain_xai.maps.channels import reduce_channels
+from pretrain_xai.methods.micro_batches import input_gradients, micro_batch_rows
+from pretrain_xai.networks.models import build_network, load_finetuned
+from pretrain_xai.networks.training import as_batch, configure_torch
+from pretrain_xai.running.peak_memory import peak_memory
+from pretrain_xai.settings.sections import Network
 from pretrain_xai.study import load_study
-from pretrain_xai.training import as_batch, configure_torch
 from torch import Tensor, nn
 
 CORES = 2

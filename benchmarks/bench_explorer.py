@@ -7,9 +7,9 @@ import statistics
 import time
 from collections.abc import Callable
 
-from pretrain_xai.explorer import Choice, Explorer
-from pretrain_xai.explorer_view import ExplorerView
-from pretrain_xai.figures import use_style
+from pretrain_xai.drawing.figures import use_style
+from pretrain_xai.explorer.data import Choice, Explorer
+from pretrain_xai.explorer.view import ExplorerView
 
 #: what the explorer promises for maps that were kept, ms
 PROMISED_MS = 300

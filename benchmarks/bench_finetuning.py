@@ -12,10 +12,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from pretrain_xai.dataset import LabelledImages
-from pretrain_xai.frozen_prefix import behind_frozen_prefix
-from pretrain_xai.models import build_network, freeze_below
-from pretrain_xai.settings import Cache, Network, Training
-from pretrain_xai.training import configure_torch, train
+from pretrain_xai.networks.frozen_prefix import behind_frozen_prefix
+from pretrain_xai.networks.models import build_network, freeze_below
+from pretrain_xai.networks.training import configure_torch, train
+from pretrain_xai.settings.sections import Cache, Network, Training
 from torch import nn
 
 CORES = int(os.environ.get("OMP_NUM_THREADS", "2"))

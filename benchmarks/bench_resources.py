@@ -6,12 +6,12 @@ import sys
 import numpy as np
 from bench_attribution import memory_of_vgg16
 from pretrain_xai.dataset import LabelledImages
-from pretrain_xai.models import build_network, freeze_below
-from pretrain_xai.peak_memory import peak_memory
-from pretrain_xai.resources import count_images, needs
-from pretrain_xai.settings import Network, Training
+from pretrain_xai.networks.models import build_network, freeze_below
+from pretrain_xai.networks.training import configure_torch, train
+from pretrain_xai.running.peak_memory import peak_memory
+from pretrain_xai.running.resources import count_images, needs
+from pretrain_xai.settings.sections import Network, Training
 from pretrain_xai.study import Study, load_study
-from pretrain_xai.training import configure_torch, train
 
 SIDE, BATCH = 224, 32
 

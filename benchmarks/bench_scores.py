@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 from pretrain_xai.dataset import Split
-from pretrain_xai.earth_mover import earth_mover_distance, earth_mover_top_k
-from pretrain_xai.explanation import CHUNK, score_comparison_maps
+from pretrain_xai.explanations.explanation import CHUNK, score_comparison_maps
 from pretrain_xai.localization import SCORES, score_masked
-from pretrain_xai.masked_maps import MaskedMaps
+from pretrain_xai.maps.masked_maps import MaskedMaps
 from pretrain_xai.protocol import CORRECTED
-from pretrain_xai.settings import Attribution
+from pretrain_xai.scores.earth_mover import earth_mover_distance, earth_mover_top_k
+from pretrain_xai.settings.sections import Attribution
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 SIDE = 224
@@ -124,7 +124,7 @@ def score_stream(n_images: int) -> None:
 
 def memory_of(call: str) -> float:
     """Return the peak memory, in MB, of a process of its own that runs a call of this file."""
-    code = f"import bench_scores; from pretrain_xai.peak_memory import peak_memory; bench_scores.{call}; "
+    code = f"import bench_scores; from pretrain_xai.running.peak_memory import peak_memory; bench_scores.{call}; "
     code += "print('peak', peak_memory())"
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, cwd=Path(__file__).parent, check=True, stdout=subprocess.PIPE, text=True)

@@ -7,11 +7,11 @@ import time
 import numpy as np
 import pandas as pd
 from pretrain_xai import paths
-from pretrain_xai.coverage import coverage_table
-from pretrain_xai.effects import Contrast
-from pretrain_xai.intervals import by_units
-from pretrain_xai.mixed_model import fit_mixed_model
-from pretrain_xai.simulated_studies import Size, Spread, as_skills, simulate_scores
+from pretrain_xai.statistics.coverage import coverage_table
+from pretrain_xai.statistics.effects import Contrast
+from pretrain_xai.statistics.intervals import by_units
+from pretrain_xai.statistics.mixed_model import fit_mixed_model
+from pretrain_xai.statistics.simulated_studies import Size, Spread, as_skills, simulate_scores
 from pretrain_xai.tables import TableError, read_table
 
 N_STUDIES = 1000

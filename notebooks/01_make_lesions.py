@@ -27,9 +27,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from pretrain_xai import figures, paths, previews
+from pretrain_xai.drawing import figures, previews
+from pretrain_xai import paths
 from pretrain_xai.lesions import generate_patches, save_patches
-from pretrain_xai.provenance import record
+from pretrain_xai.files.provenance import record
 from pretrain_xai.study import load_study
 
 config = load_study(study)

@@ -32,12 +32,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from pretrain_xai import figures, paths, previews
-from pretrain_xai.provenance import record
-from pretrain_xai.slice_files import source_state
-from pretrain_xai.slice_quality import rejection_counts, slice_quality
-from pretrain_xai.slice_sources import make_slices
-from pretrain_xai.slices import read_slices
+from pretrain_xai.drawing import figures, previews
+from pretrain_xai import paths
+from pretrain_xai.files.provenance import record
+from pretrain_xai.slices.files import source_state
+from pretrain_xai.slices.quality import rejection_counts, slice_quality
+from pretrain_xai.slices.sources import make_slices
+from pretrain_xai.slices.simulated import read_slices
 from pretrain_xai.study import load_study
 
 config = load_study(study)

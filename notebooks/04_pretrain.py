@@ -26,14 +26,15 @@ pretraining: str = "natural"  # the corpus: natural or mri
 # %%
 import matplotlib.pyplot as plt
 
-from pretrain_xai import figures, paths, previews
-from pretrain_xai.corpora import CORPORA
-from pretrain_xai.models import build_network, save_weights
-from pretrain_xai.provenance import record
+from pretrain_xai.drawing import figures, previews
+from pretrain_xai import paths
+from pretrain_xai.networks.corpora import CORPORA
+from pretrain_xai.networks.models import build_network, save_weights
+from pretrain_xai.files.provenance import record
 from pretrain_xai.study import load_study
 from pretrain_xai.tables import write_table
-from pretrain_xai.training import configure_torch, train
-from pretrain_xai.training_state import StateFile
+from pretrain_xai.networks.training import configure_torch, train
+from pretrain_xai.networks.training_state import StateFile
 
 config = load_study(study)
 settings = config.pretraining

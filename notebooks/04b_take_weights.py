@@ -28,9 +28,10 @@ pretraining: str = "imagenet"  # a corpus for which the study file names weights
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from pretrain_xai import figures, paths, previews
-from pretrain_xai.models import pretrained_state, save_state
-from pretrain_xai.provenance import record
+from pretrain_xai.drawing import figures, previews
+from pretrain_xai import paths
+from pretrain_xai.networks.models import pretrained_state, save_state
+from pretrain_xai.files.provenance import record
 from pretrain_xai.study import load_study
 
 config = load_study(study)

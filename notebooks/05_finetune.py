@@ -31,16 +31,17 @@ seed: int = 0  # of the fresh last layer, of the order of the images and of drop
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from pretrain_xai import figures, paths, previews
-from pretrain_xai.checkpoints import Checkpoints
+from pretrain_xai.drawing import figures, previews
+from pretrain_xai import paths
+from pretrain_xai.networks.checkpoints import Checkpoints
 from pretrain_xai.classification import classification_metrics, prediction_table
 from pretrain_xai.dataset import read_split
-from pretrain_xai.models import freeze_below, load_pretrained, save_weights
-from pretrain_xai.provenance import record
+from pretrain_xai.networks.models import freeze_below, load_pretrained, save_weights
+from pretrain_xai.files.provenance import record
 from pretrain_xai.study import Run, load_study
 from pretrain_xai.tables import write_table
-from pretrain_xai.training import configure_torch, predict, train
-from pretrain_xai.training_state import StateFile
+from pretrain_xai.networks.training import configure_torch, predict, train
+from pretrain_xai.networks.training_state import StateFile
 
 config = load_study(study)
 protocol = config.switched

@@ -30,17 +30,18 @@ study: str = "demo"  # a file in studies/
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from pretrain_xai import figures, paths
-from pretrain_xai.checkpoints import restore
+from pretrain_xai.drawing import figures
+from pretrain_xai import paths
+from pretrain_xai.networks.checkpoints import restore
 from pretrain_xai.classification import prediction_table
 from pretrain_xai.dataset import read_split
-from pretrain_xai.matching import cell_matched, match_checkpoints, matching_failed, read_checkpoints
-from pretrain_xai.matching_plots import matching_figure
-from pretrain_xai.models import save_weights
-from pretrain_xai.provenance import record
+from pretrain_xai.networks.matching import cell_matched, match_checkpoints, matching_failed, read_checkpoints
+from pretrain_xai.drawing.matching_plots import matching_figure
+from pretrain_xai.networks.models import save_weights
+from pretrain_xai.files.provenance import record
 from pretrain_xai.study import MATCHED, NETWORK, Run, load_study
 from pretrain_xai.tables import write_table
-from pretrain_xai.training import configure_torch, predict
+from pretrain_xai.networks.training import configure_torch, predict
 
 config = load_study(study)
 protocol = config.switched

@@ -24,8 +24,8 @@ study: str = "demo"  # a file in studies/
 
 # %%
 from pretrain_xai import paths
-from pretrain_xai.matching import read_matching, unmatched_runs
-from pretrain_xai.provenance import record
+from pretrain_xai.networks.matching import read_matching, unmatched_runs
+from pretrain_xai.files.provenance import record
 from pretrain_xai.selection import CORRECT_FOR_ALL, WRONG_FOR_ONE, find_intersections
 from pretrain_xai.study import load_study
 from pretrain_xai.tables import read_predictions, write_table

@@ -27,10 +27,11 @@ example: int = 0  # which of the kept images, 0 ... attribution.example_images -
 # %%
 import matplotlib.pyplot as plt
 
-from pretrain_xai import figures, paths
+from pretrain_xai.drawing import figures
+from pretrain_xai import paths
 from pretrain_xai.dataset import read_split
-from pretrain_xai.examples import read_examples
-from pretrain_xai.plotting import heatmap_figure
+from pretrain_xai.explanations.examples import read_examples
+from pretrain_xai.drawing.boxplots import heatmap_figure
 from pretrain_xai.selection import example_images
 from pretrain_xai.study import load_study
 from pretrain_xai.tables import read_table

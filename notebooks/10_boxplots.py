@@ -26,11 +26,12 @@ selection: str = "best"  # how models are chosen: best or matched
 # %%
 import matplotlib.pyplot as plt
 
-from pretrain_xai import figures, paths
-from pretrain_xai.comparison_maps import COMPARISON_MAPS
-from pretrain_xai.matching import read_matching, unmatched_cells
+from pretrain_xai.drawing import figures
+from pretrain_xai import paths
+from pretrain_xai.maps.comparison_maps import COMPARISON_MAPS
+from pretrain_xai.networks.matching import read_matching, unmatched_cells
 from pretrain_xai.names import label
-from pretrain_xai.plotting import boxplot_figure, score_box_data
+from pretrain_xai.drawing.boxplots import boxplot_figure, score_box_data
 from pretrain_xai.selection import CORRECT_FOR_ALL, scored_on
 from pretrain_xai.study import MATCHED, load_study
 from pretrain_xai.tables import read_classification, read_scores, read_table, true_negative_rates

@@ -25,8 +25,9 @@ selection: str = "best"  # how models are chosen: best or matched
 # %%
 import matplotlib.pyplot as plt
 
-from pretrain_xai import figures, paths
-from pretrain_xai.plotting import boxplot_figure, score_box_data
+from pretrain_xai.drawing import figures
+from pretrain_xai import paths
+from pretrain_xai.drawing.boxplots import boxplot_figure, score_box_data
 from pretrain_xai.study import load_study
 from pretrain_xai.tables import read_scores
 

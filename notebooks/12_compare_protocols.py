@@ -33,13 +33,14 @@ selection: str = "best"  # how models are chosen: best or matched
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from pretrain_xai import figures, paths
-from pretrain_xai.conclusions import conclusions
-from pretrain_xai.effect_plots import effect_figure
-from pretrain_xai.protocol_effects import ALL_METHODS, RANKING, compare_protocols
+from pretrain_xai.drawing import figures
+from pretrain_xai import paths
+from pretrain_xai.statistics.conclusions import conclusions
+from pretrain_xai.drawing.effect_plots import effect_figure
+from pretrain_xai.statistics.protocol_effects import ALL_METHODS, RANKING, compare_protocols
 from pretrain_xai.study import load_study
 from pretrain_xai.tables import write_table
-from pretrain_xai.variants import finished_variants, variant_files, variant_states
+from pretrain_xai.running.variants import finished_variants, variant_files, variant_states
 
 config = load_study(study)
 figures.use_style()

@@ -34,14 +34,15 @@ from itertools import combinations
 
 import matplotlib.pyplot as plt
 
-from pretrain_xai import figures, paths, statistics_plots
+from pretrain_xai.drawing import figures, statistics_plots
+from pretrain_xai import paths
 from pretrain_xai.dataset import read_split
-from pretrain_xai.findings import findings
-from pretrain_xai.power import seeds_needed
-from pretrain_xai.provenance import record
+from pretrain_xai.statistics.findings import findings
+from pretrain_xai.statistics.power import seeds_needed
+from pretrain_xai.files.provenance import record
 from pretrain_xai.selection import CORRECT_FOR_ALL, scored_on
 from pretrain_xai.skill import brain_chance, collect_skills
-from pretrain_xai.statistics import study_statistics
+from pretrain_xai.statistics.summary import study_statistics
 from pretrain_xai.study import load_study
 from pretrain_xai.tables import read_arrays, read_classification, read_scores, read_table, write_table
 

@@ -35,13 +35,14 @@ seed: int = 0  # of the resamples of subjects and seeds
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from pretrain_xai import figures, paths
-from pretrain_xai.populations import read_populations
-from pretrain_xai.provenance import record
-from pretrain_xai.sensitivity import sensitivity_tables
-from pretrain_xai.sensitivity_plots import sensitivity_figure
+from pretrain_xai.drawing import figures
+from pretrain_xai import paths
+from pretrain_xai.statistics.populations import read_populations
+from pretrain_xai.files.provenance import record
+from pretrain_xai.statistics.sensitivity import sensitivity_tables
+from pretrain_xai.drawing.sensitivity_plots import sensitivity_figure
 from pretrain_xai.study import load_study
-from pretrain_xai.survival import survival_sentences
+from pretrain_xai.statistics.survival import survival_sentences
 from pretrain_xai.tables import write_table
 
 config = load_study(study)

@@ -24,7 +24,8 @@ selection: str = "best"  # how models are chosen: best or matched
 
 # %%
 from IPython.display import Markdown
-from pretrain_xai import manuscript_tables, paths
+from pretrain_xai.drawing import manuscript_tables
+from pretrain_xai import paths
 from pretrain_xai.names import use_target
 from pretrain_xai.study import load_study
 from pretrain_xai.tables import read_table

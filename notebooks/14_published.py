@@ -23,12 +23,14 @@ folder: str = "data/published"  # the authors' files; relative to the project, o
 # %%
 from matplotlib import pyplot as plt
 
-from pretrain_xai import paths, published_plots, published_tables
-from pretrain_xai.figures import save_figure, use_style
-from pretrain_xai.plotting import boxplot_figure, score_box_data
-from pretrain_xai.provenance import record
+from pretrain_xai import paths
+from pretrain_xai.drawing import published_plots
+from pretrain_xai.statistics import published_tables
+from pretrain_xai.drawing.figures import save_figure, use_style
+from pretrain_xai.drawing.boxplots import boxplot_figure, score_box_data
+from pretrain_xai.files.provenance import record
 from pretrain_xai.published import read_release
-from pretrain_xai.published_files import METHODS
+from pretrain_xai.files.release import METHODS
 from pretrain_xai.tables import write_table
 
 use_style()

@@ -35,16 +35,17 @@ random_seed: int = 2018  # of the random weights; another one than that of the p
 # %%
 import matplotlib.pyplot as plt
 
-from pretrain_xai import figures, paths
+from pretrain_xai.drawing import figures
+from pretrain_xai import paths
 from pretrain_xai.dataset import read_split
-from pretrain_xai.models import N_CLASSES, build_network, load_finetuned
+from pretrain_xai.networks.models import N_CLASSES, build_network, load_finetuned
 from pretrain_xai.names import label
-from pretrain_xai.sanity import RANDOM_MAP, compare_with_random, mean_similarity, retained
-from pretrain_xai.sanity_figure import sanity_figure
+from pretrain_xai.explanations.sanity import RANDOM_MAP, compare_with_random, mean_similarity, retained
+from pretrain_xai.drawing.sanity_figure import sanity_figure
 from pretrain_xai.selection import example_images
 from pretrain_xai.study import Run, load_study
 from pretrain_xai.tables import read_table, write_table
-from pretrain_xai.training import configure_torch
+from pretrain_xai.networks.training import configure_torch
 
 config = load_study(study)
 protocol = config.switched

@@ -22,10 +22,10 @@ selection: str = "best"  # how models are chosen: best or matched
 # %%
 import matplotlib.pyplot as plt
 
-from pretrain_xai import figures
-from pretrain_xai.explorer import Explorer
-from pretrain_xai.explorer_controls import ExplorerControls
-from pretrain_xai.explorer_view import montage
+from pretrain_xai.drawing import figures
+from pretrain_xai.explorer.data import Explorer
+from pretrain_xai.explorer.controls import ExplorerControls
+from pretrain_xai.explorer.view import montage
 
 figures.use_style()
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, ornt_transform
-from pretrain_xai.slices import load_template
+from pretrain_xai.slices.simulated import load_template
 
 #: heights of the axial slices, mm
 HEIGHTS = np.arange(0, 29, 4)

@@ -8,9 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pretrain_xai.attribution import METHODS, attribute, attribute_all, completeness_delta
-from pretrain_xai.deep_lift import reference_inputs, rescaled
-from pretrain_xai.micro_batches import micro_batch_rows
-from pretrain_xai.model_guard import dropout_per_row, guarded
+from pretrain_xai.methods.deep_lift import reference_inputs, rescaled
+from pretrain_xai.methods.micro_batches import micro_batch_rows
+from pretrain_xai.methods.model_guard import dropout_per_row, guarded
 from torch import nn
 from torchvision.models import vgg
 

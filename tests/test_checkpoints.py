@@ -5,11 +5,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from pretrain_xai.checkpoints import SPACING, CheckpointError, Checkpoints, load_checkpoint
 from pretrain_xai.dataset import LabelledImages
-from pretrain_xai.models import build_network, freeze_below
-from pretrain_xai.settings import Network, Training
-from pretrain_xai.training import predict, train
+from pretrain_xai.networks.checkpoints import SPACING, CheckpointError, Checkpoints, load_checkpoint
+from pretrain_xai.networks.models import build_network, freeze_below
+from pretrain_xai.networks.training import predict, train
+from pretrain_xai.settings.sections import Network, Training
 from torch import nn
 
 NARROW = Network(architecture="vgg11", width=1 / 16)

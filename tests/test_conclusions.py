@@ -4,8 +4,8 @@ import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
 from matplotlib.colors import to_rgb
-from pretrain_xai.conclusions import conclusions
-from pretrain_xai.effect_plots import effect_figure, plot_effects
+from pretrain_xai.drawing.effect_plots import effect_figure, plot_effects
+from pretrain_xai.statistics.conclusions import conclusions
 
 
 def effect_rows(*rows: tuple) -> pd.DataFrame:

@@ -5,10 +5,11 @@ import typing
 import numpy as np
 import pandas as pd
 import pytest
-from pretrain_xai import corpora, paths
-from pretrain_xai.corpora import CORPORA, PHOTOGRAPHS, VALIDATION_SHARE, mri_corpus, natural_corpus
-from pretrain_xai.settings import Pretraining
-from pretrain_xai.slices import write_slices
+from pretrain_xai import paths
+from pretrain_xai.networks import corpora
+from pretrain_xai.networks.corpora import CORPORA, PHOTOGRAPHS, VALIDATION_SHARE, mri_corpus, natural_corpus
+from pretrain_xai.settings.sections import Pretraining
+from pretrain_xai.slices.simulated import write_slices
 from pretrain_xai.study import Study, load_study
 
 SPLITS = {"pretraining": 3, "pretraining_validation": 2, "train": 2}

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from pretrain_xai.coverage import coverage_table
-from pretrain_xai.simulated_studies import Size, Spread, as_skills, estimate_spread, simulate_scores
+from pretrain_xai.statistics.coverage import coverage_table
+from pretrain_xai.statistics.simulated_studies import Size, Spread, as_skills, estimate_spread, simulate_scores
 
 #: four standard errors of a share of .95 among 600, and of .05 among 300
 COVERED, SEEN = (0.914, 0.986), 0.1

@@ -5,10 +5,10 @@ import dataclasses
 import numpy as np
 import pandas as pd
 import pytest
-from pretrain_xai import intervals
-from pretrain_xai.effects import ALL, WAYS, cell_table, contrasts, contributions, effect_table, holm
-from pretrain_xai.simulated_studies import Size, Spread, as_skills, simulate_scores
 from pretrain_xai.skill import Skills
+from pretrain_xai.statistics import intervals
+from pretrain_xai.statistics.effects import ALL, WAYS, cell_table, contrasts, contributions, effect_table, holm
+from pretrain_xai.statistics.simulated_studies import Size, Spread, as_skills, simulate_scores
 from statsmodels.stats.multitest import multipletests
 
 SPREAD = Spread(network=0.02)

@@ -7,7 +7,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
-from pretrain_xai.equal_accuracy import (
+from pretrain_xai.drawing.figures import STYLE
+from pretrain_xai.drawing.matching_plots import accuracy_figure, equality_figure, matching_figure
+from pretrain_xai.networks.matching import match_checkpoints
+from pretrain_xai.settings.sections import Matching
+from pretrain_xai.skill import Skills
+from pretrain_xai.statistics.equal_accuracy import (
     TABLES,
     adjusted_contrast,
     adjusted_weights,
@@ -16,12 +21,7 @@ from pretrain_xai.equal_accuracy import (
     network_table,
     regression,
 )
-from pretrain_xai.equality_findings import equality_findings
-from pretrain_xai.figures import STYLE
-from pretrain_xai.matching import match_checkpoints
-from pretrain_xai.matching_plots import accuracy_figure, equality_figure, matching_figure
-from pretrain_xai.settings import Matching
-from pretrain_xai.skill import Skills
+from pretrain_xai.statistics.equality_findings import equality_findings
 from pretrain_xai.study import NETWORK
 from pretrain_xai.tables import read_table
 from scipy import stats

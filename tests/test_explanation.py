@@ -9,11 +9,16 @@ import pytest
 import torch
 from pretrain_xai.attribution import attribute
 from pretrain_xai.dataset import LesionMasks, Split
-from pretrain_xai.explanation import example_maps, explain_and_score, score_comparison_maps, score_under_switches
-from pretrain_xai.models import build_network
+from pretrain_xai.explanations.explanation import (
+    example_maps,
+    explain_and_score,
+    score_comparison_maps,
+    score_under_switches,
+)
+from pretrain_xai.networks.models import build_network
+from pretrain_xai.networks.training import as_batch, predict
 from pretrain_xai.protocol import CORRECTED, RESCORED, switched_protocols
-from pretrain_xai.settings import Attribution, Network
-from pretrain_xai.training import as_batch, predict
+from pretrain_xai.settings.sections import Attribution, Network
 
 METHODS = ["integrated_gradients", "deep_lift", "saliency"]
 SETTINGS = Attribution(methods=METHODS, options={"integrated_gradients": {"n_steps": 3}})

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from matplotlib.colors import to_rgba
 from pretrain_xai import paths
-from pretrain_xai.explorer import IMAGES, ORDERS, RANK_ACCURACY, Choice, Explorer, finished_studies
-from pretrain_xai.explorer_controls import ExplorerControls
-from pretrain_xai.explorer_view import FALSE_ALARM, HIT, MISS, ExplorerView, hits_and_misses, top_k
+from pretrain_xai.explorer.controls import ExplorerControls
+from pretrain_xai.explorer.data import IMAGES, ORDERS, RANK_ACCURACY, Choice, Explorer, finished_studies
+from pretrain_xai.explorer.view import FALSE_ALARM, HIT, MISS, ExplorerView, hits_and_misses, top_k
 from pretrain_xai.localization import confusion_counts
 from pretrain_xai.tables import read_arrays, read_predictions, read_scores
 from scipy.special import softmax
@@ -284,7 +284,7 @@ def test_a_bad_file_name_is_refused(controls):
 
 def test_looking_does_not_load_torch(tiny):
     code = (
-        "import sys; from pretrain_xai.explorer_controls import ExplorerControls; "
+        "import sys; from pretrain_xai.explorer.controls import ExplorerControls; "
         "ExplorerControls('tiny', 'best'); sys.exit('torch' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -5,12 +5,12 @@ import tempfile
 import numpy as np
 import pytest
 import torch
-from pretrain_xai import frozen_prefix
 from pretrain_xai.dataset import LabelledImages
-from pretrain_xai.frozen_prefix import Activations, behind_frozen_prefix, split_network
-from pretrain_xai.models import build_network, freeze_below
-from pretrain_xai.settings import Cache, Network, Standardise, Training
-from pretrain_xai.training import as_batch, train
+from pretrain_xai.networks import frozen_prefix
+from pretrain_xai.networks.frozen_prefix import Activations, behind_frozen_prefix, split_network
+from pretrain_xai.networks.models import build_network, freeze_below
+from pretrain_xai.networks.training import as_batch, train
+from pretrain_xai.settings.sections import Cache, Network, Standardise, Training
 from torch import nn
 from torch.nn import functional
 from torchvision.models import resnet18

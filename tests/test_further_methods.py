@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 from pretrain_xai.attribution import METHODS, attribute
-from pretrain_xai.channels import reduce_channels
-from pretrain_xai.further_methods import NOISE_STREAM
-from pretrain_xai.models import build_network
-from pretrain_xai.settings import Network, Standardise
+from pretrain_xai.maps.channels import reduce_channels
+from pretrain_xai.methods.further_methods import NOISE_STREAM
+from pretrain_xai.networks.models import build_network
+from pretrain_xai.settings.sections import Network, Standardise
 from test_attribution import assert_same_state, state
 from torch import nn
 from zennit.attribution import Gradient

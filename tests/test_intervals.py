@@ -5,7 +5,7 @@ import pytest
 import statsmodels.api as sm
 from hypothesis import given
 from hypothesis import strategies as st
-from pretrain_xai import intervals
+from pretrain_xai.statistics import intervals
 from scipy import stats
 
 RNG = np.random.default_rng(1)

@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from pretrain_xai.channels import LUMINANCE, reduce_channels
 from pretrain_xai.localization import (
     SCORES,
     chance,
@@ -17,6 +16,7 @@ from pretrain_xai.localization import (
     relevance_rank_accuracy,
     true_negative_rate,
 )
+from pretrain_xai.maps.channels import LUMINANCE, reduce_channels
 
 
 @st.composite

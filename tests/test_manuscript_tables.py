@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pretrain_xai import paths
-from pretrain_xai.manuscript_tables import (
+from pretrain_xai.drawing.manuscript_tables import (
     MANUSCRIPT_TABLES,
     cells_table,
     effects_table,
@@ -21,8 +21,8 @@ from pretrain_xai.manuscript_tables import (
     to_markdown,
 )
 from pretrain_xai.report import write_report
-from pretrain_xai.simulated_studies import Size, Spread, as_skills, simulate_scores
-from pretrain_xai.statistics import study_statistics
+from pretrain_xai.statistics.simulated_studies import Size, Spread, as_skills, simulate_scores
+from pretrain_xai.statistics.summary import study_statistics
 
 TEXT = st.text(st.characters(codec="ascii", categories=["L", "N", "P", "S", "Zs"]), max_size=12)
 

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pretrain_xai.matching import (
+from pretrain_xai.networks.matching import (
     common_accuracy,
     comparable_depths,
     match_checkpoints,
@@ -13,7 +13,7 @@ from pretrain_xai.matching import (
     unmatched_cells,
     unmatched_runs,
 )
-from pretrain_xai.settings import Matching
+from pretrain_xai.settings.sections import Matching
 from pretrain_xai.study import Run
 
 SETTINGS = Matching()

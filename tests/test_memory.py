@@ -5,9 +5,9 @@ import pytest
 import torch
 from pretrain_xai.dataset import Split
 from pretrain_xai.errors import UserError
-from pretrain_xai.memory import within_memory
+from pretrain_xai.explanations.memory import within_memory
 from pretrain_xai.protocol import CORRECTED
-from pretrain_xai.settings import Attribution
+from pretrain_xai.settings.sections import Attribution
 
 SETTINGS = Attribution(methods=["saliency"])
 SHORTAGES = (

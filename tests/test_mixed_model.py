@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from pretrain_xai import intervals
-from pretrain_xai.mixed_model import fit_mixed_model
-from pretrain_xai.simulated_studies import Size, Spread, as_skills, simulate_scores
+from pretrain_xai.statistics import intervals
+from pretrain_xai.statistics.mixed_model import fit_mixed_model
+from pretrain_xai.statistics.simulated_studies import Size, Spread, as_skills, simulate_scores
 
 TABLE = Path(__file__).parent / "data" / "network_means.csv"
 #: estimate and standard error by term: corpus (mri against the mean), depth (1), method (0, 1)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pretrain_xai import paths
 from pretrain_xai.dataset import LabelledImages
-from pretrain_xai.models import (
+from pretrain_xai.networks.models import (
     CONFIGURATIONS,
     WeightsError,
     blocks,
@@ -20,9 +20,9 @@ from pretrain_xai.models import (
     load_weights,
     save_weights,
 )
-from pretrain_xai.settings import Network, Standardise, Training
+from pretrain_xai.networks.training import train
+from pretrain_xai.settings.sections import Network, Standardise, Training
 from pretrain_xai.study import Run, load_study
-from pretrain_xai.training import train
 from torch import nn
 
 NARROW = Network(architecture="vgg11", width=1 / 32)

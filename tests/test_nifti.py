@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from fuzz import survive
 from mri_cohort import oblique, turned
-from pretrain_xai import nifti
-from pretrain_xai.nifti import cut_slices, masked, read_header, read_nifti, read_volume
-from pretrain_xai.slice_checks import BadFileError
-from pretrain_xai.slice_files import SourceFile, find_files
-from pretrain_xai.slice_settings import Nifti
+from pretrain_xai.settings.slices import Nifti
+from pretrain_xai.slices import nifti
+from pretrain_xai.slices.checks import BadFileError
+from pretrain_xai.slices.files import SourceFile, find_files
+from pretrain_xai.slices.nifti import cut_slices, masked, read_header, read_nifti, read_volume
 
 #: all 48 ways to store a volume along the axes of the body
 ALL_CODES = [
@@ -73,7 +73,7 @@ def test_a_marker_ends_at_the_same_pixel_from_every_orientation(tmp_path, codes,
 def test_template_and_nifti_slices_lie_the_same_way(tmp_path):
     """The template saved as a NIfTI file gives the template's own slices."""
     from nilearn.datasets import load_mni152_template
-    from pretrain_xai.slices import load_template
+    from pretrain_xai.slices.simulated import load_template
 
     image, template = load_mni152_template(resolution=1), load_template()
     part = nibabel.Nifti1Image(image.get_fdata(dtype=np.float32)[:, :, 90:93], image.affine.copy())

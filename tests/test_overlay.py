@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pretrain_xai import lesions, overlay, placement
+from pretrain_xai import lesions
 from pretrain_xai.lesions import LesionPatch
-from pretrain_xai.overlay import (
+from pretrain_xai.overlays import overlay, placement
+from pretrain_xai.overlays.overlay import (
     LesionSlice,
     OverlayError,
     draw_label,

@@ -15,8 +15,8 @@ from mri_cohort import brain_volume, volume_path, write_cohort
 from pretrain_xai import paths
 from pretrain_xai.batch import main
 from pretrain_xai.run_notebook import check_parameters, run_notebook
-from pretrain_xai.slices import read_slices
-from pretrain_xai.stages import fingerprint
+from pretrain_xai.running.stages import fingerprint
+from pretrain_xai.slices.simulated import read_slices
 from pretrain_xai.study import Study, StudyError, load_study
 from test_batch import batch, planned
 
@@ -149,7 +149,7 @@ def test_changed_files_and_another_target_count_for_the_slices_only(root):
 def test_volumes_need_little_memory(tmp_path):
     """At most 13 bytes per voxel, which is the bound of `nifti.MAX_VOXELS`."""
     code = (
-        "import resource, sys, pathlib; from pretrain_xai.nifti import read_volume;"
+        "import resource, sys, pathlib; from pretrain_xai.slices.nifti import read_volume;"
         "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024;"
         "before = peak(); size = read_volume(pathlib.Path(sys.argv[1])).data.size; print((peak() - before) / size)"
     )

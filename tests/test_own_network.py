@@ -13,7 +13,8 @@ from pretrain_xai.attribution import METHODS, attribute, completeness_delta
 from pretrain_xai.batch import check_files_and_network, main
 from pretrain_xai.dataset import LabelledImages
 from pretrain_xai.errors import UserError
-from pretrain_xai.models import (
+from pretrain_xai.explanations.sanity import weight_layers
+from pretrain_xai.networks.models import (
     WeightsError,
     build_network,
     freeze_below,
@@ -23,14 +24,13 @@ from pretrain_xai.models import (
     replace_head,
     save_weights,
 )
-from pretrain_xai.own_network import NetworkError
-from pretrain_xai.prerequisites import check_network
-from pretrain_xai.sanity import weight_layers
-from pretrain_xai.settings import Network, Training
-from pretrain_xai.stages import fingerprint
+from pretrain_xai.networks.own_network import NetworkError
+from pretrain_xai.networks.training import predict, train
+from pretrain_xai.running.prerequisites import check_network
+from pretrain_xai.running.stages import fingerprint
+from pretrain_xai.settings.sections import Network, Training
 from pretrain_xai.study import Run, Study, StudyError, load_study
 from pretrain_xai.tables import read_table
-from pretrain_xai.training import predict, train
 from torch import nn
 
 OWN = Network(**small_nets.SETTINGS)
@@ -251,10 +251,10 @@ def test_the_code_of_the_network_counts_for_what_is_made_with_it(root):
     study = study_with(module="nets_of_the_study:resnet")
     before = [fingerprint(study, notebook) for notebook in ("05_finetune", "07_find_intersections")]
     nets.write_text(nets.read_text().replace("stride=2, padding=2", "stride=1, padding=2"))
-    import pretrain_xai.stages
+    import pretrain_xai.running.stages
 
-    pretrain_xai.stages.code_digest.cache_clear()
-    pretrain_xai.stages._code.cache_clear()
+    pretrain_xai.running.stages.code_digest.cache_clear()
+    pretrain_xai.running.stages._code.cache_clear()
     after = [fingerprint(study, notebook) for notebook in ("05_finetune", "07_find_intersections")]
     assert before[0] != after[0] and before[1] == after[1]
 

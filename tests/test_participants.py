@@ -8,9 +8,9 @@ import pytest
 from fuzz import survive
 from hypothesis import given
 from hypothesis import strategies as st
-from pretrain_xai.participants import check_splits, deal, read_age, read_participants, read_sex
-from pretrain_xai.slice_files import SourceError
-from pretrain_xai.slice_settings import Participants
+from pretrain_xai.settings.slices import Participants
+from pretrain_xai.slices.files import SourceError
+from pretrain_xai.slices.participants import check_splits, deal, read_age, read_participants, read_sex
 
 TABLE = "participant_id\tsex\tage\thandedness\nsub-01\tF\t22-25\tL\nsub-02\tmale\t31.5\tR\nsub-03\tn/a\tn/a\tR\n"
 

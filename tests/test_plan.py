@@ -6,9 +6,10 @@ import subprocess
 
 import pytest
 import yaml
-from pretrain_xai import micro_benchmark, paths, plan
-from pretrain_xai.micro_benchmark import MeasurementError
+from pretrain_xai import paths, plan
 from pretrain_xai.plan import RIGHT_FOR_ALL, WRONG, Job, Plan, _jobs_of, image_counts, main, missing, planned_jobs
+from pretrain_xai.running import micro_benchmark
+from pretrain_xai.running.micro_benchmark import MeasurementError
 from pretrain_xai.study import StudyError, load_study
 
 #: seconds and bytes that are easy to follow

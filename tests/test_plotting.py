@@ -6,17 +6,18 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
-from pretrain_xai import figures, names, paths
-from pretrain_xai.figures import save_figure
-from pretrain_xai.plotting import (
+from pretrain_xai import names, paths
+from pretrain_xai.drawing import figures
+from pretrain_xai.drawing.boxplots import (
     boxplot_figure,
     heatmap_figure,
     plot_classification,
     plot_score_boxes,
     score_box_data,
 )
-from pretrain_xai.provenance import sha256
-from pretrain_xai.stages import STAGES
+from pretrain_xai.drawing.figures import save_figure
+from pretrain_xai.files.provenance import sha256
+from pretrain_xai.running.stages import STAGES
 
 CORPORA = ["natural", "mri"]
 

@@ -7,18 +7,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from pretrain_xai import batch, paths, protocol_effects
+from pretrain_xai import batch, paths
 from pretrain_xai.classification import prediction_table
-from pretrain_xai.conclusions import conclusions
-from pretrain_xai.noise_floor import NoiseFloor, order_floor
 from pretrain_xai.protocol import CORRECTED, PUBLISHED, RESCORED, Protocol, switched_protocols
-from pretrain_xai.protocol_effects import ALL_METHODS, RANKING, RESAMPLES, compare_protocols
-from pretrain_xai.resampling import kendall_tau, subject_weights
-from pretrain_xai.selection import CORRECT_FOR_ALL, find_intersections, image_list
-from pretrain_xai.stages import STAGES, fingerprint
-from pretrain_xai.study import StudyError, load_study
-from pretrain_xai.tables import read_scores, read_table, write_table
-from pretrain_xai.variants import (
+from pretrain_xai.running.stages import STAGES, fingerprint
+from pretrain_xai.running.variants import (
     RETRAINED,
     finished_variants,
     mark_finished,
@@ -26,6 +19,14 @@ from pretrain_xai.variants import (
     variant_files,
     variant_states,
 )
+from pretrain_xai.selection import CORRECT_FOR_ALL, find_intersections, image_list
+from pretrain_xai.statistics import protocol_effects
+from pretrain_xai.statistics.conclusions import conclusions
+from pretrain_xai.statistics.noise_floor import NoiseFloor, order_floor
+from pretrain_xai.statistics.protocol_effects import ALL_METHODS, RANKING, RESAMPLES, compare_protocols
+from pretrain_xai.statistics.resampling import kendall_tau, subject_weights
+from pretrain_xai.study import StudyError, load_study
+from pretrain_xai.tables import read_scores, read_table, write_table
 from scipy import stats
 
 SWITCHES = [field.name for field in dataclasses.fields(Protocol)]

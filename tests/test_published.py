@@ -13,9 +13,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pretrain_xai import paths, published, published_tables
+from pretrain_xai import paths, published
+from pretrain_xai.files.release import METHODS, ReleaseError, parse_model_name, selection_of
 from pretrain_xai.published import Release, read_release
-from pretrain_xai.published_files import METHODS, ReleaseError, parse_model_name, selection_of
+from pretrain_xai.statistics import published_tables
 from sklearn.metrics import roc_auc_score
 
 REAL = Path(os.environ.get("PRETRAIN_XAI_PUBLISHED", paths.REPOSITORY.parent / "shared" / "published"))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pretrain_xai.resampling import (
+from pretrain_xai.statistics.resampling import (
     kendall_tau,
     subject_weights,
     weighted_classification,

@@ -5,16 +5,16 @@ import dataclasses
 import pandas as pd
 import pytest
 import torch
-from pretrain_xai import resources
 from pretrain_xai.attribution import METHODS
-from pretrain_xai.explanation import CHUNK
-from pretrain_xai.micro_batches import MAXIMUM_ROWS, PIXEL_BUDGET
-from pretrain_xai.models import build_network
-from pretrain_xai.resources import count_images, needs, network_size, passes_per_image
-from pretrain_xai.settings import Network
-from pretrain_xai.stages import STAGES
+from pretrain_xai.explanations.explanation import CHUNK
+from pretrain_xai.methods.micro_batches import MAXIMUM_ROWS, PIXEL_BUDGET
+from pretrain_xai.networks.models import build_network
+from pretrain_xai.networks.training import PREDICTION_BATCH
+from pretrain_xai.running import resources
+from pretrain_xai.running.resources import count_images, needs, network_size, passes_per_image
+from pretrain_xai.running.stages import STAGES
+from pretrain_xai.settings.sections import Network
 from pretrain_xai.study import load_study
-from pretrain_xai.training import PREDICTION_BATCH
 from torch import nn
 
 

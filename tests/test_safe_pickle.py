@@ -16,8 +16,9 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from pretrain_xai import paths, safe_pickle
-from pretrain_xai.safe_pickle import ReleaseError
+from pretrain_xai import paths
+from pretrain_xai.files import safe_pickle
+from pretrain_xai.files.safe_pickle import ReleaseError
 
 WITHIN_A_TEST = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 MAGIC = bytes.fromhex("80028a0a6cfc9c46f9206aa850192e")
@@ -126,7 +127,7 @@ def test_slices_of_the_authors_are_kept_once_in_memory(tmp_path):
 
 
 def test_torch_is_imported_for_tensors_only():
-    code = "import sys, pretrain_xai.published_tables; assert 'torch' not in sys.modules"
+    code = "import sys, pretrain_xai.statistics.published_tables; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"PYTHONPATH": str(paths.LIBRARY.parent)})
 
 

@@ -8,12 +8,9 @@ import pytest
 import torch
 from matplotlib import pyplot as plt
 from pretrain_xai.dataset import LesionMasks, Split
-from pretrain_xai.explanation import example_maps
-from pretrain_xai.localization import relevance_rank_accuracy
-from pretrain_xai.micro_batches import micro_batch_rows
-from pretrain_xai.models import build_network
-from pretrain_xai.protocol import CORRECTED
-from pretrain_xai.sanity import (
+from pretrain_xai.drawing.sanity_figure import PANELS, sanity_figure
+from pretrain_xai.explanations.explanation import example_maps
+from pretrain_xai.explanations.sanity import (
     MEASURES,
     RANDOM_MAP,
     TRAINED,
@@ -25,8 +22,11 @@ from pretrain_xai.sanity import (
     retained,
     weight_layers,
 )
-from pretrain_xai.sanity_figure import PANELS, sanity_figure
-from pretrain_xai.settings import Attribution, Network, Standardise
+from pretrain_xai.localization import relevance_rank_accuracy
+from pretrain_xai.methods.micro_batches import micro_batch_rows
+from pretrain_xai.networks.models import build_network
+from pretrain_xai.protocol import CORRECTED
+from pretrain_xai.settings.sections import Attribution, Network, Standardise
 from scipy import stats
 from skimage.metrics import structural_similarity
 

@@ -11,20 +11,27 @@ from hypothesis import strategies as st
 from matplotlib import pyplot as plt
 from pretrain_xai import paths
 from pretrain_xai.batch import check_scores
-from pretrain_xai.channels import LUMINANCE
-from pretrain_xai.effects import effect_table
-from pretrain_xai.findings import findings
-from pretrain_xai.intervals import by_images
+from pretrain_xai.drawing.sensitivity_plots import LETTERS, flip_letters, sensitivity_figure
+from pretrain_xai.explanations.setting_scores import SettingScores, empty_scores, score_comparison_maps_under_settings
 from pretrain_xai.localization import SCORES
-from pretrain_xai.populations import CORRECT, FEWEST_IMAGES, INCORRECT, SAME_DEPTHS, common_images, populations
+from pretrain_xai.maps.channels import LUMINANCE
 from pretrain_xai.protocol import CORRECTED
-from pretrain_xai.sensitivity import judge, mean_ranks, network_draws, sensitivity_tables
-from pretrain_xai.sensitivity_plots import LETTERS, flip_letters, sensitivity_figure
-from pretrain_xai.setting_scores import SettingScores, empty_scores, score_comparison_maps_under_settings
-from pretrain_xai.settings import Sensitivity
-from pretrain_xai.simulated_studies import Size, Spread, as_skills, simulate_scores
+from pretrain_xai.settings.sections import Sensitivity
+from pretrain_xai.statistics.effects import effect_table
+from pretrain_xai.statistics.findings import findings
+from pretrain_xai.statistics.intervals import by_images
+from pretrain_xai.statistics.populations import (
+    CORRECT,
+    FEWEST_IMAGES,
+    INCORRECT,
+    SAME_DEPTHS,
+    common_images,
+    populations,
+)
+from pretrain_xai.statistics.sensitivity import judge, mean_ranks, network_draws, sensitivity_tables
+from pretrain_xai.statistics.simulated_studies import Size, Spread, as_skills, simulate_scores
+from pretrain_xai.statistics.survival import survival_sentences
 from pretrain_xai.study import Study, StudyError, load_study
-from pretrain_xai.survival import survival_sentences
 from pretrain_xai.tables import read_scores, read_table
 from scipy import stats
 from sklearn.metrics import average_precision_score, roc_auc_score
@@ -392,7 +399,7 @@ def test_the_default_setting_holds_the_scores_and_the_conclusions_of_the_study(t
 
 
 def test_findings_speak_of_survival_where_the_tables_are_there(tiny):
-    from pretrain_xai.statistics import SENSITIVITY, TABLES
+    from pretrain_xai.statistics.summary import SENSITIVITY, TABLES
 
     tables = {name: read_table(paths.statistics(tiny) / f"{name}.csv") for name in (*TABLES, *SENSITIVITY)}
     found = [finding for finding in findings(tables) if finding.figure == "sensitivity"]

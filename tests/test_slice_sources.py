@@ -10,16 +10,17 @@ import numpy as np
 import pandas as pd
 import pytest
 from fuzz import survive
-from pretrain_xai import slice_arrays, slice_sources
-from pretrain_xai.overlay import clean_at_model_resolution
-from pretrain_xai.slice_arrays import array_shape, read_arrays_of
-from pretrain_xai.slice_checks import BadFileError, Frame, good_slices, slice_problem, unit_range
-from pretrain_xai.slice_files import SourceError, SourceFile, check_source, find_files, source_folder, source_state
-from pretrain_xai.slice_pickles import read_slice_pickle
-from pretrain_xai.slice_quality import rejection_counts, slice_quality
-from pretrain_xai.slice_settings import Arrays, Nifti, Pickle
-from pretrain_xai.slice_sources import make_slices
-from pretrain_xai.slices import read_slices
+from pretrain_xai.overlays.overlay import clean_at_model_resolution
+from pretrain_xai.settings.slices import Arrays, Nifti, Pickle
+from pretrain_xai.slices import arrays as slice_arrays
+from pretrain_xai.slices import sources as slice_sources
+from pretrain_xai.slices.arrays import array_shape, read_arrays_of
+from pretrain_xai.slices.checks import BadFileError, Frame, good_slices, slice_problem, unit_range
+from pretrain_xai.slices.files import SourceError, SourceFile, check_source, find_files, source_folder, source_state
+from pretrain_xai.slices.pickles import read_slice_pickle
+from pretrain_xai.slices.quality import rejection_counts, slice_quality
+from pretrain_xai.slices.simulated import read_slices
+from pretrain_xai.slices.sources import make_slices
 
 SPLITS = {"pretraining": 6, "pretraining_validation": 4, "train": 6, "validation": 2, "test": 2}
 SUBJECTS = [f"{number:02d}" for number in range(1, 21)]

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pretrain_xai.slices import (
+from pretrain_xai.slices.simulated import (
     DARKEST_BRAIN,
     load_template,
     read_slices,

@@ -15,7 +15,7 @@ import pytest
 import yaml
 from pretrain_xai import paths
 from pretrain_xai.batch import main
-from pretrain_xai.cluster import (
+from pretrain_xai.running.cluster import (
     ClusterError,
     job_prefix,
     profile_folder,
@@ -149,7 +149,7 @@ def test_jobs_of_other_studies_and_folders_are_not_waited_for(queue, root, monke
 
 
 def test_a_driver_waits_until_the_queue_is_empty_and_says_how_to_end_the_jobs(queue, root, monkeypatch, capsys):
-    monkeypatch.setattr("pretrain_xai.cluster.LOOK_EVERY", 0)
+    monkeypatch.setattr("pretrain_xai.running.cluster.LOOK_EVERY", 0)
     queue.write_text(f"12 {job_prefix('tiny')}_1a\n13 {job_prefix('tiny')}_1a\n")
     wait_for_earlier_jobs("tiny")
     assert "waiting for 2 jobs" in (printed := capsys.readouterr().out)

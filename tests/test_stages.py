@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from pretrain_xai import paths
 from pretrain_xai.protocol import CORRECTED, PUBLISHED, Protocol
-from pretrain_xai.stages import STAGES, WITHOUT_EFFECT, Stage, code_digest, fingerprint, library_files
+from pretrain_xai.running.stages import STAGES, WITHOUT_EFFECT, Stage, code_digest, fingerprint, library_files
 from pretrain_xai.study import Study, load_study
 
 SWITCHES = {field.name for field in dataclasses.fields(Protocol)}
@@ -86,7 +86,7 @@ def test_constants_of_the_real_library_count_for_those_that_import_it(tmp_path, 
     ):
         shutil.copytree(paths.REPOSITORY / "lib", folder / "lib")
         shutil.copytree(paths.REPOSITORY / "notebooks", folder / "notebooks")
-        training = folder / "lib" / "pretrain_xai" / "training.py"
+        training = folder / "lib" / "pretrain_xai" / "networks" / "training.py"
         assert old in training.read_text()
         training.write_text(training.read_text().replace(old, new))
         monkeypatch.setattr(paths, "NOTEBOOKS", folder / "notebooks")

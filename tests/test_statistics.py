@@ -10,14 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib import pyplot as plt
 from pretrain_xai import paths
-from pretrain_xai.findings import findings
-from pretrain_xai.power import power_table, seeds_needed
-from pretrain_xai.ranks import rank_methods
-from pretrain_xai.redundancy import effective_number, map_correlation, redundancy_table, score_correlation, spearman
-from pretrain_xai.simulated_studies import Size, Spread, as_skills, simulate_scores
-from pretrain_xai.skill import Skills
-from pretrain_xai.statistics import TABLES, study_statistics
-from pretrain_xai.statistics_plots import (
+from pretrain_xai.drawing.statistics_plots import (
     alike,
     cells_figure,
     corpus_figure,
@@ -27,6 +20,19 @@ from pretrain_xai.statistics_plots import (
     ranks_figure,
     redundancy_figure,
 )
+from pretrain_xai.skill import Skills
+from pretrain_xai.statistics.findings import findings
+from pretrain_xai.statistics.power import power_table, seeds_needed
+from pretrain_xai.statistics.ranks import rank_methods
+from pretrain_xai.statistics.redundancy import (
+    effective_number,
+    map_correlation,
+    redundancy_table,
+    score_correlation,
+    spearman,
+)
+from pretrain_xai.statistics.simulated_studies import Size, Spread, as_skills, simulate_scores
+from pretrain_xai.statistics.summary import TABLES, study_statistics
 from pretrain_xai.tables import read_table
 from scipy import stats
 from statsmodels.stats.power import TTestPower

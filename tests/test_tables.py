@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pretrain_xai import paths
 from pretrain_xai.localization import confusion_counts, score_masked
-from pretrain_xai.masked_maps import MaskedMaps
+from pretrain_xai.maps.masked_maps import MaskedMaps
 from pretrain_xai.study import Run, load_study
 from pretrain_xai.tables import (
     CLASSIFICATION_COLUMNS,

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from pretrain_xai import training, training_state
 from pretrain_xai.dataset import LabelledImages
-from pretrain_xai.models import build_network, freeze_below
-from pretrain_xai.settings import Cache, Network, Training
-from pretrain_xai.training import train
-from pretrain_xai.training_state import StateFile
+from pretrain_xai.networks import training, training_state
+from pretrain_xai.networks.models import build_network, freeze_below
+from pretrain_xai.networks.training import train
+from pretrain_xai.networks.training_state import StateFile
+from pretrain_xai.settings.sections import Cache, Network, Training
 from torch import nn
 
 SGD = {"optimizer": "sgd", "schedule": "step"}
@@ -147,7 +147,7 @@ import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 from test_training_state import SGD, network_of, trained
-from pretrain_xai.training_state import StateFile
+from pretrain_xai.networks.training_state import StateFile
 keep = StateFile.keep
 def keep_then_die(self, course, *, now):
     keep(self, course, now=now)

@@ -14,12 +14,17 @@ from urllib.error import URLError
 
 import pytest
 import torch
-from pretrain_xai import paths, weight_files
-from pretrain_xai.models import CONFIGURATIONS, blocks, build_network, load_pretrained, pretrained_state, save_state
-from pretrain_xai.prerequisites import check_weights
-from pretrain_xai.settings import Network
-from pretrain_xai.study import Run, StudyError, load_study
-from pretrain_xai.weight_files import (
+from pretrain_xai import paths
+from pretrain_xai.networks import weight_files
+from pretrain_xai.networks.models import (
+    CONFIGURATIONS,
+    blocks,
+    build_network,
+    load_pretrained,
+    pretrained_state,
+    save_state,
+)
+from pretrain_xai.networks.weight_files import (
     MAX_INSTRUCTIONS,
     WeightsError,
     cached_file,
@@ -27,6 +32,9 @@ from pretrain_xai.weight_files import (
     read_state,
     torchvision_state,
 )
+from pretrain_xai.running.prerequisites import check_weights
+from pretrain_xai.settings.sections import Network
+from pretrain_xai.study import Run, StudyError, load_study
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchvision.models import vgg

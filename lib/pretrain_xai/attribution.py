@@ -17,12 +17,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pretrain_xai.deep_lift import reference_inputs, rescaled
 from pretrain_xai.errors import did_you_mean
-from pretrain_xai.further_methods import check_windows, grad_cam, lrp_epsilon_plus_flat, occlusion, random, smooth_grad
-from pretrain_xai.layer_rules import CAPTUM_LRP, DEEP_LIFT, RECTIFIERS, ZENNIT_LRP, LayerRules
-from pretrain_xai.micro_batches import Block, input_gradients, network_of
-from pretrain_xai.model_guard import check_inputs, require_finite
+from pretrain_xai.methods.deep_lift import reference_inputs, rescaled
+from pretrain_xai.methods.further_methods import (
+    check_windows,
+    grad_cam,
+    lrp_epsilon_plus_flat,
+    occlusion,
+    random,
+    smooth_grad,
+)
+from pretrain_xai.methods.layer_rules import CAPTUM_LRP, DEEP_LIFT, RECTIFIERS, ZENNIT_LRP, LayerRules
+from pretrain_xai.methods.micro_batches import Block, input_gradients, network_of
+from pretrain_xai.methods.model_guard import check_inputs, require_finite
 
 
 def attribute(

@@ -16,11 +16,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pretrain_xai import paths
-from pretrain_xai.cluster import job_prefix, profile_folder, uses_slurm, wait_for_earlier_jobs
 from pretrain_xai.errors import UserError
-from pretrain_xai.slice_files import check_source
+from pretrain_xai.running.cluster import job_prefix, profile_folder, uses_slurm, wait_for_earlier_jobs
+from pretrain_xai.running.variants import finished_variants, retrained_variants, variant_name, variant_states
+from pretrain_xai.slices.files import check_source
 from pretrain_xai.study import Study, StudyError, load_study
-from pretrain_xai.variants import finished_variants, retrained_variants, variant_name, variant_states
 
 
 class BatchError(UserError):
@@ -72,7 +72,7 @@ def check_scores(study: Study) -> None:
 
 def check_files_and_network(study: Study) -> None:
     """Check that the weights that a study reads are there, and that its methods can explain its network."""
-    from pretrain_xai.prerequisites import check_network, check_weights
+    from pretrain_xai.running.prerequisites import check_network, check_weights
 
     check_weights(study)
     check_network(study)

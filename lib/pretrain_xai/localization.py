@@ -14,10 +14,10 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pretrain_xai.earth_mover import earth_mover_score, earth_mover_top_k
 from pretrain_xai.errors import did_you_mean
-from pretrain_xai.masked_maps import Levels, MaskedMaps, PerImage, masked_maps
-from pretrain_xai.quantus_scores import PREFIX, quantus_score
+from pretrain_xai.maps.masked_maps import Levels, MaskedMaps, PerImage, masked_maps
+from pretrain_xai.scores.earth_mover import earth_mover_score, earth_mover_top_k
+from pretrain_xai.scores.quantus_scores import PREFIX, quantus_score
 
 Maps = ArrayLike | MaskedMaps
 #: values and chance levels by the name of the score

@@ -18,7 +18,7 @@ from typing import Any
 
 from pretrain_xai import paths
 from pretrain_xai.errors import UserError
-from pretrain_xai.micro_benchmark import measure
+from pretrain_xai.running.micro_benchmark import measure
 from pretrain_xai.study import UNTRAINED, Study, StudyError, load_study
 from pretrain_xai.tables import read_table
 
@@ -209,8 +209,8 @@ class Plan:
 
 def missing(study: Study) -> list[str]:
     """Return in words what a study needs and has not: data, weights, its network, methods that can explain it."""
-    from pretrain_xai.prerequisites import check_network, check_weights, weights_to_download
-    from pretrain_xai.slice_files import check_source
+    from pretrain_xai.running.prerequisites import check_network, check_weights, weights_to_download
+    from pretrain_xai.slices.files import check_source
 
     checks: list[Callable[[], object]] = [
         lambda: check_source(study.slices),

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from pretrain_xai import provenance, safe_pickle
-from pretrain_xai.published_files import COUNTS, KINDS, METRICS, ReleaseError, frame, parse_model_name, selection_of
+from pretrain_xai.files import provenance, safe_pickle
+from pretrain_xai.files.release import COUNTS, KINDS, METRICS, ReleaseError, frame, parse_model_name, selection_of
 
 __all__ = ["Release", "ReleaseError", "parse_model_name", "read_release"]
 

@@ -14,13 +14,13 @@ from jinja2 import Environment, FileSystemLoader
 
 from pretrain_xai import paths
 from pretrain_xai.batch import stage_times
-from pretrain_xai.equal_accuracy import TABLES as EQUALITY_TABLES
-from pretrain_xai.equality_findings import equality_findings
-from pretrain_xai.findings import Finding, findings
-from pretrain_xai.manuscript_tables import MANUSCRIPT_TABLES
+from pretrain_xai.drawing.manuscript_tables import MANUSCRIPT_TABLES
+from pretrain_xai.files.provenance import git_describe, package_versions, write_text
 from pretrain_xai.names import label, use_target
-from pretrain_xai.provenance import git_describe, package_versions, write_text
-from pretrain_xai.statistics import SENSITIVITY, TABLES
+from pretrain_xai.statistics.equal_accuracy import TABLES as EQUALITY_TABLES
+from pretrain_xai.statistics.equality_findings import equality_findings
+from pretrain_xai.statistics.findings import Finding, findings
+from pretrain_xai.statistics.summary import SENSITIVITY, TABLES
 from pretrain_xai.study import UNTRAINED, Study, StudyError, load_study
 from pretrain_xai.tables import TableError, read_classification, read_scores, read_table
 

@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from pretrain_xai.comparison_maps import COMPARISON_MAPS
 from pretrain_xai.errors import UserError
+from pretrain_xai.maps.comparison_maps import COMPARISON_MAPS
 from pretrain_xai.study import NETWORK, UNTRAINED
 
 

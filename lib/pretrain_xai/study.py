@@ -12,7 +12,7 @@ from pydantic import Field, TypeAdapter, ValidationError, model_validator
 from pretrain_xai import paths
 from pretrain_xai.errors import UserError, did_you_mean
 from pretrain_xai.protocol import PROTOCOLS, PUBLISHED, Protocol
-from pretrain_xai.settings import (
+from pretrain_xai.settings.sections import (
     Attribution,
     Cell,
     Dataset,
@@ -24,7 +24,7 @@ from pretrain_xai.settings import (
     Selection,
     Settings,
 )
-from pretrain_xai.slice_settings import Slices
+from pretrain_xai.settings.slices import Slices
 
 #: the columns that name a model in every table
 NETWORK = ["pretraining", "finetune_depth", "seed"]

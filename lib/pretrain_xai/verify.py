@@ -15,10 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
-from pretrain_xai import consistency, paths
-from pretrain_xai.consistency import Wrong
+from pretrain_xai import paths
 from pretrain_xai.errors import UserError, first_ten
-from pretrain_xai.recorded_files import Records, differs, expected_files, present_files, read_records
+from pretrain_xai.running import consistency
+from pretrain_xai.running.consistency import Wrong
+from pretrain_xai.running.recorded_files import Records, differs, expected_files, present_files, read_records
 from pretrain_xai.study import Run, Study, load_study
 from pretrain_xai.tables import read_table
 
@@ -95,7 +96,7 @@ class Verification:
 
     def recomputed(self) -> Wrong:
         """Check that a few images of each model, explained again, get the scores that they have."""
-        from pretrain_xai.training import configure_torch
+        from pretrain_xai.networks.training import configure_torch
 
         if not self.n_images:
             return
@@ -115,8 +116,8 @@ def recompute(name: str, study: Study, run: Run, n_images: int, seed: int) -> tu
     that the protocol leaves unseeded are left out.
     """
     from pretrain_xai.dataset import read_split
-    from pretrain_xai.explanation import explain_and_score
-    from pretrain_xai.models import load_finetuned
+    from pretrain_xai.explanations.explanation import explain_and_score
+    from pretrain_xai.networks.models import load_finetuned
 
     file = paths.scores(name) / f"{run.name}.parquet"
     kept = read_table(file)

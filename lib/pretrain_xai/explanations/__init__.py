@@ -1,0 +1,1 @@
+"""A model explained and scored, and checks of the explanations themselves."""

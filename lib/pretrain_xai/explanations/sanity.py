@@ -1,0 +1,179 @@
+"""Model randomisation check (Adebayo et al. 2018): whether maps change when a network's weights become random.
+
+A method that explains what a network has learnt must give other maps when that is gone. Layers are made random one after
+another, from the last to the first, and maps are compared with those of the trained network.
+"""
+
+import copy
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy import stats
+from skimage.metrics import structural_similarity
+from torch import nn
+
+from pretrain_xai.dataset import Split
+from pretrain_xai.explanations.explanation import example_maps
+from pretrain_xai.explanations.memory import within_memory
+from pretrain_xai.localization import relevance_rank_accuracy
+from pretrain_xai.networks.models import STANDARDISE
+from pretrain_xai.protocol import Protocol
+from pretrain_xai.settings.sections import Attribution
+
+#: of the column `layer`, beside the names of layers: nothing is random, and a map that knows nothing (`random`)
+TRAINED, RANDOM_MAP = "trained", "random map"
+
+PerImage = NDArray[np.float64]
+
+
+def weight_layers(network: nn.Module) -> dict[str, nn.Module]:
+    """Return the layers with learnt weights in the order of the network, named conv1, conv2, ..., norm1, ..., fc1, ..."""
+    kinds = {nn.Conv2d: "conv", nn.modules.batchnorm._BatchNorm: "norm", nn.Linear: "fc"}
+    named, counts = {}, Counter[str]()
+    for place, layer in network.named_modules():
+        kind = next((name for kind, name in kinds.items() if isinstance(layer, kind)), None)
+        if kind and place != STANDARDISE:
+            counts[kind] += 1
+            named[f"{kind}{counts[kind]}"] = layer
+    return named
+
+
+def cascade(network: nn.Module, random_network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Yield a copy of `network` that takes one more layer from `random_network` each time, the last layer first.
+
+    It is the same copy each time: use it before the next. The networks that are given stay as they are. A standardising
+    layer is not learnt and stays, too.
+
+    Yields
+    ------
+    Name of the layer that became random, and the copy.
+
+    Raises
+    ------
+    ValueError
+        If the networks differ in their layers.
+    """
+    shapes = [{n: layer.weight.shape for n, layer in weight_layers(net).items()} for net in (network, random_network)]
+    if shapes[0] != shapes[1]:
+        raise ValueError("the random network must have the layers of the network, of the same shapes")
+    changed, source = copy.deepcopy(network), weight_layers(random_network)
+    for name, layer in reversed(weight_layers(changed).items()):
+        layer.load_state_dict(source[name].state_dict())
+        yield name, changed
+
+
+def rank_correlation(maps: NDArray, others: NDArray, within: NDArray[np.bool_] | None = None) -> PerImage:
+    """Return Spearman's rank correlation of the absolute values of each pair of maps, float64 (n_images,), -1 to 1.
+
+    Parameters
+    ----------
+    maps, others : float arrays of shape (n_images, height, width)
+    within : bool array of the same shape, optional
+        Only these pixels count.
+
+    Returns
+    -------
+    NaN where a map has the same value everywhere.
+    """
+    inside = np.ones(maps.shape, bool) if within is None else within
+    first, second = (_centred_ranks(np.abs(values), inside) for values in (maps, others))
+    size = np.sqrt((first**2).sum(1) * (second**2).sum(1))
+    return np.divide((first * second).sum(1), size, out=np.full(len(maps), np.nan), where=size > 0)
+
+
+def map_similarity(maps: NDArray, others: NDArray) -> PerImage:
+    """Return the structural similarity of each pair of maps, float64 (n_images,), -1 to 1 (Wang et al. 2004).
+
+    Of the absolute values, each map scaled to its own maximum, as Adebayo et al. do.
+    """
+    pairs = zip(_scaled(maps), _scaled(others), strict=True)
+    return np.array([structural_similarity(one, other, data_range=1.0) for one, other in pairs])
+
+
+#: each takes maps of the trained network, other maps, lesion masks and brain masks (n_images, height, width)
+MEASURES: Mapping[str, Callable[[NDArray, NDArray, NDArray, NDArray], PerImage]] = {
+    "rank_correlation": lambda maps, others, lesions, brains: rank_correlation(maps, others),
+    "rank_correlation_in_brain": lambda maps, others, lesions, brains: rank_correlation(maps, others, brains),
+    "structural_similarity": lambda maps, others, lesions, brains: map_similarity(maps, others),
+    "rank_accuracy_change": lambda maps, others, lesions, brains: (
+        relevance_rank_accuracy(others, lesions) - relevance_rank_accuracy(maps, lesions)
+    ),
+}
+
+
+@within_memory
+def compare_with_random(
+    network: nn.Module,
+    split: Split,
+    image_indices: NDArray[np.int64],
+    methods: Sequence[str],
+    settings: Attribution,
+    protocol: Protocol,
+    *,
+    random_network: nn.Module,
+) -> pd.DataFrame:
+    """Compare each method's maps of the true labels with those of the network as its layers become random.
+
+    Returns
+    -------
+    DataFrame with `method`, `layer`, `n_random` (layers), `image_index`, `measure` (a key of MEASURES) and `value`. The
+    layer is TRAINED for the maps compared with themselves, then the layer that became random last, and RANDOM_MAP for
+    a map that knows nothing, the floor: there `n_random` is missing.
+    int, the rows of the passes (see `within_memory`).
+    """
+    methods = [method for method in methods if method != "random"]
+    trained = example_maps(network, split, image_indices, methods, settings, protocol)
+    noise = example_maps(network, split, image_indices, ["random"], settings, protocol)["random"]
+    lesions, brains = split.masks[image_indices], split.images[image_indices] > 0
+
+    def rows(layer: str, n_random: int | None, maps: Mapping[str, NDArray]) -> pd.DataFrame:
+        parts = [
+            pd.DataFrame({"method": method, "image_index": image_indices, "measure": name, "value": values})
+            for method in methods
+            for name, measure in MEASURES.items()
+            for values in [measure(trained[method], maps[method], lesions, brains)]
+        ]
+        return pd.concat(parts, ignore_index=True).assign(layer=layer, n_random=n_random)
+
+    tables = [rows(TRAINED, 0, trained)]
+    for number, (layer, changed) in enumerate(cascade(network, random_network), start=1):
+        maps = example_maps(changed, split, image_indices, methods, settings, protocol)
+        tables.append(rows(layer, number, maps))
+    tables.append(rows(RANDOM_MAP, None, dict.fromkeys(methods, noise)))
+    columns = ["method", "layer", "n_random", "image_index", "measure", "value"]
+    return pd.concat([table.astype({"n_random": "Int64"}) for table in tables], ignore_index=True)[columns]
+
+
+def mean_similarity(table: pd.DataFrame) -> pd.DataFrame:
+    """Return mean and standard deviation over the images, and their number, per measure, method and layer."""
+    groups = table.groupby(["measure", "method", "layer", "n_random"], sort=False, dropna=False)["value"]
+    return groups.agg(["mean", "std", "count"]).reset_index()
+
+
+def retained(table: pd.DataFrame, measure: str) -> pd.DataFrame:
+    """Return how much of a similarity is left, methods x layers: 1 as between equal maps, 0 as with a random map.
+
+    (mean similarity - that with a random map) / (1 - that with a random map); of the similarities of MEASURES.
+    """
+    rows = table[table["measure"] == measure]
+    means = rows.pivot_table(index="method", columns="layer", values="value", aggfunc="mean", sort=False)
+    floor = means.pop(RANDOM_MAP)
+    return means.sub(floor, axis=0).div(1 - floor, axis=0)
+
+
+def _centred_ranks(values: NDArray, inside: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Return the ranks of the nonnegative values inside, less their mean, and 0 outside; shape (n_images, n_pixels)."""
+    flat = inside.reshape(len(inside), -1)
+    # what is outside shares the lowest rank, so that ranks inside are shifted by one number
+    ranks = stats.rankdata(np.where(flat, values.reshape(flat.shape), -1), axis=1)
+    mean = (ranks * flat).sum(1, keepdims=True) / flat.sum(1, keepdims=True)
+    return (ranks - mean) * flat
+
+
+def _scaled(maps: NDArray) -> NDArray:
+    strength = np.abs(maps)
+    highest = strength.max(axis=(1, 2), keepdims=True)
+    return np.divide(strength, highest, out=np.zeros_like(strength), where=highest > 0)

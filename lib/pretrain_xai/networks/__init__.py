@@ -1,0 +1,1 @@
+"""Networks: their weights, pre-training, fine-tuning and checkpoints."""

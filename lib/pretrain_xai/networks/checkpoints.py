@@ -1,0 +1,121 @@
+"""Checkpoints along one fine-tuning: from them, models of equal accuracy are chosen (see `matching`).
+
+Steep learning takes few steps, so networks are validated several times per epoch. Only the trained tensors are kept, and
+only of networks whose validation accuracy no kept one has already: a training that has settled adds nothing. Of those below
+the lowest common accuracy the highest is nearest to any, so it alone is kept.
+"""
+
+import dataclasses
+from pathlib import Path
+
+import pandas as pd
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from pretrain_xai import paths
+from pretrain_xai.errors import UserError
+from pretrain_xai.files.provenance import atomic_path
+from pretrain_xai.networks.models import VGG, load_finetuned
+from pretrain_xai.study import Run, Study
+
+#: validation accuracies closer than this are taken for the same; a match is off by at most so much because of it
+SPACING = 0.005
+
+
+class CheckpointError(UserError):
+    """A checkpoint is missing or broken."""
+
+
+class Checkpoints:
+    """Keeps checkpoints of one training in a folder, `step<n>.safetensors` after the n-th step.
+
+    Parameters
+    ----------
+    folder : Path
+        What lies there of an earlier training is removed when one begins.
+    per_epoch : int
+        How often the network is validated per epoch.
+    lowest_accuracy : float
+        Of the accuracies that are looked for.
+
+    Attributes
+    ----------
+    rows : list of dict
+        Every validated step: `step` (from 1), `validation_accuracy`, `kept`.
+    """
+
+    def __init__(self, folder: Path, per_epoch: int, lowest_accuracy: float = 0.0) -> None:
+        self.folder = folder
+        self.per_epoch = per_epoch
+        self.lowest_accuracy = lowest_accuracy
+        self.rows: list[dict] = []
+
+    def take_up(self, rows: list[dict]) -> None:
+        """Go on after the `rows` of an interrupted training, which grow from here on; none: begin anew."""
+        self.rows = rows
+        kept = {_file(self.folder, row["step"]) for row in rows if row["kept"]}
+        for file in (
+            set(self.folder.glob("*.safetensors")) - kept
+        ):  # of an earlier training, or of steps that come again
+            file.unlink()
+
+    def is_due(self, batch: int, n_batches: int) -> bool:
+        """Return whether to validate after the batch (from 1) of an epoch: `per_epoch` times, as evenly as batches allow."""
+        return batch * self.per_epoch // n_batches > (batch - 1) * self.per_epoch // n_batches
+
+    def offer(self, step: int, network: nn.Module, accuracy: float) -> None:
+        """Note the network's validation accuracy after a step, and keep its trained tensors if the accuracy is new."""
+        kept = [row for row in self.rows if row["kept"]]
+        low = [row for row in kept if row["validation_accuracy"] < self.lowest_accuracy]
+        is_new = all(abs(accuracy - row["validation_accuracy"]) > SPACING - 1e-6 for row in kept)  # means of float32
+        if accuracy < self.lowest_accuracy:
+            is_new &= all(accuracy > row["validation_accuracy"] for row in low)
+        self.rows.append({"step": step, "validation_accuracy": accuracy, "kept": is_new})
+        if not is_new:
+            return
+        state = {name: p.detach().contiguous() for name, p in network.named_parameters() if p.requires_grad}
+        with atomic_path(_file(self.folder, step)) as temporary:
+            save_file(state, temporary)
+        for row in low if accuracy < self.lowest_accuracy else ():
+            row["kept"] = False
+            _file(self.folder, row["step"]).unlink(missing_ok=True)  # gone before an interruption
+
+    def table(self) -> pd.DataFrame:
+        """Return the validated steps in order."""
+        return pd.DataFrame(self.rows, columns=["step", "validation_accuracy", "kept"])
+
+
+def load_checkpoint(folder: Path, step: int, network: nn.Module) -> None:
+    """Give a network of the same training the trained tensors that it had after a step.
+
+    Raises
+    ------
+    CheckpointError
+        There is no such checkpoint, or it is not one of this network.
+    """
+    path = _file(folder, step)
+    if not path.is_file():
+        raise CheckpointError(f"{path} is missing: delete {folder.with_suffix('.csv')} and run the study again")
+    try:
+        state = load_file(path)
+        unexpected = network.load_state_dict(state, strict=False).unexpected_keys
+    except (SafetensorError, OSError, RuntimeError) as error:
+        raise CheckpointError(f"{path} is no checkpoint of this network: {' '.join(str(error).split())}") from None
+    if unexpected:
+        raise CheckpointError(f"{path} is no checkpoint of this network: it has {', '.join(unexpected[:3])}")
+
+
+def restore(study_name: str, study: Study, run: Run, step: int) -> VGG:
+    """Return a model of the selection `matched`: that of the main selection as it was after a step of its training.
+
+    What the checkpoint does not hold was not trained, and is as in the model of the whole training.
+    """
+    trained = dataclasses.replace(run, selection=study.main_selection)
+    network = load_finetuned(study_name, study, trained)
+    load_checkpoint(paths.checkpoints(study_name, trained.name).with_suffix(""), step, network)
+    return network
+
+
+def _file(folder: Path, step: int) -> Path:
+    return folder / f"step{step}.safetensors"

@@ -1,0 +1,105 @@
+"""The image corpora on which networks are pre-trained, each with a training and a validation part."""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+from skimage import data as photographs
+from skimage.transform import resize
+
+from pretrain_xai import paths
+from pretrain_xai.dataset import LabelledImages
+from pretrain_xai.overlays.overlay import clean_at_model_resolution
+from pretrain_xai.slices.simulated import read_slices
+from pretrain_xai.study import PRETRAINING_SPLITS, Study
+
+#: colour or grey photographs and textures that scikit-image ships; each is one class
+PHOTOGRAPHS = (
+    "astronaut",
+    "brick",
+    "camera",
+    "chelsea",
+    "coffee",
+    "coins",
+    "grass",
+    "gravel",
+    "hubble_deep_field",
+    "immunohistochemistry",
+    "moon",
+    "page",
+    "retina",
+    "rocket",
+    "text",
+    "clock",
+)
+#: of each photograph, the share on the right from which only validation crops are cut
+VALIDATION_SHARE = 0.25
+#: side of the square that a crop is cut from, relative to the width of the photograph; it fits into the validation share
+CROP_SHARE = (0.12, 0.24)
+
+Corpus = tuple[LabelledImages, LabelledImages]
+
+
+def natural_corpus(study_name: str, study: Study) -> Corpus:
+    """Cut random crops of photographs; the class is the photograph.
+
+    Training crops come from the left three quarters of a photograph and validation crops from the rest, so that no pixel
+    is in both.
+
+    Returns
+    -------
+    Two LabelledImages: uint8 images of shape (n, image_size, image_size, 3).
+    """
+    del study_name  # needs nothing that the study made
+    rng = np.random.default_rng(study.pretraining.seed)
+    count, size = study.pretraining.crops_per_photograph, study.dataset.image_size
+    parts: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
+    for name in PHOTOGRAPHS:
+        photograph = _load_photograph(name)
+        edge = round(photograph.shape[1] * (1 - VALIDATION_SHARE))
+        sides = tuple(photograph.shape[1] * share for share in CROP_SHARE)
+        parts[0].append(np.stack([_crop(photograph[:, :edge], sides, size, rng) for _ in range(count)]))
+        parts[1].append(np.stack([_crop(photograph[:, edge:], sides, size, rng) for _ in range(max(1, count // 4))]))
+    return tuple(_labelled(part) for part in parts)  # type: ignore[return-value]
+
+
+def mri_corpus(study_name: str, study: Study) -> Corpus:
+    """Take the lesion-free slices of the subjects set aside for pre-training.
+
+    The classes are the values of the column `pretraining.target`, in the order of their names: of sex F, then M.
+
+    Returns
+    -------
+    Two LabelledImages: float32 images of shape (n, image_size, image_size) with the brain's intensity range of the study.
+    """
+    slices, table = read_slices(paths.slices(study_name))
+    classes = np.unique(table[study.pretraining.target].astype(str))
+    labels = np.searchsorted(classes, table[study.pretraining.target].astype(str))
+    size, parts = study.dataset.image_size, []
+    for split in PRETRAINING_SPLITS:
+        rows = table.index[table["split"] == split]
+        images = [clean_at_model_resolution(slices[row], size, study.dataset.brain_intensity) for row in rows]
+        parts.append(LabelledImages(np.stack(images), labels[rows]))
+    return parts[0], parts[1]
+
+
+#: a corpus by name
+CORPORA: Mapping[str, Callable[[str, Study], Corpus]] = {"natural": natural_corpus, "mri": mri_corpus}
+
+
+def _load_photograph(name: str) -> np.ndarray:
+    """Return a uint8 array of shape (height, width, 3)."""
+    image = getattr(photographs, name)()
+    return np.repeat(image[..., None], 3, axis=2) if image.ndim == 2 else image[..., :3]
+
+
+def _crop(area: np.ndarray, sides: tuple[float, ...], size: int, rng: np.random.Generator) -> np.ndarray:
+    """Cut a random square, mirror it in half of the cases, and resize it to uint8 (size, size, 3)."""
+    side = round(rng.uniform(*sides))
+    top, left = (rng.integers(length - side + 1) for length in area.shape[:2])
+    crop = area[top : top + side, left : left + side]
+    crop = crop[:, ::-1] if rng.random() < 0.5 else crop
+    return np.round(resize(crop, (size, size), preserve_range=True)).astype(np.uint8)
+
+
+def _labelled(crops: list[np.ndarray]) -> LabelledImages:
+    return LabelledImages(np.concatenate(crops), np.repeat(np.arange(len(crops)), [len(part) for part in crops]))

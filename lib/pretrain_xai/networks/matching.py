@@ -1,0 +1,111 @@
+"""Models of equal accuracy: for every network the checkpoint nearest to a common validation accuracy.
+
+The common accuracy is the one that most networks can be matched at, and of those the highest, so that the weakest of
+them is at its best. It is chosen on validation images alone; what comes out on the test images is reported.
+"""
+
+from collections.abc import Collection
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from pretrain_xai import paths
+from pretrain_xai.settings.sections import Matching
+from pretrain_xai.study import MATCHED, NETWORK, Run, Study
+from pretrain_xai.tables import read_table
+
+CELL = NETWORK[:2]
+#: of the cells (corpus x depth), so many must be matched for the comparison to count
+NEEDED_SHARE = 0.6
+
+
+def common_accuracy(checkpoints: pd.DataFrame, settings: Matching) -> float:
+    """Return the validation accuracy that most networks reach and have a checkpoint within the tolerance of.
+
+    Of accuracies that equally many match, the highest. Accuracies below `settings.lowest_accuracy` are not looked at; it is
+    returned where no network reaches it.
+
+    Parameters
+    ----------
+    checkpoints : DataFrame with `pretraining`, `finetune_depth`, `seed`, `validation_accuracy`
+    """
+    per_network = [rows.to_numpy() for _, rows in checkpoints.groupby(NETWORK)["validation_accuracy"]]
+    candidates = [value for value in checkpoints["validation_accuracy"].unique() if value >= settings.lowest_accuracy]
+    matched = {
+        target: sum(
+            accuracies.max() >= target and _gaps(accuracies, target).min() <= settings.tolerance
+            for accuracies in per_network
+        )
+        for target in candidates
+    }
+    return float(max(candidates, key=lambda target: (matched[target], target), default=settings.lowest_accuracy))
+
+
+def read_checkpoints(study_name: str, study: Study) -> pd.DataFrame:
+    """Return every validated step of all trainings of the main selection, the networks in the order of the study."""
+    runs = [run for run in study.runs() if run.selection == study.main_selection]
+    tables = [
+        read_table(paths.checkpoints(study_name, run.name)).assign(**{name: getattr(run, name) for name in NETWORK})
+        for run in runs
+    ]
+    return pd.concat(tables, ignore_index=True)
+
+
+def read_matching(study_name: str, study: Study) -> pd.DataFrame | None:
+    """Return the table of the matched models, none where the study makes them not of checkpoints."""
+    return None if study.finetuning.matching is None else read_table(paths.matching(study_name))
+
+
+def match_checkpoints(checkpoints: pd.DataFrame, settings: Matching) -> pd.DataFrame:
+    """Choose the checkpoint of every network that is nearest to the common accuracy, of equally near ones the first.
+
+    Parameters
+    ----------
+    checkpoints : DataFrame with `pretraining`, `finetune_depth`, `seed`, `step`, `validation_accuracy`, `kept`
+
+    Returns
+    -------
+    DataFrame with one row per network: `pretraining`, `finetune_depth`, `seed`, `step`, `target` (the common accuracy),
+    `validation_accuracy`, `gap` (of it from the target, signed) and `matched` (within the tolerance).
+    """
+    kept = checkpoints[checkpoints["kept"]].drop(columns="kept")
+    kept = kept.assign(validation_accuracy=kept["validation_accuracy"].round(6))  # means of float32
+    kept["target"] = common_accuracy(kept, settings)
+    kept["gap"] = (kept["validation_accuracy"] - kept["target"]).round(6)
+    order = kept.assign(far=kept["gap"].abs()).sort_values(["far", "step"])
+    nearest = order.groupby(NETWORK, sort=False).head(1).sort_values(NETWORK)
+    nearest["matched"] = nearest["far"] <= settings.tolerance
+    return nearest[[*NETWORK, "step", "target", "validation_accuracy", "gap", "matched"]].reset_index(drop=True)
+
+
+def unmatched_runs(matching: pd.DataFrame) -> list[Run]:
+    """Return the models that are not matched."""
+    rows = matching[~matching["matched"]]
+    return [Run(MATCHED, row.pretraining, row.finetune_depth, row.seed) for row in rows.itertuples()]
+
+
+def cell_matched(matching: pd.DataFrame) -> pd.Series:
+    """Return for each corpus and depth whether all its networks are matched; bool, indexed by both."""
+    return matching.groupby(CELL)["matched"].all()
+
+
+def unmatched_cells(matching: pd.DataFrame) -> set[tuple[str, int]]:
+    """Return the corpora and depths with a network that is not matched, which figures mark."""
+    cells = cell_matched(matching)
+    return {(corpus, int(depth)) for corpus, depth in cells.index[~cells]}
+
+
+def comparable_depths(matching: pd.DataFrame, corpora: Collection[str]) -> list[int]:
+    """Return the depths at which these corpora are matched with all their networks; only there are they compared."""
+    cells = cell_matched(matching).unstack("finetune_depth").loc[list(corpora)]
+    return [int(depth) for depth in cells.columns[cells.all()]]
+
+
+def matching_failed(matching: pd.DataFrame) -> bool:
+    """Return whether too few cells are matched, less than `NEEDED_SHARE`."""
+    return bool(cell_matched(matching).mean() < NEEDED_SHARE)
+
+
+def _gaps(accuracies: NDArray[np.float64], target: float) -> NDArray[np.float64]:
+    return np.abs(accuracies - target).round(6)

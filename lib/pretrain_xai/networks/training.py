@@ -1,0 +1,224 @@
+"""One training loop for pre-training and fine-tuning, and the predictions of a trained network."""
+
+import itertools
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.optim import SGD, AdamW, Optimizer
+from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, StepLR
+from tqdm.auto import tqdm
+
+from pretrain_xai.dataset import LabelledImages
+from pretrain_xai.networks.batches import as_batch
+from pretrain_xai.networks.checkpoints import Checkpoints
+from pretrain_xai.networks.frozen_prefix import behind_frozen_prefix
+from pretrain_xai.networks.models import evaluation_mode, training_mode
+from pretrain_xai.networks.training_state import Course, StateFile, training_key
+from pretrain_xai.overlays.allocation import keep_freed_memory
+from pretrain_xai.settings.sections import Cache, Training
+
+#: images that are predicted at once; fixed, because float32 results depend on the shape of a batch
+PREDICTION_BATCH = 64
+
+
+def configure_torch(threads: int) -> None:
+    """Use `threads` threads and only deterministic algorithms, so that one seed gives one result."""
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # a check that costs 6 % of an epoch
+    keep_freed_memory()
+
+
+def predict(network: nn.Module, images: np.ndarray, *, dropout_active: bool = False, seed: int = 0) -> np.ndarray:
+    """Return the logits, float32 array of shape (n, n_classes).
+
+    The network is in evaluation mode; with `dropout_active` its dropout layers stay alive and draw from `seed`.
+    """
+    starts = range(0, len(images), PREDICTION_BATCH)
+    with (
+        evaluation_mode(network, dropout_active=dropout_active),
+        torch.inference_mode(),
+        torch.random.fork_rng(devices=[]),
+    ):
+        torch.manual_seed(seed)
+        logits = [network(as_batch(images[start : start + PREDICTION_BATCH])) for start in starts]
+    return torch.cat(logits).numpy()
+
+
+def train(
+    network: nn.Module,
+    training_set: LabelledImages,
+    validation_set: LabelledImages,
+    settings: Training,
+    *,
+    learning_rate: float,
+    seed: int,
+    dropout_active: bool = False,
+    checkpoints: Checkpoints | None = None,
+    cache: Cache | None = None,
+    state: StateFile | None = None,
+) -> pd.DataFrame:
+    """Train the network's trainable parameters; leave the weights of the best checkpoint in it.
+
+    The first epoch is always a checkpoint; a later one if its validation accuracy, rounded to 4 digits, beats the best and
+    differs from the training accuracy by at most `settings.acc_dif`. The training accuracy is the running mean over
+    batches. `settings.stop_value` ends the training after three successive smaller changes of the validation accuracy,
+    each with the validation below the training accuracy (the published rule).
+
+    Parameters
+    ----------
+    seed : int
+        Of the order of the images and of dropout.
+    dropout_active : bool
+        Validate with dropout alive, as the released code does.
+    checkpoints : Checkpoints, optional
+        Gets the network with its validation accuracy several times per epoch. Changes nothing in the training.
+    cache : Cache, optional
+        Run frozen layers once per image, in batches of their own, and keep what they give; see `frozen_prefix`. How much may
+        be kept changes no bit; without it float32 rounds differently. None: the whole network, batch by batch.
+    state : StateFile, optional
+        Where the training is kept after its epochs, to go on after an interruption with the same result to the bit.
+
+    Returns
+    -------
+    DataFrame with one row per epoch: `epoch`, `learning_rate`, `train_loss`, `train_accuracy`, `validation_loss`,
+    `validation_accuracy`, `checkpoint`.
+    """
+    network.to(memory_format=torch.channels_last)
+    training_mode(network)  # the mode in which the frozen layers are found
+    n_batches = _n_batches(len(training_set), settings)
+    optimizer, schedule = _optimizer(network, settings, learning_rate, n_batches)
+    course = Course(network, optimizer, schedule, np.random.default_rng(seed))
+    with torch.random.fork_rng(devices=[]), tqdm(total=settings.epochs, desc="epochs") as progress:
+        torch.manual_seed(seed)
+        data = (training_set, validation_set)
+        if state is not None:
+            kept = checkpoints and (checkpoints.per_epoch, checkpoints.lowest_accuracy)
+            given = (settings.model_dump(mode="json"), learning_rate, seed, dropout_active, cache is not None, kept)
+            state.take_up(course, training_key(network, data, given))
+        if checkpoints is not None:
+            checkpoints.take_up(course.validated)
+        if not _is_over(course.history, settings):
+            trained, (training_set, validation_set) = behind_frozen_prefix(network, data, cache)
+        progress.update(len(course.history))
+        while not _is_over(course.history, settings):
+            epoch = len(course.history)
+            row = {"epoch": epoch, "learning_rate": schedule.get_last_lr()[0]}
+            validate = partial(_validate, trained, validation_set, dropout_active, seed + epoch)
+            offer = partial(_offer, checkpoints, network, epoch * n_batches, n_batches, validate)
+            row |= _train_epoch(trained, training_set, settings, optimizer, schedule, course.rng, offer)
+            row |= validate()
+            if checkpoints is not None:
+                checkpoints.offer((epoch + 1) * n_batches, network, row["validation_accuracy"])
+            row["checkpoint"] = _is_checkpoint(row, course.history, settings.acc_dif)
+            course.history.append(row)
+            if row["checkpoint"]:
+                course.mark_best()
+            if state is not None:
+                state.keep(course, now=_is_over(course.history, settings))
+            progress.update()
+            progress.set_postfix(validation_accuracy=f"{row['validation_accuracy']:.3f}")
+    network.load_state_dict(course.best, strict=False)
+    network.eval()
+    return pd.DataFrame(course.history)
+
+
+def _train_epoch(
+    network: nn.Module,
+    data: LabelledImages,
+    settings: Training,
+    optimizer: Optimizer,
+    schedule: LRScheduler,
+    rng: np.random.Generator,
+    after_batch: Callable[[int], None],
+) -> dict[str, float]:
+    training_mode(network)
+    losses, accuracies = [], []
+    for batch, (images, labels) in enumerate(_shuffled_batches(data, settings.batch_size, rng), start=1):
+        logits = network(images)
+        loss = functional.cross_entropy(logits, labels)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if settings.clip_norm is not None:
+            nn.utils.clip_grad_norm_(network.parameters(), settings.clip_norm)
+        optimizer.step()
+        if settings.schedule == "one_cycle":
+            schedule.step()
+        losses.append(loss.item())
+        accuracies.append((logits.argmax(1) == labels).float().mean().item())
+        after_batch(batch)
+    if settings.schedule == "step":
+        schedule.step()
+    return {"train_loss": float(np.mean(losses)), "train_accuracy": float(np.mean(accuracies))}
+
+
+def _offer(
+    checkpoints: Checkpoints | None,
+    network: nn.Module,
+    steps_before: int,
+    n_batches: int,
+    validate: Callable[[], dict[str, float]],
+    batch: int,
+) -> None:
+    """Validate within an epoch where a checkpoint is due; its end is validated anyway."""
+    if checkpoints is not None and batch < n_batches and checkpoints.is_due(batch, n_batches):
+        checkpoints.offer(steps_before + batch, network, validate()["validation_accuracy"])
+
+
+def _shuffled_batches(data: LabelledImages, size: int, rng: np.random.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+    order = rng.permutation(len(data))
+    for start in range(0, len(data), size):
+        chosen = np.sort(order[start : start + size])  # sorted: a memory-mapped file is read forwards
+        yield as_batch(data.images[chosen]), torch.from_numpy(data.labels[chosen].astype(np.int64))
+
+
+def _validate(network: nn.Module, data: LabelledImages, dropout_active: bool, seed: int) -> dict[str, float]:
+    logits = torch.from_numpy(predict(network, data.images, dropout_active=dropout_active, seed=seed))
+    labels = torch.from_numpy(data.labels.astype(np.int64))
+    return {
+        "validation_loss": functional.cross_entropy(logits, labels).item(),
+        "validation_accuracy": (logits.argmax(1) == labels).float().mean().item(),
+    }
+
+
+def _optimizer(
+    network: nn.Module, settings: Training, learning_rate: float, batches: int
+) -> tuple[Optimizer, LRScheduler]:
+    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    optimizer: Optimizer
+    if settings.optimizer == "sgd":
+        optimizer = SGD(parameters, lr=learning_rate, momentum=settings.momentum)
+    else:
+        optimizer = AdamW(parameters, lr=learning_rate)
+    if settings.schedule == "step":
+        return optimizer, StepLR(optimizer, step_size=7, gamma=0.1)
+    return optimizer, OneCycleLR(optimizer, max_lr=learning_rate, total_steps=batches * settings.epochs)
+
+
+def _n_batches(n_images: int, settings: Training) -> int:
+    return -(-n_images // settings.batch_size)
+
+
+def _is_checkpoint(row: dict[str, float], history: list[dict[str, float]], acc_dif: float | None) -> bool:
+    best = max((round(past["validation_accuracy"], 4) for past in history if past["checkpoint"]), default=None)
+    if best is None:
+        return True
+    near = acc_dif is None or abs(row["validation_accuracy"] - row["train_accuracy"]) <= acc_dif
+    return near and round(row["validation_accuracy"], 4) > best
+
+
+def _is_over(history: list[dict[str, float]], settings: Training) -> bool:
+    return len(history) >= settings.epochs or _has_settled(history, settings.stop_value)
+
+
+def _has_settled(history: list[dict[str, float]], stop_value: float | None) -> bool:
+    if stop_value is None or len(history) < 4:
+        return False
+    accuracies = [row["validation_accuracy"] for row in history[-4:]]
+    small = all(abs(late - early) < stop_value for early, late in itertools.pairwise(accuracies))
+    return small and all(row["validation_accuracy"] < row["train_accuracy"] for row in history[-3:])

@@ -1,0 +1,231 @@
+"""Read networks' weights that others have trained, without being able to run anything that a file may ask for.
+
+Three kinds of files, told apart by how they begin: safetensors, torch's zip, and what torch wrote before 1.6. The last two
+hold a pickle, which torch's restricted unpickler reads (`weights_only=True`). A whole pickled network is read, too: its
+classes are replaced by a stand-in that only keeps tensors by their names.
+"""
+
+import http.client
+import io
+import pickletools
+import re
+import zipfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+from torchvision.models import get_model_weights
+
+from pretrain_xai.errors import UserError, did_you_mean
+from pretrain_xai.files.git_lfs import pointer_size
+from pretrain_xai.files.provenance import sha256
+
+#: of one pickle; five times what VGG-19 with batch normalisation needs as a whole network
+MAX_INSTRUCTIONS = 60_000
+#: pickles in front of the numbers of a file that torch wrote before 1.6
+_LEGACY_PICKLES = 5
+#: where classes of a pickled network may come from, and which; nothing of them is used but their names
+_CLASSES = {
+    "torchvision.models.vgg": ("VGG",),
+    "torch.nn.modules.container": ("Sequential",),
+    "torch.nn.modules.conv": ("Conv2d",),
+    "torch.nn.modules.linear": ("Linear",),
+    "torch.nn.modules.activation": ("ReLU",),
+    "torch.nn.modules.batchnorm": ("BatchNorm2d",),
+    "torch.nn.modules.dropout": ("Dropout",),
+    "torch.nn.modules.pooling": ("MaxPool2d", "AdaptiveAvgPool2d"),
+}
+
+
+class WeightsError(UserError):
+    """A weight file is missing, broken, unsafe or does not fit the network."""
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a weight file by their names, on the CPU; nothing in the file is ever executed.
+
+    Shapes and values are as the file says: compare shapes before anything is computed (`fitting`). A flipped bit is noticed
+    in a zip, by its checksums; in the other kinds only if it makes a value that is not finite.
+
+    Raises
+    ------
+    WeightsError
+        One line naming the file, what was found and what to do: for a missing file, a Git LFS pointer, a damaged file,
+        one that asks for code, and one that holds no tensors by name.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(1024)
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read ({error.strerror}); check the path of the weights") from None
+    if (size := pointer_size(start)) is not None:
+        raise WeightsError(
+            f"{path}: a Git LFS pointer in place of the file{size}; run `git lfs pull` in its repository"
+        )
+    try:
+        state = load_file(path) if not start.startswith((b"PK", b"\x80")) else _read_pickled(path, start)
+    except WeightsError:
+        raise
+    except SafetensorError as error:
+        raise WeightsError(f"{path}: not a readable safetensors file, nor one of torch's ({_line(error)})") from None
+    except Exception as error:  # a damaged file can fail in any way; all of them mean the same to the reader
+        raise WeightsError(f"{path}: damaged or refused, nothing was executed ({_line(error)}); {_ADVICE}") from None
+    return _checked(path, state)
+
+
+def torchvision_state(name: str, architecture: str) -> dict[str, Tensor]:
+    """Return torchvision's own weights, such as IMAGENET1K_V1, from its cache; downloaded when they are not there.
+
+    Raises
+    ------
+    WeightsError
+        There are none of this name, they can't be downloaded, or the cached file is damaged.
+    """
+    weights = torchvision_weights(name, architecture)
+    path = cached_file(name, architecture)
+    if not path.is_file():
+        try:
+            weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
+        except (OSError, RuntimeError, http.client.HTTPException) as error:
+            raise WeightsError(
+                f"{name} of {architecture} can't be downloaded ({_line(error)}); bring {path.name} to {path.parent}, or give "
+                "a local file (.pt, .pth or .safetensors with torchvision's names) under pretraining.weights"
+            ) from None
+    digest = re.search(r"-([0-9a-f]{8,})\.", path.name)
+    if digest and not sha256(path).startswith(digest[1]):
+        raise WeightsError(f"{path}: damaged, its checksum is not {digest[1]}; delete it, and it is downloaded again")
+    return read_state(path)
+
+
+def torchvision_weights(name: str, architecture: str) -> Any:
+    """Return torchvision's entry of this name; a WeightsError names those that there are."""
+    known = get_model_weights(architecture).__members__
+    if name not in known:
+        raise WeightsError(
+            f"pretraining.weights: {name!r} is no path of a .pt, .pth or .safetensors file, and torchvision's "
+            f"{architecture} has {', '.join(known)}{did_you_mean(name, known)}"
+        )
+    return known[name]
+
+
+def cached_file(name: str, architecture: str) -> Path:
+    """Return where torchvision keeps these weights."""
+    return Path(torch.hub.get_dir(), "checkpoints", Path(torchvision_weights(name, architecture).url).name)
+
+
+def fitting(
+    state: Mapping[str, Tensor], expected: Mapping[str, Tensor], source: object, may_lack: Iterable[str] = ()
+) -> dict[str, Tensor]:
+    """Return `state` in the order and dtypes of `expected`, if its names and shapes are those of `expected`.
+
+    Parameters
+    ----------
+    source : path or str
+        Where `state` comes from, for the message.
+    may_lack : names of parts, such as `classifier`
+        Of each of which `state` may have nothing at all.
+
+    Raises
+    ------
+    WeightsError
+        Naming the first names and shapes that differ, or the first values that are not finite.
+    """
+    absent = tuple(f"{part}." for part in may_lack if not any(name.startswith(f"{part}.") for name in state))
+    found = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    wanted = {name: tuple(tensor.shape) for name, tensor in expected.items() if not name.startswith(absent)}
+    differing = [
+        f"{name}: {found.get(name, 'missing')}, expected {wanted.get(name, 'nothing')}"
+        for name in dict.fromkeys([*wanted, *found])
+        if found.get(name) != wanted.get(name)
+    ]
+    if differing:
+        raise WeightsError(f"{source} does not fit this network: {'; '.join(differing[:3])} ({len(differing)} differ)")
+    broken = [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]
+    if broken:
+        raise WeightsError(
+            f"{source}: {broken[0]} holds values that are not finite ({len(broken)} tensors do); {_ADVICE}"
+        )
+    return {name: state[name].to(expected[name].dtype) for name in wanted}
+
+
+_ADVICE = "get the file again from its authors, best as a state_dict or as safetensors"
+
+
+class _Part:
+    """Stands in for every class of a pickled network: keeps its tensors and parts, and can do nothing."""
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.tensors = {**state.get("_parameters", {}), **state.get("_buffers", {})}
+        self.parts = dict(state.get("_modules", {}))
+
+    def state(self, prefix: str = "") -> dict[str, Any]:
+        """Return the tensors by the names that torch's `state_dict` gives them."""
+        own = {f"{prefix}{name}": tensor for name, tensor in self.tensors.items() if tensor is not None}
+        below = (part.state(f"{prefix}{name}.") for name, part in self.parts.items() if isinstance(part, _Part))
+        return own | {name: tensor for part in below for name, tensor in part.items()}
+
+
+def _read_pickled(path: Path, start: bytes) -> Any:
+    with path.open("rb") as file:
+        if start.startswith(b"PK"):
+            _check_zip(file)
+        else:
+            _check_pickles(file, _LEGACY_PICKLES)
+    stand_ins = [(_Part, f"{module}.{name}") for module, names in _CLASSES.items() for name in names]
+    with torch.serialization.safe_globals(stand_ins):
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    return found.state() if isinstance(found, _Part) else found
+
+
+def _check_zip(file: BinaryIO) -> None:
+    """Refuse a zip that is larger inside than outside, damaged, or whose pickle is too long."""
+    size = file.seek(0, io.SEEK_END)
+    with zipfile.ZipFile(file) as archive:
+        entries = archive.infolist()
+        if sum(entry.file_size for entry in entries) > size:
+            raise ValueError("it announces more bytes than it has")
+        if (damaged := archive.testzip()) is not None:
+            raise ValueError(f"the checksum of {damaged[:80]!r} is wrong")
+        for entry in entries:
+            if entry.filename.endswith(".pkl"):
+                with archive.open(entry) as pickled:
+                    _check_pickles(pickled, 1)
+
+
+def _check_pickles(file: Any, count: int) -> None:
+    """Refuse pickles that are longer than weights need: torch nests what they nest, and Python crashes when that is deep."""
+    for _ in range(count):
+        for number, _instruction in enumerate(pickletools.genops(file)):
+            if number >= MAX_INSTRUCTIONS:
+                raise ValueError(f"its pickle has more than {MAX_INSTRUCTIONS:,} instructions")
+
+
+def _checked(path: Path, state: Any) -> dict[str, Tensor]:
+    if not isinstance(state, dict) or not state:
+        raise WeightsError(
+            f"{path}: holds {type(state).__name__} without entries or names; tensors by name are expected"
+        )
+    for name, tensor in state.items():
+        if not isinstance(name, str) or type(tensor) not in (Tensor, torch.nn.Parameter):
+            entries = ", ".join(f"{key!s:.40}" for key in list(state)[:3])
+            raise WeightsError(
+                f"{path}: holds {type(tensor).__name__} under {str(name)[:40]!r}; tensors by name are expected "
+                f"(a state_dict, torchvision's names), found {entries} ..."
+            )
+        plain = tensor.layout == torch.strided and tensor.device.type == "cpu" and not tensor.is_quantized
+        if not plain or tensor.is_complex():
+            raise WeightsError(f"{path}: {name:.80} is no plain tensor of numbers; save the network's state_dict")
+    return {name: tensor.detach() for name, tensor in state.items()}
+
+
+def _line(error: Exception) -> str:
+    """Return one short line of what an error says, without torch's advice to switch its safety off."""
+    text = " ".join(str(error).split())
+    if asked := re.search(r"(?:GLOBAL|class|function) ([\w.]+)", text.partition("following error message")[2] or text):
+        return f"it asks for {asked[1]:.80}"
+    text = text.rpartition("WeightsUnpickler error:")[2].partition("Check the documentation")[0]
+    return f"{type(error).__name__}: {text.partition('. In PyTorch 2.6')[0].strip()}"[:160]

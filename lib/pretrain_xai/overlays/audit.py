@@ -1,0 +1,186 @@
+"""Does anything but the lesions tell the class? Checks that a dataset must pass before a network sees it.
+
+A network that can tell the classes by the brains, the places, single patches or lightened boxes is rewarded for it, and
+an explanation method is then punished for finding it.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy.stats import chisquare
+from sklearn.linear_model import Ridge
+from sklearn.model_selection import KFold, cross_val_predict
+from sklearn.preprocessing import StandardScaler
+
+from pretrain_xai.errors import UserError
+from pretrain_xai.lesions import Patches
+from pretrain_xai.overlays.overlay import FEWEST
+from pretrain_xai.tables import read_table
+
+#: a pixel outside the lesions' support may differ from the lesion-free slice by this much (float32 rounding)
+MAX_OUTSIDE_DIFFERENCE = 1e-6
+#: label permutations behind a probe's bound, and the share of them that must lie below it
+N_PERMUTATIONS, BOUND_QUANTILE = 499, 0.99
+#: patches are used unevenly if a chi-square test says so at this level (many tests, so a strict one)
+USAGE_LEVEL = 1e-4
+
+
+class AuditError(UserError):
+    """The dataset tells the class by something other than its lesions."""
+
+
+def audit_splits(folder: Path, pools: Mapping[str, Patches], seed: int) -> pd.DataFrame:
+    """Audit the splits that `dataset.build_splits` wrote to `folder`; `pools` are the patches that each could carry."""
+    images, lesions, thumbnails = [], [], []
+    offset = 0
+    for split in pools:
+        images.append(read_table(folder / split / "images.csv"))
+        lesions.append(
+            read_table(folder / split / "lesions.csv").assign(image=lambda rows, by=offset: rows["image"] + by)
+        )
+        thumbnails.append(np.load(folder / split / "thumbnails.npy", allow_pickle=False))
+        offset += len(images[-1])
+    # patches have no name: those of equal bytes are the same
+    identities = {
+        split: [patch.weights.tobytes() for patches in pool.values() for patch in patches]
+        for split, pool in pools.items()
+    }
+    tables = (pd.concat(parts, ignore_index=True) for parts in (images, lesions))
+    return audit_dataset(*tables, np.concatenate(thumbnails), identities, seed)
+
+
+def audit_dataset(
+    images: pd.DataFrame, lesions: pd.DataFrame, thumbnails: np.ndarray, pools: Mapping[str, list[bytes]], seed: int
+) -> pd.DataFrame:
+    """Run every check on the images of all splits.
+
+    Parameters
+    ----------
+    images : DataFrame, one row per image
+        `split`, `label`, `subject`, `outside_difference` (largest difference to the lesion-free slice outside the
+        lesions' support, at model resolution), `draw_0` ... (ranks of the first positions drawn).
+    lesions : DataFrame, one row per lesion
+        `image` (row of `images`), `order` (of placement), `patch` (number in the split's pool of its class), `label`, `row`,
+        `column` (centre, pixels).
+    thumbnails : float array of shape (n_images, n_features)
+        The lesion-free slices, small.
+    pools : mapping from a split to the identities of the patches in its pool
+    seed : int
+        Of the folds and permutations.
+
+    Returns
+    -------
+    DataFrame with `check`, `value`, `bound`, `passed` and `meaning`, one row per check.
+    """
+    labels = images["label"].to_numpy()
+    rng = np.random.default_rng(seed)
+    rows = [
+        _check_outside(images["outside_difference"]),
+        _check_probe("class from lesion-free slices", thumbnails, labels, rng),
+        _check_probe("class from lesion positions", position_features(images, lesions), labels, rng),
+        *_check_patch_usage(images, lesions, pools),
+        _check_disjoint("patches in two splits", pools),
+        _check_disjoint("subjects in two splits", images.groupby("split")["subject"].unique().to_dict()),
+    ]
+    return pd.DataFrame(rows)
+
+
+def assert_passed(table: pd.DataFrame) -> None:
+    """Raise if a check of the audit failed.
+
+    Raises
+    ------
+    AuditError
+        One line naming each failed check, its value and its bound.
+    """
+    failed = table[~table["passed"]]
+    if len(failed):
+        reasons = "; ".join(
+            f"{row.check}: {row.value:.3g}, bound {row.bound:.3g} ({row.meaning})" for row in failed.itertuples()
+        )
+        raise AuditError(f"the dataset's audit failed: {reasons}")
+
+
+def position_features(images: pd.DataFrame, lesions: pd.DataFrame) -> np.ndarray:
+    """Return what the lesions' places could tell: float array of shape (n_images, n_features).
+
+    The centres of the first lesions, their squares, and the parities of the first ranks drawn: with one re-seeded stream
+    the parity of the second equals the class in most images.
+    """
+    first = lesions[lesions["order"] < FEWEST].set_index(["image", "order"])[["row", "column"]]
+    centre = first.unstack("order").reindex(range(len(images))).to_numpy(dtype=float)
+    parity = images[[f"draw_{number}" for number in range(FEWEST)]].to_numpy() % 2
+    return np.hstack([centre, (centre - centre.mean(axis=0)) ** 2, parity])
+
+
+def probe_accuracy(features: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> tuple[float, float]:
+    """Return the cross-validated accuracy of a linear probe, and the bound that chance alone stays below.
+
+    A ridge classifier in five folds; the bound is the 99 % quantile over permutations of the labels. True and permuted labels
+    are columns of one regression, so that all see the same folds.
+
+    Parameters
+    ----------
+    features : float array of shape (n_images, n_features)
+    labels : int array of shape (n_images,) of 0 and 1
+    """
+    signs = 2.0 * labels - 1
+    permuted = np.stack([rng.permutation(signs) for _ in range(N_PERMUTATIONS)], axis=1)
+    targets = np.column_stack([signs, permuted])
+    folds = KFold(5, shuffle=True, random_state=int(rng.integers(2**31)))
+    scaled = StandardScaler().fit_transform(features)
+    predicted = cross_val_predict(Ridge(alpha=0.1 * len(labels)), scaled, targets, cv=folds)
+    accuracies = np.mean((predicted > 0) == (targets > 0), axis=0)
+    return float(accuracies[0]), float(np.quantile(accuracies[1:], BOUND_QUANTILE, method="higher"))
+
+
+def _check_outside(difference: pd.Series) -> dict:
+    return _row(
+        "difference outside the lesions",
+        difference.max(),
+        MAX_OUTSIDE_DIFFERENCE,
+        "a pixel that no lesion covers differs from the lesion-free slice",
+    )
+
+
+def _check_probe(check: str, features: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> dict:
+    accuracy, bound = probe_accuracy(features, labels, rng)
+    return _row(check, accuracy, bound, "accuracy of a linear probe; the bound is the 99 % quantile of permuted labels")
+
+
+def _check_patch_usage(images: pd.DataFrame, lesions: pd.DataFrame, pools: Mapping[str, list[bytes]]) -> list[dict]:
+    """Check per split that every patch of a class is used about equally often."""
+    split = images["split"].to_numpy()[lesions["image"]]
+    worst = {name: 1.0 for name in pools}
+    for (name, _), group in lesions.groupby([split, "label"]):
+        counts = np.bincount(group["patch"], minlength=len(pools[name]) // 2)
+        worst[name] = min(worst[name], float(chisquare(counts).pvalue))
+    meaning = "patches of a class are not used equally often: single patches tell the class"
+    return [
+        {
+            "check": f"patch usage ({name})",
+            "value": p,
+            "bound": USAGE_LEVEL,
+            "passed": p >= USAGE_LEVEL,
+            "meaning": meaning,
+        }
+        for name, p in worst.items()
+        if name in set(split)
+    ]
+
+
+def _check_disjoint(check: str, members: Mapping[str, list]) -> dict:
+    everyone = [member for group in members.values() for member in set(group)]
+    return _row(check, len(everyone) - len(set(everyone)), 0, "members that appear in more than one split")
+
+
+def _row(check: str, value: float, bound: float, meaning: str) -> dict:
+    return {
+        "check": check,
+        "value": float(value),
+        "bound": float(bound),
+        "passed": bool(value <= bound),
+        "meaning": meaning,
+    }

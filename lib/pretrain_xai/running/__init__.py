@@ -1,0 +1,1 @@
+"""How a study runs as a batch: what runs again and why, what it asks for, and whether its files agree."""

@@ -1,0 +1,203 @@
+"""Measure on this machine what the parts of a study cost, on a few made-up images: seconds and memory, for `make plan`.
+
+Seconds are processor time per thread, so that other work on the machine does not count.
+
+`python -m pretrain_xai.running.micro_benchmark PART STUDY` measures one part in a process of its own, whose
+largest resident set is what a job of that part will need.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import numpy as np
+
+from pretrain_xai.errors import UserError
+from pretrain_xai.running.peak_memory import peak_memory
+from pretrain_xai.study import Study, load_study
+
+#: images of a small part: a pass of more costs hardly less per image
+FEW = 16
+#: seconds that a few images may take: more images are used where they are fast
+ENOUGH = 1.0
+#: what every notebook imports
+IMPORTS = """import matplotlib.pyplot
+import pandas
+from pretrain_xai import paths, tables
+from pretrain_xai.drawing import figures
+study"""
+TORCH = """
+from pretrain_xai.drawing import previews
+from pretrain_xai.explanations import explanation
+from pretrain_xai.networks import training"""
+
+
+class MeasurementError(UserError):
+    """A part of the study can't be run on this machine."""
+
+
+def measure(study_name: str) -> dict[str, dict[str, Any]]:
+    """Return what each part of PARTS found, with its largest resident set as `memory`, GiB.
+
+    Raises
+    ------
+    MeasurementError
+        A part failed.
+    """
+    results = {}
+    for part in PARTS:
+        command = [sys.executable, "-m", "pretrain_xai.running.micro_benchmark", part, study_name]
+        print(f"measuring {part} ...", file=sys.stderr, flush=True)
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        if result.returncode:
+            raise MeasurementError(f"measuring {part} failed: {' '.join(result.stderr.split())[-300:]}")
+        results[part] = json.loads(result.stdout)
+    return results
+
+
+def _notebooks(study: Study) -> dict[str, Any]:
+    """Seconds of a notebook that only imports: without torch, and with it."""
+    return {"plain": _notebook_seconds(IMPORTS), "torch": _notebook_seconds(IMPORTS + TORCH)}
+
+
+def _notebook_seconds(code: str) -> float:
+    cells = [nbformat.v4.new_code_cell('study: str = "demo"  # a study', metadata={"tags": ["parameters"]})]
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    notebook = nbformat.v4.new_notebook(cells=[*cells, nbformat.v4.new_code_cell(code)], metadata=kernel)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "imports.ipynb")
+        nbformat.write(notebook, path)
+        command = [sys.executable, "-m", "pretrain_xai.run_notebook", str(path), str(path.with_name("run.ipynb"))]
+        return _seconds(lambda: subprocess.run(command, check=True, capture_output=True))
+
+
+def _slices(study: Study) -> dict[str, Any]:
+    """Seconds of a lesion patch of each class, a simulated subject, and a slice with lesions at the size of the study."""
+    from pretrain_xai.lesions import generate_patches
+    from pretrain_xai.overlays.overlay import overlay_lesions, to_model_resolution
+    from pretrain_xai.slices.simulated import simulate_cohort, simulate_participants
+
+    def simulate(n_subjects: int) -> list[np.ndarray]:
+        people = simulate_participants({"train": n_subjects}, np.random.default_rng(0))
+        return [part for part, _ in simulate_cohort(people, FEW // 2, (0.0, 30.0), seed=0)]
+
+    slices, most = np.concatenate(simulate(2)), max(study.lesions.patches.values())
+    simulated = (_seconds(lambda: simulate(8)) - _seconds(lambda: simulate(2))) / 6  # each reads the template first
+    searched = _seconds(lambda: generate_patches(most)) / most
+    patches = generate_patches(most)
+
+    def build() -> None:
+        for seed, slice_ in enumerate(slices):
+            to_model_resolution(overlay_lesions(slice_, patches, seed, study.switched), study.dataset.image_size)
+
+    return {"patch": searched, "subject": max(simulated, 0.0), "slice": _seconds(build) / len(slices)}
+
+
+def _training(study: Study) -> dict[str, Any]:
+    """Seconds per image of an epoch with its validation, and of what comes before the first one, by depth.
+
+    The deepest one trains on a whole batch, from which its memory is known; so does the whole network, as in pre-training.
+    """
+    from pretrain_xai.dataset import LabelledImages
+    from pretrain_xai.networks.models import N_CLASSES, build_network, freeze_below
+    from pretrain_xai.networks.training import configure_torch, predict, train
+
+    configure_torch(study.threads)
+    network, images = build_network(study.network, N_CLASSES, seed=0), _images(study, 256)
+    predict(network, images[:2])  # the first pass sets up what later ones use
+    prediction = _seconds(lambda: predict(network, images[:FEW]), study.threads) / FEW
+    batch, settings = study.finetuning.training.batch_size, study.finetuning.training
+    cache = study.finetuning.cache
+    count = int(np.clip(ENOUGH / prediction, FEW, len(images)))
+
+    def seconds(count: int, epochs: int) -> float:
+        # validated on as few as the study has for each training image
+        data = LabelledImages(images[:count], np.arange(count) % N_CLASSES)
+        few = max(1, count // 4)
+        validation = LabelledImages(images[:few], np.arange(few) % N_CLASSES)
+        changed = settings.model_copy(update={"epochs": epochs, "stop_value": None})
+        return _seconds(
+            lambda: train(network, data, validation, changed, learning_rate=1e-6, seed=0, cache=cache), study.threads
+        ) / (count + few)
+
+    by_depth = {}
+    for depth in study.finetuning.depths:
+        freeze_below(network, depth)
+        used = max(count, batch) if depth == max(study.finetuning.depths) else count
+        one, two = seconds(used, 1), seconds(used, 2)
+        by_depth[depth] = {"epoch": max(two - one, 0.0), "before": max(2 * one - two, 0.0)}
+    return {"by_depth": by_depth, "prediction": prediction, "bytes": _size(network)}
+
+
+def _attribution(study: Study) -> dict[str, Any]:
+    """Seconds per image of all methods and scores, and the number of layers that the sanity check makes random."""
+    from pretrain_xai.dataset import LesionMasks, Split
+    from pretrain_xai.explanations.explanation import explain_and_score
+    from pretrain_xai.explanations.sanity import weight_layers
+    from pretrain_xai.methods.micro_batches import micro_batch_rows
+    from pretrain_xai.networks.models import N_CLASSES, build_network
+    from pretrain_xai.networks.training import configure_torch
+    from pretrain_xai.tables import read_table  # noqa: F401  as notebooks do: it counts for the memory
+
+    configure_torch(study.threads)
+    network, side = build_network(study.network, N_CLASSES, seed=0), study.dataset.image_size
+    count = study.attribution.micro_batch or micro_batch_rows(side, side)
+    images, strength = _images(study, count), np.zeros((count, side, side), np.float32)
+    strength[:, side // 4 : side // 2, side // 4 : side // 2] = 1
+    masks, labels = LesionMasks(strength, study.switched.mask_threshold), np.arange(count) % N_CLASSES
+    split, settings = Split(images, labels, masks, None), study.attribution
+    seconds = _seconds(
+        lambda: explain_and_score(network, split, np.arange(count), settings.methods, settings, study.switched),
+        study.threads,
+    )
+    return {"image": seconds / count, "layers": len(weight_layers(network))}
+
+
+PARTS: dict[str, Callable[[Study], dict[str, Any]]] = {
+    "notebooks": _notebooks,
+    "slices": _slices,
+    "training": _training,
+    "attribution": _attribution,
+}
+
+
+def _images(study: Study, count: int) -> np.ndarray:
+    """Return noise inside a disc on black, float32 (count, size, size): brains have a black background, too."""
+    side = study.dataset.image_size
+    place = np.arange(side) - side / 2
+    disc = place[:, None] ** 2 + place**2 < (0.4 * side) ** 2
+    return np.random.default_rng(0).random((count, side, side), dtype=np.float32) * disc
+
+
+def _size(network: Any) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values())
+
+
+def _seconds(function: Callable[[], object], threads: int = 1) -> float:
+    before = _processor_time()
+    function()
+    return (_processor_time() - before) / threads
+
+
+def _processor_time() -> float:
+    """Return the seconds that this process and those that it waited for have used."""
+    children = os.times()
+    return time.process_time() + children.children_user + children.children_system  # `os.times` itself counts in ticks
+
+
+def main() -> None:
+    """Measure the part of the command line and print it as JSON."""
+    part, study_name = sys.argv[1:]
+    result = PARTS[part](load_study(study_name))
+    print(json.dumps(result | {"memory": peak_memory() / 2**30}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+"""Variants of a study, with one switch as published or with further seeds: which there are, and which are finished.
+
+`python -m pretrain_xai.running.variants VARIANT` marks one as finished, at the end of its batch.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any, Literal
+
+from pretrain_xai import paths
+from pretrain_xai.files.provenance import write_text
+from pretrain_xai.protocol import ALL_TOGETHER, DATASET_SWITCHES, PUBLISHED, unpublished
+from pretrain_xai.running.stages import STAGES, fingerprint
+from pretrain_xai.study import Study, load_study
+
+#: switches for which networks must be fine-tuned anew, and all switches together
+RETRAINED = ("first_conv_frozen", *DATASET_SWITCHES, "head_kept", ALL_TOGETHER)
+#: out of date: there, but made with other settings or other code, or not known to be whole
+State = Literal["finished", "out of date", "missing"]
+
+
+def variant_name(study_name: str, variant: str) -> str:
+    """Return the name under which a variant is run and read."""
+    return f"{study_name}{paths.VARIANT_MARK}{variant}"
+
+
+def retrained_variants(study: Study) -> list[str]:
+    """Return all variants whose networks are trained anew, in the order in which they are run.
+
+    Switches that the study has as published anyway are left out.
+    """
+    together = [ALL_TOGETHER] if study.switched != PUBLISHED else []
+    return [*study.reseeds, *unpublished(study.switched, RETRAINED[:-1]), *together]
+
+
+def variant_states(study_name: str, study: Study) -> dict[str, State]:
+    """Return how far each retrained variant of a study is."""
+    return {variant: _state(variant_name(study_name, variant)) for variant in retrained_variants(study)}
+
+
+def finished_variants(study_name: str, study: Study) -> list[str]:
+    """Return the retrained variants of a study whose results are there, made with the settings and the code of now."""
+    return [variant for variant, state in variant_states(study_name, study).items() if state == "finished"]
+
+
+def _state(name: str) -> State:
+    files, mark = _files(name), paths.finished(name)
+    if not all(path.is_file() for path in files):
+        return "missing"
+    if not mark.is_file() or mark.stat().st_mtime_ns < max(path.stat().st_mtime_ns for path in files):
+        return "out of date"  # a later batch broke off
+    try:
+        known = json.loads(mark.read_text(encoding="utf-8"))
+    except ValueError:
+        return "out of date"
+    return "finished" if known == made_from(load_study(name)) else "out of date"
+
+
+def made_from(variant: Study) -> dict[str, Any]:
+    """Return what the results of a variant depend on: of each of its stages, shared ones too, and its learning rates."""
+    stages = [
+        notebook for notebook, stage in STAGES.items() if not stage.draws and stage != STAGES["11b_score_switches"]
+    ]
+    return {
+        "stages": {notebook: fingerprint(variant, notebook) for notebook in stages},
+        "learning_rates": {run.name: variant.learning_rate(run) for run in variant.runs()},
+    }
+
+
+def mark_finished(name: str) -> None:
+    """Write the mark of a variant whose results are all made."""
+    paths.finished(name).unlink(missing_ok=True)  # an equal file would keep its time
+    write_text(paths.finished(name), json.dumps(made_from(load_study(name)), indent=1))
+
+
+def variant_files(study_name: str, variant: str) -> list[Path]:
+    """Return the tables of a variant from which it is compared with its study."""
+    return [*_files(variant_name(study_name, variant)), paths.finished(variant_name(study_name, variant))]
+
+
+def _files(name: str) -> list[Path]:
+    study = load_study(name)
+    runs = list(study.runs())
+    return [
+        paths.dataset(name) / "test" / "images.csv",
+        paths.intersections(name),
+        *(paths.finetuned(name, run.name) / "predictions.parquet" for run in runs),
+        *(paths.scores(name) / f"{run.name}.parquet" for run in [*runs, *study.untrained_runs()]),
+    ]
+
+
+if __name__ == "__main__":
+    mark_finished(sys.argv[1])

@@ -1,0 +1,1 @@
+"""Scores that other libraries compute or that need an own algorithm."""

@@ -1,0 +1,275 @@
+"""The sections of a study file: what each may hold, with its defaults and checks."""
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from pretrain_xai.maps.channels import Reduction
+
+#: "best" selects the best checkpoint of a model, "matched" those of about equal accuracy
+Selection = Literal["best", "matched"]
+#: blocks of the network, from the last one (1) to all (5), that fine-tuning changes
+FINETUNE_DEPTHS = (1, 2, 3, 4, 5)
+
+
+def _once_each(values: Sequence[Any]) -> Sequence[Any]:
+    if repeated := sorted({str(value) for value in values if values.count(value) > 1}):
+        raise ValueError(f"has {', '.join(repeated)} more than once")
+    return values
+
+
+def _ascending(values: list[int]) -> list[int]:
+    if _once_each(values) != sorted(values):
+        raise ValueError(f"must ascend, such as {sorted(values)}, found {values}")
+    return values
+
+
+def _seeds(seeds: list[int] | list[list[int]]) -> list[int] | list[list[int]]:
+    """Check one list of seeds for all depths, or each of those for one depth."""
+    for of_depth in seeds if seeds and isinstance(seeds[0], list) else [seeds]:
+        if not of_depth or min(_once_each(of_depth)) < 0:
+            raise ValueError(f"whole numbers from 0 are expected, at least one, found {of_depth}")
+    return seeds
+
+
+#: no value twice
+Unique = AfterValidator(_once_each)
+Seed = Annotated[int, Field(ge=0)]
+#: share of a patch's maximum above which a pixel belongs to the lesion
+Threshold = Annotated[float, Field(ge=0, lt=1)]
+#: fine-tuning depths from the shallowest
+Depths = Annotated[list[Literal[1, 2, 3, 4, 5]], Field(min_length=1), AfterValidator(_ascending)]
+
+
+class Settings(BaseModel):
+    """Settings that refuse unknown names and wrong types."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Lesions(Settings):
+    """Lesion patches."""
+
+    #: patches of each class in each split's own pool
+    patches: dict[str, int]
+
+
+class Dataset(Settings):
+    """Slices with lesions."""
+
+    #: side of the square images that the networks see, pixels
+    image_size: int = Field(ge=32)
+    lesion_intensity: float = Field(0.5, gt=0, le=1)
+    brain_intensity: float = Field(0.7, gt=0, le=1)
+    #: seed of the first slice of each split; slice i takes base + i
+    seed_bases: dict[str, Seed] = {"train": 0, "validation": 30_000, "test": 50_000}
+
+
+class Standardise(Settings):
+    """The fixed first layer (x - mean) / std, which lets images stay in [0, 1]."""
+
+    mean: float
+    std: float = Field(gt=0)
+
+
+class Network(Settings):
+    """A VGG of torchvision's family at any width, or a network of your own."""
+
+    architecture: Literal["vgg11", "vgg13", "vgg16", "vgg19", "vgg11_bn", "vgg13_bn", "vgg16_bn", "vgg19_bn"] = "vgg16"
+    #: channels relative to torchvision's; 1 is the published network
+    width: float = Field(1.0, gt=0)
+    standardise: Standardise | None = None
+    #: your own network in place of a VGG: `package.module:function`, called with n_classes=...; also a file in studies/
+    module: str | None = Field(None, pattern=r"^[\w.]+:\w+$")
+    #: of your own network: names of its blocks from the first to the last, each one part or a list of parts
+    blocks: list[str | list[str]] = []
+    #: of your own network: the part that is trained at every depth; its last nn.Linear gives the logits
+    classifier: str = "classifier"
+
+    @model_validator(mode="after")
+    def _own_or_vgg(self) -> "Network":
+        names = ("blocks", "classifier") if self.module is None else ("architecture", "width", "standardise")
+        defaults = {name: type(self).model_fields[name].default for name in names}
+        if wrong := [name for name, default in defaults.items() if getattr(self, name) != default]:
+            kind = "a VGG: they need `module`" if self.module is None else "a network of your own (`module`)"
+            raise ValueError(f"{', '.join(wrong)} can't be set for {kind}")
+        if self.module is not None and not self.blocks:
+            raise ValueError("blocks must name the blocks of your own network, from the first to the last")
+        return self
+
+    @property
+    def name(self) -> str:
+        """How the network is called in messages."""
+        return self.module or self.architecture
+
+
+class Training(Settings):
+    """One training loop's optimiser, schedule and stopping rule."""
+
+    epochs: int = Field(gt=0)
+    batch_size: int = Field(32, gt=0)
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    momentum: float = Field(0.5, ge=0, lt=1)
+    #: "step" is StepLR(7, 0.1) as published
+    schedule: Literal["step", "one_cycle"] = "step"
+    #: gradients are scaled down to this norm; none as published
+    clip_norm: float | None = Field(None, gt=0)
+    #: a later checkpoint counts only if validation and training accuracy differ by at most this; none: always
+    acc_dif: float | None = Field(None, gt=0)
+    #: three successive changes of validation accuracy below this end the training; none: never
+    stop_value: float | None = Field(None, gt=0)
+
+
+class Pretraining(Settings):
+    """Networks before they see a lesion, one per corpus: trained here, or weights that others have trained."""
+
+    corpora: Annotated[list[Literal["natural", "mri", "imagenet"]], Field(min_length=1), Unique]
+    #: of a corpus that is not trained here: torchvision's name of weights, or a local file (from the folder of studies/)
+    weights: dict[Literal["natural", "mri", "imagenet"], str] = {}
+    #: what the corpus `mri` teaches to tell: sex, or any column of the participants table with a few values
+    target: str = Field("sex", min_length=1)
+    #: crops of each photograph in the corpus `natural`
+    crops_per_photograph: int = Field(100, gt=0)
+    learning_rate: float | None = Field(None, gt=0)
+    training: Training | None = None
+    seed: Seed = 0
+
+    @model_validator(mode="after")
+    def _trained_or_given(self) -> "Pretraining":
+        if unknown := [corpus for corpus in self.weights if corpus not in self.corpora]:
+            raise ValueError(f"weights: {', '.join(unknown)} is not among corpora")
+        if "imagenet" in self.trained:
+            raise ValueError("weights must have imagenet, such as IMAGENET1K_V1: it can't be trained here")
+        if self.trained and (self.learning_rate is None or self.training is None):
+            raise ValueError(f"learning_rate and training are needed to train on {', '.join(self.trained)}")
+        return self
+
+    @property
+    def trained(self) -> list[str]:
+        """The corpora on which networks are trained here."""
+        return [corpus for corpus in self.corpora if corpus not in self.weights]
+
+
+class Cell(Settings):
+    """Learning rates and seeds of one selection and corpus, one for all depths or one per depth."""
+
+    learning_rate: float | list[float]
+    seeds: Annotated[list[int] | list[list[int]], AfterValidator(_seeds)]
+
+    @model_validator(mode="after")
+    def _five_depths(self) -> "Cell":
+        if isinstance(self.seeds[0], list) and len(self.seeds) != len(FINETUNE_DEPTHS):
+            raise ValueError("seeds must be one list for all depths or five lists, one per depth")
+        if isinstance(self.learning_rate, list) and len(self.learning_rate) != len(FINETUNE_DEPTHS):
+            raise ValueError("learning_rate must be one number or five, one per depth")
+        return self
+
+    def learning_rate_at(self, depth: int) -> float:
+        """Return the learning rate of a fine-tuning depth."""
+        return self.learning_rate[depth - 1] if isinstance(self.learning_rate, list) else self.learning_rate
+
+    def seeds_at(self, depth: int) -> list[int]:
+        """Return the seeds of a fine-tuning depth."""
+        return self.seeds[depth - 1] if isinstance(self.seeds[0], list) else self.seeds
+
+
+class Matching(Settings):
+    """The selection `matched`, out of checkpoints of the models of `best`: nothing is trained anew (see `matching`)."""
+
+    #: largest difference of a model's validation accuracy from the common one
+    tolerance: float = Field(0.02, gt=0, le=0.02)
+    #: the common accuracy is at least this; at the chance level every training has a checkpoint
+    lowest_accuracy: float = Field(0.75, ge=0.5, lt=1)
+    #: how often networks are validated per epoch; steep learning takes few steps
+    checkpoints_per_epoch: int = Field(4, gt=0)
+    #: as `attribution.max_images`, for the matched models; none: as many
+    max_images: int | None = Field(None, gt=0)
+    #: explain the images that a matched model gets wrong, too; only notebook 11 draws them
+    misclassified: bool = False
+
+
+class Cache(Settings):
+    """How much each job may keep of what the frozen layers give; changes time and memory, but no result."""
+
+    #: in memory
+    memory_gib: float = Field(1.0, ge=0)
+    #: what memory does not hold: in a file of the system's temporary folder, while the job runs
+    disk_gib: float = Field(20.0, ge=0)
+
+
+class Finetuning(Settings):
+    """The grid of fine-tuned models: selection x corpus x depth x seed."""
+
+    training: Training
+    cache: Cache = Cache()
+    depths: Depths = list(FINETUNE_DEPTHS)
+    #: figures and report show the first one
+    selections: dict[Selection, dict[str, Cell]] = Field(min_length=1)
+    #: adds the selection `matched` without training; none: it is trained by itself, as published, or there is none
+    matching: Matching | None = None
+
+    @model_validator(mode="after")
+    def _matched_once(self) -> "Finetuning":
+        if self.matching is not None and list(self.selections) != ["best"]:
+            raise ValueError(
+                "matching makes the selection matched out of checkpoints of best: have best alone under selections, "
+                f"or leave out matching; found {', '.join(self.selections)}"
+            )
+        return self
+
+
+class Sensitivity(Settings):
+    """Other ways to score the same maps, all combined, under which the conclusions are checked; the study's own is added."""
+
+    channel_reductions: Annotated[list[Reduction], Unique] = ["sum_abs", "abs_sum", "luminance"]
+    #: see `Protocol.mask_threshold`
+    mask_thresholds: Annotated[list[Threshold], Unique] = [0.0, 0.25, 0.5, 0.75]
+    #: names in `localization.SCORES` that have a chance level
+    scores: Annotated[list[str], Unique] = [
+        "relevance_rank_accuracy",
+        "relevance_mass_accuracy",
+        "average_precision",
+        "pixel_auroc",
+        "pointing_game",
+    ]
+
+
+class Attribution(Settings):
+    """The explanation methods and how many images they explain."""
+
+    methods: Annotated[list[str], Field(min_length=1), Unique]
+    #: options of a method, such as integrated_gradients: {n_steps: 50}
+    options: dict[str, dict[str, Any]] = {}
+    #: names in `localization.SCORES`, or quantus:<metric>, written beside the counts of hits and k
+    scores: Annotated[list[str], Unique] = ["relevance_rank_accuracy", "true_negative_rate"]
+    #: at most so many images right for all models, and so many of those that a model gets wrong; none: all
+    max_images: int | None = Field(None, gt=0)
+    #: images that pass through the network at once, a power of two; none: by their size (`micro_batches.micro_batch_rows`)
+    micro_batch: Literal[1, 2, 4, 8, 16, 32, 64, 128] | None = None
+    #: images whose maps are kept for the heatmaps
+    example_images: int = Field(3, ge=1)
+    #: explain the images that a model gets wrong, too
+    misclassified: bool = True
+    sensitivity: Sensitivity = Sensitivity()
+    seed: Seed = 0
+
+    @model_validator(mode="after")
+    def _scores_can_be_drawn(self) -> "Attribution":
+        if "relevance_rank_accuracy" not in self.scores:
+            raise ValueError("scores must have relevance_rank_accuracy, from which the figures are drawn")
+        return self
+
+
+class Protocols(Settings):
+    """The smaller grid on which `make protocols` trains the study anew, once per switch and once per further set of seeds.
+
+    It has the study's first selection.
+    """
+
+    #: fine-tuning depths of the grid; none: those of the study
+    depths: Depths | None = None
+    #: at most so many images right for all models of a variant; none: as many as in the study
+    max_images: int | None = Field(None, gt=0)
+    #: how often the study itself is trained with further seeds: says what retraining alone changes
+    reseeds: int = Field(2, ge=1, lt=1000)

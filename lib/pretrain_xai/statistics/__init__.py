@@ -1,0 +1,1 @@
+"""Intervals, effects, ranks, and what the numbers say in sentences."""
