@@ -6,7 +6,7 @@ PUBLISHED ?= data/published
 RUN := .venv/bin/python
 READY := .venv/.installed
 
-.PHONY: help demo study dry-run vgg16 plan verify switches protocols statistics published lab notebooks screenshots test test-system mutation fuzz soak bench bench-statistics lint
+.PHONY: help demo study dry-run vgg16 plan verify switches protocols statistics published lab notebooks screenshots test test-system coverage mutation fuzz soak bench bench-statistics lint
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' Makefile | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -64,6 +64,9 @@ test: $(READY)  ## unit tests, oracle tests and the tiny study
 
 test-system: $(READY)  ## tests that kill batches or need a browser: minutes
 	$(RUN) -m pytest -m system
+
+coverage: $(READY)  ## lines and branches of the library that `make test` runs, at least 90 %
+	$(RUN) -m pytest -m "not system" --cov --cov-report term --cov-fail-under 90
 
 mutation: $(READY)  ## change scores and image lists in one place at a time, and list the changes that no test notices: half an hour
 	nice $(RUN) tests/mutation.py

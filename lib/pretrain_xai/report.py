@@ -192,6 +192,7 @@ def write_report(study_name: str) -> Path:
         code=git_describe(),
     )
     write_text(path, page)
+    write_sums(paths.executed(study_name) / "report" / "run.sha256", [path])
     return path
 
 
@@ -348,9 +349,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("study")
     options = parser.parse_args(arguments)
     try:
-        report = write_report(options.study)
-        write_sums(paths.executed(options.study) / "report" / "run.sha256", [report])
-        print(f"wrote {report}")
+        print(f"wrote {write_report(options.study)}")
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
