@@ -260,18 +260,25 @@ def test_maps_that_break_their_promise_stop_the_run(network, split, monkeypatch,
 
 def test_what_a_method_may_miss():
     """Two images whose logits differ by 9 from the black image's, in the mean."""
-    maps = np.zeros((2, 3, 1, 1))
-    maps[:, 0, 0, 0] = 8, 10
-    check_completeness("exact", maps, np.array([0.0, 0.0]), 1e-3)
-    check_completeness("exact", maps, np.array([0.01, -0.009]), 1e-3)
+    sums = np.array([8.0, 10.0])
+    check_completeness("exact", sums, np.array([0.0, 0.0]), 1e-3)
+    check_completeness("exact", sums, np.array([0.01, -0.009]), 1e-3)
     with pytest.raises(SelfCheckError, match=r"miss .* by 0\.02 in the mean, 0\.00998 at most is expected"):
-        check_completeness("exact", maps, np.array([0.02, 0.02]), 1e-3)
-    zeros = np.zeros_like(maps)
-    check_completeness("approximate", zeros, np.array([-8.0, -10.0]), 1.0)
+        check_completeness("exact", sums, np.array([0.02, 0.02]), 1e-3)
+    check_completeness("approximate", 0 * sums, np.array([-8.0, -10.0]), 1.0)
     with pytest.raises(SelfCheckError):
-        check_completeness("approximate", -maps / 5, np.array([-9.6, -12.0]), 1.0)
+        check_completeness("approximate", -sums / 5, np.array([-9.6, -12.0]), 1.0)
     with pytest.raises(SelfCheckError, match="by nan in the mean"):
-        check_completeness("broken", maps, np.array([np.nan, 0]), 1.0)
+        check_completeness("broken", sums, np.array([np.nan, 0]), 1.0)
+
+
+def test_completeness_is_that_of_all_images_whatever_the_chunks(network, split, monkeypatch):
+    """An image that misses by much, alone in its chunk, stops nothing where the mean holds."""
+    calls: list[np.ndarray] = []
+    monkeypatch.setattr(explanation, "CHUNK", 2)
+    monkeypatch.setattr(explanation, "check_completeness", lambda method, sums, deltas, bound: calls.append(deltas))
+    explain_and_score(network, split, IMAGES, ["deep_lift"], SETTINGS, CORRECTED)
+    assert [deltas.shape for deltas in calls] == [(3,)]
 
 
 # ---------------------------------------------------------------- the generator

@@ -67,6 +67,7 @@ def explain_and_score(
         The scores can't be right (see `self_checks`).
     """
     rows: _Rows = defaultdict(list)
+    completeness: dict[str, list[np.ndarray]] = defaultdict(list)
     for chunk in tqdm(_chunks(image_indices), desc="explaining", unit="chunk", total=-(-len(image_indices) // CHUNK)):
         images, masks, labels = split.images[chunk], split.masks[chunk], split.labels[chunk]
         predicted = predict(network, images, dropout_active=protocol.dropout_active).argmax(axis=1)
@@ -78,9 +79,14 @@ def explain_and_score(
             scores = _localization(maps, masks, settings.scores, protocol, chunk)
             if deltas is not None:
                 scores[DELTA] = (deltas, np.full(len(chunk), np.nan))
+                completeness[method].append(np.stack([attributions.sum(axis=(1, 2, 3), dtype=np.float64), deltas]))
             _append(rows, method, known, scores)
             if under_settings is not None:
                 under_settings.add(method, attributions, split.masks.strength[chunk], chunk, protocol.ties)
+    if not protocol.dropout_active:  # else each pass is that of another network
+        for method, parts in completeness.items():
+            sums, missed = np.concatenate(parts, axis=1)
+            check_completeness(method, sums, missed, METHODS[method].tolerance)
     return check_scores(_table(rows), split, image_indices, methods, settings.scores)
 
 
@@ -178,16 +184,11 @@ def signed_attributions(
     options = {computed[name]: options for name, options in settings.options.items() if name in computed}
     with evaluation_mode(network, dropout_active=protocol.dropout_active):
         maps = attribute_all(network, inputs, targets, list(computed.values()), options=options, **drawn)
-        tolerances = {
-            name: bound for name, actual in computed.items() if (bound := METHODS[actual].tolerance) is not None
-        }
         deltas = {
-            name: completeness_delta(network, inputs, targets, maps[computed[name]], **drawn).cpu().numpy()
-            for name in tolerances
+            name: completeness_delta(network, inputs, targets, maps[actual], **drawn).cpu().numpy()
+            for name, actual in computed.items()
+            if METHODS[actual].tolerance is not None
         }
-    if not protocol.dropout_active:  # else each pass is that of another network
-        for name, missed in deltas.items():
-            check_completeness(name, maps[computed[name]].cpu().numpy(), missed, tolerances[name])
     return {name: (maps[actual].cpu().numpy(), deltas.get(name)) for name, actual in computed.items()}
 
 
