@@ -106,6 +106,7 @@ def test_one_more_seed_runs_only_its_own_models(tiny_root, changed):
     assert "pretrain" not in jobs
 
 
+@pytest.mark.system
 def test_a_notebook_run_again_by_hand_makes_nothing_out_of_date(tiny_root):
     """It writes the same bytes, and a file that keeps its bytes keeps its time."""
     notebook = paths.NOTEBOOKS / "07_find_intersections.ipynb"

@@ -80,6 +80,7 @@ def lint(*command: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.system
 def test_types_of_the_library_hold():
     """Without the cache that `make lint` and earlier runs leave, mypy takes 20 s."""
     lint(sys.executable, "-m", "mypy")
