@@ -101,6 +101,7 @@ def test_what_a_notebook_makes_besides_is_recorded_and_an_old_record_goes(root):
     assert not (root / "out.sha256").exists()
 
 
+@pytest.mark.system
 def test_a_dry_run_names_a_changed_result_and_touches_nothing(tiny_root):
     file = tiny_root / f"data/tiny/scores/{RUN}.parquet"
     content, times = file.read_bytes(), file.stat()
