@@ -16,11 +16,14 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 @pytest.fixture(scope="session")
 def tiny_root(tmp_path_factory) -> Path:
-    """Return a root folder in which the batch ran the tiny study and its switches, as a user would."""
+    """Return a root folder in which the batch ran the tiny study and its switches, as a user would.
+
+    With PRETRAIN_XAI_TINY it is that folder, in which the next session finds it done.
+    """
     from pretrain_xai.batch import main
 
-    root = tmp_path_factory.mktemp("tiny")
-    shutil.copytree(REPOSITORY / "studies", root / "studies")
+    root = Path(os.environ.get("PRETRAIN_XAI_TINY") or tmp_path_factory.mktemp("tiny"))
+    shutil.copytree(REPOSITORY / "studies", root / "studies", dirs_exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PRETRAIN_XAI_ROOT", str(root))
         assert main(["tiny", "--protocols", "rescored"]) == 0
