@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from playwright.sync_api import Browser, Locator, Page, sync_playwright
+from playwright.sync_api import TimeoutError as NotYet
 from pretrain_xai import paths
 
 CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
@@ -63,9 +65,15 @@ class Lab:
         page.get_by_text("Python 3 (ipykernel) | Idle").wait_for(timeout=90_000)
 
     def run_all(self, page: Page) -> None:
-        """Run all cells from the menu."""
-        page.get_by_role("menuitem", name="Run", exact=True).click()
-        page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+        """Run all cells from the menu; JupyterLab drops the wish without a word while a kernel is starting."""
+        begun = page.locator(".jp-NotebookPanel:visible .jp-InputArea-prompt", has_text=re.compile(r"\[[*\d]"))
+        for _ in range(10):
+            page.get_by_role("menuitem", name="Run", exact=True).click()
+            page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+            with contextlib.suppress(NotYet):
+                begun.first.wait_for(timeout=10_000)
+                return
+        raise RuntimeError("JupyterLab did not run the notebook")
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from faults import alter, digests, finish, recorded, verdict
 from pretrain_xai import paths
 from pretrain_xai.files.provenance import read_sums, write_sums
 from pretrain_xai.run_notebook import main
-from pretrain_xai.running.altered_files import aside, find_altered
+from pretrain_xai.running.altered_files import aside, find_altered, make_again, name_altered, times_kept
 from test_batch import batch
 from test_run_notebook import PARAMETERS, write_notebook
 
@@ -35,6 +35,11 @@ def found(study: str = "tiny") -> dict[str, tuple[str, ...]]:
     return {
         Path(altered.file).name: tuple(Path(file).name for file in altered.made_with) for altered in find_altered(study)
     }
+
+
+def made_when(root: Path) -> dict[str, int]:
+    """Return the time of each recorded result of the tiny study, in ns."""
+    return {name: (root / name).stat().st_mtime_ns for name in recorded(root)}
 
 
 def test_what_is_as_it_was_recorded_is_left_alone(results):
@@ -75,6 +80,41 @@ def test_a_record_that_is_none_stops_nothing(results):
     assert found() == {"c.csv": ("c.csv",)}
 
 
+def test_what_is_made_again_as_it_was_keeps_its_time(results):
+    """And no job that reads it is out of date; what was edited has the time of its record at most."""
+    record = paths.executed("tiny") / "one" / "run.sha256"
+    os.utime(results / "a.csv", ns=(1, 1))
+    os.utime(record, ns=(2, 2))
+    content = {name: (results / name).read_text() for name in ("a.csv", "b.csv", "c.csv")}
+    alter(results / "a.csv", "flip")
+    (results / "b.csv").write_text("edited later")
+    times = {name: (results / name).stat().st_mtime_ns for name in content}
+    for altered in find_altered("tiny"):
+        altered.set_aside()
+    with times_kept("tiny"):
+        for name in ("a.csv", "b.csv"):
+            (results / name).write_text(content[name])
+        (results / "c.csv").write_text("another result")
+        os.utime(results / "c.csv", ns=(times["c.csv"] + 1, times["c.csv"] + 1))
+    now = {name: (results / name).stat().st_mtime_ns for name in content}
+    assert now == {"a.csv": 1, "b.csv": 2, "c.csv": times["c.csv"] + 1}
+
+
+def test_altered_results_are_made_again_by_stage_until_one_fails(results, capsys):
+    for name in ("a.csv", "b.csv", "c.csv"):
+        alter(results / name, "flip")
+    altered, asked = find_altered("tiny"), []
+    made_here = {"data/tiny/a.csv", "data/tiny/c.csv"}
+    assert make_again("tiny", altered, made_here, lambda *options: asked.append(options) or len(asked) - 1) == 1
+    assert asked == [
+        ("--forcerun", "data/tiny/a.csv", "--until", "data/tiny/a.csv"),
+        ("--forcerun", "data/tiny/c.csv", "--until", "data/tiny/c.csv"),
+    ]
+    assert not any((results / name).exists() for name in ("a.csv", "b.csv", "c.csv"))
+    name_altered(altered, set())
+    assert capsys.readouterr().err.count("is not there again yet: this batch does not make it, and leaves it") == 3
+
+
 def test_what_is_in_the_making_is_no_result_and_what_is_half_is_wrong(results):
     root, whole = paths.root(), digests(paths.root())
     assert len(whole) == 3 and verdict(root, whole) == (0, 0)
@@ -109,7 +149,7 @@ def test_a_dry_run_names_a_changed_result_and_touches_nothing(tiny_root):
         alter(file, "flip")
         altered = file.read_bytes()
         result = batch(tiny_root, "--dry-run")
-        assert f"data/tiny/scores/{RUN}.parquet was changed after it was made: it is made again" in result.stderr
+        assert f"data/tiny/scores/{RUN}.parquet was changed after it was made: it is made again, and" in result.stderr
         jobs = dict(re.findall(r"^(\w+) +(\d+)$", result.stdout, re.MULTILINE))
         assert {"explanation_metrics", "boxplots", "report"} <= set(jobs)
         assert jobs["explanation_metrics"] == "1" and "finetune" not in jobs
@@ -121,9 +161,9 @@ def test_a_dry_run_names_a_changed_result_and_touches_nothing(tiny_root):
 
 @pytest.mark.system
 def test_changed_results_are_made_again(tiny_root, tmp_path):
-    """A bit flipped in one of each kind, or half cut off, all with their time kept, come back as they were."""
+    """A bit flipped in one of each kind, or half cut off, all with their time kept, come back as they were, and no more."""
     root = Path(shutil.copytree(tiny_root, tmp_path / "root"))
-    before = recorded(root)
+    before, times = recorded(root), made_when(root)
     names = [
         "data/tiny/dataset/test/images.npy",
         f"data/tiny/finetuned/{RUN}/weights.safetensors",
@@ -143,4 +183,6 @@ def test_changed_results_are_made_again(tiny_root, tmp_path):
     ]
     assert sorted(named) == sorted(names)
     assert recorded(root) == before
+    newer = {name for name, time in made_when(root).items() if time > times[name]}
+    assert not newer, "nothing that depends on them was made again"
     assert "Nothing to be done" in (again := finish(root)).stdout + again.stderr

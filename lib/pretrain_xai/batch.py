@@ -17,7 +17,7 @@ from pathlib import Path
 
 from pretrain_xai import paths
 from pretrain_xai.errors import UserError
-from pretrain_xai.running.altered_files import Altered, find_altered
+from pretrain_xai.running.altered_files import find_altered, jobs_of, make_again, name_altered
 from pretrain_xai.running.cluster import job_prefix, profile_folder, uses_slurm, wait_for_earlier_jobs
 from pretrain_xai.running.variants import finished_variants, retrained_variants, variant_name, variant_states
 from pretrain_xai.slices.files import check_source
@@ -115,33 +115,23 @@ def run_batch(study: str, options: Sequence[str], profile: str = "local") -> int
     config = ["--config", f"study={study}"]
     environment = {"PYTHONHASHSEED": "0"} | os.environ  # any other gives the same: `make soak`
     with only_batch(study) as lock:
+
+        def run(*further: str) -> int:
+            # the driver inherits the lock, so that it stays locked if only this process is killed
+            return subprocess.run(
+                [*command, *further, *config], env=environment, pass_fds=[lock], check=False
+            ).returncode
+
         if uses_slurm(folder) and not _is_dry(options):
             command += ["--slurm-jobname-prefix", job_prefix(study)]
             wait_for_earlier_jobs(study)
-        if altered := find_altered(study):
-            command += _make_again(altered, _files_made_by([*command, "--summary", *config]), dry=_is_dry(options))
-        # the driver inherits the lock, so that it stays locked if only this process is killed
-        return subprocess.run([*command, *config], env=environment, pass_fds=[lock], check=False).returncode
-
-
-def _make_again(altered: Sequence[Altered], made_here: set[str], *, dry: bool) -> list[str]:
-    """Set altered results aside, name them, and return the options with which Snakemake makes them again."""
-    forced: dict[str, None] = {}
-    for result in altered:
-        makers = made_here.intersection(result.made_with)
-        forced |= dict.fromkeys(sorted(makers))
-        kept = ""
-        if makers and result.is_there and not dry:
-            result.set_aside()
-            kept = f" (the changed file is kept as {result.aside.name})"
-        found = (
-            "was changed after it was made" if result.is_there or kept else "was changed, and is not there again yet"
-        )
-        follows = (
-            "it is made again, with what depends on it" if makers else "this batch does not make it, and leaves it"
-        )
-        print(f"{result.file} {found}: {follows}{kept}", file=sys.stderr, flush=True)
-    return ["--forcerun", *forced] if forced else []
+        altered = find_altered(study)
+        made_here = _files_made_by([*command, "--summary", *config]) if altered else set()
+        name_altered(altered, made_here)
+        if _is_dry(options):
+            forced = jobs_of(altered, made_here)
+            return run(*(["--forcerun", *forced] if forced else []))
+        return make_again(study, altered, made_here, run) or run()
 
 
 def _files_made_by(command: Sequence[str]) -> set[str]:

@@ -2,14 +2,17 @@
 
 Beside each executed notebook, and for the report, lie the digests of what was made. Before Snakemake starts, all these
 files are read: what a disk lost, what was cut and what was edited differs from its digest, also where time and size are as
-they were.
+they were. A result that comes out as it was recorded gets the time back that it had, so that nothing else is made again.
 """
 
 import os
+import sys
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 from tqdm.auto import tqdm
@@ -23,6 +26,14 @@ _ASIDE = ".{name}.altered"
 
 
 @dataclass(frozen=True)
+class _Record:
+    """Where the digests of what one job made were read, and the first of these files, which Snakemake knows it by."""
+
+    file: Path
+    first: str
+
+
+@dataclass(frozen=True)
 class Altered:
     """A result that differs from what was recorded of it.
 
@@ -30,11 +41,14 @@ class Altered:
     ----------
     file : str
         Its path from the root folder.
+    stage : str
+        The notebook that made it, or the report: they sort in the order in which one reads what another made.
     made_with : tuple of str
         What Snakemake knows its job by: itself, and the first result of each job that recorded it.
     """
 
     file: str
+    stage: str
     made_with: tuple[str, ...]
 
     @property
@@ -60,20 +74,88 @@ def aside(file: Path) -> Path:
 def find_altered(study: str) -> list[Altered]:
     """Return the results of a study, and of one whose variant it is, that differ from all digests that their makers recorded.
 
-    So are those that were set aside and are not made again yet. A record that can't be read is left to `make verify`.
+    So are those that were set aside and are not made again yet. They are sorted by stage. A record that can't be read is left
+    to `make verify`.
     """
-    recorded: dict[str, dict[str, str]] = defaultdict(dict)
-    for name in dict.fromkeys(paths.owner(study, artefact) for artefact in paths.ARTEFACTS):
-        for file in files_in(paths.executed(name), ".sha256"):
-            made = _readable(file)
-            for result, digest in made.items():
-                recorded[result][digest] = next(iter(made))
+    recorded = _recorded(study)
     found = digests([paths.root() / file for file in recorded])
-    return [
-        Altered(file, tuple(dict.fromkeys([file, *firsts.values()])))
-        for file, firsts in recorded.items()
-        if _is_altered(paths.root() / file, firsts, found)
+    altered = [
+        Altered(
+            file,
+            max(record.file.parent.name for record in records.values()),
+            tuple(dict.fromkeys([file, *(record.first for record in records.values())])),
+        )
+        for file, records in recorded.items()
+        if _is_altered(paths.root() / file, records, found)
     ]
+    return sorted(altered, key=lambda result: (result.stage, result.file))
+
+
+def name_altered(altered: Sequence[Altered], made_here: set[str]) -> None:
+    """Say which results are not what was recorded, and what a batch will do, which makes the files `made_here`."""
+    for result in altered:
+        found = "was changed after it was made" if result.is_there else "was changed, and is not there again yet"
+        follows = "this batch does not make it, and leaves it"
+        if jobs_of([result], made_here):
+            follows = "it is made again, and what depends on it if it comes out different"
+            follows += f" (the changed file is kept as {result.aside.name})" if result.is_there else ""
+        print(f"{result.file} {found}: {follows}", file=sys.stderr, flush=True)
+
+
+def make_again(study: str, altered: Sequence[Altered], made_here: set[str], run: Callable[..., int]) -> int:
+    """Set altered results aside and make them again, stage after stage, so that each is made from sound ones.
+
+    Parameters
+    ----------
+    study : str
+        Its name.
+    altered : sequence of Altered
+        As `find_altered` returns them.
+    made_here : set of str
+        The files that the batch makes; others are left alone.
+    run : callable
+        Runs Snakemake with further options and returns its exit status.
+
+    Returns
+    -------
+    int
+        The first exit status that is not 0, or 0.
+    """
+    ours = [result for result in altered if jobs_of([result], made_here)]
+    for result in ours:
+        if result.is_there:
+            result.set_aside()
+    for _, of_stage in groupby(ours, key=lambda result: result.stage):
+        jobs = jobs_of(list(of_stage), made_here)
+        with times_kept(study):
+            status = run("--forcerun", *jobs, "--until", *jobs)
+        if status:
+            return status
+    return 0
+
+
+def jobs_of(altered: Sequence[Altered], made_here: set[str]) -> list[str]:
+    """Return the files by which Snakemake knows the jobs that make altered results, of those that a batch makes."""
+    return sorted({file for result in altered for file in result.made_with if file in made_here})
+
+
+@contextmanager
+def times_kept(study: str) -> Iterator[None]:
+    """Give results that are made again meanwhile their earlier time back, if they come out as they were recorded.
+
+    It is no later than that of the record, since what was made from it may be older than what was edited.
+    """
+    recorded = _recorded(study)
+    before = {file: _times(paths.root() / file) for file in recorded}
+    latest = {
+        file: max(record.file.stat().st_mtime_ns for record in records.values()) for file, records in recorded.items()
+    }
+    yield
+    for file, records in recorded.items():
+        path = paths.root() / file
+        if path.is_file() and _times(path) != before[file] and sha256(path) in records:
+            time = min([*before[file], latest[file]])
+            os.utime(path, ns=(time, time))
 
 
 def digests(files: Sequence[Path]) -> dict[Path, str]:
@@ -92,8 +174,24 @@ def digests(files: Sequence[Path]) -> dict[Path, str]:
     return found
 
 
-def _is_altered(file: Path, recorded: dict[str, str], found: dict[Path, str]) -> bool:
-    return found[file] not in recorded if file in found else aside(file).is_file()
+def _recorded(study: str) -> dict[str, dict[str, _Record]]:
+    """Return what was recorded of the results of a study: by file, then by digest."""
+    recorded: dict[str, dict[str, _Record]] = defaultdict(dict)
+    for name in dict.fromkeys(paths.owner(study, artefact) for artefact in paths.ARTEFACTS):
+        for file in files_in(paths.executed(name), ".sha256"):
+            made = _readable(file)
+            for result, digest in made.items():
+                recorded[result][digest] = _Record(file, next(iter(made)))
+    return recorded
+
+
+def _is_altered(file: Path, records: dict[str, _Record], found: dict[Path, str]) -> bool:
+    return found[file] not in records if file in found else aside(file).is_file()
+
+
+def _times(file: Path) -> list[int]:
+    """Return when a result was written, in ns, or what was set aside of it; none if neither is there."""
+    return [found.stat().st_mtime_ns for found in (file, aside(file)) if found.is_file()][:1]
 
 
 def _readable(file: Path) -> dict[str, str]:
