@@ -83,8 +83,9 @@ audit.style.format(precision=3).hide(axis="index")
 # ## What differs between the classes
 #
 # Irregular patches are wider by construction, so their boxes are larger: with a floor of 0 under the patches that
-# can't be seen in the image. Masks are of similar size. Irregular lesions are thinner, so that the resize dims them a little:
-# this belongs to their shape. The centres do not depend on the class.
+# can't be seen in the image. Irregular lesions are thinner, and the thinner a lesion the more the resize dims it: this
+# belongs to its shape. In the demo it is little, and masks are of similar size; the figure says how it is here. The centres
+# do not depend on the class.
 
 # %%
 images = pd.concat([read_split(folder / split).table for split in pools], ignore_index=True)

@@ -146,8 +146,8 @@ SECTIONS = (
     (
         "slices",
         "What do the brains look like in numbers?",
-        "Brightness of brain pixels by split, share of the slice that is brain by class, and what was rejected why; "
-        "rejected.csv names each file and slice.",
+        "Brightness of brain pixels by split, share of the slice that is brain by class, and, if anything was rejected, "
+        "what and why; rejected.csv names each file and slice.",
     ),
     (
         "audit",

@@ -54,27 +54,29 @@ def slice_figure(slices: np.ndarray, table: pd.DataFrame, n_subjects: int, unit:
 
 
 def quality_figure(quality: pd.DataFrame, rejected: pd.DataFrame) -> Figure:
-    """Draw the brightness of the brain by split, the share of brain by class, and what was rejected why.
+    """Draw the brightness of the brain by split, the share of brain by class, and what was rejected why, if anything was.
 
     Both tables are those of `slices.quality`.
     """
-    figure, axes = plt.subplots(1, 3, figsize=(TWO_COLUMNS, 2), layout="constrained", width_ratios=(1, 1, 1.2))
+    ratios = (1, 1) if rejected.empty else (1, 1, 1.2)
+    figure, axes = plt.subplots(1, len(ratios), figsize=(TWO_COLUMNS, 2), layout="constrained", width_ratios=ratios)
     styles = ("-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)))
     for ax, panel, unit in zip(axes, ("intensity", "brain_share"), ("brain pixels", "slices"), strict=False):
         for number, (group, rows) in enumerate(quality[quality["panel"] == panel].groupby("group", sort=False)):
             ax.plot(rows["x"], rows["value"], linestyle=styles[number % len(styles)], label=group)
         ax.set(xlabel=_AXIS_LABELS[panel], ylabel=f"share of {unit}", xlim=(0, 1), ylim=(0, 1.9 * ax.dataLim.ymax))
         ax.legend(loc="upper left")
-    most = rejected.head(6)[::-1]
-    axes[2].barh(range(len(most)), most["value"], color="0.7")
-    for place, row in enumerate(most.itertuples()):
-        words = textwrap.shorten(f"{row.value} {row.group}{'s' * (row.value > 1)}: {row.x}", 60, placeholder=" …")
-        axes[2].text(0.02, place, words, transform=axes[2].get_yaxis_transform(), va="center")
-    axes[2].set(xlabel="files and slices rejected", yticks=[])
-    if most.empty:
-        axes[2].set(xticks=[])
-        axes[2].text(0.5, 0.5, "none", transform=axes[2].transAxes, ha="center", color="0.4")
+    if not rejected.empty:
+        _draw_reasons(axes[2], rejected.head(6)[::-1])
     return figure
+
+
+def _draw_reasons(ax: Axes, counts: pd.DataFrame) -> None:
+    ax.barh(range(len(counts)), counts["value"], color="0.7")
+    for place, row in enumerate(counts.itertuples()):
+        words = textwrap.shorten(f"{row.value} {row.group}{'s' * (row.value > 1)}: {row.x}", 60, placeholder=" …")
+        ax.text(0.02, place, words, transform=ax.get_yaxis_transform(), va="center")
+    ax.set(xlabel="files and slices rejected", yticks=[])
 
 
 def image_figure(split: Split, n_shown: int) -> Figure:

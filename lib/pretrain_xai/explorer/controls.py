@@ -23,7 +23,7 @@ from pretrain_xai.study import UNTRAINED
 _MENU = {"style": {"description_width": "5em"}, "layout": {"width": "20em"}}
 _LIST = {"style": {"description_width": "5em"}, "layout": {"width": "16em"}}
 _WIDE = {"style": {"description_width": "initial"}, "layout": {"width": "22em"}}
-_TALL = {"flex_flow": "column", "align_items": "stretch", "width": "20em", "height": "36em"}
+_TALL = {"flex_flow": "column", "align_items": "stretch", "width": "23em", "height": "36em"}
 
 
 class ExplorerControls(widgets.VBox):  # type: ignore[misc]  # ipywidgets has no types
@@ -60,7 +60,7 @@ class ExplorerControls(widgets.VBox):  # type: ignore[misc]  # ipywidgets has no
             _row(self.file_name, self.export),
         ]
         right = widgets.VBox(picture, layout={"flex": "1 1 30em", "min_width": "20em"})
-        super().__init__([_row(*networks), _row(widgets.VBox(images, layout={"width": "21em"}), right), _keys_stay()])
+        super().__init__([_row(*networks), _row(widgets.VBox(images, layout={"width": "24em"}), right), _keys_stay()])
         self.add_class(_ROOT)
 
     @property
