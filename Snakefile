@@ -5,11 +5,9 @@ import sys
 from itertools import combinations
 
 from pretrain_xai import paths
-from pretrain_xai.statistics.equal_accuracy import TABLES as EQUAL_ACCURACY_TABLES
-from pretrain_xai.drawing.manuscript_tables import MANUSCRIPT_TABLES
 from pretrain_xai.running.resources import count_images, needs
 from pretrain_xai.running.stages import STAGES, code_digest, fingerprint
-from pretrain_xai.statistics.summary import SENSITIVITY, TABLES
+from pretrain_xai.statistics.table_names import EQUAL_ACCURACY, MANUSCRIPT, SENSITIVITY, STATISTICS
 from pretrain_xai.study import Run, load_study
 from pretrain_xai.running.variants import finished_variants, made_from, variant_files
 
@@ -383,7 +381,7 @@ rule statistics:
         INTERSECTIONS,
         dataset("test"),
     output:
-        [f"{near(paths.statistics(STUDY))}/{name}.csv" for name in TABLES],
+        [f"{near(paths.statistics(STUDY))}/{name}.csv" for name in STATISTICS],
         [figure("13_statistics", name) for name in ("skill_intervals", "ranks", "redundancy")],
         [figure("13_statistics", f"effect_{second}_{first}") for first, second in combinations(study.pretraining.corpora, 2)],
         figure("13_statistics", "power") if study.n_seeds(SELECTION) > 1 else [],
@@ -405,7 +403,7 @@ rule equal_accuracy:
         MATCHING,
         dataset("test"),
     output:
-        [f"{near(paths.statistics(STUDY))}/{name}.csv" for name in EQUAL_ACCURACY_TABLES],
+        [f"{near(paths.statistics(STUDY))}/{name}.csv" for name in EQUAL_ACCURACY],
         figure("13b_equal_accuracy", "accuracy_and_skill"),
         [
             figure("13b_equal_accuracy", f"equal_accuracy_{second}_{first}")
@@ -425,7 +423,7 @@ rule manuscript_tables:
     input:
         [f"{near(paths.statistics(STUDY))}/{name}.csv" for name in ("cells", "effects", "ranks")],
     output:
-        [f"{near(paths.figures(STUDY))}/tables/{name}{suffix}" for name in MANUSCRIPT_TABLES for suffix in (".tex", ".md")],
+        [f"{near(paths.figures(STUDY))}/tables/{name}{suffix}" for name in MANUSCRIPT for suffix in (".tex", ".md")],
     log:
         log_of("13d_manuscript_tables"),
     params:

@@ -66,7 +66,7 @@ class Lab:
 
     def run_all(self, page: Page) -> None:
         """Run all cells from the menu; JupyterLab drops the wish without a word while a kernel is starting."""
-        begun = page.locator(".jp-NotebookPanel:visible .jp-InputArea-prompt", has_text=re.compile(r"\[[*\d]"))
+        begun = page.locator(".jp-NotebookPanel:visible .jp-InputArea-prompt", has_text=re.compile(r"\[\d"))
         for _ in range(10):
             page.get_by_role("menuitem", name="Run", exact=True).click()
             page.get_by_role("menuitem", name="Run All Cells", exact=True).click()

@@ -13,7 +13,6 @@ from pretrain_xai.networks.matching import match_checkpoints
 from pretrain_xai.settings.sections import Matching
 from pretrain_xai.skill import Skills
 from pretrain_xai.statistics.equal_accuracy import (
-    TABLES,
     adjusted_contrast,
     adjusted_weights,
     correlation_table,
@@ -22,6 +21,7 @@ from pretrain_xai.statistics.equal_accuracy import (
     regression,
 )
 from pretrain_xai.statistics.equality_findings import equality_findings
+from pretrain_xai.statistics.table_names import EQUAL_ACCURACY
 from pretrain_xai.study import NETWORK
 from pretrain_xai.tables import read_table
 from scipy import stats
@@ -228,9 +228,9 @@ def test_every_number_of_the_sentences_stands_in_its_table_and_files_say_the_sam
     for made in (tables_of(-0.06, 2.0), tables_of(0, 2.0, n_seeds=1), tables_of(0, 2.0, unmatched=(1, 2, 3))):
         for name, table in made.items():
             table.to_csv(tmp_path / f"{name}.csv", index=False)
-        assert equality_findings({name: read_table(tmp_path / f"{name}.csv") for name in TABLES}) == equality_findings(
-            made
-        )
+        assert equality_findings(
+            {name: read_table(tmp_path / f"{name}.csv") for name in EQUAL_ACCURACY}
+        ) == equality_findings(made)
         for finding in equality_findings(made):
             words = (tmp_path / f"{finding.table}.csv").read_text()
             table = pd.read_csv(tmp_path / f"{finding.table}.csv")
@@ -248,7 +248,7 @@ def test_a_study_of_one_depth_is_told_from_its_files(tmp_path):
     made = equal_accuracy_tables({"best": skills, "matched": skills}, classification, matching_of(networks, ()))
     for name, table in made.items():
         table.to_csv(tmp_path / f"{name}.csv", index=False)
-    read = {name: read_table(tmp_path / f"{name}.csv") for name in TABLES}
+    read = {name: read_table(tmp_path / f"{name}.csv") for name in EQUAL_ACCURACY}
     assert equality_findings(read) == equality_findings(made)
     equality_figure(read["equal_accuracy"], "mri - natural")
 

@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pretrain_xai import paths
 from pretrain_xai.drawing.manuscript_tables import (
-    MANUSCRIPT_TABLES,
     cells_table,
     effects_table,
     number,
@@ -23,6 +22,7 @@ from pretrain_xai.drawing.manuscript_tables import (
 from pretrain_xai.report import write_report
 from pretrain_xai.statistics.simulated_studies import Size, Spread, as_skills, simulate_scores
 from pretrain_xai.statistics.summary import study_statistics
+from pretrain_xai.statistics.table_names import MANUSCRIPT
 
 TEXT = st.text(st.characters(codec="ascii", categories=["L", "N", "P", "S", "Zs"]), max_size=12)
 
@@ -122,6 +122,6 @@ def test_saved_tables_repeat_to_the_byte_and_say_where_they_come_from(root, stat
 
 def test_the_report_links_the_tables(tiny):
     text = write_report(tiny).read_text(encoding="utf-8")
-    for name in MANUSCRIPT_TABLES:
+    for name in MANUSCRIPT:
         assert f'href="tables/{name}.tex"' in text and f'href="tables/{name}.md"' in text
         latex_rows((paths.figures(tiny) / "tables" / f"{name}.tex").read_text())

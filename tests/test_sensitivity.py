@@ -399,9 +399,9 @@ def test_the_default_setting_holds_the_scores_and_the_conclusions_of_the_study(t
 
 
 def test_findings_speak_of_survival_where_the_tables_are_there(tiny):
-    from pretrain_xai.statistics.summary import SENSITIVITY, TABLES
+    from pretrain_xai.statistics.table_names import SENSITIVITY, STATISTICS
 
-    tables = {name: read_table(paths.statistics(tiny) / f"{name}.csv") for name in (*TABLES, *SENSITIVITY)}
+    tables = {name: read_table(paths.statistics(tiny) / f"{name}.csv") for name in (*STATISTICS, *SENSITIVITY)}
     found = [finding for finding in findings(tables) if finding.figure == "sensitivity"]
     assert found and all(finding.table in SENSITIVITY for finding in found)
-    assert not [f for f in findings({name: tables[name] for name in TABLES}) if f.figure == "sensitivity"]
+    assert not [f for f in findings({name: tables[name] for name in STATISTICS}) if f.figure == "sensitivity"]

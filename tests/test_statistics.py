@@ -32,7 +32,8 @@ from pretrain_xai.statistics.redundancy import (
     spearman,
 )
 from pretrain_xai.statistics.simulated_studies import Size, Spread, as_skills, simulate_scores
-from pretrain_xai.statistics.summary import TABLES, study_statistics
+from pretrain_xai.statistics.summary import study_statistics
+from pretrain_xai.statistics.table_names import STATISTICS
 from pretrain_xai.tables import read_table
 from scipy import stats
 from statsmodels.stats.power import TTestPower
@@ -171,7 +172,7 @@ def test_the_fewest_seeds_are_named_and_none_where_none_suffice():
 
 def test_every_table_is_made_and_one_seed_leaves_two_without_rows(studies):
     for name, tables in studies.items():
-        assert tuple(tables) == TABLES
+        assert tuple(tables) == STATISTICS
         assert {key for key, table in tables.items() if not len(table)} == (
             {"spread", "power"} if name == "one seed" else set()
         )

@@ -14,14 +14,12 @@ from jinja2 import Environment, FileSystemLoader
 
 from pretrain_xai import paths
 from pretrain_xai.batch import stage_times
-from pretrain_xai.drawing.manuscript_tables import MANUSCRIPT_TABLES
 from pretrain_xai.errors import UserError
 from pretrain_xai.files.provenance import git_describe, package_versions, write_sums, write_text
 from pretrain_xai.names import label, use_target
-from pretrain_xai.statistics.equal_accuracy import TABLES as EQUALITY_TABLES
 from pretrain_xai.statistics.equality_findings import equality_findings
 from pretrain_xai.statistics.findings import Finding, findings
-from pretrain_xai.statistics.summary import SENSITIVITY, TABLES
+from pretrain_xai.statistics.table_names import EQUAL_ACCURACY, MANUSCRIPT, SENSITIVITY, STATISTICS
 from pretrain_xai.study import UNTRAINED, Study, load_study
 from pretrain_xai.tables import read_classification, read_scores, read_table
 
@@ -217,7 +215,7 @@ class Answer(NamedTuple):
 
 def _answers(study_name: str, study: Study, classification: pd.DataFrame) -> list[Answer]:
     """Return sentences whose numbers stand in the tables that they are linked to."""
-    names = (*TABLES, *EQUALITY_TABLES, *SENSITIVITY)
+    names = (*STATISTICS, *EQUAL_ACCURACY, *SENSITIVITY)
     tables = {name: read_table(paths.statistics(study_name) / f"{name}.csv") for name in names}
     notebooks = {name: _from_page(study_name, paths.executed(study_name) / name / "run.ipynb") for name in _ANSWERING}
     accuracy = [
@@ -320,7 +318,7 @@ def _by_corpus(table: pd.DataFrame, corpora: Sequence[str]) -> pd.DataFrame:
 def _manuscript_tables(study_name: str) -> list[tuple[str, str]]:
     """Return what each table for papers is, with its link without suffix."""
     folder = paths.figures(study_name) / "tables"
-    there = {name: what for name, what in MANUSCRIPT_TABLES.items() if (folder / f"{name}.tex").is_file()}
+    there = {name: what for name, what in MANUSCRIPT.items() if (folder / f"{name}.tex").is_file()}
     return [(what, _from_page(study_name, folder / name)) for name, what in there.items()]
 
 

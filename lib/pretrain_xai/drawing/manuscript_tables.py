@@ -11,8 +11,6 @@ from pretrain_xai.files.provenance import record, write_text
 from pretrain_xai.maps.comparison_maps import COMPARISON_MAPS
 from pretrain_xai.names import label
 
-#: names of the files that notebook 13c writes, and what each is
-MANUSCRIPT_TABLES = {"skill": "skill of every cell", "effects": "effects", "ranks": "ranks of the methods"}
 #: signs that LaTeX does not know in text, or prints as another
 _MATH = {"−": "$-$", "<": "$<$", ">": "$>$", "|": "$|$", "–": "--", "×": r"$\times$", "≥": r"$\geq$", "τ": r"$\tau$"}
 #: families of effects in the order of the table, and how each names its rows

@@ -12,7 +12,6 @@ from functools import cache, reduce
 from pathlib import Path
 from typing import Any
 
-import jupytext
 from pydantic import BaseModel
 
 from pretrain_xai import paths
@@ -140,7 +139,7 @@ def code_digest(path: Path, without: tuple[str, ...] = ()) -> str:
     """
     digest = hashlib.sha256()
     for source in sorted({path, *library_files(path, without)}):
-        digest.update(_meaning(_code(source)).encode())
+        digest.update(_meaning(source).encode())
     return digest.hexdigest()[:16]
 
 
@@ -149,7 +148,7 @@ def library_files(path: Path, without: tuple[str, ...] = ()) -> set[Path]:
     found: set[Path] = set()
     waiting = [path]
     while waiting:
-        new = {file for file in _imported(_code(waiting.pop())) if _top(file) not in without} - found
+        new = {file for file in _imported(waiting.pop()) if _top(file) not in without} - found
         found |= new
         waiting += new
     return found
@@ -173,21 +172,15 @@ def _setting(study: Study, name: str) -> Any:
 
 
 @cache
-def _code(path: Path) -> ast.Module:
-    text = path.read_text(encoding="utf-8")
-    if path.parent == paths.NOTEBOOKS:
-        cells = jupytext.reads(text, fmt="py:percent").cells
-        text = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
-    return ast.parse(text)
-
-
-def _imported(tree: ast.Module) -> Iterator[Path]:
-    for node in ast.walk(tree):
+def _imported(path: Path) -> tuple[Path, ...]:
+    """Return the files of this library that a Python file or percent notebook, whose prose is comments, imports itself."""
+    modules: list[str] = []
+    for node in ast.walk(_code(path)):
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "pretrain_xai":
-            names = [node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)]
-            yield from _existing(names)
+            modules += [node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)]
         elif isinstance(node, ast.Import):
-            yield from _existing(alias.name for alias in node.names)
+            modules += [alias.name for alias in node.names]
+    return tuple(_existing(modules))
 
 
 def _existing(modules: Iterable[str]) -> Iterator[Path]:
@@ -197,8 +190,10 @@ def _existing(modules: Iterable[str]) -> Iterator[Path]:
             yield path
 
 
-def _meaning(tree: ast.Module) -> str:
-    """Return the syntax tree as text, without docstrings."""
+@cache
+def _meaning(path: Path) -> str:
+    """Return the syntax tree of a Python file or percent notebook as text, without docstrings."""
+    tree = _code(path)
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
         if (
@@ -208,3 +203,7 @@ def _meaning(tree: ast.Module) -> str:
         ):
             node.body = body[1:] or [ast.Pass()]
     return ast.dump(tree)
+
+
+def _code(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))

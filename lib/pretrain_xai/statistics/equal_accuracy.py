@@ -22,10 +22,9 @@ from pretrain_xai.networks.matching import cell_matched, comparable_depths
 from pretrain_xai.skill import Skills
 from pretrain_xai.statistics.effects import EFFECT_COLUMNS, WAYS, Contrast, contrasts, is_paired, rows_of
 from pretrain_xai.statistics.intervals import LEVEL, Interval, t_interval
+from pretrain_xai.statistics.table_names import EQUAL_ACCURACY
 from pretrain_xai.study import NETWORK
 
-#: the tables of `equal_accuracy_tables`, under the names of their files in the folder of the statistics
-TABLES = ("equal_accuracy", "accuracy_and_skill", "accuracy_correlations")
 #: which networks an effect is of: all; those at the depths that are compared at equal accuracy; the matched ones; all, with
 #: accuracy as a covariate
 ANSWERS = ("unadjusted", "same_depths", "matched", "adjusted")
@@ -53,7 +52,7 @@ def equal_accuracy_tables(
 
     Returns
     -------
-    dict of DataFrame, keys TABLES
+    dict of DataFrame, keys `table_names.EQUAL_ACCURACY`
     """
     networks = {
         name: network_table(name, skills, classification, matching if name == "matched" else None)
@@ -67,7 +66,7 @@ def equal_accuracy_tables(
         correlation_table(table[table["matched"]].reset_index(drop=True)).assign(selection=name)
         for name, table in networks.items()
     ]
-    return dict(zip(TABLES, (effects, points, pd.concat(correlations, ignore_index=True)), strict=True))
+    return dict(zip(EQUAL_ACCURACY, (effects, points, pd.concat(correlations, ignore_index=True)), strict=True))
 
 
 def network_table(

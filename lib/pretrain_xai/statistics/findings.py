@@ -13,7 +13,7 @@ Tables = Mapping[str, pd.DataFrame]
 
 
 class Finding(NamedTuple):
-    """A sentence, the table (of `summary.TABLES` or `SENSITIVITY`) that has its numbers and the figure that shows it.
+    """A sentence, the table (of `table_names.STATISTICS` or `SENSITIVITY`) that has its numbers and the figure that shows it.
 
     `short` marks those that answer the study's question; the others say more of it.
     """

@@ -12,22 +12,6 @@ from pretrain_xai.statistics.ranks import rank_methods
 from pretrain_xai.statistics.redundancy import effective_numbers, map_correlation, redundancy_table, score_correlation
 from pretrain_xai.statistics.simulated_studies import estimate_spread, spread_table
 
-#: the tables of a study with one seed are the same but for the last two, which need several
-TABLES = (
-    "images",
-    "network_means",
-    "cells",
-    "effects",
-    "ranks",
-    "nemenyi",
-    "redundancy",
-    "effective_methods",
-    "spread",
-    "power",
-)
-#: the tables of `sensitivity.sensitivity_tables`, which a notebook of their own writes beside these
-SENSITIVITY = ("sensitivity", "flips", "survival")
-
 
 def study_statistics(
     skills: Skills, maps: Sequence[Mapping[str, np.ndarray]] = (), seed: int = 0
@@ -43,7 +27,7 @@ def study_statistics(
 
     Returns
     -------
-    dict of DataFrame, keys TABLES
+    dict of DataFrame, keys `table_names.STATISTICS`
     """
     means = skills.network_means()
     ranks = rank_methods(means)
