@@ -68,7 +68,7 @@ test-system: $(READY)  ## tests that kill batches or need a browser: minutes
 coverage: $(READY)  ## lines and branches of the library that `make test` runs, at least 90 %
 	$(RUN) -m pytest -m "not system" --cov --cov-report term --cov-fail-under 90
 
-mutation: $(READY)  ## change scores and image lists in one place at a time, and list the changes that no test notices: half an hour
+mutation: $(READY)  ## change scores and image lists in one place at a time, and list the changes that no test notices: minutes
 	nice $(RUN) tests/mutation.py
 
 fuzz: $(READY)  ## read 2,000 damaged or hostile versions of every kind of file, and say what came of them
