@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from faults import alter, digests, finish, recorded, verdict
 from pretrain_xai import paths
-from pretrain_xai.files.provenance import read_sums, write_sums
+from pretrain_xai.files.provenance import read_sums, record, write_sums
 from pretrain_xai.run_notebook import main
 from pretrain_xai.running.altered_files import aside, find_altered, make_again, name_altered, times_kept
 from test_batch import batch
@@ -80,24 +80,47 @@ def test_a_record_that_is_none_stops_nothing(results):
     assert found() == {"c.csv": ("c.csv",)}
 
 
-def test_what_is_made_again_as_it_was_keeps_its_time(results):
-    """And no job that reads it is out of date; what was edited has the time of its record at most."""
-    record = paths.executed("tiny") / "one" / "run.sha256"
-    os.utime(results / "a.csv", ns=(1, 1))
-    os.utime(record, ns=(2, 2))
-    content = {name: (results / name).read_text() for name in ("a.csv", "b.csv", "c.csv")}
-    alter(results / "a.csv", "flip")
-    (results / "b.csv").write_text("edited later")
-    times = {name: (results / name).stat().st_mtime_ns for name in content}
+def made_again(results: Path, contents: dict[str, str]) -> set[str]:
+    """Set altered results aside, write `contents` by name, and return the names whose time is the earlier one."""
+    names = ("a.csv", "b.csv", "c.csv")
+    times = {name: (results / name).stat().st_mtime_ns for name in names}
     for altered in find_altered("tiny"):
         altered.set_aside()
     with times_kept("tiny"):
-        for name in ("a.csv", "b.csv"):
-            (results / name).write_text(content[name])
-        (results / "c.csv").write_text("another result")
-        os.utime(results / "c.csv", ns=(times["c.csv"] + 1, times["c.csv"] + 1))
-    now = {name: (results / name).stat().st_mtime_ns for name in content}
-    assert now == {"a.csv": 1, "b.csv": 2, "c.csv": times["c.csv"] + 1}
+        for name, content in contents.items():
+            (results / name).write_text(content)
+            os.utime(results / name, ns=(times[name] + 1, times[name] + 1))
+    return {name for name in names if (results / name).stat().st_mtime_ns == times[name]}
+
+
+def test_what_is_made_again_as_it_was_keeps_its_time(results):
+    """So no job that reads it is out of date; another result of its job, written anew, does too."""
+    content = {name: (results / name).read_text() for name in ("a.csv", "b.csv")}
+    alter(results / "a.csv", "flip")
+    assert made_again(results, content | {"c.csv": "another result"}) == {"a.csv", "b.csv"}
+
+
+def test_what_was_edited_gets_a_new_time_since_something_may_be_made_of_it(results):
+    sums = paths.executed("tiny") / "one" / "run.sha256"
+    content = (results / "a.csv").read_text()
+    os.utime(sums, ns=(1, 1))
+    (results / "a.csv").write_text("edited later")
+    assert made_again(results, {"a.csv": content}) == {"b.csv", "c.csv"}
+
+
+def test_what_was_read_with_other_bytes_gets_a_new_time(results):
+    content = (results / "a.csv").read_text()
+    alter(results / "a.csv", "flip")
+    record(results / "b.csv", parameters={}, inputs=[results / "a.csv"])
+    assert made_again(results, {"a.csv": content}) == {"b.csv", "c.csv"}
+
+
+def test_one_of_several_records_says_not_what_was_read(results):
+    content = (results / "c.csv").read_text()
+    (results / "c.csv").write_text("an earlier version")
+    write_sums(paths.executed("tiny") / "three" / "run.sha256", [results / "c.csv"])
+    alter(results / "c.csv", "flip")
+    assert made_again(results, {"c.csv": content}) == {"a.csv", "b.csv"}
 
 
 def test_altered_results_are_made_again_by_stage_until_one_fails(results, capsys):

@@ -2,7 +2,8 @@
 
 Beside each executed notebook, and for the report, lie the digests of what was made. Before Snakemake starts, all these
 files are read: what a disk lost, what was cut and what was edited differs from its digest, also where time and size are as
-they were. A result that comes out as it was recorded gets the time back that it had, so that nothing else is made again.
+they were. A result that comes out as it was recorded gets the time back that it had, so that nothing else
+is made again, unless something may have been made from other bytes.
 """
 
 import os
@@ -19,10 +20,12 @@ from tqdm.auto import tqdm
 
 from pretrain_xai import paths
 from pretrain_xai.files.provenance import read_sums, sha256
-from pretrain_xai.running.recorded_files import files_in
+from pretrain_xai.running.recorded_files import files_in, read_records
 
 #: what a file that is set aside is called: hidden, so that no reader takes it for a result
 _ASIDE = ".{name}.altered"
+#: Snakemake sets the time of results when their job ends, soon after the record; later than that they were edited
+_JOB_ENDS_NS = 60 * 10**9
 
 
 @dataclass(frozen=True)
@@ -141,21 +144,26 @@ def jobs_of(altered: Sequence[Altered], made_here: set[str]) -> list[str]:
 
 @contextmanager
 def times_kept(study: str) -> Iterator[None]:
-    """Give results that are made again meanwhile their earlier time back, if they come out as they were recorded.
+    """Give results that are made again meanwhile their earlier time back, so that what was made from them is not out of date.
 
-    It is no later than that of the record, since what was made from it may be older than what was edited.
+    Only those that come out with the one digest that was recorded of them, and only if nothing can have been made from other
+    bytes: none was edited since its record, and all that say what they read have read that digest.
     """
-    recorded = _recorded(study)
-    before = {file: _times(paths.root() / file) for file in recorded}
-    latest = {
-        file: max(record.file.stat().st_mtime_ns for record in records.values()) for file, records in recorded.items()
+    recorded, readers = _recorded(study), read_records(study).read
+    before = {file: _time(paths.root() / file) for file in recorded}
+    edited = {
+        file
+        for file, records in recorded.items()
+        if before[file] > max(record.file.stat().st_mtime_ns for record in records.values()) + _JOB_ENDS_NS
     }
     yield
     for file, records in recorded.items():
         path = paths.root() / file
-        if path.is_file() and _times(path) != before[file] and sha256(path) in records:
-            time = min([*before[file], latest[file]])
-            os.utime(path, ns=(time, time))
+        if file in edited or not before[file] or not path.is_file() or _time(path) == before[file]:
+            continue
+        digest = sha256(path)
+        if records.keys() == {digest} and {digest}.issuperset(readers.get(path, {}).values()):
+            os.utime(path, ns=(before[file], before[file]))
 
 
 def digests(files: Sequence[Path]) -> dict[Path, str]:
@@ -189,9 +197,9 @@ def _is_altered(file: Path, records: dict[str, _Record], found: dict[Path, str])
     return found[file] not in records if file in found else aside(file).is_file()
 
 
-def _times(file: Path) -> list[int]:
-    """Return when a result was written, in ns, or what was set aside of it; none if neither is there."""
-    return [found.stat().st_mtime_ns for found in (file, aside(file)) if found.is_file()][:1]
+def _time(file: Path) -> int:
+    """Return when a result was written, in ns, or what was set aside of it; 0 if neither is there."""
+    return next((found.stat().st_mtime_ns for found in (file, aside(file)) if found.is_file()), 0)
 
 
 def _readable(file: Path) -> dict[str, str]:
