@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from fuzz import survive
+from pretrain_xai.drawing.previews import quality_figure
 from pretrain_xai.overlays.overlay import clean_at_model_resolution
 from pretrain_xai.settings.slices import Arrays, Nifti, Pickle
 from pretrain_xai.slices import arrays as slice_arrays
@@ -476,3 +477,17 @@ def test_reasons_that_differ_by_numbers_only_are_of_one_kind():
         ["slice", "share …", 1],
     ]
     assert rejection_counts(pd.DataFrame(columns=slice_sources.REJECTED_COLUMNS)).empty
+
+
+def test_the_quality_figure_names_reasons_only_where_something_was_rejected():
+    brightness = pd.DataFrame({"panel": "intensity", "group": "train", "x": [0.2, 0.8], "value": [0.4, 0.6]})
+    share = brightness.assign(panel="brain_share", group="M")
+    rejected = pd.DataFrame(
+        [("a", "", np.nan, "broken"), ("b", "", np.nan, "broken")], columns=slice_sources.REJECTED_COLUMNS
+    )
+    words = []
+    for table in (rejected, rejected.iloc[:0]):
+        axes = quality_figure(pd.concat([brightness, share]), rejection_counts(table)).axes
+        words.append([[text.get_text() for text in ax.texts] for ax in axes])
+        assert [list(ax.lines[0].get_ydata()) for ax in axes[:2]] == [[0.4, 0.6], [0.4, 0.6]]
+    assert words == [[[], [], ["2 files: broken"]], [[], []]]
