@@ -306,6 +306,26 @@ def test_a_killed_kernel_is_a_failure_that_keeps_what_ran_before(tmp_path, capsy
     assert outputs(tmp_path / "out.ipynb") == "so far\n"
 
 
+#: what the cell's `print` does not go through: the kernel's own way to the terminal
+OWN_WORDS = "import os, sys\nown = getattr(sys.stderr, '_original_stdstream_copy', 2)\n"
+
+
+def test_the_last_words_of_a_dead_kernel_are_in_the_error(tmp_path, capfd):
+    dies = OWN_WORDS + "os.write(own, b'first\\nno space for the stack\\n')\nos._exit(3)"
+    path = write_notebook(tmp_path / "dies.ipynb", PARAMETERS, dies)
+    assert main([str(path), str(tmp_path / "out.ipynb")]) == 1
+    error = f"error: dies: DeadKernelError: Kernel died: no space for the stack (see {tmp_path / 'out.ipynb'})"
+    assert capfd.readouterr().err.splitlines() == [error]
+
+
+def test_what_a_kernel_says_while_it_ends_is_not_shown(tmp_path, capfd):
+    """Such as `Assertion failed: pfd.revents & POLLIN`, which ZeroMQ sometimes prints after all went well."""
+    says = OWN_WORDS + "import atexit\natexit.register(os.write, own, b'Assertion failed\\n')"
+    path = write_notebook(tmp_path / "says.ipynb", PARAMETERS, says)
+    assert main([str(path), str(tmp_path / "out.ipynb")]) == 0
+    assert capfd.readouterr().err == ""
+
+
 def test_two_notebooks_at_once_do_not_meet(tmp_path):
     path = write_notebook(tmp_path / "slow.ipynb", PARAMETERS, "import time\ntime.sleep(0.5)", "print(f'seed {seed}')")
     environment = os.environ | {"PYTHONPATH": str(paths.LIBRARY.parent)}

@@ -88,14 +88,18 @@ def run_notebook(notebook: Path, output: Path, parameters: dict[str, Any]) -> No
         a kernel died.
     """
     import papermill
+    from nbclient.exceptions import DeadKernelError
     from traitlets.config import Config
+
+    from pretrain_xai.running.quiet_kernel import QuietKernel, last_words
 
     logging.getLogger("papermill").setLevel(logging.WARNING)
     # A socket path of its own for every run: kernels started side by side else clash on TCP ports or share one socket.
     sockets = Path(tempfile.mkdtemp(prefix="px"))
-    connection = {"transport": "ipc", "connection_file": str(sockets / "k.json"), "ip": str(sockets / "k")}
+    connection_file = sockets / "k.json"
+    connection = {"transport": "ipc", "connection_file": str(connection_file), "ip": str(sockets / "k")}
     try:
-        failure = None
+        failure: Exception | None = None
         with atomic_path(output) as temporary:
             shutil.copyfile(notebook, temporary)
             try:
@@ -106,9 +110,10 @@ def run_notebook(notebook: Path, output: Path, parameters: dict[str, Any]) -> No
                     progress_bar=False,
                     start_timeout=120,
                     config=Config({"KernelManager": connection}),
-                    # a kernel that is told to end while it tidies up logs an error, though nothing failed
-                    extra_arguments=["--IPKernelApp.log_level=CRITICAL"],
+                    kernel_manager_class=QuietKernel,
                 )
+            except DeadKernelError as error:
+                failure = DeadKernelError(": ".join(filter(None, [str(error), last_words(connection_file)])))
             except Exception as error:  # raised below, after what was executed has its name
                 failure = error
         if failure is not None:
