@@ -9,7 +9,7 @@ READY := .venv/.installed
 .PHONY: help demo study dry-run vgg16 plan verify switches protocols statistics published lab notebooks screenshots test test-system coverage mutation fuzz soak bench bench-statistics lint
 
 help:  ## list the targets
-	@grep -hE '^[a-z-]+:.*##' Makefile | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*##' Makefile | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
 
 $(READY): requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "; try make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
@@ -26,7 +26,7 @@ study: $(READY)  ## run the study STUDY=<a file in studies/>, on a cluster with 
 	@$(RUN) -m pretrain_xai.batch $(STUDY) --profile $(PROFILE)
 
 dry-run: $(READY)  ## say what STUDY=... would run, and why
-	@$(RUN) -m pretrain_xai.batch $(STUDY) --dry-run --quiet host
+	@$(RUN) -m pretrain_xai.batch $(STUDY) --profile $(PROFILE) --dry-run --quiet host
 
 vgg16: $(READY)  ## VGG-16 at 224 px: two epochs on 64 images, eight methods on 2 images, with the time
 	@$(RUN) -m pretrain_xai.batch vgg16 data/vgg16/scores/best-natural-depth1-seed0.parquet

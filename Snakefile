@@ -1,6 +1,7 @@
 # One study from lesions to report: `make demo`, or `snakemake --profile profiles/local --config study=demo`.
 # Data are outputs; executed notebooks are logs, so that Snakemake keeps them, with their traceback, when they fail.
 # A notebook runs again when its inputs, its settings or its code change (`params`, see pretrain_xai.running.stages).
+import shlex
 import sys
 from itertools import combinations
 
@@ -13,6 +14,14 @@ from pretrain_xai.running.variants import finished_variants, made_from, variant_
 
 STUDY = config.get("study", "demo")
 study = load_study(STUDY)
+
+
+def quoted(path):
+    """A path as a word of a shell command that Snakemake formats first."""
+    return shlex.quote(str(path)).replace("{", "{{").replace("}", "}}")
+
+
+PYTHON = quoted(sys.executable)
 
 
 def near(path):
@@ -31,7 +40,7 @@ def log_of(notebook, run="run"):
 
 def command(notebook, parameters="", also=()):
     """What runs a notebook; `also` has patterns of what it may make besides, by the folder of its first output."""
-    program = f"{sys.executable} -m pretrain_xai.run_notebook {paths.NOTEBOOKS}/{notebook}.ipynb"
+    program = f"{PYTHON} -m pretrain_xai.run_notebook {quoted(paths.NOTEBOOKS / f'{notebook}.ipynb')}"
     further = "".join(f" {pattern!r}" for pattern in also)
     return f"{program} {{log}} -p study {owner(notebook)} {parameters} --made {{output:q}}" + (further and f" --also{further}")
 
@@ -504,7 +513,7 @@ rule finish_variant:
     params:
         made_from(study),
     shell:
-        f"{sys.executable} -m pretrain_xai.running.variants {STUDY}"
+        f"{PYTHON} -m pretrain_xai.running.variants {STUDY}"
 
 
 # `make switches` and `make protocols`: not part of the study itself
@@ -552,4 +561,4 @@ rule report:
     resources:
         **asks("report"),
     shell:
-        f"{sys.executable} -m pretrain_xai.report {STUDY}"
+        f"{PYTHON} -m pretrain_xai.report {STUDY}"

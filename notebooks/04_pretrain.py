@@ -62,7 +62,6 @@ plt.show(figure)
 
 # %%
 network = place(build_network(config.network, n_classes=int(n_classes), seed=settings.seed), config)
-network.requires_grad_(True)
 path = paths.pretrained(study, pretraining)
 state = StateFile(path)
 history = train(

@@ -32,7 +32,7 @@ import pandas as pd
 
 from pretrain_xai.drawing import figures
 from pretrain_xai import paths
-from pretrain_xai.networks.checkpoints import restore
+from pretrain_xai.networks.checkpoints import check_restored, restore
 from pretrain_xai.classification import prediction_table
 from pretrain_xai.dataset import read_split
 from pretrain_xai.networks.hardware import device_name
@@ -87,6 +87,8 @@ for row in matched.itertuples():
         name: predict(network, split.images, dropout_active=protocol.dropout_active) for name, split in splits.items()
     }
     predictions = pd.concat([prediction_table(run, name, splits[name].labels, logits[name]) for name in splits])
+    if not protocol.dropout_active:  # else each prediction is another
+        check_restored(run, row.validation_accuracy, predictions)
     folder = paths.finetuned(study, run.name)
     save_weights(folder / "weights.safetensors", network)
     write_table(predictions, folder / "predictions.parquet")

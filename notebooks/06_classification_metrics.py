@@ -35,6 +35,7 @@ from pretrain_xai.study import load_study
 from pretrain_xai.tables import read_predictions, write_table
 
 config = load_study(study)
+config.check_selection(selection)
 figures.use_style(config.pretraining.target)
 
 # %% [markdown]

@@ -37,6 +37,7 @@ from pretrain_xai.study import load_study
 from pretrain_xai.tables import read_table
 
 config = load_study(study)
+config.check_selection(selection)
 settings = config.attribution
 figures.use_style(config.pretraining.target)
 

@@ -37,6 +37,7 @@ from pretrain_xai.study import MATCHED, load_study
 from pretrain_xai.tables import read_classification, read_scores, read_table, true_negative_rates
 
 config = load_study(study)
+config.check_selection(selection)
 methods, corpora = config.attribution.methods, config.pretraining.corpora
 ending = "" if selection == config.main_selection else f"_{selection}"
 figures.use_style(config.pretraining.target)

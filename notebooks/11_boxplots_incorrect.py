@@ -32,6 +32,7 @@ from pretrain_xai.study import load_study
 from pretrain_xai.tables import read_scores
 
 config = load_study(study)
+config.check_selection(selection)
 methods, corpora = config.attribution.methods, config.pretraining.corpora
 figures.use_style(config.pretraining.target)
 
@@ -62,4 +63,4 @@ right = scores[(scores["finetune_depth"] > 0) & (scores["label"] == scores["pred
 medians = [group.groupby("finetune_depth")["value"].median() for group in (right, wrong)]
 print("median Relevance Rank Accuracy over all methods, by depth")
 print("right:", medians[0].round(3).to_dict())
-print("wrong:", medians[1].round(3).to_dict())
+print("wrong:", medians[1].round(3).to_dict() or "no misclassified image was scored")

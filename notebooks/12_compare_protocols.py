@@ -43,6 +43,7 @@ from pretrain_xai.tables import write_table
 from pretrain_xai.running.variants import finished_variants, variant_files, variant_states
 
 config = load_study(study)
+config.check_selection(selection)
 figures.use_style()
 
 # %% [markdown]

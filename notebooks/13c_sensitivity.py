@@ -46,6 +46,7 @@ from pretrain_xai.statistics.survival import survival_sentences
 from pretrain_xai.tables import write_table
 
 config = load_study(study)
+config.check_selection(selection)
 protocol = config.switched
 figures.use_style(config.pretraining.target)
 

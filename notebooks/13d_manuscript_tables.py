@@ -30,7 +30,9 @@ from pretrain_xai.names import use_target
 from pretrain_xai.study import load_study
 from pretrain_xai.tables import read_table
 
-use_target(load_study(study).pretraining.target)
+config = load_study(study)
+config.check_selection(selection)
+use_target(config.pretraining.target)
 
 inputs = {name: paths.statistics(study) / f"{name}.csv" for name in ("cells", "effects", "ranks")}
 statistics = {name: read_table(path) for name, path in inputs.items()}

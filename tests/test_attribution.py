@@ -361,6 +361,19 @@ def test_deep_lift_refuses_what_it_has_no_rule_for(data):
         attribute(network, *data, "deep_lift")
 
 
+@pytest.mark.parametrize("warn_only", [False, True])
+def test_the_choice_of_algorithms_is_left_as_it_was(model, data, warn_only):
+    """On a card only warnings are possible, see `training.configure_torch`."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    try:
+        torch.use_deterministic_algorithms(True, warn_only=warn_only)
+        attribute(model, *data, "guided_backprop")
+        assert torch.are_deterministic_algorithms_enabled()
+        assert torch.is_deterministic_algorithms_warn_only_enabled() == warn_only
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+
+
 class TwiceTheSameReLU(nn.Module):
     def __init__(self):
         super().__init__()

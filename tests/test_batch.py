@@ -1,5 +1,6 @@
 """The batch: does what is missing, only that, and the same again after a kill."""
 
+import errno
 import os
 import shutil
 import subprocess
@@ -12,7 +13,7 @@ import pandas as pd
 import pytest
 import yaml
 from pretrain_xai import paths
-from pretrain_xai.batch import BatchError, only_batch
+from pretrain_xai.batch import BatchError, _is_dry, only_batch
 from pretrain_xai.plan import planned_jobs
 
 EVERYTHING_AFTER_FINETUNING = {
@@ -144,3 +145,27 @@ def test_two_batches_on_one_study_do_not_mix(root):
     assert "another batch is running the study 'tiny'" in result.stderr
     with only_batch("tiny"), pytest.raises(BatchError), only_batch("tiny"):
         pass
+
+
+@pytest.mark.parametrize("pair", [("tiny", "tiny+ties"), ("tiny+ties", "tiny"), ("tiny+ties", "tiny+published")])
+def test_a_study_and_its_variants_have_one_lock(root, pair):
+    """They share lesions, slices and images."""
+    first, second = pair
+    with only_batch(first), pytest.raises(BatchError, match="running the study 'tiny'"), only_batch(second):
+        pass
+
+
+def test_a_file_system_without_locks_is_one_line(root, monkeypatch):
+    def refuse(descriptor, operation):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with pytest.raises(BatchError, match=r"can't lock .*: No locks available"), only_batch("tiny"):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("options", "dry"), [("-n", True), ("-np", True), ("--dryrun", True), ("-c 2 --nolock", False)]
+)
+def test_dry_runs_are_known_by_all_their_names(options, dry):
+    assert _is_dry(options.split()) == dry

@@ -12,10 +12,12 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from matplotlib.colors import to_rgba
 from pretrain_xai import paths
+from pretrain_xai.errors import UserError
 from pretrain_xai.explorer.controls import ExplorerControls
 from pretrain_xai.explorer.data import IMAGES, ORDERS, RANK_ACCURACY, Choice, Explorer, finished_studies
 from pretrain_xai.explorer.view import FALSE_ALARM, HIT, MISS, ExplorerView, hits_and_misses, top_k
 from pretrain_xai.localization import confusion_counts
+from pretrain_xai.study import StudyError
 from pretrain_xai.tables import read_arrays, read_predictions, read_scores
 from scipy.special import softmax
 
@@ -210,6 +212,33 @@ def test_stored_maps_are_shown_at_once(explorer):
 @pytest.fixture
 def controls(tiny):
     return ExplorerControls(tiny, "best")
+
+
+def test_matched_models_are_looked_at_like_any_other(tiny):
+    controls = ExplorerControls(tiny, "matched")
+    assert controls.selection.options == ("best", "matched")
+    assert controls.picture.value and {run.selection for run in controls.choice.runs} == {"matched"}
+    controls.selection.value = "best"
+    assert controls.picture.value and {run.selection for run in controls.choice.runs} == {"best"}
+
+
+def test_a_study_that_was_not_run_says_what_to_do(root):
+    """As on a fresh clone: the cell's one line, not an error of the menus."""
+    with pytest.raises(UserError, match="make demo"):
+        ExplorerControls("demo", "best")
+
+
+def test_an_unknown_selection_is_named_with_those_that_there_are(tiny):
+    with pytest.raises(StudyError, match=r"no selection 'mathced' \(did you mean 'matched'\?\); it has best, matched"):
+        ExplorerControls(tiny, "mathced")
+
+
+def test_choosing_a_study_that_was_not_run_leaves_the_old_one_in_use(controls, monkeypatch):
+    explorer = controls.explorer
+    controls.study.options = [*controls.study.options, "paper"]
+    controls.study.value = "paper"
+    assert "paper" in controls.status.value and not controls.picture.value
+    assert controls.explorer is explorer
 
 
 def test_a_changed_menu_changes_the_picture(controls):

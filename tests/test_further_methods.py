@@ -13,6 +13,7 @@ from pretrain_xai.networks.models import build_network
 from pretrain_xai.settings.sections import Network, Standardise
 from test_attribution import assert_same_state, state
 from torch import nn
+from torch.nn import functional
 from zennit.attribution import Gradient
 from zennit.composites import EpsilonPlusFlat, NameMapComposite
 from zennit.rules import Epsilon, Flat, Norm, Pass, ZPlus
@@ -134,6 +135,34 @@ def test_grad_cam_equals_captums_at_the_last_rectifier(double, data):
         for reduction in ("sum_abs", "abs_sum"):
             np.testing.assert_allclose(reduce_channels(maps[i : i + 1], reduction)[0], expected[0, 0], atol=1e-12)
     assert maps.min() >= 0
+
+
+class OneRectifier(nn.Module):
+    """The same rectifier behind both convolutions and in the classifier."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last, self.relu = nn.Conv2d(3, 5, 5, stride=4), nn.Conv2d(5, 4, 3), nn.ReLU()
+        self.hidden, self.head = nn.Linear(4, 6), nn.Linear(6, 2)
+
+    def features(self, x):
+        return self.relu(self.last(self.relu(self.first(x))))
+
+    def forward(self, x):
+        return self.head(self.relu(self.hidden(self.features(x).mean((2, 3)))))
+
+
+def test_grad_cam_of_a_rectifier_that_is_used_again(data):
+    torch.manual_seed(0)
+    network, images, targets = OneRectifier().double().eval(), data[0].double(), data[1]
+    maps = attribute(network, images, targets, "grad_cam")
+    for image, target, found in zip(images, targets, maps, strict=True):
+        activations = network.features(image[None]).detach().requires_grad_()
+        logits = network.head(network.relu(network.hidden(activations.mean((2, 3)))))
+        (gradient,) = torch.autograd.grad(logits[0, target], activations)
+        cam = functional.relu((gradient.mean((2, 3), keepdim=True) * activations).sum(1, keepdim=True)).detach()
+        assert_close(found.sum(0), functional.interpolate(cam, (SIZE, SIZE), mode="bilinear")[0, 0])
+    assert maps.max() > 0
 
 
 @pytest.mark.parametrize(("window", "stride"), [(20, 12), (16, 16), (64, 5)])

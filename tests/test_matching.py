@@ -5,6 +5,8 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pretrain_xai.errors import SelfCheckError
+from pretrain_xai.networks.checkpoints import check_restored
 from pretrain_xai.networks.matching import (
     common_accuracy,
     comparable_depths,
@@ -66,6 +68,17 @@ def test_a_checkpoint_that_was_not_kept_can_not_be_chosen():
     checkpoints.loc[checkpoints["step"] == 40, "kept"] = False
     table = match_checkpoints(checkpoints, SETTINGS).set_index(["pretraining", "finetune_depth"])
     assert table.at[("natural", 2), "step"] == 30
+
+
+def test_a_restored_network_that_is_another_is_found():
+    labels = np.arange(40) % 2
+    table = pd.DataFrame({"split": ["validation"] * 40 + ["test"] * 40, "label": [*labels, *labels]})
+    table["predicted"] = [*labels[:4], *1 - labels[4:8], *labels[8:], *1 - labels]
+    run = Run("matched", "mri", 3, 0)
+    check_restored(run, 0.9, table)
+    check_restored(run, 0.925, table)  # one image more or less
+    with pytest.raises(SelfCheckError, match=r"matched-mri-depth3-seed0 has a validation accuracy of 0.9000, .*0.9500"):
+        check_restored(run, 0.95, table)
 
 
 def test_too_few_cells_are_a_failure():

@@ -3,6 +3,7 @@
 import ast
 import json
 import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -10,9 +11,14 @@ import sys
 import jupytext
 import nbformat
 import pytest
+import torch
 from jupytext.compare import compare_notebooks
 from pretrain_xai import paths
-from pretrain_xai.run_notebook import check_parameters, declared_parameters, run_notebook
+from pretrain_xai.networks.models import build_network
+from pretrain_xai.run_notebook import check_parameters, declared_parameters, main, run_notebook
+from pretrain_xai.running.pairs import PairError, check_pairs
+from pretrain_xai.study import load_study
+from safetensors.torch import load_file
 
 SOURCES = sorted(paths.NOTEBOOKS.glob("*.py"))
 NAMES = [path.stem for path in SOURCES]
@@ -78,6 +84,46 @@ def test_no_notebook_printed_a_warning_or_an_absolute_path_of_its_source(tiny):
             for output in cell.get("outputs", []):
                 text = "".join(output.get("text", ""))
                 assert "Warning" not in text, f"{path.name}: {text[:300]}"
+
+
+def test_pre_training_leaves_the_standardising_layer_fixed(tiny):
+    """Explanations are of the image behind it, and LRP and the sanity checks take it for (x - mean) / std."""
+    settings = load_study(tiny).network
+    fixed = build_network(settings, 2, seed=0).standardise.state_dict()
+    for corpus in ("natural", "mri"):
+        state = load_file(paths.pretrained(tiny, corpus))
+        for name, tensor in fixed.items():
+            assert torch.equal(state[f"standardise.{name}"], tensor)
+
+
+def test_a_notebook_that_is_not_its_source_is_named(tmp_path):
+    for suffix in (".py", ".ipynb"):
+        shutil.copy(paths.NOTEBOOKS / f"10_boxplots{suffix}", tmp_path)
+    check_pairs(tmp_path)
+    source = tmp_path / "10_boxplots.py"
+    text = source.read_text()
+    source.write_text(text.replace("**Question.**", "**Our question.**"))
+    check_pairs(tmp_path)
+    source.write_text(text + "\n# %%\nprint(1)\n")
+    with pytest.raises(
+        PairError, match=r"10_boxplots.ipynb .* does not hold the code of 10_boxplots.py: `make notebooks`"
+    ):
+        check_pairs(tmp_path)
+    (tmp_path / "10_boxplots.ipynb").write_text("{}")
+    with pytest.raises(PairError, match=r"10_boxplots.ipynb: not a readable notebook"):
+        check_pairs(tmp_path)
+    (tmp_path / "10_boxplots.ipynb").unlink()
+    with pytest.raises(PairError, match="not a readable notebook"):
+        check_pairs(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["06_classification_metrics", "10_boxplots", "11_boxplots_incorrect", "13_statistics"])
+def test_an_unknown_selection_is_one_line_and_writes_nothing(tiny, name, tmp_path, capsys):
+    before = sorted(paths.figures(tiny).iterdir())
+    notebook = str(paths.NOTEBOOKS / f"{name}.ipynb")
+    assert main([notebook, str(tmp_path / "out.ipynb"), "-p", "study", tiny, "-p", "selection", "bset"]) == 1
+    assert "no selection 'bset' (did you mean 'best'?)" in capsys.readouterr().err
+    assert sorted(paths.figures(tiny).iterdir()) == before
 
 
 def test_explore_runs_and_shows_a_montage_without_widgets(tiny, tmp_path):

@@ -14,6 +14,7 @@ from pretrain_xai.batch import check_files_and_network, main
 from pretrain_xai.dataset import LabelledImages
 from pretrain_xai.errors import UserError
 from pretrain_xai.explanations.sanity import weight_layers
+from pretrain_xai.networks.checkpoints import Checkpoints, load_checkpoint
 from pretrain_xai.networks.models import (
     WeightsError,
     build_network,
@@ -95,6 +96,36 @@ def test_frozen_batch_normalisation_of_a_vgg_keeps_its_running_means():
     }
     first_open = [number for number, layer in enumerate(network.features) if isinstance(layer, nn.MaxPool2d)][2] + 1
     assert changed and min(changed) >= first_open
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_new_head_has_a_bias_where_the_old_one_had(bias):
+    """Else weights that were saved after fine-tuning would not fit to the network as it is built."""
+    network = build_network(OWN, 2, seed=0)
+    network.fc = nn.Linear(network.fc.in_features, 2, bias=bias)
+    assert ("fc.bias" in replace_head(network, 5, seed=0).state_dict()) == bias
+
+
+def test_checkpoints_hold_the_running_means_of_open_batch_normalisation(tmp_path):
+    """A network that is restored from one is the network that was validated."""
+    network = build_network(OWN, 2, seed=0)
+    freeze_below(network, 2)
+    rng = np.random.default_rng(0)
+    data = LabelledImages(rng.random((24, 32, 32), dtype=np.float32), np.arange(24) % 2)
+    seen = {}
+
+    class Remembering(Checkpoints):
+        def offer(self, step, network, accuracy):
+            super().offer(step, network, step / 100)  # each is new, so each is kept
+            seen[step] = predict(network, data.images)
+
+    checkpoints = Remembering(tmp_path, per_epoch=3)
+    train(network, data, data, Training(epochs=3, batch_size=4), learning_rate=0.05, seed=0, checkpoints=checkpoints)
+    kept = [row["step"] for row in checkpoints.rows if row["kept"]]
+    assert len(kept) > 1
+    for step in kept:
+        load_checkpoint(tmp_path, step, network)
+        np.testing.assert_array_equal(predict(network, data.images), seen[step])
 
 
 def test_the_head_is_replaced_and_weights_are_read_like_those_of_a_vgg(root):
@@ -294,3 +325,9 @@ def test_the_batch_fine_tunes_and_explains_it_from_weights_of_your_own(tiny_root
     np.testing.assert_allclose(logits, predict(network, test), atol=1e-5)
     scores = read_table(root / target)
     assert set(scores["method"]) == set(settings["attribution"]["methods"])
+
+    # the whole study, as small as one may be: one corpus, depth, seed and method, and no misclassified images
+    settings["attribution"] |= {"methods": ["guided_backprop"], "misclassified": False}
+    (root / "studies" / "resnet.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
+    assert main(["resnet"]) == 0, capfd.readouterr().err
+    assert (paths.figures("resnet") / "report.html").is_file()

@@ -17,7 +17,9 @@ from pretrain_xai.drawing.boxplots import (
 )
 from pretrain_xai.drawing.figures import save_figure
 from pretrain_xai.files.provenance import sha256
+from pretrain_xai.names import colour, hatch
 from pretrain_xai.running.stages import STAGES
+from pretrain_xai.study import UNTRAINED
 
 CORPORA = ["natural", "mri"]
 
@@ -98,6 +100,19 @@ def test_box_data_are_the_numbers_that_are_drawn():
     assert table.loc[("mri", 4, "saliency"), "median"] == pytest.approx(0.41)
     assert table.loc[("mri", 4, "saliency"), "n"] == 3
     assert (table["mean_chance"] == 0.03).all()
+
+
+def test_a_study_without_misclassified_images_has_an_empty_figure_and_table():
+    """Such as one with `attribution.misclassified: false`."""
+    nothing = scores(["saliency"]).iloc[:0]
+    assert boxplot_figure(nothing, ["saliency"], ["natural", "mri"], ylabel="TPR").axes
+    assert list(score_box_data(nothing)) == list(score_box_data(scores(["saliency"])))
+    assert len(score_box_data(nothing)) == 0
+
+
+def test_every_two_corpora_differ_in_colour_or_hatch():
+    looks = {(colour(name), hatch(name)) for name in ("natural", "imagenet", "mri", UNTRAINED)}
+    assert len(looks) == 4
 
 
 def test_classification_markers_have_the_values_of_the_table():

@@ -89,6 +89,16 @@ def test_the_record_has_digests_that_check(root):
     assert str(root) not in json.dumps(facts)
 
 
+def test_results_on_another_disk_are_called_by_their_place_in_the_root(root, tmp_path_factory):
+    """On clusters `data/` is often a link; Snakemake and `make verify` say data/ as well."""
+    (root / "data").symlink_to(tmp_path_factory.mktemp("scratch"), target_is_directory=True)
+    file = paths.data("tiny") / "output.csv"
+    write_text(file, "b\n2\n")
+    record(file, parameters={}, inputs=[file])
+    facts = json.loads(file.with_name("output.csv.json").read_text())
+    assert facts["file"] == "data/tiny/output.csv" and facts["inputs"].keys() == {"data/tiny/output.csv"}
+
+
 def test_a_record_of_a_missing_file_is_not_written(tmp_path):
     with pytest.raises(FileNotFoundError):
         record(tmp_path / "nothing.csv", parameters={})

@@ -122,3 +122,12 @@ def test_slices_are_counted_once_they_are_made(tmp_path):
         "pretraining_validation": 0,
     }
     assert count_images(demo, table)["test"] == 60 * 8
+
+
+@pytest.mark.parametrize("damaged", [b"", b"split;z\ntest;3\n", b"\xff\xfe\x00"])
+def test_a_damaged_table_of_slices_counts_as_none(tmp_path, damaged):
+    """The Snakefile reads it before the batch can make it again."""
+    demo = load_study("demo")
+    files = demo.model_copy(update={"slices": demo.slices.model_copy(update={"source": "nifti"})})
+    (tmp_path / "slices.csv").write_bytes(damaged)
+    assert count_images(files, tmp_path / "slices.csv")["test"] == resources.ASSUMED_IMAGES

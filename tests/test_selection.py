@@ -197,6 +197,15 @@ def test_example_images_alternate_however_the_classes_lie_and_are_drawn(seed):
     assert not examples.equals(example_images(table, "best", labels, count=9, seed=seed + 1))
 
 
+def test_an_example_image_is_of_one_kind():
+    """An image that all matched models get right may be wrong for one that is apart."""
+    table = find_intersections(predictions_of({RUNS[0]: {1}, RUNS[1]: {2, 3}}, 8), apart=[RUNS[1]])
+    examples = example_images(table, "best", np.arange(8) % 2, count=8, seed=0)
+    assert examples["image_index"].is_unique
+    assert set(examples.loc[examples["correct"], "image_index"]) == {0, 2, 3, 4, 5, 6, 7}
+    assert examples.loc[~examples["correct"], "image_index"].tolist() == [1]
+
+
 def test_example_images_of_one_class_only_and_of_perfect_models():
     table = find_intersections(predictions_of({RUNS[0]: {0, 2, 4}}, 6))
     assert (

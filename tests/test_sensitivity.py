@@ -12,6 +12,7 @@ from matplotlib import pyplot as plt
 from pretrain_xai import paths
 from pretrain_xai.batch import check_scores
 from pretrain_xai.drawing.sensitivity_plots import LETTERS, flip_letters, sensitivity_figure
+from pretrain_xai.errors import UserError
 from pretrain_xai.explanations.setting_scores import SettingScores, empty_scores, score_comparison_maps_under_settings
 from pretrain_xai.localization import SCORES
 from pretrain_xai.maps.channels import LUMINANCE
@@ -365,6 +366,21 @@ def test_sentences_say_what_flips_and_their_numbers_stand_in_the_tables(flipped,
     read = {name: read_table(tmp_path / f"{name}.csv") for name in ("sensitivity", "survival")}
     assert list(survival_sentences(read)) == sentences, "the report reads what the notebook wrote"
     assert list(survival_sentences({})) == []
+
+
+def test_one_method_alone_has_no_order():
+    networks, values = simulated(3)
+    found = found_populations(networks, values[..., :1, :], references={})
+    tables = sensitivity_tables(found, DEFAULT)
+    assert tables["sensitivity"]["tau"].isna().all()
+    assert {name for _, name in survival_sentences(tables)} == {"survival"}
+
+
+def test_a_default_that_was_not_scored_is_named(flipped):
+    networks, values = simulated(1)
+    found = found_populations(networks, values, references={})
+    with pytest.raises(UserError, match=r"sum_abs, 0.5, tpr is not among .*relevance_rank_accuracy"):
+        sensitivity_tables(found, ("sum_abs", 0.5, "tpr"))
 
 
 def test_the_figure_has_a_cell_with_tau_and_letters_for_every_setting(flipped):

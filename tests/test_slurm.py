@@ -178,6 +178,15 @@ def test_an_unknown_profile_is_one_line_with_the_known_ones(root, capsys):
     ]
 
 
+@pytest.mark.parametrize("text", ["jobs: 2\n\texecutor: slurm\n", "- slurm\n", "\u0007"])
+def test_a_profile_that_can_not_be_read_is_one_line(root, tmp_path, capsys, text):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "config.yaml").write_text(text)
+    assert main(["tiny", "--profile", str(tmp_path / "mine")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert str(tmp_path / "mine" / "config.yaml") in line
+
+
 def test_profiles_say_where_jobs_run(tmp_path):
     (tmp_path / "config.yaml").write_text("executor: slurm\n")
     assert uses_slurm(profile_folder(str(tmp_path)))

@@ -258,8 +258,12 @@ def switches_behind(name: str) -> set[str]:
     return {switch for switch, protocol in changed.items() if getattr(protocol, name) != getattr(CORRECTED, name)}
 
 
+#: methods of a study that raise or do nothing
+ONLY_CHECKS = {"check_selection", "check_metric"}
+
+
 def undeclared(used: set[str], stage: Stage) -> set[str]:
-    settings = {name for name in used if name.split(".")[0] not in {*WATCHED, "switched"}}
+    settings = {name for name in used if name.split(".")[0] not in {*WATCHED, *ONLY_CHECKS, "switched"}}
     declared = (*stage.settings, *WITHOUT_EFFECT)
     missing = {name for name in settings if not any(f"{name}.".startswith(f"{known}.") for known in declared)}
     if {"protocol", "switches"} <= set(stage.settings):

@@ -229,6 +229,21 @@ def test_the_smallest_studies_have_their_statistics(corpora, depths, n_seeds, me
     cells_figure(tables["cells"], one.methods, one.corpora)
 
 
+def test_two_seeds_have_no_bootstrap_t():
+    """All of its draws are the sample itself or have no spread: it would have no width."""
+    ways = {n: set(study_statistics(skills(n, 0.0))["effects"]["way"]) for n in (2, 3)}
+    assert ways[3] - ways[2] == {"bootstrap_t"}
+
+
+def test_with_three_corpora_sentences_name_the_two_that_are_compared():
+    size, rng = Size(3, 2, 2, 20), np.random.default_rng(0)
+    scores = [simulate_scores(1, size, SPREAD, rng, corpus_effect=effect)[0] for effect in (0.2, 0.0)]
+    found = findings(study_statistics(as_skills(np.concatenate(scores)[:3], n_subjects=10)))
+    for pair in ("corpus0 and corpus1", "corpus0 and corpus2", "corpus1 and corpus2"):
+        (one,) = [finding for finding in found if f"{pair} differ" in finding.text]
+        assert one.figure == "effect_" + "_".join(reversed(pair.split(" and ")))
+
+
 # figures
 
 

@@ -107,6 +107,12 @@ def test_variants_keep_no_checkpoints(root, variant):
         ("attribution.methods", ["lrp", "saliency", "lrp"], ["attribution.methods", "lrp more than once"]),
         ("attribution.seed", -1, ["attribution.seed", "greater than or equal to 0", "-1"]),
         ("dataset.seed_bases", {"train": -1}, ["dataset.seed_bases.train", "greater than or equal to 0", "-1"]),
+        ("dataset.seed_bases", {"test": 60000}, ["dataset.seed_bases", "no entry for train, validation"]),
+        (
+            "expected_slices",
+            {"train": 4, "validation": 4, "test": 4},
+            ["expected_slices", "pretraining, pretraining_valid"],
+        ),
         ("protocols.depths", [5, 1], ["protocols.depths", "must ascend"]),
         ("protocols.depths", [1, 3], ["protocols.depths", "[3]", "finetuning.depths"]),
         ("protocols.reseeds", 0, ["protocols.reseeds", "greater than or equal to 1"]),

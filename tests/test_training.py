@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from pretrain_xai.dataset import LabelledImages
 from pretrain_xai.networks import training
 from pretrain_xai.networks.models import build_network
-from pretrain_xai.networks.training import as_batch, predict, train
+from pretrain_xai.networks.training import DivergedError, as_batch, predict, train
 from pretrain_xai.settings.sections import Network, Training
 from torch import nn
 
@@ -53,6 +53,15 @@ def test_a_seed_repeats_the_training_to_the_bit_whatever_the_global_generators_d
     other, other_losses = final_weights(4, settings)
     assert not any(torch.equal(one, two) for one, two in zip(weights, other, strict=True) if one.ndim > 1)
     assert losses != other_losses
+
+
+def test_a_training_that_diverges_says_so_at_once():
+    network = build_network(NARROW, 2, seed=0)
+    settings = Training(epochs=3, batch_size=8)
+    with pytest.raises(
+        DivergedError, match=r"diverged in epoch 1: its mean loss is (nan|inf); lower the learning rate \(100\)"
+    ):
+        train(network, noise(20), noise(10, 1), settings, learning_rate=100.0, seed=0)
 
 
 def test_training_leaves_the_global_generator_alone():

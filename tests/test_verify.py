@@ -133,6 +133,8 @@ def other_logits(table: pd.DataFrame) -> pd.DataFrame:
         ("classification.csv", lambda table: table.assign(auroc=0.99), "classification", None),
         ("dataset/test/images.csv", lambda table: table.assign(label=1), "labels", None),
         ("dataset/audit.csv", lambda table: table.assign(passed=False), "audit", None),
+        ("dataset/audit.csv", lambda table: table.assign(passed="Tru"), "audit", None),
+        ("dataset/audit.csv", lambda table: table.rename(columns={"passed": "pas"}), "audit", None),
     ],
 )
 def test_an_edited_table_is_found_even_with_its_digest_made_to_fit(finished, name, change, check, blamed):

@@ -8,6 +8,7 @@ import argparse
 import fcntl
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -19,6 +20,7 @@ from pretrain_xai import paths
 from pretrain_xai.errors import UserError
 from pretrain_xai.running.altered_files import find_altered, jobs_of, make_again, name_altered
 from pretrain_xai.running.cluster import job_prefix, profile_folder, uses_slurm, wait_for_earlier_jobs
+from pretrain_xai.running.pairs import check_pairs
 from pretrain_xai.running.variants import finished_variants, retrained_variants, variant_name, variant_states
 from pretrain_xai.slices.files import check_source
 from pretrain_xai.study import Study, StudyError, load_study
@@ -85,26 +87,36 @@ def check_files_and_network(study: Study, profile: str = "local") -> None:
 def only_batch(study: str) -> Iterator[int]:
     """Hold the study's lock and give its file descriptor; the system frees it when the last holder dies, even by a kill.
 
+    A study and its variants have one lock, as they share files.
+
     Raises
     ------
     BatchError
         Another batch holds it, or the folder can't be written.
     """
-    path = paths.data(study) / ".batch.lock"
+    base, _ = paths.split_name(study)  # a study and its variants share files
+    path = paths.data(base) / ".batch.lock"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     except OSError as error:
         raise BatchError(f"can't write to {path.parent}: {error.strerror}; results of a study go there") from None
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _lock(descriptor, base, path)
         yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, study: str, path: Path) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise BatchError(
             f"another batch is running the study {study!r}; wait for it or stop it (lock: {path})"
         ) from None
-    finally:
-        os.close(descriptor)
+    except OSError as error:
+        raise BatchError(f"can't lock {path}: {error.strerror}; results need a file system with locks") from None
 
 
 def run_batch(study: str, options: Sequence[str], profile: str = "local") -> int:
@@ -184,7 +196,9 @@ def _print_times(study: str, wall: float, variants: Sequence[str]) -> None:
 
 
 def _is_dry(options: Sequence[str]) -> bool:
-    return bool({"-n", "--dry-run"} & set(options))
+    return any(
+        option in ("--dry-run", "--dryrun") or re.fullmatch("-[a-zA-Z]*n[a-zA-Z]*", option) for option in options
+    )
 
 
 def _near(path: Path) -> Path:
@@ -209,6 +223,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         check_scores(settings)
         check_files_and_network(settings, options.profile)
         check_source(settings.slices)
+        check_pairs(paths.NOTEBOOKS)
         status = run_batch(options.study, snakemake_options, options.profile)
         if status == 0 and options.protocols:
             retrain = options.protocols == "all"

@@ -38,7 +38,7 @@ _LABELS = {
 _PALETTE = color_palette("colorblind")
 _COLOURS = {"natural": _PALETTE[4], "imagenet": _PALETTE[4], "mri": _PALETTE[9], UNTRAINED: _PALETTE[3]}
 #: hatches: a second cue beside the colour
-_HATCHES = {"mri": "////"}
+_HATCHES = {"mri": "////", "imagenet": "...."}
 
 
 def label(name: str, target: str | None = None) -> str:

@@ -97,8 +97,7 @@ def explained_images(
         All models agree on no image.
     """
     correct = image_list(intersections, run.selection, CORRECT_FOR_ALL)
-    if not len(correct):
-        raise NoImagesError(f"selection {run.selection!r}: no image is classified correctly by all models")
+    _require_images(correct, run.selection)
     wrong = image_list(intersections, run.selection, WRONG_FOR_ONE, run)[: None if misclassified else 0]
     wrong = np.setdiff1d(wrong, correct)
     samples = [_sample(indices, max_images, seed) for indices in (correct, wrong)]
@@ -119,17 +118,31 @@ def example_images(
     Returns
     -------
     DataFrame with `image_index`, `n_wrong` (models that get the image wrong) and `correct` (bool).
+
+    Raises
+    ------
+    NoImagesError
+        No image is right for all.
     """
     correct = image_list(intersections, selection, CORRECT_FOR_ALL)
+    _require_images(correct, selection)
     shuffled = np.random.default_rng(seed).permutation(correct)
     in_turn = sorted(
         shuffled, key=lambda image: (list(shuffled[labels[shuffled] == labels[image]]).index(image), labels[image])
     )
     wrong = intersections[(intersections["selection"] == selection) & (intersections["images"] == WRONG_FOR_ONE)]
+    wrong = wrong[
+        ~wrong["image_index"].isin(correct)
+    ]  # matched models that are apart may err where all others are right
     n_wrong = wrong["image_index"].value_counts().reset_index(name="n_wrong")
     n_wrong = n_wrong.sort_values(["n_wrong", "image_index"], ascending=[False, True]).head(count)
     chosen = pd.DataFrame({"image_index": in_turn[:count], "n_wrong": 0, "correct": True})
     return pd.concat([chosen, n_wrong.assign(correct=False)], ignore_index=True)
+
+
+def _require_images(correct: np.ndarray, selection: str) -> None:
+    if not len(correct):
+        raise NoImagesError(f"selection {selection!r}: no image is classified correctly by all models")
 
 
 def _are(table: pd.DataFrame, runs: Collection[Run]) -> pd.Series:

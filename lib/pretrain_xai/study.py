@@ -113,7 +113,8 @@ class Study(Settings):
 
     @model_validator(mode="after")
     def _all_or_none_expected(self) -> "Study":
-        if self.expected_slices and (absent := set(self.dataset.seed_bases) - set(self.expected_slices)):
+        needed = {*self.dataset.seed_bases, *(PRETRAINING_SPLITS if "mri" in self.pretraining.trained else ())}
+        if self.expected_slices and (absent := needed - set(self.expected_slices)):
             raise ValueError(f"expected_slices has no entry for {', '.join(sorted(absent))}")
         return self
 
@@ -158,7 +159,7 @@ class Study(Settings):
         """Which images are explained for a model of each selection: what `selection.explained_images` takes."""
         own = self.attribution
         limits: dict[Selection, dict[str, Any]] = {
-            name: {"max_images": own.max_images, "misclassified": own.misclassified} for name in self.selections
+            name: {"max_images": own.max_images, "misclassified": own.misclassified} for name in sorted(self.selections)
         }
         if matching := self.finetuning.matching:
             most = matching.max_images or own.max_images
@@ -194,6 +195,34 @@ class Study(Settings):
         """Return the fewest networks of one corpus and depth."""
         cells = self.selections[selection].values()
         return min(len(cell.seeds_at(depth)) for cell in cells for depth in self.finetuning.depths)
+
+    def check_selection(self, selection: str) -> Selection:
+        """Return `selection` if the study has it.
+
+        Raises
+        ------
+        StudyError
+            Naming the selections of the study.
+        """
+        if selection not in self.selections:
+            hint = did_you_mean(selection, self.selections)
+            raise StudyError(f"this study has no selection {selection!r}{hint}; it has {', '.join(self.selections)}")
+        return selection
+
+    def check_metric(self, metric: str) -> str:
+        """Return `metric` if it is one of the study's scores.
+
+        Raises
+        ------
+        StudyError
+            Naming the scores of the study.
+        """
+        known = self.attribution.scores
+        if metric not in known:
+            raise StudyError(
+                f"this study has no score {metric!r}{did_you_mean(metric, known)}; it has {', '.join(known)}"
+            )
+        return metric
 
     def check_run(self, run: Run) -> Run:
         """Return `run` if the study has it.

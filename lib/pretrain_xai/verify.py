@@ -66,7 +66,7 @@ class Verification:
         found: list[tuple[Path, str]] = []
         try:
             found.extend(check(self))
-        except (UserError, OSError, ValueError, KeyError) as error:  # a damaged table stops a check, not the others
+        except Exception as error:  # a damaged table stops a check, not the others
             found.append((self._damaged(error), f"{' '.join(str(error).split())}"))
         return found
 

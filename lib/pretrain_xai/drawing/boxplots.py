@@ -111,7 +111,7 @@ def boxplot_figure(
         ax.set_title(label(method))
     for ax in axes[:, 0]:
         ax.set_ylabel(ylabel)
-    depths = "fine-tuned blocks (5: whole network)"
+    depths = "fine-tuned blocks"
     left = "comparison maps and untrained network, then " if (scores["pretraining"] == UNTRAINED).any() else ""
     figure.supxlabel(left + depths, fontsize=7)
     handles = _legend(corpora, scores, classification)
@@ -123,7 +123,8 @@ def boxplot_figure(
 def score_box_data(scores: pd.DataFrame) -> pd.DataFrame:
     """Return what the boxes show: number, quartiles and mean chance of each model group and method."""
     groups = scores.groupby(["method", "pretraining", "finetune_depth"], observed=True)
-    quartiles = groups["value"].quantile([0.25, 0.5, 0.75]).unstack().set_axis(["q25", "median", "q75"], axis=1)
+    shares = {"q25": 0.25, "median": 0.5, "q75": 0.75}
+    quartiles = pd.DataFrame({name: groups["value"].quantile(share) for name, share in shares.items()})
     return quartiles.assign(n=groups["value"].count(), mean_chance=groups["chance"].mean()).reset_index()
 
 
@@ -148,7 +149,7 @@ def plot_classification(ax: Axes, table: pd.DataFrame, corpora: Sequence[str], m
         xticks=FINETUNE_DEPTHS,
         xlim=(0.5, 5.5),
         ylim=(min(0.45, table[metric].min() - 0.04), 1.03),
-        xlabel="fine-tuned blocks (5: whole network)",
+        xlabel="fine-tuned blocks",
         ylabel=label(metric),
     )
     return ax
@@ -161,7 +162,7 @@ def classification_figure(table: pd.DataFrame, corpora: Sequence[str], metrics: 
     for ax, metric in zip(axes.flat, metrics, strict=True):
         plot_classification(ax, table, corpora, metric).set_title(label(metric))
         ax.set(xlabel="", ylabel="")
-    figure.supxlabel("fine-tuned blocks (5: whole network)", fontsize=7)
+    figure.supxlabel("fine-tuned blocks", fontsize=7)
     figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
     return figure
 

@@ -20,7 +20,7 @@ from pretrain_xai.statistics.ranks import ALPHA
 MARKERS = "osD^v"
 _CHANCE: Style = {"color": "black", "linestyle": (0, (4, 3)), "linewidth": 0.7, "zorder": 1}
 _BRAIN: Style = {"color": "black", "linestyle": (0, (1, 2)), "linewidth": 0.9, "zorder": 1}
-_DEPTHS = "fine-tuned blocks (5: whole network)"
+_DEPTHS = "fine-tuned blocks"
 
 
 def plot_cells(ax: Axes, cells: pd.DataFrame, corpora: Sequence[str]) -> Axes:

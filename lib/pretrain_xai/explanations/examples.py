@@ -28,7 +28,7 @@ def read_examples(study_name: str, study: Study, selection: str, test: Split) ->
         mine = predictions[(predictions["split"] == "test") & _is_run(predictions, run)].set_index("image_index")
         correct = (mine["label"] == mine["predicted"]).loc[images].to_numpy()
         for method, maps in arrays.items():
-            values = relevance_rank_accuracy(maps, test.masks[images])
+            values = relevance_rank_accuracy(maps, test.masks[images], study.switched.ties)
             for image, right, score, heatmap in zip(images, correct, values, maps, strict=True):
                 rows.append(
                     {

@@ -18,7 +18,7 @@ from pretrain_xai.arrays import Booleans, Floats, Integers, PerImage
 from pretrain_xai.dataset import Split
 from pretrain_xai.explanations.explanation import example_maps
 from pretrain_xai.explanations.memory import within_memory
-from pretrain_xai.localization import relevance_rank_accuracy
+from pretrain_xai.localization import Ties, relevance_rank_accuracy
 from pretrain_xai.networks.models import STANDARDISE
 from pretrain_xai.protocol import Protocol
 from pretrain_xai.settings.sections import Attribution
@@ -91,13 +91,14 @@ def map_similarity(maps: np.ndarray, others: np.ndarray) -> PerImage:
     return np.array([structural_similarity(one, other, data_range=1.0) for one, other in pairs])
 
 
-#: each takes maps of the trained network, other maps, lesion masks and brain masks (n_images, height, width)
-MEASURES: Mapping[str, Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], PerImage]] = {
-    "rank_correlation": lambda maps, others, lesions, brains: rank_correlation(maps, others),
-    "rank_correlation_in_brain": lambda maps, others, lesions, brains: rank_correlation(maps, others, brains),
-    "structural_similarity": lambda maps, others, lesions, brains: map_similarity(maps, others),
-    "rank_accuracy_change": lambda maps, others, lesions, brains: (
-        relevance_rank_accuracy(others, lesions) - relevance_rank_accuracy(maps, lesions)
+#: each takes maps of the trained network, other maps, lesion masks and brain masks (n_images, height, width), and the rule
+#: for ties
+MEASURES: Mapping[str, Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray, Ties], PerImage]] = {
+    "rank_correlation": lambda maps, others, lesions, brains, ties: rank_correlation(maps, others),
+    "rank_correlation_in_brain": lambda maps, others, lesions, brains, ties: rank_correlation(maps, others, brains),
+    "structural_similarity": lambda maps, others, lesions, brains, ties: map_similarity(maps, others),
+    "rank_accuracy_change": lambda maps, others, lesions, brains, ties: (
+        relevance_rank_accuracy(others, lesions, ties) - relevance_rank_accuracy(maps, lesions, ties)
     ),
 }
 
@@ -132,7 +133,7 @@ def compare_with_random(
             pd.DataFrame({"method": method, "image_index": image_indices, "measure": name, "value": values})
             for method in methods
             for name, measure in MEASURES.items()
-            for values in [measure(trained[method], maps[method], lesions, brains)]
+            for values in [measure(trained[method], maps[method], lesions, brains, protocol.ties)]
         ]
         return pd.concat(parts, ignore_index=True).assign(layer=layer, n_random=n_random)
 

@@ -37,6 +37,11 @@ class ExplorerControls(widgets.VBox):  # type: ignore[misc]  # ipywidgets has no
     study : str
         A finished study, shown first.
     selection : str
+
+    Raises
+    ------
+    UserError
+        The study was not run, or has no such selection.
     """
 
     def __init__(self, study: str, selection: Selection) -> None:
@@ -95,7 +100,7 @@ class ExplorerControls(widgets.VBox):  # type: ignore[misc]  # ipywidgets has no
         self.export = widgets.Button(description="export this view")
 
     def _listen(self) -> None:
-        self.study.observe(lambda _: self._load(self.study.value, None), "value")
+        self.study.observe(lambda _: self._change_study(), "value")
         for menu in (self.selection, self.corpora, self.depths, self.seed, self.methods, self.listed, self.order):
             menu.observe(lambda _: self._list_images(), "value")
         for menu in (self.image, self.mode, self.strength):
@@ -104,27 +109,30 @@ class ExplorerControls(widgets.VBox):  # type: ignore[misc]  # ipywidgets has no
         self.compute.on_click(lambda _: self._compute())
         self.export.on_click(lambda _: self._export())
 
+    def _change_study(self) -> None:
+        with self._reported():
+            self._load(self.study.value, None)
+
     def _load(self, name: str, selection: Selection | None) -> None:
         """Show another study: its own menus, the first two corpora at the greatest depth, the first three methods."""
-        with self._reported():
-            self.explorer = Explorer(name)
-            self.view = ExplorerView(self.explorer)
-            study = self.explorer.study
-            corpora = study.pretraining.corpora
-            n_seeds = study.n_seeds(selection or study.main_selection)
-            with self._changing():
-                self.selection.options = tuple(study.finetuning.selections)
-                self.selection.value = selection or study.main_selection
-                self.corpora.options = [(self.explorer.corpus_name(name), name) for name in [*corpora, UNTRAINED]]
-                self.corpora.value = tuple(corpora[:2])
-                self.depths.options = tuple(study.finetuning.depths)
-                self.depths.value = (study.finetuning.depths[-1],)
-                self.seed.options = [*((f"{n + 1} of {n_seeds}", n) for n in range(n_seeds)), ("all", None)]
-                self.seed.value = 0
-                self.methods.options = [(label(method), method) for method in study.attribution.methods]
-                self.methods.value = tuple(study.attribution.methods[:3])
-                self.listed.value = IMAGES[1]
-                self.further.disabled = False
+        explorer = Explorer(name)
+        study = explorer.study
+        selected = study.check_selection(selection or study.main_selection)
+        self.explorer, self.view = explorer, ExplorerView(explorer)
+        corpora, n_seeds = study.pretraining.corpora, study.n_seeds(selected)
+        with self._changing():
+            self.selection.options = tuple(study.selections)
+            self.selection.value = selected
+            self.corpora.options = [(explorer.corpus_name(name), name) for name in [*corpora, UNTRAINED]]
+            self.corpora.value = tuple(corpora[:2])
+            self.depths.options = tuple(study.finetuning.depths)
+            self.depths.value = (study.finetuning.depths[-1],)
+            self.seed.options = [*((f"{n + 1} of {n_seeds}", n) for n in range(n_seeds)), ("all", None)]
+            self.seed.value = 0
+            self.methods.options = [(label(method), method) for method in study.attribution.methods]
+            self.methods.value = tuple(study.attribution.methods[:3])
+            self.listed.value = IMAGES[1]
+            self.further.disabled = False
         self._list_images()
 
     def _list_images(self) -> None:

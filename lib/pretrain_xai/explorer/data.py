@@ -66,7 +66,7 @@ class Explorer:
             if corpus == UNTRAINED:
                 found += [run for run in self.study.untrained_runs() if run.selection == selection]
                 continue
-            cell = self.study.finetuning.selections[selection][corpus]
+            cell = self.study.selections[selection][corpus]
             for depth in sorted(depths):
                 seeds = list(cell.seeds_at(depth))
                 chosen = seeds if position is None else seeds[position : position + 1]

@@ -118,7 +118,7 @@ def read_sums(path: Path) -> dict[str, str]:
 
 
 def _relative(path: Path) -> str:
-    path = path.resolve()
+    path = Path(os.path.abspath(path))  # not resolved: `data/` may be a link to another disk, and is still called data/
     return path.relative_to(paths.root()).as_posix() if path.is_relative_to(paths.root()) else str(path)
 
 

@@ -50,7 +50,9 @@ def grad_cam(block: Block) -> Tensor:
         activations: list[Tensor] = []
 
         def start_here(module: nn.Module, arguments: tuple[Tensor], output: Tensor) -> Tensor:
-            activations.append(output.detach().requires_grad_())  # no gradient is needed below
+            if output.ndim != 4:
+                return output  # a rectifier that is used again behind the pooling
+            activations[:] = [output.detach().requires_grad_()]  # of its last call; no gradient is needed below
             return activations[0]
 
         handle = layer.register_forward_hook(start_here)

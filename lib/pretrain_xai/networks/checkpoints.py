@@ -15,9 +15,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from pretrain_xai import paths
-from pretrain_xai.errors import UserError
+from pretrain_xai.errors import SelfCheckError, UserError
 from pretrain_xai.files.provenance import atomic_path
-from pretrain_xai.networks.models import load_finetuned
+from pretrain_xai.networks.models import load_finetuned, trained_tensors
 from pretrain_xai.study import Run, Study
 
 #: validation accuracies closer than this are taken for the same; a match is off by at most so much because of it
@@ -75,7 +75,7 @@ class Checkpoints:
         self.rows.append({"step": step, "validation_accuracy": accuracy, "kept": is_new})
         if not is_new:
             return
-        state = {name: p.detach().contiguous() for name, p in network.named_parameters() if p.requires_grad}
+        state = {name: tensor.contiguous() for name, tensor in trained_tensors(network).items()}
         with atomic_path(_file(self.folder, step)) as temporary:
             save_file(state, temporary)
         for row in low if accuracy < self.lowest_accuracy else ():
@@ -110,12 +110,34 @@ def load_checkpoint(folder: Path, step: int, network: nn.Module) -> None:
 def restore(study_name: str, study: Study, run: Run, step: int) -> nn.Module:
     """Return a model of the selection `matched`: that of the main selection as it was after a step of its training.
 
-    What the checkpoint does not hold was not trained, and is as in the model of the whole training.
+    What the checkpoint does not hold was frozen, and is as in the model of the whole training.
     """
     trained = dataclasses.replace(run, selection=study.main_selection)
     network = load_finetuned(study_name, study, trained)
     load_checkpoint(paths.checkpoints(study_name, trained.name).with_suffix(""), step, network)
     return network
+
+
+def check_restored(run: Run, noted: float, predictions: pd.DataFrame) -> None:
+    """Check that a network made of a checkpoint classifies the validation images as well as was noted along the training.
+
+    Parameters
+    ----------
+    noted : float
+        Validation accuracy at that step. One image may differ, as what frozen layers give is kept and rounded in other ways.
+    predictions : DataFrame with `split`, `label`, `predicted`
+
+    Raises
+    ------
+    SelfCheckError
+        It does not: the checkpoint is not the whole of what was trained.
+    """
+    rows = predictions[predictions["split"] == "validation"]
+    found = (rows["label"] == rows["predicted"]).mean()
+    if abs(found - noted) * len(rows) > 1.5:
+        raise SelfCheckError(
+            f"{run.name} has a validation accuracy of {found:.4f}, but had {noted:.4f} at its checkpoint"
+        )
 
 
 def _file(folder: Path, step: int) -> Path:

@@ -95,7 +95,7 @@ def replace_head(network: nn.Module, n_classes: int, seed: int) -> nn.Module:
     """Give the network a freshly initialised last layer with `n_classes` outputs, and return it."""
     place, _, name = head_name(network).rpartition(".")
     old = cast("nn.Linear", network.get_submodule(f"{place}.{name}".removeprefix(".")))
-    head = nn.Linear(old.in_features, n_classes)
+    head = nn.Linear(old.in_features, n_classes, bias=old.bias is not None)
     _initialise_linear(head, torch.Generator().manual_seed(seed))
     setattr(network.get_submodule(place), name, head)
     return network
@@ -154,6 +154,12 @@ def training_mode(network: nn.Module) -> None:
         frozen = not any(parameter.requires_grad for parameter in layer.parameters())
         if isinstance(layer, nn.modules.batchnorm._BatchNorm) and frozen:
             layer.eval()
+
+
+def trained_tensors(network: nn.Module) -> dict[str, Tensor]:
+    """Return the tensors that training changes, by name: trainable parameters and running statistics."""
+    frozen = {name for name, parameter in network.named_parameters() if not parameter.requires_grad}
+    return {name: tensor for name, tensor in network.state_dict().items() if name not in frozen}
 
 
 def save_weights(path: Path, network: nn.Module) -> None:
@@ -297,4 +303,5 @@ def _initialise(network: VGG, generator: torch.Generator) -> None:
 
 def _initialise_linear(layer: nn.Linear, generator: torch.Generator) -> None:
     nn.init.kaiming_normal_(layer.weight, nonlinearity="relu", generator=generator)
-    nn.init.zeros_(layer.bias)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)

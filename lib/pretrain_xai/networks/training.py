@@ -1,6 +1,7 @@
 """One training loop for pre-training and fine-tuning, and the predictions of a trained network."""
 
 import itertools
+import math
 import os
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -16,7 +17,7 @@ from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, StepLR
 from tqdm.auto import tqdm
 
 from pretrain_xai.dataset import LabelledImages
-from pretrain_xai.errors import SelfCheckError
+from pretrain_xai.errors import SelfCheckError, UserError
 from pretrain_xai.networks.batches import as_batch
 from pretrain_xai.networks.checkpoints import Checkpoints
 from pretrain_xai.networks.frozen_prefix import behind_frozen_prefix
@@ -28,6 +29,10 @@ from pretrain_xai.settings.sections import Cache, Training
 
 #: images that are predicted at once; fixed, because float32 results depend on the shape of a batch
 PREDICTION_BATCH = 64
+
+
+class DivergedError(UserError):
+    """A training went to infinity."""
 
 
 def configure_torch(threads: int) -> None:
@@ -106,6 +111,11 @@ def train(
     -------
     DataFrame with one row per epoch: `epoch`, `learning_rate`, `train_loss`, `train_accuracy`, `validation_loss`,
     `validation_accuracy`, `checkpoint`.
+
+    Raises
+    ------
+    DivergedError
+        The loss of an epoch is no number. Nothing is written.
     """
     training_mode(network)  # the mode in which the frozen layers are found
     n_batches = _n_batches(len(training_set), settings)
@@ -131,6 +141,7 @@ def train(
             validate = partial(_validate, trained, validation_set, dropout_active, seed + epoch)
             offer = partial(_offer, checkpoints, network, epoch * n_batches, n_batches, validate)
             row |= _train_epoch(trained, training_set, settings, optimizer, schedule, course.rng, offer)
+            _require_finite(row["train_loss"], epoch, learning_rate)
             row |= validate()
             if checkpoints is not None:
                 checkpoints.offer((epoch + 1) * n_batches, network, row["validation_accuracy"])
@@ -145,6 +156,14 @@ def train(
     network.load_state_dict(course.best, strict=False)
     network.eval()
     return pd.DataFrame(course.history)
+
+
+def _require_finite(loss: float, epoch: int, learning_rate: float) -> None:
+    if not math.isfinite(loss):
+        raise DivergedError(
+            f"the training diverged in epoch {epoch + 1}: its mean loss is {loss}; lower the learning rate "
+            f"({learning_rate:g}) or set training.clip_norm in the study file"
+        )
 
 
 def _require_repeatable(network: nn.Module, image: np.ndarray) -> None:

@@ -19,6 +19,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from pretrain_xai.dataset import LabelledImages
 from pretrain_xai.files.provenance import atomic_path
 from pretrain_xai.networks.hardware import generators_of
+from pretrain_xai.networks.models import trained_tensors
 
 #: a state is written when so many times the duration of the last write have passed since: at most 3 % of the time is spent
 SPARING = 30
@@ -56,19 +57,14 @@ class Course:
     best: dict[str, Tensor] = field(default_factory=dict)
     validated: list[dict[str, Any]] = field(default_factory=list)
 
-    def trained(self) -> dict[str, Tensor]:
-        """Return the tensors that training changes, by name: trainable parameters and running statistics."""
-        frozen = {name for name, parameter in self.network.named_parameters() if not parameter.requires_grad}
-        return {name: tensor for name, tensor in self.network.state_dict().items() if name not in frozen}
-
     def mark_best(self) -> None:
         """Remember the network as the best so far."""
-        self.best = {name: tensor.clone() for name, tensor in self.trained().items()}
+        self.best = {name: tensor.clone() for name, tensor in trained_tensors(self.network).items()}
 
     def state(self) -> dict[str, Any]:
         """Return all of it as plain values and tensors."""
         return {
-            "network": self.trained(),
+            "network": trained_tensors(self.network),
             "best": None if self.history[-1]["checkpoint"] else self.best,  # None: the network is it
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),

@@ -42,8 +42,22 @@ def profile_folder(name: str) -> Path:
 
 
 def uses_slurm(profile: Path) -> bool:
-    """Return whether the jobs of a profile are sent to Slurm."""
-    settings = yaml.safe_load((profile / "config.yaml").read_text(encoding="utf-8")) or {}
+    """Return whether the jobs of a profile are sent to Slurm.
+
+    Raises
+    ------
+    ClusterError
+        The profile can't be read.
+    """
+    file = profile / "config.yaml"
+    try:
+        settings = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ClusterError(f"{file} is no YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(settings, dict):
+        raise ClusterError(
+            f"{file}: expected names with values, such as `executor: slurm`, found {str(settings)[:80]!r}"
+        )
     return settings.get("executor") == "slurm"
 
 

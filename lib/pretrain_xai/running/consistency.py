@@ -55,9 +55,10 @@ def check_images(name: str, study: Study) -> Wrong:
 def check_audit(name: str, study: Study) -> Wrong:
     """Check that the dataset passed its audit, unless its protocol asks for flaws."""
     file = paths.dataset(name) / "audit.csv"
-    failed = read_table(file).query("not passed")["check"]
+    table = read_table(file).reindex(columns=["check", "passed"])
+    failed = table.loc[~table["passed"].eq(True), "check"]
     if len(failed) and study.switched.corrects_dataset:
-        yield file, f"says that the audit failed: {', '.join(failed)}"
+        yield file, f"says that the audit failed: {', '.join(map(str, failed))}"
 
 
 def check_predictions(name: str, study: Study) -> Wrong:

@@ -96,17 +96,26 @@ def network_size(network: Network, image_size: int) -> NetworkSize:
 def count_images(study: Study, slices: Path | None) -> Mapping[str, int]:
     """Return the images of each split; `slices` is the table of slices, read if it is there.
 
-    For brains that come from files, ASSUMED_IMAGES before they are read.
+    For brains that come from files, ASSUMED_IMAGES before they are read, or if the table is damaged: the batch makes it
+    again.
     """
     splits = [*study.dataset.seed_bases, "pretraining", "pretraining_validation"]
     if study.slices.source == "template":
         counts = {split: count * study.slices.slices_per_subject for split, count in study.slices.subjects.items()}
-    elif slices is None or not slices.is_file():
-        counts = dict.fromkeys(splits, ASSUMED_IMAGES)
     else:
-        found = pd.read_csv(slices, usecols=["split"])["split"].value_counts()
-        counts = {split: int(found.get(split, 0)) for split in splits}
+        found = _rows_by_split(slices)
+        counts = {split: ASSUMED_IMAGES if found is None else found.get(split, 0) for split in splits}
     return study.images_of(counts)
+
+
+def _rows_by_split(slices: Path | None) -> dict[str, int] | None:
+    if slices is None or not slices.is_file():
+        return None
+    try:
+        found = pd.read_csv(slices, usecols=["split"])["split"].value_counts()
+    except (OSError, ValueError):
+        return None
+    return {str(split): int(count) for split, count in found.items()}
 
 
 def needs(study: Study, stage: str, images: Mapping[str, int]) -> Needs:

@@ -66,7 +66,7 @@ STAGES = {
     ),
     "06_classification_metrics": Stage(
         "classification",
-        ("pretraining.corpora", "pretraining.target"),
+        ("pretraining.corpora", "pretraining.target", "main_selection"),
         ("swapped_rates",),
         draws=True,
     ),
@@ -75,7 +75,10 @@ STAGES = {
         "scores", ("attribution", "image_limits", "network", *_RUNNING, "protocol_name"), ("dropout_active", *_SCORING)
     ),
     "09_heatmaps": Stage(
-        "scores", ("attribution", "pretraining.corpora", "pretraining.target"), ("mask_threshold",), draws=True
+        "scores",
+        ("attribution", "pretraining.corpora", "pretraining.target", "main_selection"),
+        ("mask_threshold", "ties"),
+        draws=True,
     ),
     "10_boxplots": Stage(
         "scores",
@@ -83,7 +86,7 @@ STAGES = {
         draws=True,
     ),
     "11_boxplots_incorrect": Stage(
-        "scores", ("attribution.methods", "pretraining.corpora", "pretraining.target"), draws=True
+        "scores", ("attribution.methods", "pretraining.corpora", "pretraining.target", "main_selection"), draws=True
     ),
     "11b_score_switches": Stage("scores", ("attribution", "network", *_RUNNING), ("dropout_active", *_SCORING)),
     "12_compare_protocols": Stage(
@@ -92,7 +95,10 @@ STAGES = {
         draws=True,
     ),
     "13_statistics": Stage(
-        "scores", ("attribution.methods", "pretraining.corpora", "pretraining.target"), ("mask_threshold",), draws=True
+        "scores",
+        ("attribution.methods", "pretraining.corpora", "pretraining.target", "main_selection"),
+        ("mask_threshold",),
+        draws=True,
     ),
     "13b_equal_accuracy": Stage(
         "scores",
@@ -101,15 +107,15 @@ STAGES = {
     ),
     "13c_sensitivity": Stage(
         "scores",
-        ("attribution", "pretraining.corpora", "pretraining.target"),
+        ("attribution", "pretraining.corpora", "pretraining.target", "main_selection"),
         ("channel_reduction", "mask_threshold", "ties", "signed_edges"),
         draws=True,
     ),
-    "13d_manuscript_tables": Stage("scores", ("pretraining.target",), draws=True),
+    "13d_manuscript_tables": Stage("scores", ("pretraining.target", "main_selection"), draws=True),
     "15_sanity_checks": Stage(
         "scores",
         ("attribution", "network", *_RUNNING),
-        ("dropout_active", "channel_reduction", "mask_threshold", "captum_deep_lift", "gradient_shap_unseeded"),
+        ("dropout_active", "channel_reduction", "mask_threshold", "ties", "captum_deep_lift", "gradient_shap_unseeded"),
         draws=True,
     ),
 }

@@ -34,6 +34,12 @@ def _seeds(seeds: list[int] | list[list[int]]) -> list[int] | list[list[int]]:
     return seeds
 
 
+def _of_all_splits(seeds: dict[str, int]) -> dict[str, int]:
+    if missing := {"train", "validation", "test"} - set(seeds):
+        raise ValueError(f"has no entry for {', '.join(sorted(missing))}")
+    return seeds
+
+
 #: no value twice
 Unique = AfterValidator(_once_each)
 Seed = Annotated[int, Field(ge=0)]
@@ -66,7 +72,11 @@ class Dataset(Settings):
     lesion_intensity: float = Field(0.5, gt=0, le=1)
     brain_intensity: float = Field(0.7, gt=0, le=1)
     #: seed of the first slice of each split; slice i takes base + i
-    seed_bases: dict[Word, Seed] = {"train": 0, "validation": 30_000, "test": 50_000}
+    seed_bases: Annotated[dict[Word, Seed], AfterValidator(_of_all_splits)] = {
+        "train": 0,
+        "validation": 30_000,
+        "test": 50_000,
+    }
 
 
 class Standardise(Settings):

@@ -228,6 +228,8 @@ def _in_each_way(
         "hierarchical": lambda: intervals.hierarchical_bootstrap(units, strata, rng, clusters, DRAWS),
         "t_both": lambda: intervals.by_both(units, strata, clusters),
     }
+    if len(units) < intervals.FEWEST_OF_BOOTSTRAP_T:
+        del made["bootstrap_t"]
     for way, make in made.items():
         if way in ways:
             yield way, "seed", len(units), make(), size

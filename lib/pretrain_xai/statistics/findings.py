@@ -60,7 +60,6 @@ def _caution(tables: Tables) -> Iterator[str]:
 
 def _corpora(tables: Tables) -> Iterator[Finding]:
     effects = tables["effects"]
-    figure = "skill_intervals"
     for row in _primary(effects, "corpus").itertuples():
         second, first = row.contrast.split(" - ")
         figure = f"effect_{second}_{first}"
@@ -74,12 +73,15 @@ def _corpora(tables: Tables) -> Iterator[Finding]:
         numbers = f"{label(second)} minus {label(first)} {_numbers(row)}{_other_images(effects, row)}"
         yield Finding(f"{text}: {numbers}. {_agreement(effects, row)}", "effects", figure, short=True)
     methods = _primary(effects, "corpus_by_method")
-    clear = methods[(methods["p_holm"] < 0.05)]
-    if len(clear):
-        names = ", ".join(f"{label(row.method)} ({row.estimate:+.3f})" for row in clear.itertuples())
-        yield Finding(f"After Holm's correction the corpora differ for {names}.", "effects", figure)
-    elif len(methods):
-        yield Finding("For no single method do the corpora differ after Holm's correction.", "effects", figure)
+    for contrast, rows in methods.groupby("contrast", sort=False):
+        second, first = contrast.split(" - ")
+        pair, figure = f"{label(first)} and {label(second)}", f"effect_{second}_{first}"
+        clear = rows[rows["p_holm"] < 0.05]
+        if len(clear):
+            names = ", ".join(f"{label(row.method)} ({row.estimate:+.3f})" for row in clear.itertuples())
+            yield Finding(f"After Holm's correction {pair} differ for {names}.", "effects", figure)
+        else:
+            yield Finding(f"For no single method do {pair} differ after Holm's correction.", "effects", figure)
 
 
 def _depth(tables: Tables) -> Iterator[str]:

@@ -18,6 +18,8 @@ from scipy import special, stats
 from pretrain_xai.arrays import Floats
 
 LEVEL = 0.95
+#: units below which `bootstrap_t` has no interval
+FEWEST_OF_BOOTSTRAP_T = 3
 
 
 class Interval(NamedTuple):
@@ -103,7 +105,8 @@ def bootstrap_t(
 ) -> Interval:
     """Return the bootstrap-t interval on unit means (Efron and Tibshirani 1993, chapter 12).
 
-    Draws whose units are all the same have no standard error and are left out: with three seeds one of nine.
+    Draws whose units are all the same have no standard error and are left out: with three seeds one of nine. With two seeds
+    the others are all the sample itself, so that there is no interval: FEWEST_OF_BOOTSTRAP_T are needed.
     """
     means = np.asarray(contributions, dtype=np.float64).mean(-1)
     groups = _strata(strata, means.shape[-1])

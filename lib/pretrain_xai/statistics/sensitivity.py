@@ -15,6 +15,7 @@ import pandas as pd
 from scipy import stats
 
 from pretrain_xai.arrays import Floats
+from pretrain_xai.errors import UserError
 from pretrain_xai.maps.channels import Reduction
 from pretrain_xai.skill import Skills
 from pretrain_xai.statistics.effects import Contrast, contrasts, holm, is_paired
@@ -140,7 +141,13 @@ def _settings(population: Population) -> Iterator[tuple[tuple[int, int, int], Na
 
 def _at(population: Population, names: Names) -> tuple[int, int, int]:
     """Return the places of a setting's names."""
-    return next(places for places, found in _settings(population) if found == tuple(names))
+    for places, found in _settings(population):
+        if found == tuple(names):
+            return places
+    scores = ", ".join(population.scored[0].scores)
+    raise UserError(
+        f"the setting {', '.join(map(str, names))} is not among those that were scored; scores are {scores}"
+    )
 
 
 def _draws(population: Population, by_subject: pd.DataFrame, by_network: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
@@ -227,7 +234,8 @@ def _clearness(found: pd.DataFrame, first: str, now: str) -> str:
 def _row(
     population: Population, names: Names, tau: np.ndarray, ranks: np.ndarray, verdicts: pd.DataFrame
 ) -> dict[str, Any]:
-    low, high = np.nanquantile(tau[1:], [0.025, 0.975])
+    drawn = tau[1:][~np.isnan(tau[1:])]  # one method alone has no order
+    low, high = np.quantile(drawn, [0.025, 0.975]) if len(drawn) else (np.nan, np.nan)
     counts = population.seen.sum(axis=1)
     row: dict[str, Any] = dict(zip(SETTING, (population.name, *names), strict=True))
     row |= {"n_networks": len(counts), "fewest_images": int(counts.min()), "most_images": int(counts.max())}

@@ -32,7 +32,9 @@ def survival_sentences(tables: Mapping[str, pd.DataFrame]) -> Iterator[tuple[str
     for population, where in POPULATION_NAMES.items():
         rows, asked = tables["sensitivity"], tables["survival"]
         if (rows["population"] == population).any():
-            yield _order(rows[rows["population"] == population], where), "sensitivity"
+            compared = rows[(rows["population"] == population) & rows["tau"].notna()]
+            if len(compared):  # one method alone has no order
+                yield _order(compared, where), "sensitivity"
             yield _conclusions(asked[asked["population"] == population], where), "survival"
 
 
