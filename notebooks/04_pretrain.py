@@ -38,6 +38,7 @@ from pretrain_xai.networks.training import configure_torch, train
 from pretrain_xai.networks.training_state import StateFile
 
 config = load_study(study)
+config.check_corpus(pretraining, trained=True)
 settings = config.pretraining
 configure_torch(config.threads)
 figures.use_style()

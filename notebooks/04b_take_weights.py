@@ -21,7 +21,7 @@
 # starts from a fresh classifier.
 
 # %% tags=["parameters"]
-study: str = "vgg16"  # a file in studies/
+study: str = "paper"  # a file in studies/
 pretraining: str = "imagenet"  # a corpus for which the study file names weights
 
 # %%
@@ -35,6 +35,7 @@ from pretrain_xai.files.provenance import record
 from pretrain_xai.study import load_study
 
 config = load_study(study)
+config.check_corpus(pretraining, trained=False)
 source = config.pretraining.weights[pretraining]
 figures.use_style()
 

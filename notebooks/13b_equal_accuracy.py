@@ -47,6 +47,7 @@ from pretrain_xai.study import load_study
 from pretrain_xai.tables import read_classification, read_scores, read_table, write_table
 
 config = load_study(study)
+config.check_metric(metric)
 methods, corpora = config.attribution.methods, config.pretraining.corpora
 figures.use_style(config.pretraining.target)
 

@@ -53,15 +53,6 @@ def root(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
-@pytest.fixture(scope="session")
-def published_folder() -> Path:
-    """Return the authors' release if it is at hand; skip clearly if not."""
-    folder = Path(os.environ.get("PRETRAIN_XAI_PUBLISHED", REPOSITORY.parent / "shared" / "published"))
-    if not folder.is_dir():
-        pytest.skip(f"the authors' release is not in {folder} (set PRETRAIN_XAI_PUBLISHED)")
-    return folder
-
-
 def pytest_configure() -> None:
     """Let every test use one thread, as the batch does, and take its time; a CI run draws the same cases every time."""
     settings.register_profile("project", deadline=None, derandomize="CI" in os.environ)

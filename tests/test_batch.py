@@ -165,7 +165,8 @@ def test_a_file_system_without_locks_is_one_line(root, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("options", "dry"), [("-n", True), ("-np", True), ("--dryrun", True), ("-c 2 --nolock", False)]
+    ("options", "dry"),
+    [("-n", True), ("-np", True), ("--dryrun", True), ("-c 2 --nolock", False), ("-Rfinetune", False)],
 )
 def test_dry_runs_are_known_by_all_their_names(options, dry):
     assert _is_dry(options.split()) == dry

@@ -1,8 +1,6 @@
 """The lesion patches: equal to the released ones, and saved so that nothing is lost or guessed."""
 
-import os
 import pickle
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,9 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pretrain_xai import lesions
 from pretrain_xai.lesions import LesionError, LesionPatch
-
-REPOSITORY = Path(__file__).resolve().parents[1]
-PUBLISHED = Path(os.environ.get("PRETRAIN_XAI_PUBLISHED", REPOSITORY.parent / "shared" / "published"))
+from release import RELEASE
 
 
 class NumpyUnpickler(pickle.Unpickler):
@@ -30,7 +26,7 @@ def patches():
 
 
 def test_round_patches_equal_the_released_ones_in_order(patches):
-    file = PUBLISHED / "round_lesions.pkl"
+    file = RELEASE / "round_lesions.pkl"
     if not file.exists():
         pytest.skip(f"the released patches are not at {file}")
     with file.open("rb") as stream:

@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 
 SOURCES = sorted(paths.NOTEBOOKS.glob("*.py"))
 NAMES = [path.stem for path in SOURCES]
-#: notebooks that the tiny study does not need: the authors' release, weights that are not trained here
+#: notebooks that the tiny study does not need, which have tests of their own: the authors' release, weights from elsewhere
 APART = {"14_published", "04b_take_weights"}
 
 
@@ -78,12 +78,16 @@ def test_the_batch_executed_every_notebook(tiny):
         assert papermill["end_time"] and not papermill["exception"]
 
 
-def test_no_notebook_printed_a_warning_or_an_absolute_path_of_its_source(tiny):
+def test_no_notebook_printed_a_warning_or_where_the_code_lies(tiny):
     for path in paths.executed(tiny).glob("*/*.ipynb"):
         for cell in nbformat.read(path, as_version=4).cells:
             for output in cell.get("outputs", []):
-                text = "".join(output.get("text", ""))
-                assert "Warning" not in text, f"{path.name}: {text[:300]}"
+                shown = [
+                    output.get("text", ""),
+                    *(output.get("data", {}).get(f"text/{kind}", "") for kind in ("plain", "html")),
+                ]
+                text = "".join("".join(part) for part in shown)
+                assert "Warning" not in text and str(paths.REPOSITORY) not in text, f"{path.name}: {text[:300]}"
 
 
 def test_pre_training_leaves_the_standardising_layer_fixed(tiny):
@@ -99,22 +103,41 @@ def test_pre_training_leaves_the_standardising_layer_fixed(tiny):
 def test_a_notebook_that_is_not_its_source_is_named(tmp_path):
     for suffix in (".py", ".ipynb"):
         shutil.copy(paths.NOTEBOOKS / f"10_boxplots{suffix}", tmp_path)
-    check_pairs(tmp_path)
+    check_pairs(tmp_path, ["10_boxplots"])
     source = tmp_path / "10_boxplots.py"
     text = source.read_text()
     source.write_text(text.replace("**Question.**", "**Our question.**"))
-    check_pairs(tmp_path)
+    check_pairs(tmp_path, ["10_boxplots"])
+    twin = nbformat.read(tmp_path / "10_boxplots.ipynb", as_version=4)
+    twin.cells.append(nbformat.v4.new_code_cell("# %% looks like a mark\n!ls  "))
+    nbformat.write(twin, tmp_path / "10_boxplots.ipynb")
+    jupytext.write(twin, source, fmt="py:percent")
+    check_pairs(tmp_path, ["10_boxplots"])
     source.write_text(text + "\n# %%\nprint(1)\n")
     with pytest.raises(
-        PairError, match=r"10_boxplots.ipynb .* does not hold the code of 10_boxplots.py: `make notebooks`"
+        PairError, match=r"10_boxplots.ipynb does not hold the code of 10_boxplots.py: `make notebooks`"
     ):
-        check_pairs(tmp_path)
+        check_pairs(tmp_path, ["10_boxplots"])
     (tmp_path / "10_boxplots.ipynb").write_text("{}")
     with pytest.raises(PairError, match=r"10_boxplots.ipynb: not a readable notebook"):
-        check_pairs(tmp_path)
+        check_pairs(tmp_path, ["10_boxplots"])
     (tmp_path / "10_boxplots.ipynb").unlink()
     with pytest.raises(PairError, match="not a readable notebook"):
-        check_pairs(tmp_path)
+        check_pairs(tmp_path, ["10_boxplots"])
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("04_pretrain", "trains no network on 'imagenet'; known are: natural, mri"),
+        ("04b_take_weights", "names no weights for 'imagenet'; known are: none"),
+    ],
+)
+def test_a_corpus_of_the_other_kind_is_one_line(tiny, name, words, tmp_path, capsys):
+    notebook = str(paths.NOTEBOOKS / f"{name}.ipynb")
+    parameters = ["-p", "study", tiny, "-p", "pretraining", "imagenet"]
+    assert main([notebook, str(tmp_path / "out.ipynb"), *parameters]) == 1
+    assert words in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["06_classification_metrics", "10_boxplots", "11_boxplots_incorrect", "13_statistics"])

@@ -3,9 +3,7 @@
 import collections
 import dataclasses
 import io
-import os
 import pickle
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,12 +22,11 @@ from pretrain_xai.overlays.overlay import (
 )
 from pretrain_xai.overlays.placement import draw_label
 from pretrain_xai.protocol import CORRECTED, PUBLISHED
+from release import RELEASE
 from released_overlay import released_overlay
 from scipy import ndimage
 from skimage.transform import resize
 
-REPOSITORY = Path(__file__).resolve().parents[1]
-RELEASE = Path(os.environ.get("PRETRAIN_XAI_PUBLISHED", REPOSITORY.parent / "shared" / "published"))
 SWITCHES = {"lesion_floor": (0.1, 0.0), "round_never_shuffled": (True, False), "corner_placement": (True, False)}
 BOTH = pytest.mark.parametrize("protocol", [PUBLISHED, CORRECTED], ids=["published", "corrected"])
 

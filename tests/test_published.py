@@ -1,6 +1,5 @@
 """The reader of the authors' release and the tables from it, on small releases written here and on the real files."""
 
-import os
 import pickle
 import random
 import resource
@@ -15,14 +14,14 @@ import torch
 from fuzz import MUTATIONS, guarded, memory_now, peak_memory, report
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pretrain_xai import paths, published
+from pretrain_xai import paths, published, run_notebook
 from pretrain_xai.files.release import METHODS, ReleaseError, parse_model_name, selection_of
 from pretrain_xai.published import Release, read_release
 from pretrain_xai.statistics import published_tables
+from release import RELEASE
 from sklearn.metrics import roc_auc_score
 
-REAL = Path(os.environ.get("PRETRAIN_XAI_PUBLISHED", paths.REPOSITORY.parent / "shared" / "published"))
-needs_release = pytest.mark.skipif(not REAL.is_dir(), reason=f"needs the authors' release in {REAL}")
+needs_release = pytest.mark.skipif(not RELEASE.is_dir(), reason=f"needs the authors' release in {RELEASE}")
 
 N_IMAGES = 20
 SEED = 50_000
@@ -124,6 +123,15 @@ def _write(folder: Path, contents: dict[str, object]) -> Path:
 def same(tmp_path_factory) -> Release:
     """Return a release of the selection that is not in the files at hand, with MRI models and model scores."""
     return read_release(_write(tmp_path_factory.mktemp("same"), _contents("same", _names())))
+
+
+def test_notebook_14_reads_a_release_and_says_what_it_lacks(root):
+    """As `make published` does."""
+    _write(root / "release", _contents("best", _names()))
+    notebook, output = paths.NOTEBOOKS / "14_published.ipynb", root / "out.ipynb"
+    assert run_notebook.main([str(notebook), str(output), "-p", "folder", "release"]) == 0
+    made = {file.name for file in paths.figures("published").rglob("*")}
+    assert {"explanations_best.png", "misclassified_best.png", "problems.csv", "side_by_side.csv"} <= made
 
 
 # ---------------------------------------------------------------- names
@@ -599,7 +607,7 @@ def test_every_table_can_be_made_from_any_part_of_a_release(tmp_path, kinds):
 
 @pytest.fixture(scope="module")
 def real() -> Release:
-    return read_release(REAL)
+    return read_release(RELEASE)
 
 
 @needs_release

@@ -1,10 +1,12 @@
 """Notebooks run with checked parameters, side by side, and leave a whole file also when they fail."""
 
 import ast
+import json
 import os
 import random
 import subprocess
 import sys
+from pathlib import Path
 
 import nbformat
 import pytest
@@ -306,24 +308,46 @@ def test_a_killed_kernel_is_a_failure_that_keeps_what_ran_before(tmp_path, capsy
     assert outputs(tmp_path / "out.ipynb") == "so far\n"
 
 
-#: what the cell's `print` does not go through: the kernel's own way to the terminal
-OWN_WORDS = "import os, sys\nown = getattr(sys.stderr, '_original_stdstream_copy', 2)\n"
+def in_a_shell(path: Path, output: Path) -> subprocess.CompletedProcess:
+    """Run a notebook as from a terminal; under pytest a kernel treats its streams otherwise."""
+    variables = {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"}
+    command = [sys.executable, "-m", "pretrain_xai.run_notebook", str(path), str(output)]
+    return subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
 
 
-def test_the_last_words_of_a_dead_kernel_are_in_the_error(tmp_path, capfd):
-    dies = OWN_WORDS + "os.write(own, b'first\\nno space for the stack\\n')\nos._exit(3)"
-    path = write_notebook(tmp_path / "dies.ipynb", PARAMETERS, dies)
-    assert main([str(path), str(tmp_path / "out.ipynb")]) == 1
-    error = f"error: dies: DeadKernelError: Kernel died: no space for the stack (see {tmp_path / 'out.ipynb'})"
-    assert capfd.readouterr().err.splitlines() == [error]
+def test_the_last_words_of_a_dead_kernel_are_in_the_error(tmp_path):
+    dies = "import os\nos.write(2, b'first\\nterminate called: no space for the stack\\n')\nos._exit(3)"
+    output = tmp_path / "out.ipynb"
+    result = in_a_shell(write_notebook(tmp_path / "dies.ipynb", PARAMETERS, dies), output)
+    assert result.returncode == 1 and result.stdout == ""
+    words = "DeadKernelError: Kernel died: terminate called: no space for the stack"
+    assert result.stderr.splitlines() == [f"error: dies: {words} (see {output})"]
 
 
-def test_what_a_kernel_says_while_it_ends_is_not_shown(tmp_path, capfd):
+def test_a_kernel_that_does_not_start_says_why(tmp_path):
+    path = write_notebook(tmp_path / "starts.ipynb", PARAMETERS, "1")
+    notebook = nbformat.read(path, as_version=4)
+    notebook.metadata.kernelspec.name = "broken"
+    nbformat.write(notebook, path)
+    folder = tmp_path / "jupyter" / "kernels" / "broken"
+    folder.mkdir(parents=True)
+    start = ["sh", "-c", "echo No module named ipykernel >&2; exit 3"]
+    (folder / "kernel.json").write_text(json.dumps({"argv": start, "display_name": "broken", "language": "python"}))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
+        result = in_a_shell(path, tmp_path / "out.ipynb")
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("error: starts: RuntimeError: Kernel died") and "No module named ipykernel" in line
+
+
+def test_what_a_kernel_says_while_it_ends_is_not_shown(tmp_path):
     """Such as `Assertion failed: pfd.revents & POLLIN`, which ZeroMQ sometimes prints after all went well."""
-    says = OWN_WORDS + "import atexit\natexit.register(os.write, own, b'Assertion failed\\n')"
-    path = write_notebook(tmp_path / "says.ipynb", PARAMETERS, says)
-    assert main([str(path), str(tmp_path / "out.ipynb")]) == 0
-    assert capfd.readouterr().err == ""
+    says = (
+        "import atexit, os\nos.write(1, b'a library speaks\\n')\natexit.register(os.write, 2, b'Assertion failed\\n')"
+    )
+    result = in_a_shell(write_notebook(tmp_path / "says.ipynb", PARAMETERS, says), tmp_path / "out.ipynb")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.startswith("says") and "a library" not in result.stdout
 
 
 def test_two_notebooks_at_once_do_not_meet(tmp_path):

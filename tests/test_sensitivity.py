@@ -374,6 +374,8 @@ def test_one_method_alone_has_no_order():
     tables = sensitivity_tables(found, DEFAULT)
     assert tables["sensitivity"]["tau"].isna().all()
     assert {name for _, name in survival_sentences(tables)} == {"survival"}
+    texts = [text for ax in sensitivity_figure(tables["sensitivity"]).axes for text in ax.texts]
+    assert all("nan" not in text.get_text() and text.get_color() == "black" for text in texts)
 
 
 def test_a_default_that_was_not_scored_is_named(flipped):

@@ -142,7 +142,8 @@ def queue(tmp_path, monkeypatch):
 
 
 def test_jobs_of_other_studies_and_folders_are_not_waited_for(queue, root, monkeypatch):
-    mine, longer = job_prefix("tiny"), job_prefix("tiny+ties")
+    mine, longer = job_prefix("tiny"), job_prefix("tiny2")
+    assert job_prefix("tiny+ties") == mine, "a variant makes files that it shares with the study"
     monkeypatch.setenv("PRETRAIN_XAI_ROOT", str(root / "elsewhere"))
     elsewhere = job_prefix("tiny")
     monkeypatch.setenv("PRETRAIN_XAI_ROOT", str(root))
@@ -158,7 +159,7 @@ def test_a_driver_waits_until_the_queue_is_empty_and_says_how_to_end_the_jobs(qu
     assert "scancel 12 13" in printed
 
 
-@pytest.mark.parametrize("study", ["tiny", "a" * 200, "demo+lesion_floor", "größe"])
+@pytest.mark.parametrize("study", ["tiny", "a_" * 30, "demo+lesion_floor"])
 def test_names_of_jobs_are_what_the_executor_accepts(study):
     assert re.fullmatch(r"[A-Za-z0-9_-]{1,50}", job_prefix(study))
 

@@ -259,7 +259,7 @@ def switches_behind(name: str) -> set[str]:
 
 
 #: methods of a study that raise or do nothing
-ONLY_CHECKS = {"check_selection", "check_metric"}
+ONLY_CHECKS = {"check_selection", "check_metric", "check_corpus"}
 
 
 def undeclared(used: set[str], stage: Stage) -> set[str]:

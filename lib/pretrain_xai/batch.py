@@ -21,6 +21,7 @@ from pretrain_xai.errors import UserError
 from pretrain_xai.running.altered_files import find_altered, jobs_of, make_again, name_altered
 from pretrain_xai.running.cluster import job_prefix, profile_folder, uses_slurm, wait_for_earlier_jobs
 from pretrain_xai.running.pairs import check_pairs
+from pretrain_xai.running.stages import STAGES
 from pretrain_xai.running.variants import finished_variants, retrained_variants, variant_name, variant_states
 from pretrain_xai.slices.files import check_source
 from pretrain_xai.study import Study, StudyError, load_study
@@ -196,9 +197,7 @@ def _print_times(study: str, wall: float, variants: Sequence[str]) -> None:
 
 
 def _is_dry(options: Sequence[str]) -> bool:
-    return any(
-        option in ("--dry-run", "--dryrun") or re.fullmatch("-[a-zA-Z]*n[a-zA-Z]*", option) for option in options
-    )
+    return any(option in ("--dry-run", "--dryrun") or re.fullmatch("-[kpqF]*n[kpqF]*", option) for option in options)
 
 
 def _near(path: Path) -> Path:
@@ -223,7 +222,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         check_scores(settings)
         check_files_and_network(settings, options.profile)
         check_source(settings.slices)
-        check_pairs(paths.NOTEBOOKS)
+        check_pairs(paths.NOTEBOOKS, STAGES)
         status = run_batch(options.study, snakemake_options, options.profile)
         if status == 0 and options.protocols:
             retrain = options.protocols == "all"

@@ -88,12 +88,11 @@ def run_notebook(notebook: Path, output: Path, parameters: dict[str, Any]) -> No
         a kernel died.
     """
     import papermill
-    from nbclient.exceptions import DeadKernelError
     from traitlets.config import Config
 
     from pretrain_xai.running.quiet_kernel import QuietKernel, last_words
 
-    logging.getLogger("papermill").setLevel(logging.WARNING)
+    logging.getLogger("papermill").setLevel(logging.CRITICAL)  # what it calls an error it also raises
     # A socket path of its own for every run: kernels started side by side else clash on TCP ports or share one socket.
     sockets = Path(tempfile.mkdtemp(prefix="px"))
     connection_file = sockets / "k.json"
@@ -111,9 +110,10 @@ def run_notebook(notebook: Path, output: Path, parameters: dict[str, Any]) -> No
                     start_timeout=120,
                     config=Config({"KernelManager": connection}),
                     kernel_manager_class=QuietKernel,
+                    extra_arguments=["--IPKernelApp.capture_fd_output=False"],  # its own words are QuietKernel's
                 )
-            except DeadKernelError as error:
-                failure = DeadKernelError(": ".join(filter(None, [str(error), last_words(connection_file)])))
+            except RuntimeError as error:  # the kernel died, or did not start
+                failure = type(error)(": ".join(filter(None, [str(error), last_words(connection_file)])))
             except Exception as error:  # raised below, after what was executed has its name
                 failure = error
         if failure is not None:

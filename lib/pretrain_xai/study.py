@@ -224,6 +224,22 @@ class Study(Settings):
             )
         return metric
 
+    def check_corpus(self, corpus: str, *, trained: bool) -> str:
+        """Return `corpus` if the study trains a network on it here (`trained`), or names weights for it.
+
+        Raises
+        ------
+        StudyError
+            Naming the corpora of that kind.
+        """
+        known = self.pretraining.trained if trained else list(self.pretraining.weights)
+        if corpus not in known:
+            what = "trains no network on" if trained else "names no weights for"
+            raise StudyError(
+                f"this study {what} {corpus!r}{did_you_mean(corpus, known)}; known are: {', '.join(known) or 'none'}"
+            )
+        return corpus
+
     def check_run(self, run: Run) -> Run:
         """Return `run` if the study has it.
 

@@ -124,7 +124,7 @@ def plot_differences(ax: Axes, comparison: pd.DataFrame) -> Axes:
         (comparison[same], "black", "as many models"),
         (comparison[~same], "white", "other models"),
     ):
-        places = rows["metric"].map(metrics.index)
+        places = np.array([metrics.index(metric) for metric in rows["metric"]], dtype=float)
         ax.plot(
             rows["difference"],
             places + 0.06 * (rows["finetune_depth"].clip(lower=1) - 3),

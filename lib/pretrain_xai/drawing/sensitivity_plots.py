@@ -1,5 +1,6 @@
 """The figure of the sensitivity table: how alike the ranking is under every setting, and what flips."""
 
+import math
 from collections.abc import Mapping, Sequence
 from textwrap import fill
 
@@ -66,14 +67,15 @@ def plot_sensitivity(ax: Axes, table: pd.DataFrame, settings: Sequence[tuple[str
     scores = list(dict.fromkeys(table["score"]))
     for row in table.to_dict("records"):
         x, y = scores.index(row["score"]), settings.index(tuple(row[name] for name in _ROWS))
-        face = _COLOURS(bounds(row["tau"]))
+        ordered = not math.isnan(row["tau"])  # one method alone has no order
+        face = _COLOURS(bounds(row["tau"])) if ordered else (0.9, 0.9, 0.9, 1.0)
         edge, width = ("black", 1.6) if row["is_default"] else ("white", 0.6)
         ax.add_patch(
             Rectangle(
                 (x - 0.5, y - 0.5), 1, 1, facecolor=face, edgecolor=edge, linewidth=width, zorder=2 + row["is_default"]
             )
         )
-        text = f"{row['tau']:.2f}\n{flip_letters(row)}".rstrip()
+        text = f"{row['tau']:.2f}\n{flip_letters(row)}".rstrip() if ordered else flip_letters(row)
         colour = "white" if np.dot(face[:3], (0.299, 0.587, 0.114)) < 0.5 else "black"
         ax.text(x, y, text, ha="center", va="center", fontsize=7, color=colour, linespacing=0.95, zorder=4)
     ax.set(xlim=(-0.55, len(scores) - 0.45), ylim=(len(settings) - 0.45, -0.55))

@@ -51,6 +51,7 @@ def build_own(settings: Network, n_classes: int, seed: int) -> nn.Module:
     parts = OwnParts(blocks, settings.classifier)
     _check_parts(network, parts, settings)
     network.own_parts = parts  # type: ignore[assignment]  # torch knows tensors and modules as attributes only
+    network.requires_grad_(True)  # what is trained is decided by depth, not by the function that builds it
     return network.eval()
 
 

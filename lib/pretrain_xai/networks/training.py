@@ -115,7 +115,7 @@ def train(
     Raises
     ------
     DivergedError
-        The loss of an epoch is no number. Nothing is written.
+        The loss of an epoch is no number.
     """
     training_mode(network)  # the mode in which the frozen layers are found
     n_batches = _n_batches(len(training_set), settings)

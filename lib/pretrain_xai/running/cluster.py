@@ -62,13 +62,14 @@ def uses_slurm(profile: Path) -> bool:
 
 
 def job_prefix(study: str) -> str:
-    """Return how the names of a study's jobs begin; studies of one name in two folders differ."""
+    """Return how the names of the jobs of a study and its variants begin; studies of one name in two folders differ."""
+    base, _ = paths.split_name(study)  # variants make files that the study shares with them
     root = hashlib.sha256(str(paths.root()).encode()).hexdigest()[:8]
-    return f"{root}-{re.sub('[^A-Za-z0-9]', '-', study)}"[:LONGEST_PREFIX]
+    return f"{root}-{re.sub('[^A-Za-z0-9]', '-', base)}"[:LONGEST_PREFIX]
 
 
 def queued_jobs(study: str) -> list[str]:
-    """Return the numbers of this user's jobs of a study that wait or run.
+    """Return the numbers of this user's jobs of a study and its variants that wait or run.
 
     Raises
     ------

@@ -1,5 +1,6 @@
 """The two files of a notebook: the `.py`, which is the source, and the `.ipynb`, which runs."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import nbformat
@@ -11,31 +12,31 @@ class PairError(UserError):
     """The two files of a notebook say different things."""
 
 
-def check_pairs(folder: Path) -> None:
-    """Check that the code of every notebook is that of its source; a batch runs the one and records the other's digest.
+def check_pairs(folder: Path, names: Iterable[str]) -> None:
+    """Check that the code of notebooks is that of their sources: a batch runs the one and records the digest of the other.
 
     Raises
     ------
     PairError
         Naming the notebook.
     """
-    for source in sorted(folder.glob("*.py")):
-        twin = source.with_suffix(".ipynb")
+    for name in names:
+        source, twin = folder / f"{name}.py", folder / f"{name}.ipynb"
         try:
             agree = _code(twin) == _code(source)
         except Exception as error:  # nbformat raises nearly anything for JSON that is no notebook
-            raise PairError(
-                f"{twin}: not a readable notebook ({' '.join(str(error).split())[:200]}): {_MEND}"
-            ) from None
+            raise PairError(f"{twin}: not a readable notebook: {' '.join(str(error).split())[:200]}") from None
         if not agree:
-            raise PairError(f"{twin.name} in {folder} does not hold the code of {source.name}: {_MEND}")
-
-
-_MEND = "`make notebooks` renders it from the .py; if you changed the .ipynb, save it in JupyterLab first, which writes both"
+            raise PairError(
+                f"{twin} does not hold the code of {source.name}: `make notebooks` renders it from the .py; to keep what "
+                f"the .ipynb says run `.venv/bin/jupytext --to py:percent {twin}` first"
+            )
 
 
 def _code(path: Path) -> list[str]:
     import jupytext
 
     notebook = jupytext.read(path) if path.suffix == ".py" else nbformat.read(path, as_version=4)
+    # as they come out of the other format, so that lines which look like its marks count alike
+    notebook = jupytext.reads(jupytext.writes(notebook, fmt="py:percent"), fmt="py:percent")
     return [cell.source.strip() for cell in notebook.cells if cell.cell_type == "code"]

@@ -1,10 +1,11 @@
 """A notebook's kernel whose own words go to a file.
 
-What cells print goes into the notebook. What a kernel says besides belongs to no cell, mostly while it ends
-("KeyboardInterrupt caught in kernel", a failed assertion of ZeroMQ), and would stand among a batch's lines as if something
-had failed. Where a kernel did die, its words are the only hint of why.
+What cells print by Python goes into the notebook. What else a kernel says, by compiled code or while it starts or ends
+("KeyboardInterrupt caught in kernel", a failed assertion of ZeroMQ), would stand among a batch's lines as if something had
+failed. Where a kernel did die, its words are the only hint of why.
 """
 
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ class QuietKernel(AsyncKernelManager):
     async def start_kernel(self, **options: Any) -> None:  # type: ignore[override]  # an attribute there, no method
         """Start the kernel's process."""
         with words_file(Path(self.connection_file)).open("ab") as words:
-            await super().start_kernel(stderr=words, **options)
+            await super().start_kernel(stdout=words, stderr=subprocess.STDOUT, **options)
 
 
 def words_file(connection_file: Path) -> Path:
