@@ -78,12 +78,14 @@ def verdict(root: Path, whole: dict[str, str]) -> tuple[int, int]:
 
 
 def kill(process: subprocess.Popen, which: str, how: signal.Signals) -> bool:
-    """Send a signal to one process of a batch (a key of PROCESSES, or "all"); say whether there was one."""
-    if which == "all":
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, how)
-        return True
-    for member in family(process):
+    """Send a signal to one process of a batch (a key of PROCESSES), or to "all"; say whether there was one."""
+    members = family(process)
+    if which == "all":  # kernels have a process group of their own
+        for member in members:
+            with contextlib.suppress(psutil.Error):
+                member.send_signal(how)
+        return bool(members)
+    for member in members:
         with contextlib.suppress(psutil.Error):
             if PROCESSES[which] in " ".join(member.cmdline()):
                 member.send_signal(how)

@@ -15,7 +15,8 @@ FUZZ, MUTATION = DOCS / "fuzz.json", DOCS / "mutation.json"
 _TITLE = """# Reliability
 
 What was done to batches and files, and what came of it. `make soak` does it again and writes this page; `make soak
-PART=kills` does one part. `make test-system` has a short version of each.
+PART=kills` does one part; `make mutation` counts the last table. Short versions run in CI: kills, full disks, altered
+results and other conditions in `make test-system`, fuzzing, locks and changed inputs in `make test`; mutation has none.
 """
 _FAULTS = """## Faults
 
@@ -34,7 +35,8 @@ allowed.
 _FUZZING = """## Damaged and hostile files
 
 Every reader of files that a user brings reads damaged versions of them (`make fuzz`). It must give a value that holds or
-one line that names the file; *executed*: programs started, connections opened.
+one line that names the file; *executed*: programs started, connections opened. Where a reader crashes or executes
+anything, the command fails and writes nothing.
 """
 _MUTATION = """## Tests of the tests
 
