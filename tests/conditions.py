@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import reduce
@@ -78,11 +79,13 @@ def change(study_file: Path, settings: Mapping[str, Any]) -> None:
 def foreign_locale(folder: Path, language: str) -> dict[str, str]:
     """Return the environment of a language, which is made in `folder`; that of C where it can't be made."""
     folder.mkdir(parents=True, exist_ok=True)
-    if not shutil.which("localedef"):
-        return {"LC_ALL": "C"}
     made = folder / f"{language}.UTF-8"
-    subprocess.run(["localedef", "-i", language, "-f", "UTF-8", str(made)], capture_output=True, check=False)
-    return {"LC_ALL": made.name, "LOCPATH": str(folder)} if made.is_dir() else {"LC_ALL": "C"}
+    if shutil.which("localedef"):
+        subprocess.run(["localedef", "-i", language, "-f", "UTF-8", str(made)], capture_output=True, check=False)
+    if made.is_dir():
+        return {"LC_ALL": made.name, "LOCPATH": str(folder)}
+    warnings.warn(f"the language {language} can't be made here (Debian's package locales): C is taken", stacklevel=2)
+    return {"LC_ALL": "C"}
 
 
 def largest_difference(root: Path, other: Path) -> float:
