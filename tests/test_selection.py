@@ -206,6 +206,12 @@ def test_an_example_image_is_of_one_kind():
     assert examples.loc[~examples["correct"], "image_index"].tolist() == [1]
 
 
+def test_without_an_image_that_all_get_right_there_are_no_examples():
+    table = find_intersections(predictions_of({RUNS[0]: {0, 1}, RUNS[1]: {2, 3}}, 4))
+    with pytest.raises(NoImagesError, match="selection 'best': no image is classified correctly by all models"):
+        example_images(table, "best", np.arange(4) % 2, count=2, seed=0)
+
+
 def test_example_images_of_one_class_only_and_of_perfect_models():
     table = find_intersections(predictions_of({RUNS[0]: {0, 2, 4}}, 6))
     assert (
