@@ -126,26 +126,28 @@ def test_a_notebook_that_is_not_its_source_is_named(tmp_path):
         check_pairs(tmp_path, ["10_boxplots"])
 
 
+@pytest.mark.parametrize("source", SOURCES, ids=NAMES)
+def test_a_selection_is_checked_before_it_is_used(source):
+    """Else a misspelt one gives empty figures."""
+    code = "\n".join(code_cells(source))
+    checks = ("check_selection(selection)", "check_run(Run(selection", "ExplorerControls(study, selection)")
+    assert "selection: str" not in code or any(check in code for check in checks)
+
+
 @pytest.mark.parametrize(
-    ("name", "words"),
+    ("name", "parameter", "words"),
     [
-        ("04_pretrain", "trains no network on 'imagenet'; known are: natural, mri"),
-        ("04b_take_weights", "names no weights for 'imagenet'; known are: none"),
+        ("10_boxplots", "selection", "no selection 'imagenet'; it has best, matched"),
+        ("04b_take_weights", "pretraining", "names no weights for 'imagenet'; known are: none"),
     ],
 )
-def test_a_corpus_of_the_other_kind_is_one_line(tiny, name, words, tmp_path, capsys):
-    notebook = str(paths.NOTEBOOKS / f"{name}.ipynb")
-    parameters = ["-p", "study", tiny, "-p", "pretraining", "imagenet"]
-    assert main([notebook, str(tmp_path / "out.ipynb"), *parameters]) == 1
-    assert words in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("name", ["06_classification_metrics", "10_boxplots", "11_boxplots_incorrect", "13_statistics"])
-def test_an_unknown_selection_is_one_line_and_writes_nothing(tiny, name, tmp_path, capsys):
+def test_a_parameter_that_the_study_has_not_is_one_line_and_writes_nothing(
+    tiny, name, parameter, words, tmp_path, capsys
+):
     before = sorted(paths.figures(tiny).iterdir())
     notebook = str(paths.NOTEBOOKS / f"{name}.ipynb")
-    assert main([notebook, str(tmp_path / "out.ipynb"), "-p", "study", tiny, "-p", "selection", "bset"]) == 1
-    assert "no selection 'bset' (did you mean 'best'?)" in capsys.readouterr().err
+    assert main([notebook, str(tmp_path / "out.ipynb"), "-p", "study", tiny, "-p", parameter, "imagenet"]) == 1
+    assert words in capsys.readouterr().err
     assert sorted(paths.figures(tiny).iterdir()) == before
 
 
