@@ -338,6 +338,7 @@ rule boxplots:
     output:
         figure("10_boxplots", "boxplots_tpr"),
         figure("10_boxplots", "boxplots_tnr"),
+        figure("10_boxplots", "boxplots_by_class"),
     log:
         log_of("10_boxplots"),
     params:
@@ -357,6 +358,7 @@ rule boxplots_of_other_selection:
     output:
         figure("10_boxplots", "boxplots_tpr_{selection}"),
         figure("10_boxplots", "boxplots_tnr_{selection}"),
+        figure("10_boxplots", "boxplots_by_class_{selection}"),
     log:
         log_of("10_boxplots", "{selection}"),
     params:

@@ -28,6 +28,7 @@ study: str = "demo"  # a file in studies/
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from sklearn.metrics import roc_auc_score
 
 from pretrain_xai.drawing import figures, previews
 from pretrain_xai import paths
@@ -84,8 +85,8 @@ audit.style.format(precision=3).hide(axis="index")
 #
 # Irregular patches are wider by construction, so their boxes are larger: with a floor of 0 under the patches that
 # can't be seen in the image. Irregular lesions are thinner, and the thinner a lesion the more the resize dims it: this
-# belongs to its shape. In the demo it is little, and masks are of similar size; the figure says how it is here. The centres
-# do not depend on the class.
+# belongs to its shape, and is a cue that a network may use beside the outline; below stands how far it goes here. The
+# figure says whether masks are of similar size. The centres do not depend on the class.
 
 # %%
 images = pd.concat([read_split(folder / split).table for split in pools], ignore_index=True)
@@ -97,6 +98,8 @@ plt.show(figure)
 
 # %%
 counts = images.groupby(["split", "label"], sort=False).size().unstack()
+auroc = roc_auc_score(images["label"], -images["lightening"])
+print(f"how much the lesions lighten the image tells the class with an AUROC of {auroc:.2f} (.5: not at all)")
 print(
     f"median mask: {np.median(images['mask_pixels']) / height / width:.3f} of the image, which is the level of chance"
 )

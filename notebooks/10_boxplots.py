@@ -31,7 +31,7 @@ from pretrain_xai import paths
 from pretrain_xai.maps.comparison_maps import COMPARISON_MAPS
 from pretrain_xai.networks.matching import read_matching, unmatched_cells
 from pretrain_xai.names import label
-from pretrain_xai.drawing.boxplots import boxplot_figure, score_box_data
+from pretrain_xai.drawing.boxplots import boxplot_figure, class_figure, mean_by_class, score_box_data
 from pretrain_xai.selection import CORRECT_FOR_ALL, scored_on
 from pretrain_xai.study import MATCHED, load_study
 from pretrain_xai.tables import read_classification, read_scores, read_table, true_negative_rates
@@ -91,6 +91,26 @@ for corpus in corpora:
 without = tpr[tpr["finetune_depth"] == 0].groupby("method", observed=True)["value"].median()
 image, network = without[list(COMPARISON_MAPS)], without[methods]
 print(f"without a network: {label(image.idxmax())} {image.max():.3f}; untrained: up to {network.max():.3f}")
+
+# %% [markdown]
+# ## Is one class explained better?
+#
+# Long boxes above may be two populations. A network may look for the signs of one class and take their absence for the
+# other: then the maps of that class, which show little that speaks for it, find less. Here is the mean over the methods, by
+# the class of the image. A difference of corpora that turns round between the panels is one of what the networks look for.
+
+# %%
+means = mean_by_class(tpr, methods)
+figure = class_figure(means, corpora, ylabel="Relevance Rank Accuracy")
+name = f"boxplots_by_class{ending}"
+figures.save_figure(figure, score_box_data(means), study, name, parameters=parameters, inputs=inputs)
+plt.show(figure)
+
+# %%
+by_class = means.groupby(["pretraining", "method"], observed=True)["value"].mean().unstack()
+for corpus in corpora:
+    words = [f"{value:.3f} on {name} lesions" for name, value in by_class.loc[corpus].items()]
+    print(f"{label(corpus)}: {', '.join(words)}, mean over methods, depths and images")
 
 # %% [markdown]
 # ## Of the other pixels, how many are left alone?

@@ -10,7 +10,9 @@ from pretrain_xai import names, paths
 from pretrain_xai.drawing import figures
 from pretrain_xai.drawing.boxplots import (
     boxplot_figure,
+    class_figure,
     heatmap_figure,
+    mean_by_class,
     plot_classification,
     plot_score_boxes,
     score_box_data,
@@ -158,3 +160,17 @@ def test_a_saved_figure_is_repeatable_and_has_its_numbers_and_its_source(root):
     facts = json.loads(png.with_suffix(".json").read_text())
     assert facts["parameters"] == {"a": 1}
     assert facts["inputs"] == {"studies/tiny.yaml": sha256(root / "studies" / "tiny.yaml")}
+
+
+def test_the_mean_over_methods_is_shown_by_class():
+    table = scores().assign(seed=0, image_index=0, label=0)
+    both = pd.concat([table, table.assign(image_index=1, label=1, value=table["value"] / 2)])
+    both.loc[both["method"] == "lrp", "value"] += 0.1
+    means = mean_by_class(both, ["saliency", "lrp"])
+    figure = class_figure(means, CORPORA, ylabel="TPR")
+    assert [ax.get_title() for ax in figure.axes] == ["round lesions", "irregular lesions"]
+    expected = [depth / 10 + number / 100 + 0.05 for depth in (1, 2, 3, 4, 5) for number in (0, 1)]
+    assert medians(figure.axes[0]) == pytest.approx(expected)
+    assert medians(figure.axes[1]) == pytest.approx([(value - 0.05) / 2 + 0.05 for value in expected])
+    data = score_box_data(means).set_index(["method", "pretraining", "finetune_depth"])
+    assert data.loc[("irregular", "mri", 4), "median"] == pytest.approx(0.41 / 2 + 0.05)

@@ -38,6 +38,12 @@ SECTIONS = (
         "depend on what the network has learnt).",
     ),
     (
+        "boxplots_by_class",
+        "Is one class explained better?",
+        "The mean of the methods' Relevance Rank Accuracies, by the class of the image; boxes as above. A network may look "
+        "for the signs of one class and take their absence for the other, whose maps then find less.",
+    ),
+    (
         "skill_intervals",
         "How far above chance, and how sure is it?",
         "Skill = (score - chance) / (1 - chance), mean with 95 % interval: over seeds, or with one seed over test subjects "

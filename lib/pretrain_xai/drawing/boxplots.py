@@ -14,6 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from pretrain_xai.drawing.figures import ONE_COLUMN, TWO_COLUMNS, Style, outline_lesions, panel_grid
+from pretrain_xai.lesions import CLASSES
 from pretrain_xai.maps.comparison_maps import COMPARISON_MAPS
 from pretrain_xai.names import colour, hatch, label
 from pretrain_xai.settings.sections import FINETUNE_DEPTHS
@@ -126,6 +127,31 @@ def score_box_data(scores: pd.DataFrame) -> pd.DataFrame:
     shares = {"q25": 0.25, "median": 0.5, "q75": 0.75}
     quartiles = pd.DataFrame({name: groups["value"].quantile(share) for name, share in shares.items()})
     return quartiles.assign(n=groups["value"].count(), mean_chance=groups["chance"].mean()).reset_index()
+
+
+def mean_by_class(scores: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
+    """Return each fine-tuned network's mean score over the methods on each image, with the image's class as `method`.
+
+    Parameters
+    ----------
+    scores : DataFrame
+        Score rows of one selection and one metric.
+    """
+    rows = scores[scores["method"].isin(methods) & (scores["finetune_depth"] > 0)]
+    keys = ["pretraining", "finetune_depth", "seed", "image_index", "label"]
+    means = rows.groupby(keys, observed=True)[["value", "chance"]].mean().reset_index()
+    return means.assign(method=means["label"].map(dict(enumerate(CLASSES))))
+
+
+def class_figure(means: pd.DataFrame, corpora: Sequence[str], *, ylabel: str) -> Figure:
+    """Draw the boxes of `mean_by_class`: a panel per class, corpora side by side per fine-tuning depth."""
+    figure, axes = plt.subplots(1, len(CLASSES), figsize=(0.7 * TWO_COLUMNS, 2.4), sharey=True, layout="constrained")
+    for ax, name in zip(axes, CLASSES, strict=True):
+        plot_score_boxes(ax, means[means["method"] == name], corpora).set_title(f"{name} lesions")
+    axes[0].set_ylabel(ylabel)
+    figure.supxlabel("fine-tuned blocks", fontsize=7)
+    figure.legend(handles=_legend(corpora, means, None), loc="outside upper center", ncols=4)
+    return figure
 
 
 def plot_classification(ax: Axes, table: pd.DataFrame, corpora: Sequence[str], metric: str = "accuracy") -> Axes:

@@ -88,7 +88,8 @@ def _verdict(matched: pd.Series | None, adjusted: pd.Series | None, second: str,
 def _answer(row: pd.Series, second: str, first: str) -> str:
     if row["low"] > 0 or row["high"] < 0:
         better, worse = (second, first) if row["estimate"] > 0 else (first, second)
-        return f"networks pre-trained on {label(better)} are explained better than those on {label(worse)}"
+        tested = "networks" if row["unit"] == "seed" else "the tested networks"
+        return f"{tested} pre-trained on {label(better)} are explained better than those on {label(worse)}"
     return "the corpora make no clear difference"
 
 
@@ -100,7 +101,7 @@ def _correlation(table: pd.DataFrame) -> Iterator[str]:
         return
     text = f"Over {whole['n_networks']:.0f} networks accuracy and skill correlate with {_r(whole)}"
     if not pd.isna(partial["r"]):
-        text += f"; at the same corpus and depth with {_r(partial)}"
+        text += f"; with corpus and depth taken out (additive) with {_r(partial)}"
     yield f"{text}."
 
 

@@ -65,8 +65,9 @@ def _corpora(tables: Tables) -> Iterator[Finding]:
         figure = f"effect_{second}_{first}"
         if _is_clear(row):
             better, worse = (second, first) if row.estimate > 0 else (first, second)
+            tested = "Networks" if row.unit == "seed" else "The tested networks"
             text = (
-                f"Networks pre-trained on {label(better)} are explained better than those pre-trained on {label(worse)}"
+                f"{tested} pre-trained on {label(better)} are explained better than those pre-trained on {label(worse)}"
             )
         else:
             text = f"Whether networks are pre-trained on {label(first)} or {label(second)} makes no clear difference"
