@@ -107,10 +107,16 @@ figures.save_figure(figure, score_box_data(means), study, name, parameters=param
 plt.show(figure)
 
 # %%
-by_class = means.groupby(["pretraining", "method"], observed=True)["value"].mean().unstack()
+network = ["pretraining", "finetune_depth", "seed"]
+by_class = means.groupby([*network, "method"], observed=True)["value"].mean().unstack()
+print("mean over methods, depths, seeds and images")
 for corpus in corpora:
-    words = [f"{value:.3f} on {name} lesions" for name, value in by_class.loc[corpus].items()]
-    print(f"{label(corpus)}: {', '.join(words)}, mean over methods, depths and images")
+    of, n_round = by_class.loc[corpus], (by_class.loc[corpus, "round"] > by_class.loc[corpus, "irregular"]).sum()
+    print(
+        f"{label(corpus)}: {of['round'].mean():.3f} of round lesions, {of['irregular'].mean():.3f} of irregular ones;",
+        end=" ",
+    )
+    print(f"{n_round} of {len(of)} networks find more of the round ones")
 
 # %% [markdown]
 # ## Of the other pixels, how many are left alone?
