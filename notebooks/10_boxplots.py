@@ -109,8 +109,9 @@ plt.show(figure)
 # %%
 network = ["pretraining", "finetune_depth", "seed"]
 by_class = means.groupby([*network, "method"], observed=True)["value"].mean().unstack()
-print("mean over methods, depths, seeds and images")
-for corpus in corpora:
+both = by_class.shape[1] == 2
+print("mean over methods, depths, seeds and images" if both else "all images are of one class")
+for corpus in corpora if both else []:
     of, n_round = by_class.loc[corpus], (by_class.loc[corpus, "round"] > by_class.loc[corpus, "irregular"]).sum()
     print(
         f"{label(corpus)}: {of['round'].mean():.3f} of round lesions, {of['irregular'].mean():.3f} of irregular ones;",
