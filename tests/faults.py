@@ -54,7 +54,11 @@ def digests(root: Path) -> dict[str, str]:
     files = [file for file in sorted(folder.rglob("*")) if file.suffix in RESULTS and not apart & set(file.parts)]
     # a hidden folder is not under a final name either: parts of a dataset in the making lie in one
     files = [file for file in files if not any(part.startswith(".") for part in file.relative_to(folder).parts)]
-    return {str(file.relative_to(folder)): sha256(file) for file in files}
+    found = {}
+    for file in files:
+        with contextlib.suppress(FileNotFoundError):  # a batch that goes on may remove what a failed job made
+            found[str(file.relative_to(folder))] = sha256(file)
+    return found
 
 
 def recorded(root: Path) -> dict[str, str]:
