@@ -62,6 +62,10 @@ def in_place(n_classes: int) -> nn.Module:
     return network
 
 
+def frozen(n_classes: int) -> nn.Module:
+    return SmallResNet(n_classes).requires_grad_(False)
+
+
 def three_logits(n_classes: int) -> nn.Module:
     return SmallResNet(n_classes + 1)
 

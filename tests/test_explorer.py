@@ -229,11 +229,13 @@ def test_a_study_that_was_not_run_says_what_to_do(root):
 
 
 def test_an_unknown_selection_is_named_with_those_that_there_are(tiny):
-    with pytest.raises(StudyError, match=r"no selection 'mathced' \(did you mean 'matched'\?\); it has best, matched"):
+    with pytest.raises(
+        StudyError, match=r"no selection 'mathced' \(did you mean 'matched'\?\); there are: best, matched"
+    ):
         ExplorerControls(tiny, "mathced")
 
 
-def test_choosing_a_study_that_was_not_run_leaves_the_old_one_in_use(controls, monkeypatch):
+def test_choosing_a_study_that_was_not_run_leaves_the_old_one_in_use(controls):
     explorer = controls.explorer
     controls.study.options = [*controls.study.options, "paper"]
     controls.study.value = "paper"

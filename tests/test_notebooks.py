@@ -137,8 +137,8 @@ def test_a_selection_is_checked_before_it_is_used(source):
 @pytest.mark.parametrize(
     ("name", "parameter", "words"),
     [
-        ("10_boxplots", "selection", "no selection 'imagenet'; it has best, matched"),
-        ("04b_take_weights", "pretraining", "names no weights for 'imagenet'; known are: none"),
+        ("10_boxplots", "selection", "no selection 'imagenet'; there are: best, matched"),
+        ("04b_take_weights", "pretraining", "names no weights for 'imagenet'; there are: none"),
     ],
 )
 def test_a_parameter_that_the_study_has_not_is_one_line_and_writes_nothing(

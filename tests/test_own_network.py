@@ -98,6 +98,11 @@ def test_frozen_batch_normalisation_of_a_vgg_keeps_its_running_means():
     assert changed and min(changed) >= first_open
 
 
+def test_what_is_trained_is_decided_by_depth_and_not_by_the_function_that_builds():
+    network = build_network(Network(**small_nets.SETTINGS | {"module": "small_nets:frozen"}), 2, seed=0)
+    assert all(parameter.requires_grad for parameter in network.parameters())
+
+
 @pytest.mark.parametrize("bias", [True, False])
 def test_a_new_head_has_a_bias_where_the_old_one_had(bias):
     """Else weights that were saved after fine-tuning would not fit to the network as it is built."""

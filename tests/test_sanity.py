@@ -7,8 +7,11 @@ import pandas as pd
 import pytest
 import torch
 from matplotlib import pyplot as plt
-from pretrain_xai.dataset import LesionMasks, Split
+from pretrain_xai import paths
+from pretrain_xai.dataset import LesionMasks, Split, read_split
 from pretrain_xai.drawing.sanity_figure import PANELS, sanity_figure
+from pretrain_xai.explanations import examples
+from pretrain_xai.explanations.examples import read_examples
 from pretrain_xai.explanations.explanation import example_maps
 from pretrain_xai.explanations.sanity import (
     MEASURES,
@@ -27,6 +30,7 @@ from pretrain_xai.methods.micro_batches import micro_batch_rows
 from pretrain_xai.networks.models import build_network
 from pretrain_xai.protocol import CORRECTED
 from pretrain_xai.settings.sections import Attribution, Network, Standardise
+from pretrain_xai.study import load_study
 from scipy import stats
 from skimage.metrics import structural_similarity
 
@@ -186,6 +190,28 @@ def test_values_are_those_of_maps_made_by_hand(table, network, random_network, s
             assert rows.loc[("rank_accuracy_change", image), "value"] == pytest.approx(change[i])
             inside = stats.spearmanr(one[i][brains[i]], other[i][brains[i]]).statistic
             assert rows.loc[("rank_correlation_in_brain", image), "value"] == pytest.approx(inside)
+
+
+def test_the_change_of_the_score_follows_the_rule_for_ties():
+    """A map of which one pixel is not 0, in a lesion of two: strictly one hit, else half of the other by chance."""
+    mask, one = np.zeros((1, 2, 2), bool), np.zeros((1, 2, 2))
+    mask[0, 0], one[0, 0, 0] = True, 1.0
+    change = MEASURES["rank_accuracy_change"]
+    for ties in ("strict", "expected"):
+        expected = relevance_rank_accuracy(one, mask, ties) - 1
+        assert change(mask.astype(float), one, mask, mask, ties) == pytest.approx(expected)
+    assert relevance_rank_accuracy(one, mask, "strict") != relevance_rank_accuracy(one, mask, "expected")
+
+
+def test_heatmaps_have_the_score_by_the_rule_for_ties_of_the_study(tiny, monkeypatch):
+    study, rules = load_study(tiny), set()
+    strict = study.model_copy(update={"switches": {"ties": "strict"}})
+    strict.__dict__.pop("switched", None)
+    monkeypatch.setattr(
+        examples, "relevance_rank_accuracy", lambda maps, masks, ties: rules.add(ties) or np.zeros(len(maps))
+    )
+    read_examples(tiny, strict, "best", read_split(paths.dataset(tiny) / "test", 0.5))
+    assert rules == {"strict"}
 
 
 def test_retained_is_1_for_equal_maps_and_0_for_random_ones():

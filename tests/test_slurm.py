@@ -159,7 +159,7 @@ def test_a_driver_waits_until_the_queue_is_empty_and_says_how_to_end_the_jobs(qu
     assert "scancel 12 13" in printed
 
 
-@pytest.mark.parametrize("study", ["tiny", "a_" * 30, "demo+lesion_floor"])
+@pytest.mark.parametrize("study", ["tiny", "a_" * 50, "demo+lesion_floor"])
 def test_names_of_jobs_are_what_the_executor_accepts(study):
     assert re.fullmatch(r"[A-Za-z0-9_-]{1,50}", job_prefix(study))
 

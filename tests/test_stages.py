@@ -149,6 +149,17 @@ def test_a_switch_counts_for_the_notebook_that_uses_it_and_not_for_those_before(
     assert not changed & {"01_make_lesions", "02_make_slices", "04_pretrain"}
 
 
+def test_the_selection_that_is_shown_first_counts_for_what_is_shown_and_explains_nothing_again():
+    """Snakemake compares what it printed, so that the order of a mapping counts."""
+    study = load_study("paper")
+    turned = dict(reversed(study.finetuning.selections.items()))
+    other = study.model_copy(update={"finetuning": study.finetuning.model_copy(update={"selections": turned})})
+    changed = {name for name in STAGES if repr(fingerprint(study, name)) != repr(fingerprint(other, name))}
+    drawn = {"06_classification_metrics", "09_heatmaps", "10_boxplots", "11_boxplots_incorrect", "13_statistics"}
+    assert drawn <= changed
+    assert not changed & {"05_finetune", "08_explanation_metrics", "15_sanity_checks"}
+
+
 def test_every_notebook_of_the_batch_is_a_stage():
     snakefile = (paths.REPOSITORY / "Snakefile").read_text()
     for name in STAGES:

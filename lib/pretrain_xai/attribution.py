@@ -202,10 +202,8 @@ def _by_captum(attribution: type[captum.attr.Attribution], n_rows: int | None = 
 @contextmanager
 def _any_algorithm() -> Iterator[None]:
     """Let Captum's DeepLift unpool: torch has no version of it that it calls deterministic, though on a CPU it is."""
-    wanted, warn_only = (
-        torch.are_deterministic_algorithms_enabled(),
-        torch.is_deterministic_algorithms_warn_only_enabled(),
-    )
+    wanted = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     torch.use_deterministic_algorithms(False)
     try:
         yield

@@ -95,7 +95,7 @@ def only_batch(study: str) -> Iterator[int]:
     BatchError
         Another batch holds it, or the folder can't be written.
     """
-    base, _ = paths.split_name(study)  # a study and its variants share files
+    base, _ = paths.split_name(study)
     path = paths.data(base) / ".batch.lock"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -131,9 +131,8 @@ def example_images(
         shuffled, key=lambda image: (list(shuffled[labels[shuffled] == labels[image]]).index(image), labels[image])
     )
     wrong = intersections[(intersections["selection"] == selection) & (intersections["images"] == WRONG_FOR_ONE)]
-    wrong = wrong[
-        ~wrong["image_index"].isin(correct)
-    ]  # matched models that are apart may err where all others are right
+    # matched models that are apart may err where all others are right
+    wrong = wrong[~wrong["image_index"].isin(correct)]
     n_wrong = wrong["image_index"].value_counts().reset_index(name="n_wrong")
     n_wrong = n_wrong.sort_values(["n_wrong", "image_index"], ascending=[False, True]).head(count)
     chosen = pd.DataFrame({"image_index": in_turn[:count], "n_wrong": 0, "correct": True})

@@ -2,7 +2,7 @@
 
 import dataclasses
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -196,49 +196,21 @@ class Study(Settings):
         cells = self.selections[selection].values()
         return min(len(cell.seeds_at(depth)) for cell in cells for depth in self.finetuning.depths)
 
-    def check_selection(self, selection: str) -> Selection:
-        """Return `selection` if the study has it.
-
-        Raises
-        ------
-        StudyError
-            Naming the selections of the study.
-        """
-        if selection not in self.selections:
-            hint = did_you_mean(selection, self.selections)
-            raise StudyError(f"this study has no selection {selection!r}{hint}; it has {', '.join(self.selections)}")
+    def check_selection(self, selection: Selection) -> Selection:
+        """Return `selection` if the study has it, else raise a StudyError that names those that it has."""
+        _require(selection, self.selections, "has no selection")
         return selection
 
-    def check_metric(self, metric: str) -> str:
-        """Return `metric` if it is one of the study's scores.
+    def check_metric(self, metric: str) -> None:
+        """Raise a StudyError that names the study's scores if `metric` is none of them."""
+        _require(metric, self.attribution.scores, "has no score")
 
-        Raises
-        ------
-        StudyError
-            Naming the scores of the study.
-        """
-        known = self.attribution.scores
-        if metric not in known:
-            raise StudyError(
-                f"this study has no score {metric!r}{did_you_mean(metric, known)}; it has {', '.join(known)}"
-            )
-        return metric
-
-    def check_corpus(self, corpus: str, *, trained: bool) -> str:
-        """Return `corpus` if the study trains a network on it here (`trained`), or names weights for it.
-
-        Raises
-        ------
-        StudyError
-            Naming the corpora of that kind.
-        """
-        known = self.pretraining.trained if trained else list(self.pretraining.weights)
-        if corpus not in known:
-            what = "trains no network on" if trained else "names no weights for"
-            raise StudyError(
-                f"this study {what} {corpus!r}{did_you_mean(corpus, known)}; known are: {', '.join(known) or 'none'}"
-            )
-        return corpus
+    def check_corpus(self, corpus: str, *, trained: bool) -> None:
+        """Raise a StudyError if the study does not train on `corpus` here (`trained`), or names no weights for it."""
+        if trained:
+            _require(corpus, self.pretraining.trained, "trains no network on")
+        else:
+            _require(corpus, self.pretraining.weights, "names no weights for")
 
     def check_run(self, run: Run) -> Run:
         """Return `run` if the study has it.
@@ -258,6 +230,12 @@ class Study(Settings):
         """Return the learning rate with which `run` is fine-tuned."""
         cell = self.selections[self.check_run(run).selection][run.pretraining]
         return cell.learning_rate_at(run.finetune_depth)
+
+
+def _require(name: str, known: Collection[str], what: str) -> None:
+    if name not in known:
+        there_are = ", ".join(known) or "none"
+        raise StudyError(f"this study {what} {name!r}{did_you_mean(name, known)}; there are: {there_are}")
 
 
 def load_study(name: str) -> Study:
