@@ -6,6 +6,7 @@ import sys
 from itertools import combinations
 
 from pretrain_xai import paths
+from pretrain_xai.paths import Paths
 from pretrain_xai.running.resources import count_images, needs
 from pretrain_xai.running.stages import STAGES, code_digest, fingerprint
 from pretrain_xai.statistics.table_names import EQUAL_ACCURACY, MANUSCRIPT, SENSITIVITY, STATISTICS
@@ -35,7 +36,7 @@ def owner(notebook):
 
 
 def log_of(notebook, run="run"):
-    return f"{near(paths.executed(owner(notebook)))}/{notebook}/{run}.ipynb"
+    return f"{near(Paths(owner(notebook)).executed)}/{notebook}/{run}.ipynb"
 
 
 def command(notebook, parameters="", also=()):
@@ -46,12 +47,12 @@ def command(notebook, parameters="", also=()):
 
 
 def figure(notebook, name):
-    return multiext(f"{near(paths.figures(owner(notebook)))}/{name}", ".png", ".pdf", ".csv")
+    return multiext(f"{near(Paths(owner(notebook)).figures)}/{name}", ".png", ".pdf", ".csv")
 
 
 def dataset(*splits):
     names = ("images.npy", "strength.npy", "images.csv", "lesions.csv")
-    return [f"{near(paths.dataset(STUDY))}/{split}/{name}" for split in splits for name in names]
+    return [f"{near(study.paths.dataset)}/{split}/{name}" for split in splits for name in names]
 
 
 def checked_run():
@@ -85,24 +86,24 @@ MAIN_RUNS = [run.name for run in (*study.runs(), *study.untrained_runs()) if run
 OTHERS = [selection for selection in study.selections if selection != SELECTION]
 METHODS = f"[{', '.join(study.attribution.methods)}]"
 CHECKED = checked_run()
-IMAGES = count_images(study, paths.slices(STUDY) / "slices.csv")
+IMAGES = count_images(study, study.paths.slices / "slices.csv")
 
-SLICES = [near(paths.slices(STUDY) / name) for name in ("slices.npy", "slices.csv")]
-AUDIT = near(paths.dataset(STUDY) / "audit.csv")
-PRETRAINED = near(paths.pretrained(STUDY, "{pretraining}"))
-FINETUNED = near(paths.finetuned(STUDY, RUN))
-PREDICTIONS = [near(paths.finetuned(STUDY, run) / "predictions.parquet") for run in RUNS]
-CLASSIFICATION = near(paths.classification(STUDY))
-MATCHING = [near(paths.matching(STUDY))] if CHECKPOINT_RUNS else []
-INTERSECTIONS = near(paths.intersections(STUDY))
-SCORES = [near(paths.scores(STUDY) / f"{run}.parquet") for run in RUNS + UNTRAINED_RUNS]
-SETTING_SCORES = [near(paths.setting_scores(STUDY) / f"{run}.npz") for run in RUNS + UNTRAINED_RUNS]
-EXAMPLES = [near(paths.example_maps(STUDY) / f"{run}.npz") for run in RUNS]
-REPORT = near(paths.figures(STUDY) / "report.html")
-FINISHED = near(paths.finished(STUDY))
+SLICES = [near(study.paths.slices / name) for name in ("slices.npy", "slices.csv")]
+AUDIT = near(study.paths.dataset / "audit.csv")
+PRETRAINED = near(study.paths.pretrained("{pretraining}"))
+FINETUNED = near(study.paths.finetuned(RUN))
+PREDICTIONS = [near(study.paths.finetuned(run) / "predictions.parquet") for run in RUNS]
+CLASSIFICATION = near(study.paths.classification)
+MATCHING = [near(study.paths.matching)] if CHECKPOINT_RUNS else []
+INTERSECTIONS = near(study.paths.intersections)
+SCORES = [near(study.paths.scores / f"{run}.parquet") for run in RUNS + UNTRAINED_RUNS]
+SETTING_SCORES = [near(study.paths.setting_scores / f"{run}.npz") for run in RUNS + UNTRAINED_RUNS]
+EXAMPLES = [near(study.paths.example_maps / f"{run}.npz") for run in RUNS]
+REPORT = near(study.paths.figures / "report.html")
+FINISHED = near(study.paths.finished)
 IS_VARIANT = bool(paths.split_name(STUDY)[1])
 # variants are run by batches of their own; those that are finished are compared
-VARIANTS = [] if IS_VARIANT else finished_variants(STUDY, study)
+VARIANTS = [] if IS_VARIANT else finished_variants(study)
 OF_VARIANTS = {path for variant in VARIANTS for path in variant_files(STUDY, variant)}
 
 
@@ -148,7 +149,7 @@ rule all:
 
 rule make_lesions:
     output:
-        near(paths.lesions(STUDY)),
+        near(study.paths.lesions),
     log:
         log_of("01_make_lesions"),
     params:
@@ -160,7 +161,7 @@ rule make_lesions:
 rule make_slices:
     output:
         SLICES,
-        multiext(f"{near(paths.slices(STUDY))}/", "participants.csv", "rejected.csv"),
+        multiext(f"{near(study.paths.slices)}/", "participants.csv", "rejected.csv"),
         figure("02_make_slices", "slices"),
     log:
         log_of("02_make_slices"),
@@ -176,7 +177,7 @@ rule build_dataset:
         SLICES,
     output:
         dataset(*study.dataset.seed_bases),
-        [f"{near(paths.dataset(STUDY))}/{split}/thumbnails.npy" for split in study.dataset.seed_bases],
+        [f"{near(study.paths.dataset)}/{split}/thumbnails.npy" for split in study.dataset.seed_bases],
         AUDIT,
         figure("03_build_dataset", "audit"),
     log:
@@ -247,13 +248,13 @@ if CHECKPOINT_RUNS:
 
     rule match_accuracy:
         input:
-            [near(paths.checkpoints(STUDY, run)) for run in TRAINED_RUNS],
-            [near(paths.finetuned(STUDY, run) / "weights.safetensors") for run in TRAINED_RUNS],
+            [near(study.paths.checkpoints(run)) for run in TRAINED_RUNS],
+            [near(study.paths.finetuned(run) / "weights.safetensors") for run in TRAINED_RUNS],
             dataset("validation", "test"),
         output:
             MATCHING,
-            [near(paths.finetuned(STUDY, run) / "weights.safetensors") for run in CHECKPOINT_RUNS],
-            [near(paths.finetuned(STUDY, run) / "predictions.parquet") for run in CHECKPOINT_RUNS],
+            [near(study.paths.finetuned(run) / "weights.safetensors") for run in CHECKPOINT_RUNS],
+            [near(study.paths.finetuned(run) / "predictions.parquet") for run in CHECKPOINT_RUNS],
             figure("05b_match_accuracy", "matching"),
         log:
             log_of("05b_match_accuracy"),
@@ -300,9 +301,9 @@ rule explanation_metrics:
         dataset("test"),
         INTERSECTIONS,
     output:
-        near(paths.scores(STUDY) / f"{RUN}.parquet"),
-        near(paths.setting_scores(STUDY) / f"{RUN}.npz"),
-        near(paths.example_maps(STUDY) / f"{RUN}.npz"),
+        near(study.paths.scores / f"{RUN}.parquet"),
+        near(study.paths.setting_scores / f"{RUN}.npz"),
+        near(study.paths.example_maps / f"{RUN}.npz"),
     log:
         log_of("08_explanation_metrics", RUN),
     params:
@@ -392,7 +393,7 @@ rule statistics:
         INTERSECTIONS,
         dataset("test"),
     output:
-        [f"{near(paths.statistics(STUDY))}/{name}.csv" for name in STATISTICS],
+        [f"{near(study.paths.statistics)}/{name}.csv" for name in STATISTICS],
         [figure("13_statistics", name) for name in ("skill_intervals", "ranks", "redundancy")],
         [figure("13_statistics", f"effect_{second}_{first}") for first, second in combinations(study.pretraining.corpora, 2)],
         figure("13_statistics", "power") if study.n_seeds(SELECTION) > 1 else [],
@@ -414,7 +415,7 @@ rule equal_accuracy:
         MATCHING,
         dataset("test"),
     output:
-        [f"{near(paths.statistics(STUDY))}/{name}.csv" for name in EQUAL_ACCURACY],
+        [f"{near(study.paths.statistics)}/{name}.csv" for name in EQUAL_ACCURACY],
         figure("13b_equal_accuracy", "accuracy_and_skill"),
         [
             figure("13b_equal_accuracy", f"equal_accuracy_{second}_{first}")
@@ -432,9 +433,9 @@ rule equal_accuracy:
 
 rule manuscript_tables:
     input:
-        [f"{near(paths.statistics(STUDY))}/{name}.csv" for name in ("cells", "effects", "ranks")],
+        [f"{near(study.paths.statistics)}/{name}.csv" for name in ("cells", "effects", "ranks")],
     output:
-        [f"{near(paths.figures(STUDY))}/tables/{name}{suffix}" for name in MANUSCRIPT for suffix in (".tex", ".md")],
+        [f"{near(study.paths.figures)}/tables/{name}{suffix}" for name in MANUSCRIPT for suffix in (".tex", ".md")],
     log:
         log_of("13d_manuscript_tables"),
     params:
@@ -449,7 +450,7 @@ rule sensitivity:
         INTERSECTIONS,
         dataset("test"),
     output:
-        [f"{near(paths.statistics(STUDY))}/{name}.csv" for name in SENSITIVITY],
+        [f"{near(study.paths.statistics)}/{name}.csv" for name in SENSITIVITY],
         figure("13c_sensitivity", "sensitivity"),
     log:
         log_of("13c_sensitivity"),
@@ -463,11 +464,11 @@ rule sensitivity:
 
 rule sanity_checks:
     input:
-        near(paths.finetuned(STUDY, CHECKED.name) / "weights.safetensors"),
+        near(study.paths.finetuned(CHECKED.name) / "weights.safetensors"),
         dataset("test"),
         INTERSECTIONS,
     output:
-        near(paths.data(STUDY) / "sanity_checks.csv"),
+        near(study.paths.data / "sanity_checks.csv"),
         figure("15_sanity_checks", "sanity_checks"),
     log:
         log_of("15_sanity_checks"),
@@ -490,8 +491,8 @@ rule score_switches:
         dataset("test"),
         INTERSECTIONS,
     output:
-        near(paths.switch_scores(STUDY) / f"{RUN}.parquet"),
-        near(paths.switch_predictions(STUDY) / f"{RUN}.parquet"),
+        near(study.paths.switch_scores / f"{RUN}.parquet"),
+        near(study.paths.switch_predictions / f"{RUN}.parquet"),
     log:
         log_of("11b_score_switches", RUN),
     params:
@@ -525,10 +526,10 @@ rule compare_protocols:
         CLASSIFICATION,
         INTERSECTIONS,
         PREDICTIONS,
-        [near(paths.switch_scores(STUDY) / f"{run}.parquet") for run in MAIN_RUNS],
+        [near(study.paths.switch_scores / f"{run}.parquet") for run in MAIN_RUNS],
         [near(path) for path in sorted(OF_VARIANTS)],
     output:
-        near(paths.data(STUDY) / "protocols.csv"),
+        near(study.paths.data / "protocols.csv"),
         figure("12_compare_protocols", "protocols"),
     log:
         log_of("12_compare_protocols"),
@@ -549,7 +550,7 @@ rule report:
         rules.heatmaps.output,
         rules.boxplots.output,
         rules.boxplots_incorrect.output,
-        [f"{near(paths.figures(STUDY))}/boxplots_tpr_{selection}.png" for selection in OTHERS],
+        [f"{near(study.paths.figures)}/boxplots_tpr_{selection}.png" for selection in OTHERS],
         rules.statistics.output,
         rules.sensitivity.output,
         rules.manuscript_tables.output,

@@ -15,7 +15,6 @@ import numpy as np
 import pandas as pd
 import torch
 from claims import verdict
-from pretrain_xai import paths
 from pretrain_xai.attribution import attribute, attribute_all
 from pretrain_xai.dataset import read_split
 from pretrain_xai.localization import relevance_rank_accuracy
@@ -23,6 +22,7 @@ from pretrain_xai.maps.channels import reduce_channels
 from pretrain_xai.methods.micro_batches import input_gradients, micro_batch_rows
 from pretrain_xai.networks.models import build_network, load_finetuned
 from pretrain_xai.networks.training import as_batch, configure_torch
+from pretrain_xai.paths import Paths
 from pretrain_xai.running.peak_memory import peak_memory
 from pretrain_xai.settings.sections import Network
 from pretrain_xai.study import load_study
@@ -59,11 +59,11 @@ def demo_model(count: int) -> tuple[nn.Module, Tensor, Tensor, np.ndarray]:
     """Return a trained network of the demo, `count` of its test images on black, their labels and lesion masks."""
     study = load_study("demo")
     run = max(study.runs(), key=lambda run: (run.finetune_depth, run.pretraining))
-    if not (paths.finetuned("demo", run.name) / "weights.safetensors").is_file():
+    if not (Paths("demo").finetuned(run.name) / "weights.safetensors").is_file():
         sys.exit("the benchmark of attribution needs the demo's networks: run `make demo` first")
-    test = read_split(paths.dataset("demo") / "test", study.switched.mask_threshold)
+    test = read_split(Paths("demo").dataset / "test", study.protocol.mask_threshold)
     # not channels-last: as a user gives network and images to Captum
-    network = load_finetuned("demo", study, run).to(memory_format=torch.contiguous_format)
+    network = load_finetuned(study, run).to(memory_format=torch.contiguous_format)
     images = as_batch(test.images[:count], network)
     return network, images, torch.from_numpy(np.array(test.labels[:count])), test.masks[np.arange(count)]
 

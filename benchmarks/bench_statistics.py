@@ -6,7 +6,7 @@ import time
 
 import numpy as np
 import pandas as pd
-from pretrain_xai import paths
+from pretrain_xai.paths import Paths
 from pretrain_xai.statistics.coverage import coverage_table
 from pretrain_xai.statistics.effects import Contrast
 from pretrain_xai.statistics.intervals import by_units
@@ -25,7 +25,7 @@ SHARED = {
 
 def measured_spread(study: str) -> tuple[Spread, str]:
     """Return the spread that the statistics of a finished study found, or the defaults, and where it comes from."""
-    path = paths.data(study) / "statistics" / "spread.csv"
+    path = Paths(study).data / "statistics" / "spread.csv"
     try:
         return Spread(**read_table(path).set_index("source")["deviation"].to_dict()), str(path)
     except TableError:

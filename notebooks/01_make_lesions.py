@@ -28,7 +28,6 @@ import numpy as np
 import pandas as pd
 
 from pretrain_xai.drawing import figures, previews
-from pretrain_xai import paths
 from pretrain_xai.lesions import generate_patches, save_patches
 from pretrain_xai.files.provenance import record
 from pretrain_xai.study import load_study
@@ -46,8 +45,8 @@ figures.use_style()
 # %%
 n_per_class = sum(config.lesions.patches.values())
 patches = generate_patches(n_per_class, progress=True)
-save_patches(paths.lesions(study), patches)
-record(paths.lesions(study), parameters={"study": study, "patches_per_class": n_per_class})
+save_patches(config.paths.lesions, patches)
+record(config.paths.lesions, parameters={"study": study, "patches_per_class": n_per_class})
 
 # %% [markdown]
 # ## Look
@@ -87,4 +86,4 @@ summary.groupby("class", sort=False).agg(["min", "median", "max"]).round(2)
 # %%
 weight_gap = np.ptp(summary.groupby("class")["total weight"].median()) / summary["total weight"].median()
 print(f"{n_per_class} patches of each class; their median weights differ by {weight_gap:.1%}")
-print(f"saved {paths.lesions(study)}")
+print(f"saved {config.paths.lesions}")

@@ -33,7 +33,6 @@ import numpy as np
 import pandas as pd
 
 from pretrain_xai.drawing import figures, previews
-from pretrain_xai import paths
 from pretrain_xai.files.provenance import record
 from pretrain_xai.slices.files import source_state
 from pretrain_xai.slices.quality import rejection_counts, slice_quality
@@ -44,7 +43,7 @@ from pretrain_xai.study import load_study
 config = load_study(study)
 settings = config.slices
 target = config.pretraining.target
-folder = paths.slices(study)
+folder = config.paths.slices
 figures.use_style()
 
 # %% [markdown]

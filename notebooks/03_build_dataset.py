@@ -31,7 +31,6 @@ import pandas as pd
 from sklearn.metrics import roc_auc_score
 
 from pretrain_xai.drawing import figures, previews
-from pretrain_xai import paths
 from pretrain_xai.overlays.audit import assert_passed, audit_splits
 from pretrain_xai.dataset import build_splits, read_split
 from pretrain_xai.lesions import load_patches
@@ -41,8 +40,8 @@ from pretrain_xai.study import load_study
 from pretrain_xai.tables import write_table
 
 config = load_study(study)
-protocol = config.switched
-folder = paths.dataset(study)
+protocol = config.protocol
+folder = config.paths.dataset
 figures.use_style()
 
 # %% [markdown]
@@ -51,8 +50,8 @@ figures.use_style()
 # Each split draws from its own patches, each slice from its own seed. After an interruption the parts that are done stay.
 
 # %%
-patches = load_patches(paths.lesions(study))
-slices, table = read_slices(paths.slices(study))
+patches = load_patches(config.paths.lesions)
+slices, table = read_slices(config.paths.slices)
 pools = build_splits(
     folder, slices, table, patches, config.lesions.patches, config.dataset, protocol, workers=config.workers
 )
@@ -112,6 +111,6 @@ counts
 # %%
 if protocol.corrects_dataset:
     assert_passed(audit)
-inputs = [paths.lesions(study), paths.slices(study) / "slices.npy"]
+inputs = [config.paths.lesions, config.paths.slices / "slices.npy"]
 record(folder / "audit.csv", parameters={"study": study, "protocol": config.protocol_name}, inputs=inputs)
 print(f"saved {', '.join(pools)} in {folder}")

@@ -27,7 +27,6 @@ pretraining: str = "natural"  # the corpus: natural or mri
 import matplotlib.pyplot as plt
 
 from pretrain_xai.drawing import figures, previews
-from pretrain_xai import paths
 from pretrain_xai.networks.corpora import CORPORA
 from pretrain_xai.networks.hardware import device_name, place
 from pretrain_xai.networks.models import build_network, save_weights
@@ -47,7 +46,7 @@ figures.use_style()
 # ## Gather the corpus
 
 # %%
-training_set, validation_set = CORPORA[pretraining](study, config)
+training_set, validation_set = CORPORA[pretraining](config)
 n_classes = training_set.labels.max() + 1
 print(f"{len(training_set)} training and {len(validation_set)} validation images of {n_classes} classes")
 
@@ -63,7 +62,7 @@ plt.show(figure)
 
 # %%
 network = place(build_network(config.network, n_classes=int(n_classes), seed=settings.seed), config)
-path = paths.pretrained(study, pretraining)
+path = config.paths.pretrained(pretraining)
 state = StateFile(path)
 history = train(
     network,

@@ -77,7 +77,7 @@ plt.show(figure)
 # The provenance beside the file says where the weights came from, with the checksum of the file that was read.
 
 # %%
-path = paths.pretrained(study, pretraining)
+path = config.paths.pretrained(pretraining)
 save_state(path, state)
 local_file = paths.weights_file(source)
 record(

@@ -32,7 +32,6 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 from pretrain_xai.drawing import figures, previews
-from pretrain_xai import paths
 from pretrain_xai.networks.checkpoints import Checkpoints
 from pretrain_xai.classification import classification_metrics, prediction_table
 from pretrain_xai.dataset import read_split
@@ -45,7 +44,7 @@ from pretrain_xai.networks.training import configure_torch, predict, train
 from pretrain_xai.networks.training_state import StateFile
 
 config = load_study(study)
-protocol = config.switched
+protocol = config.protocol
 run = config.check_run(Run(selection, pretraining, finetune_depth, seed))
 configure_torch(config.threads)
 figures.use_style()
@@ -54,14 +53,14 @@ figures.use_style()
 # ## Load the data and the pre-trained network
 
 # %%
-splits = {name: read_split(paths.dataset(study) / name) for name in ("train", "validation", "test")}
+splits = {name: read_split(config.paths.dataset / name) for name in ("train", "validation", "test")}
 pd.DataFrame({name: {"images": len(split), "irregular": split.labels.mean()} for name, split in splits.items()}).T
 
 # %% [markdown]
 # Only the last blocks may change.
 
 # %%
-network = load_pretrained(study, config, run)
+network = load_pretrained(config, run)
 freeze_below(network, finetune_depth, first_conv_frozen=protocol.first_conv_frozen)
 trainable = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
 print(f"{trainable:,} of {sum(parameter.numel() for parameter in network.parameters()):,} parameters are trained")
@@ -74,9 +73,9 @@ print(f"{trainable:,} of {sum(parameter.numel() for parameter in network.paramet
 # matches models by their accuracy (notebook 05b) keeps more checkpoints on the way.
 
 # %%
-folder = paths.finetuned(study, run.name)
+folder = config.paths.finetuned(run.name)
 state = StateFile(folder / "weights.safetensors")
-table = paths.checkpoints(study, run.name)
+table = config.paths.checkpoints(run.name)
 kept = config.kept_checkpoints
 checkpoints = None if kept is None else Checkpoints(table.with_suffix(""), **kept)
 history = train(
@@ -130,7 +129,7 @@ record(
         "learning_rate": config.learning_rate(run),
         "device": device_name(network),
     },
-    inputs=[paths.pretrained(study, pretraining), paths.dataset(study) / "train" / "images.npy"],
+    inputs=[config.paths.pretrained(pretraining), config.paths.dataset / "train" / "images.npy"],
 )
 metrics = classification_metrics(predictions[predictions["split"] == "test"])
 print(f"test accuracy {metrics['accuracy']:.3f}, AUROC {metrics['auroc']:.3f} (chance 0.5); saved {folder}")

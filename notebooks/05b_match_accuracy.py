@@ -31,7 +31,6 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 from pretrain_xai.drawing import figures
-from pretrain_xai import paths
 from pretrain_xai.networks.checkpoints import check_restored, restore
 from pretrain_xai.classification import prediction_table
 from pretrain_xai.dataset import read_split
@@ -45,7 +44,7 @@ from pretrain_xai.tables import write_table
 from pretrain_xai.networks.training import configure_torch, predict
 
 config = load_study(study)
-protocol = config.switched
+protocol = config.protocol
 matching = config.finetuning.matching
 configure_torch(config.threads)
 figures.use_style(config.pretraining.target)
@@ -54,9 +53,9 @@ figures.use_style(config.pretraining.target)
 # ## Load the accuracies along the trainings
 
 # %%
-checkpoints = read_checkpoints(study, config)
+checkpoints = read_checkpoints(config)
 runs = [run for run in config.runs() if run.selection == config.main_selection]
-files = [paths.checkpoints(study, run.name) for run in runs]
+files = [config.paths.checkpoints(run.name) for run in runs]
 print(f"{len(runs)} networks, {len(checkpoints)} validated steps, {checkpoints['kept'].sum()} checkpoints")
 
 # %% [markdown]
@@ -78,18 +77,18 @@ if matching_failed(matched):
 # matched`.
 
 # %%
-splits = {name: read_split(paths.dataset(study) / name) for name in ("validation", "test")}
+splits = {name: read_split(config.paths.dataset / name) for name in ("validation", "test")}
 right = []
 for row in matched.itertuples():
     run = Run(MATCHED, row.pretraining, row.finetune_depth, row.seed)
-    network = restore(study, config, run, row.step)
+    network = restore(config, run, row.step)
     logits = {
         name: predict(network, split.images, dropout_active=protocol.dropout_active) for name, split in splits.items()
     }
     predictions = pd.concat([prediction_table(run, name, splits[name].labels, logits[name]) for name in splits])
     if not protocol.dropout_active:  # else each prediction is another
         check_restored(run, row.validation_accuracy, predictions)
-    folder = paths.finetuned(study, run.name)
+    folder = config.paths.finetuned(run.name)
     save_weights(folder / "weights.safetensors", network)
     write_table(predictions, folder / "predictions.parquet")
     facts = {"study": study, "run": run, "step": row.step, "device": device_name(network)}
@@ -104,8 +103,8 @@ for row in matched.itertuples():
 # %%
 matched = matched.assign(test_accuracy=right)
 matched["test_gap"] = matched["test_accuracy"] - matched["target"]
-write_table(matched, paths.matching(study))
-record(paths.matching(study), parameters={"study": study, "matching": matching}, inputs=files)
+write_table(matched, config.paths.matching)
+record(config.paths.matching, parameters={"study": study, "matching": matching}, inputs=files)
 matched.style.format(precision=4).hide(axis="index")
 
 # %%
@@ -120,4 +119,4 @@ plt.show(figure)
 # %%
 same = matched.loc[matched["matched"], "test_accuracy"]
 spread = f"have test accuracies from {same.min():.3f} to {same.max():.3f}" if len(same) else "there are none"
-print(f"matched networks: {spread}; saved {paths.matching(study)}")
+print(f"matched networks: {spread}; saved {config.paths.matching}")

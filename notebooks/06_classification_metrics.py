@@ -27,7 +27,6 @@ selection: str = "best"  # how the models of the figure are chosen, best or matc
 import matplotlib.pyplot as plt
 
 from pretrain_xai.drawing import figures
-from pretrain_xai import paths
 from pretrain_xai.classification import METRICS, classification_table, mean_over_seeds
 from pretrain_xai.drawing.boxplots import classification_figure
 from pretrain_xai.files.provenance import record
@@ -44,8 +43,8 @@ figures.use_style(config.pretraining.target)
 # Of every model of the study; a missing one is an error, so that no table is made of half a grid.
 
 # %%
-files = [paths.finetuned(study, run.name) / "predictions.parquet" for run in config.runs()]
-predictions = read_predictions(study, config.runs())
+files = [config.paths.finetuned(run.name) / "predictions.parquet" for run in config.runs()]
+predictions = read_predictions(config.runs())
 predictions.groupby("split")["image_index"].agg(["nunique", "size"])
 
 # %% [markdown]
@@ -54,9 +53,9 @@ predictions.groupby("split")["image_index"].agg(["nunique", "size"])
 # From subjects that no training has seen.
 
 # %%
-table = classification_table(predictions[predictions["split"] == "test"], swapped_rates=config.switched.swapped_rates)
-write_table(table, paths.classification(study))
-record(paths.classification(study), parameters={"study": study, "split": "test"}, inputs=files)
+table = classification_table(predictions[predictions["split"] == "test"], swapped_rates=config.protocol.swapped_rates)
+write_table(table, config.paths.classification)
+record(config.paths.classification, parameters={"study": study, "split": "test"}, inputs=files)
 table.style.format(precision=3).hide(axis="index")
 
 # %% [markdown]

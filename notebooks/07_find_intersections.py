@@ -23,7 +23,6 @@
 study: str = "demo"  # a file in studies/
 
 # %%
-from pretrain_xai import paths
 from pretrain_xai.networks.matching import read_matching, unmatched_runs
 from pretrain_xai.files.provenance import record
 from pretrain_xai.selection import CORRECT_FOR_ALL, WRONG_FOR_ONE, find_intersections
@@ -38,17 +37,17 @@ config = load_study(study)
 # On the test images only.
 
 # %%
-matching = read_matching(study, config)
+matching = read_matching(config)
 apart = [] if matching is None else unmatched_runs(matching)
-predictions = read_predictions(study, config.runs())
+predictions = read_predictions(config.runs())
 test = predictions[predictions["split"] == "test"]
 intersections = find_intersections(test, apart)
-write_table(intersections, paths.intersections(study))
+write_table(intersections, config.paths.intersections)
 
 # %%
-files = [paths.finetuned(study, run.name) / "predictions.parquet" for run in config.runs()]
-files += [] if matching is None else [paths.matching(study)]
-record(paths.intersections(study), parameters={"study": study, "split": "test"}, inputs=files)
+files = [config.paths.finetuned(run.name) / "predictions.parquet" for run in config.runs()]
+files += [] if matching is None else [config.paths.matching]
+record(config.paths.intersections, parameters={"study": study, "split": "test"}, inputs=files)
 sizes = intersections.groupby(["selection", "images"])["image_index"].agg(["nunique"])
 sizes.rename(columns={"nunique": "images in the list (for wrong_for_one: wrong for any model)"})
 
@@ -68,4 +67,4 @@ wrong.groupby(["selection", "pretraining", "finetune_depth", "seed"]).size().uns
 correct = test.merge(intersections[intersections["images"] == CORRECT_FOR_ALL][["selection", "image_index"]])
 share = correct.drop_duplicates(["selection", "image_index"]).groupby("selection")["label"].agg(["size", "mean"])
 print(share.rename(columns={"size": "images right for all", "mean": "share of irregular"}).round(3).to_string())
-print(f"not matched and left out: {', '.join(run.name for run in apart) or 'none'}; saved {paths.intersections(study)}")
+print(f"not matched and left out: {', '.join(run.name for run in apart) or 'none'}; saved {config.paths.intersections}")

@@ -40,7 +40,6 @@ methods: list[str] = [  # keys of pretrain_xai.attribution.METHODS
 # %%
 import pandas as pd
 
-from pretrain_xai import paths
 from pretrain_xai.dataset import read_split
 from pretrain_xai.explanations.explanation import example_maps, explain_and_score, score_comparison_maps
 from pretrain_xai.networks.hardware import device_name
@@ -54,7 +53,7 @@ from pretrain_xai.tables import identify_scores, read_table, write_arrays, write
 from pretrain_xai.networks.training import configure_torch
 
 config = load_study(study)
-protocol = config.switched
+protocol = config.protocol
 settings = config.attribution
 run = config.check_run(Run(selection, pretraining, finetune_depth, seed))
 configure_torch(config.threads)
@@ -66,9 +65,9 @@ configure_torch(config.threads)
 # to what the study file allows.
 
 # %%
-network = load_finetuned(study, config, run)
-test = read_split(paths.dataset(study) / "test", protocol.mask_threshold)
-intersections = read_table(paths.intersections(study))
+network = load_finetuned(config, run)
+test = read_split(config.paths.dataset / "test", protocol.mask_threshold)
+intersections = read_table(config.paths.intersections)
 images = explained_images(intersections, run, seed=settings.seed, **config.image_limits[selection])
 print(f"{run.name}: {len(images)} of {len(test)} test images")
 
@@ -87,10 +86,10 @@ if pretraining == UNTRAINED:  # edge filters and the image itself: what finds le
     scores = pd.concat([scores, score_comparison_maps(test, images, settings, protocol)])
 
 # %%
-path = paths.scores(study) / f"{run.name}.parquet"
-write_scores(identify_scores(scores, study, config, run), path)
-others.write(paths.setting_scores(study) / f"{run.name}.npz")
-inputs = [paths.dataset(study) / "test" / "images.npy", paths.intersections(study)]
+path = config.paths.scores / f"{run.name}.parquet"
+write_scores(identify_scores(scores, config, run), path)
+others.write(config.paths.setting_scores / f"{run.name}.npz")
+inputs = [config.paths.dataset / "test" / "images.npy", config.paths.intersections]
 facts = {"methods": methods, "micro_batch": micro_batch, "device": device_name(network)}
 record(path, parameters={"study": study, "run": run, "protocol": config.protocol_name} | facts, inputs=inputs)
 
@@ -102,7 +101,7 @@ record(path, parameters={"study": study, "run": run, "protocol": config.protocol
 # %%
 examples = example_images(intersections, selection, test.labels, settings.example_images, settings.seed)
 maps = example_maps(network, test, examples["image_index"].to_numpy(), methods, settings, protocol)
-write_arrays(paths.example_maps(study) / f"{run.name}.npz", image_index=examples["image_index"].to_numpy(), **maps)
+write_arrays(config.paths.example_maps / f"{run.name}.npz", image_index=examples["image_index"].to_numpy(), **maps)
 
 # %% [markdown]
 # ## Read the result

@@ -28,7 +28,6 @@ example: int = 0  # which of the kept images, 0 ... attribution.example_images -
 import matplotlib.pyplot as plt
 
 from pretrain_xai.drawing import figures
-from pretrain_xai import paths
 from pretrain_xai.dataset import read_split
 from pretrain_xai.explanations.examples import read_examples
 from pretrain_xai.drawing.boxplots import heatmap_figure
@@ -45,10 +44,10 @@ figures.use_style(config.pretraining.target)
 # ## Load the maps
 
 # %%
-test = read_split(paths.dataset(study) / "test", config.switched.mask_threshold)
-intersections = read_table(paths.intersections(study))
+test = read_split(config.paths.dataset / "test", config.protocol.mask_threshold)
+intersections = read_table(config.paths.intersections)
 chosen = example_images(intersections, selection, test.labels, settings.example_images, settings.seed)
-maps = read_examples(study, config, selection, test)
+maps = read_examples(config, selection, test)
 parameters = {"study": study, "selection": selection, "example": example}
 chosen
 

@@ -27,7 +27,6 @@ selection: str = "best"  # how models are chosen: best or matched
 import matplotlib.pyplot as plt
 
 from pretrain_xai.drawing import figures
-from pretrain_xai import paths
 from pretrain_xai.maps.comparison_maps import COMPARISON_MAPS
 from pretrain_xai.networks.matching import read_matching, unmatched_cells
 from pretrain_xai.names import label
@@ -47,14 +46,14 @@ figures.use_style(config.pretraining.target)
 
 # %%
 classification = read_classification(study).query("selection == @selection")
-intersections = read_table(paths.intersections(study))
+intersections = read_table(config.paths.intersections)
 scores = read_scores(study).query("selection == @selection")
 scores = scored_on(scores, intersections, selection, CORRECT_FOR_ALL)
 n_images = scores["image_index"].nunique()
 assert (
     scores.groupby(["pretraining", "finetune_depth", "seed"], observed=True)["image_index"].nunique() == n_images
 ).all()
-matching = read_matching(study, config) if selection == MATCHED else None
+matching = read_matching(config) if selection == MATCHED else None
 unmatched = set() if matching is None else unmatched_cells(matching)
 print(f"{scores[['pretraining', 'finetune_depth', 'seed']].drop_duplicates().shape[0]} models, {n_images} images each")
 
@@ -69,7 +68,7 @@ print(f"{scores[['pretraining', 'finetune_depth', 'seed']].drop_duplicates().sha
 tpr = scores[scores["metric"] == "relevance_rank_accuracy"]
 figure = boxplot_figure(tpr, methods, corpora, classification, unmatched, ylabel="Relevance Rank Accuracy")
 parameters = {"study": study, "selection": selection, "images": CORRECT_FOR_ALL}
-inputs = [*sorted(paths.scores(study).glob("[!.]*.parquet")), paths.classification(study)]
+inputs = [*sorted(config.paths.scores.glob("[!.]*.parquet")), config.paths.classification]
 figures.save_figure(figure, score_box_data(tpr), study, f"boxplots_tpr{ending}", parameters=parameters, inputs=inputs)
 plt.show(figure)
 

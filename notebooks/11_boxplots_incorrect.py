@@ -26,7 +26,6 @@ selection: str = "best"  # how models are chosen: best or matched
 import matplotlib.pyplot as plt
 
 from pretrain_xai.drawing import figures
-from pretrain_xai import paths
 from pretrain_xai.drawing.boxplots import boxplot_figure, score_box_data
 from pretrain_xai.study import load_study
 from pretrain_xai.tables import read_scores
@@ -51,7 +50,7 @@ counts
 # %%
 figure = boxplot_figure(wrong, methods, corpora, ylabel="Relevance Rank Accuracy")
 parameters = {"study": study, "selection": selection, "images": "wrong_for_one"}
-inputs = sorted(paths.scores(study).glob("[!.]*.parquet"))
+inputs = sorted(config.paths.scores.glob("[!.]*.parquet"))
 figures.save_figure(figure, score_box_data(wrong), study, "boxplots_wrong", parameters=parameters, inputs=inputs)
 plt.show(figure)
 

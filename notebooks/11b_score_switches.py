@@ -33,7 +33,6 @@ seed: int = 0  # of the fine-tuning
 # %%
 import pandas as pd
 
-from pretrain_xai import paths
 from pretrain_xai.classification import classification_metrics, prediction_table
 from pretrain_xai.dataset import read_split
 from pretrain_xai.explanations.explanation import score_comparison_maps_under_switches, score_under_switches
@@ -46,7 +45,7 @@ from pretrain_xai.tables import read_table, write_table
 from pretrain_xai.networks.training import configure_torch, predict
 
 config = load_study(study)
-protocol = config.switched
+protocol = config.protocol
 settings = config.attribution
 run = config.check_run(Run(selection, pretraining, finetune_depth, seed))
 configure_torch(config.threads)
@@ -57,9 +56,9 @@ configure_torch(config.threads)
 # Those that all models classify correctly and that are scored in the study itself.
 
 # %%
-network = load_finetuned(study, config, run)
-test = read_split(paths.dataset(study) / "test", protocol.mask_threshold)
-intersections = read_table(paths.intersections(study))
+network = load_finetuned(config, run)
+test = read_split(config.paths.dataset / "test", protocol.mask_threshold)
+intersections = read_table(config.paths.intersections)
 images = explained_images(intersections, run, settings.max_images, settings.seed, misclassified=False)
 print(f"{run.name}: {len(images)} of {len(test)} test images")
 
@@ -72,10 +71,10 @@ if pretraining == UNTRAINED:
     scores = pd.concat([scores, score_comparison_maps_under_switches(test, images, protocol)])
 
 # %%
-path = paths.switch_scores(study) / f"{run.name}.parquet"
+path = config.paths.switch_scores / f"{run.name}.parquet"
 named = scores.assign(selection=selection, pretraining=pretraining, finetune_depth=finetune_depth, seed=seed)
 write_table(named, path)
-inputs = [paths.dataset(study) / "test" / "images.npy", paths.intersections(study)]
+inputs = [config.paths.dataset / "test" / "images.npy", config.paths.intersections]
 facts = {"micro_batch": micro_batch, "device": device_name(network)}
 record(path, parameters={"study": study, "run": run, "protocol": config.protocol_name} | facts, inputs=inputs)
 
@@ -87,7 +86,7 @@ record(path, parameters={"study": study, "run": run, "protocol": config.protocol
 # %%
 logits = predict(network, test.images, dropout_active=True)
 predictions = prediction_table(run, "test", test.labels, logits)
-write_table(predictions, paths.switch_predictions(study) / f"{run.name}.parquet")
+write_table(predictions, config.paths.switch_predictions / f"{run.name}.parquet")
 print(f"accuracy with dropout alive: {classification_metrics(predictions)['accuracy']:.3f}")
 
 # %% [markdown]

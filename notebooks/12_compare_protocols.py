@@ -34,7 +34,6 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 from pretrain_xai.drawing import figures
-from pretrain_xai import paths
 from pretrain_xai.statistics.conclusions import conclusions
 from pretrain_xai.drawing.effect_plots import effect_figure
 from pretrain_xai.statistics.protocol_effects import ALL_METHODS, RANKING, compare_protocols
@@ -53,8 +52,8 @@ figures.use_style()
 # protocols`.
 
 # %%
-variants = finished_variants(study, config)
-pd.Series(variant_states(study, config), name="retrained").to_frame()
+variants = finished_variants(config)
+pd.Series(variant_states(config), name="retrained").to_frame()
 
 # %% [markdown]
 # ## Compare, cell by cell
@@ -64,8 +63,8 @@ pd.Series(variant_states(study, config), name="retrained").to_frame()
 # keeps every cell; shown are the means over the fine-tuned models.
 
 # %%
-effects = compare_protocols(study, config, selection, variants)
-write_table(effects, paths.data(study) / "protocols.csv")
+effects = compare_protocols(config, selection, variants)
+write_table(effects, config.paths.data / "protocols.csv")
 print(f"{len(effects)} numbers, from {effects['switch'].nunique() - 1} switches, at depths {config.compared_depths}")
 shown = effects[(effects["effect"] == "mean") & effects["quantity"].isin(["accuracy", ALL_METHODS, RANKING])]
 columns = ["switch", "quantity", "corrected", "switched", "difference", "low", "high", "floor", "verdict"]
@@ -81,7 +80,7 @@ shown[columns].style.format(precision=3, na_rep="").hide(axis="index")
 
 # %%
 figure = effect_figure(effects, config.attribution.methods)
-inputs = sorted(paths.switch_scores(study).glob("[!.]*.parquet"))
+inputs = sorted(config.paths.switch_scores.glob("[!.]*.parquet"))
 inputs += sorted({path for variant in variants for path in variant_files(study, variant)})
 parameters = {"study": study, "selection": selection, "variants": variants}
 drawn = effects[effects["effect"] != "cell"]

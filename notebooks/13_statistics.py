@@ -35,7 +35,6 @@ from itertools import combinations
 import matplotlib.pyplot as plt
 
 from pretrain_xai.drawing import figures, statistics_plots
-from pretrain_xai import paths
 from pretrain_xai.dataset import read_split
 from pretrain_xai.statistics.findings import findings
 from pretrain_xai.statistics.power import seeds_needed
@@ -59,12 +58,12 @@ figures.use_style(config.pretraining.target)
 
 # %%
 scores = read_scores(study).query("selection == @selection and metric == @metric")
-scores = scored_on(scores, read_table(paths.intersections(study)), selection, CORRECT_FOR_ALL)
-test = read_split(paths.dataset(study) / "test", config.switched.mask_threshold)
+scores = scored_on(scores, read_table(config.paths.intersections), selection, CORRECT_FOR_ALL)
+test = read_split(config.paths.dataset / "test", config.protocol.mask_threshold)
 images = test.table.loc[test.table["image_index"].isin(scores["image_index"]), ["image_index", "subject"]]
 images = images.assign(chance_brain=brain_chance(test.images, test.masks, images["image_index"]))
 runs = [run for run in config.runs() if run.selection == selection]
-maps = [read_arrays(paths.example_maps(study) / f"{run.name}.npz") for run in runs]
+maps = [read_arrays(config.paths.example_maps / f"{run.name}.npz") for run in runs]
 
 # %% [markdown]
 # ## From score to skill
@@ -91,10 +90,10 @@ print(f"chance: {images['chance_brain'].mean():.3f} in the brain, {skills.images
 
 # %%
 parameters = {"study": study, "selection": selection, "metric": metric, "images": CORRECT_FOR_ALL, "seed": seed}
-inputs = [*sorted(paths.scores(study).glob("[!.]*.parquet")), paths.intersections(study)]
+inputs = [*sorted(config.paths.scores.glob("[!.]*.parquet")), config.paths.intersections]
 tables = study_statistics(skills, maps, seed)
 for name, table in tables.items():
-    path = paths.statistics(study) / f"{name}.csv"
+    path = config.paths.statistics / f"{name}.csv"
     write_table(table, path)
     record(path, parameters=parameters, inputs=inputs)
 print("rows:", ", ".join(f"{name} {len(table)}" for name, table in tables.items()))

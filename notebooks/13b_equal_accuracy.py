@@ -34,7 +34,6 @@ from itertools import combinations
 import matplotlib.pyplot as plt
 
 from pretrain_xai.drawing import figures
-from pretrain_xai import paths
 from pretrain_xai.dataset import read_split
 from pretrain_xai.statistics.equal_accuracy import equal_accuracy_tables
 from pretrain_xai.statistics.equality_findings import equality_findings
@@ -58,8 +57,8 @@ figures.use_style(config.pretraining.target)
 
 # %%
 scores = read_scores(study).query("metric == @metric")
-lists = read_table(paths.intersections(study))
-images = read_split(paths.dataset(study) / "test").table[["image_index", "subject"]]
+lists = read_table(config.paths.intersections)
+images = read_split(config.paths.dataset / "test").table[["image_index", "subject"]]
 names = dict.fromkeys([config.main_selection, *scores["selection"].unique()])
 of_selection = {name: scored_on(scores[scores["selection"] == name], lists, name, CORRECT_FOR_ALL) for name in names}
 skills = {name: collect_skills(rows, methods, corpora, images) for name, rows in of_selection.items()}
@@ -69,7 +68,7 @@ print({name: "{} networks, {} methods, {} images".format(*one.values.shape) for 
 # ## Which cells are matched?
 
 # %%
-matching = read_matching(study, config)
+matching = read_matching(config)
 if matching is None:
     print("this study has no checkpoints of equal accuracy: see finetuning.matching in studies/demo.yaml")
 else:
@@ -81,9 +80,9 @@ else:
 # %%
 tables = equal_accuracy_tables(skills, read_classification(study), matching, seed)
 parameters = {"study": study, "metric": metric, "images": CORRECT_FOR_ALL, "seed": seed}
-inputs = [*sorted(paths.scores(study).glob("[!.]*.parquet")), paths.intersections(study), paths.classification(study)]
+inputs = [*sorted(config.paths.scores.glob("[!.]*.parquet")), config.paths.intersections, config.paths.classification]
 for name, table in tables.items():
-    path = paths.statistics(study) / f"{name}.csv"
+    path = config.paths.statistics / f"{name}.csv"
     write_table(table, path)
     record(path, parameters=parameters, inputs=inputs)
 

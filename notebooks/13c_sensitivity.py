@@ -36,7 +36,6 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 from pretrain_xai.drawing import figures
-from pretrain_xai import paths
 from pretrain_xai.statistics.populations import read_populations
 from pretrain_xai.files.provenance import record
 from pretrain_xai.statistics.sensitivity import sensitivity_tables
@@ -47,14 +46,14 @@ from pretrain_xai.tables import write_table
 
 config = load_study(study)
 config.check_selection(selection)
-protocol = config.switched
+protocol = config.protocol
 figures.use_style(config.pretraining.target)
 
 # %% [markdown]
 # ## Load the scores of all settings
 
 # %%
-populations = read_populations(study, config, selection)
+populations = read_populations(config, selection)
 for population in populations:
     n_networks, n_images = population.seen.shape
     per_network = population.seen.sum(axis=1)
@@ -73,9 +72,9 @@ for population in populations:
 default = (protocol.channel_reduction, protocol.mask_threshold, metric)
 tables = sensitivity_tables(populations, default, seed)
 parameters = {"study": study, "selection": selection, "default": default, "seed": seed}
-inputs = [*sorted(paths.setting_scores(study).glob("[!.]*.npz")), paths.intersections(study)]
+inputs = [*sorted(config.paths.setting_scores.glob("[!.]*.npz")), config.paths.intersections]
 for name, table in tables.items():
-    path = paths.statistics(study) / f"{name}.csv"
+    path = config.paths.statistics / f"{name}.csv"
     write_table(table, path)
     record(path, parameters=parameters, inputs=inputs)
 print("rows:", ", ".join(f"{name} {len(table)}" for name, table in tables.items()))

@@ -25,7 +25,6 @@ selection: str = "best"  # how models are chosen: best or matched
 # %%
 from IPython.display import Markdown
 from pretrain_xai.drawing import manuscript_tables
-from pretrain_xai import paths
 from pretrain_xai.names import use_target
 from pretrain_xai.study import load_study
 from pretrain_xai.tables import read_table
@@ -34,7 +33,7 @@ config = load_study(study)
 config.check_selection(selection)
 use_target(config.pretraining.target)
 
-inputs = {name: paths.statistics(study) / f"{name}.csv" for name in ("cells", "effects", "ranks")}
+inputs = {name: config.paths.statistics / f"{name}.csv" for name in ("cells", "effects", "ranks")}
 statistics = {name: read_table(path) for name, path in inputs.items()}
 parameters = {"study": study, "selection": selection}
 

@@ -24,6 +24,7 @@ folder: str = "data/published"  # the authors' files; relative to the project, o
 from matplotlib import pyplot as plt
 
 from pretrain_xai import paths
+from pretrain_xai.paths import Paths
 from pretrain_xai.drawing import published_plots
 from pretrain_xai.statistics import published_tables
 from pretrain_xai.drawing.figures import save_figure, use_style
@@ -228,7 +229,7 @@ if len(recomputed):
 
 # %%
 for name, table in tables.items():
-    path = paths.figures(study) / "tables" / f"{name}.csv"
+    path = Paths(study).figures / "tables" / f"{name}.csv"
     write_table(table, path)
     record(path, parameters={"folder": folder}, inputs=inputs)
     saved.append(path)

@@ -36,7 +36,6 @@ random_seed: int = 2018  # of the random weights; another one than that of the p
 import matplotlib.pyplot as plt
 
 from pretrain_xai.drawing import figures
-from pretrain_xai import paths
 from pretrain_xai.dataset import read_split
 from pretrain_xai.networks.hardware import place
 from pretrain_xai.networks.models import N_CLASSES, build_network, load_finetuned
@@ -49,7 +48,7 @@ from pretrain_xai.tables import read_table, write_table
 from pretrain_xai.networks.training import configure_torch
 
 config = load_study(study)
-protocol = config.switched
+protocol = config.protocol
 settings = config.attribution
 run = config.check_run(Run(selection, pretraining, finetune_depth, seed))
 configure_torch(config.threads)
@@ -59,10 +58,10 @@ figures.use_style()
 # ## Load the model, and one that knows nothing
 
 # %%
-network = load_finetuned(study, config, run)
+network = load_finetuned(config, run)
 random_network = place(build_network(config.network, N_CLASSES, seed=random_seed), config)
-test = read_split(paths.dataset(study) / "test", protocol.mask_threshold)
-intersections = read_table(paths.intersections(study))
+test = read_split(config.paths.dataset / "test", protocol.mask_threshold)
+intersections = read_table(config.paths.intersections)
 count = min(n_images, settings.max_images or n_images)
 chosen = example_images(intersections, selection, test.labels, count, settings.seed)
 images = chosen.loc[chosen["correct"], "image_index"].to_numpy()
@@ -77,7 +76,7 @@ print(f"{run.name}: {len(images)} images")
 table, micro_batch = compare_with_random(
     network, test, images, settings.methods, settings, protocol, random_network=random_network
 )
-path = paths.data(study) / "sanity_checks.csv"
+path = config.paths.data / "sanity_checks.csv"
 write_table(table, path)
 print(f"{len(table)} comparisons, saved {path}")
 
@@ -90,7 +89,7 @@ print(f"{len(table)} comparisons, saved {path}")
 means = mean_similarity(table)
 methods = list(dict.fromkeys(table["method"]))
 figure = sanity_figure(means, methods)
-inputs = [paths.dataset(study) / "test" / "images.npy", paths.intersections(study)]
+inputs = [config.paths.dataset / "test" / "images.npy", config.paths.intersections]
 parameters = {"study": study, "run": run, "n_images": len(images), "random_seed": random_seed}
 parameters["micro_batch"] = micro_batch
 figures.save_figure(figure, means, study, "sanity_checks", parameters=parameters, inputs=inputs)

@@ -14,6 +14,7 @@ import psutil
 import pytest
 from pretrain_xai import paths
 from pretrain_xai.files.provenance import read_sums, sha256
+from pretrain_xai.paths import Paths
 
 #: how the processes of a batch are known by their command lines, from the outermost
 PROCESSES = {
@@ -50,7 +51,7 @@ def finish(root: Path, *options: str, study: str = "tiny", **environment: str) -
 def digests(root: Path) -> dict[str, str]:
     """Return the digests of all tables, weights and arrays of the tiny study; of a variant or its switches none."""
     folder = root / "data" / "tiny"
-    apart = {paths.switch_scores("tiny").name, paths.switch_predictions("tiny").name, "protocols.csv", "protocols"}
+    apart = {Paths("tiny").switch_scores.name, Paths("tiny").switch_predictions.name, "protocols.csv", "protocols"}
     files = [file for file in sorted(folder.rglob("*")) if file.suffix in RESULTS and not apart & set(file.parts)]
     # a hidden folder is not under a final name either: parts of a dataset in the making lie in one
     files = [file for file in files if not any(part.startswith(".") for part in file.relative_to(folder).parts)]

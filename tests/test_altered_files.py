@@ -10,6 +10,7 @@ import pytest
 from faults import alter, digests, finish, recorded, verdict
 from pretrain_xai import paths
 from pretrain_xai.files.provenance import read_sums, record, write_sums
+from pretrain_xai.paths import Paths
 from pretrain_xai.run_notebook import main
 from pretrain_xai.running.altered_files import aside, find_altered, make_again, name_altered, times_kept
 from test_batch import batch
@@ -22,11 +23,11 @@ RUN = "best-mri-depth5-seed0"
 def results(root) -> Path:
     """Return a folder with three results, as two notebooks of the tiny study recorded them."""
     for name in ("a.csv", "b.csv", "c.csv"):
-        paths.data("tiny").mkdir(parents=True, exist_ok=True)
-        (paths.data("tiny") / name).write_text(f"{name}\n1,2,3\n")
-    folder = paths.data("tiny")
-    write_sums(paths.executed("tiny") / "one" / "run.sha256", [folder / "a.csv", folder / "b.csv"])
-    write_sums(paths.executed("tiny") / "two" / "run.sha256", [folder / "c.csv"])
+        Paths("tiny").data.mkdir(parents=True, exist_ok=True)
+        (Paths("tiny").data / name).write_text(f"{name}\n1,2,3\n")
+    folder = Paths("tiny").data
+    write_sums(Paths("tiny").executed / "one" / "run.sha256", [folder / "a.csv", folder / "b.csv"])
+    write_sums(Paths("tiny").executed / "two" / "run.sha256", [folder / "c.csv"])
     return folder
 
 
@@ -70,12 +71,12 @@ def test_a_result_that_was_set_aside_counts_until_it_is_made_again(results):
 def test_one_of_several_records_is_enough(results):
     """An earlier version of the study may have made a file by another notebook."""
     alter(results / "c.csv", "flip")
-    write_sums(paths.executed("tiny") / "three" / "run.sha256", [results / "a.csv", results / "c.csv"])
+    write_sums(Paths("tiny").executed / "three" / "run.sha256", [results / "a.csv", results / "c.csv"])
     assert found() == {}
 
 
 def test_a_record_that_is_none_stops_nothing(results):
-    (paths.executed("tiny") / "one" / "run.sha256").write_bytes(b"\xff\x00")
+    (Paths("tiny").executed / "one" / "run.sha256").write_bytes(b"\xff\x00")
     alter(results / "c.csv", "cut")
     assert found() == {"c.csv": ("c.csv",)}
 
@@ -101,7 +102,7 @@ def test_what_is_made_again_as_it_was_keeps_its_time(results):
 
 
 def test_what_was_edited_gets_a_new_time_since_something_may_be_made_of_it(results):
-    sums = paths.executed("tiny") / "one" / "run.sha256"
+    sums = Paths("tiny").executed / "one" / "run.sha256"
     content = (results / "a.csv").read_text()
     os.utime(sums, ns=(1, 1))
     (results / "a.csv").write_text("edited later")
@@ -118,7 +119,7 @@ def test_what_was_read_with_other_bytes_gets_a_new_time(results):
 def test_one_of_several_records_says_not_what_was_read(results):
     content = (results / "c.csv").read_text()
     (results / "c.csv").write_text("an earlier version")
-    write_sums(paths.executed("tiny") / "three" / "run.sha256", [results / "c.csv"])
+    write_sums(Paths("tiny").executed / "three" / "run.sha256", [results / "c.csv"])
     alter(results / "c.csv", "flip")
     assert made_again(results, {"c.csv": content}) == {"a.csv", "b.csv"}
 

@@ -5,9 +5,9 @@ import typing
 import numpy as np
 import pandas as pd
 import pytest
-from pretrain_xai import paths
 from pretrain_xai.networks import corpora
 from pretrain_xai.networks.corpora import CORPORA, PHOTOGRAPHS, VALIDATION_SHARE, mri_corpus, natural_corpus
+from pretrain_xai.paths import Paths
 from pretrain_xai.settings.sections import Pretraining
 from pretrain_xai.slices.simulated import write_slices
 from pretrain_xai.study import Study, load_study
@@ -35,11 +35,11 @@ def slices_folder(root):
             brain[:, 8:20, 6:15] = (row + 1) / 10
             yield brain, pd.DataFrame({"subject": [f"{split}{number}"], "sex": ["FM"[row % 2]], "split": [split]})
 
-    write_slices(paths.slices("tiny"), cohort(), n_slices=len(subjects))
+    write_slices(Paths("tiny").slices, cohort(), n_slices=len(subjects))
 
 
 def test_crops_of_every_photograph_are_a_class(study):
-    training, validation = natural_corpus("tiny", study)
+    training, validation = natural_corpus(study)
     for part, count in ((training, 8), (validation, 2)):
         assert part.images.shape == (16 * count, 32, 32, 3)
         assert part.images.dtype == np.uint8
@@ -48,10 +48,10 @@ def test_crops_of_every_photograph_are_a_class(study):
 
 
 def test_crops_repeat_with_the_seed(study):
-    first, again = (natural_corpus("tiny", study)[0].images for _ in range(2))
+    first, again = (natural_corpus(study)[0].images for _ in range(2))
     np.testing.assert_array_equal(first, again)
     other = study.pretraining.model_copy(update={"seed": 1})
-    assert (natural_corpus("tiny", study.model_copy(update={"pretraining": other}))[0].images != first).any()
+    assert (natural_corpus(study.model_copy(update={"pretraining": other}))[0].images != first).any()
 
 
 @pytest.mark.parametrize("width", [200, 201, 255])
@@ -59,7 +59,7 @@ def test_training_and_validation_crops_share_no_column(study, monkeypatch, width
     """Photographs whose intensity is the number of the column."""
     columns = np.broadcast_to(np.arange(width, dtype=np.uint8)[None, :, None], (120, width, 3))
     monkeypatch.setattr(corpora, "_load_photograph", lambda name: columns)
-    training, validation = natural_corpus("tiny", study)
+    training, validation = natural_corpus(study)
     assert training.images.max() < round(width * (1 - VALIDATION_SHARE)) <= validation.images.min()
     assert training.images.min() < width * 0.1 and validation.images.max() > width * 0.9
     gradients = np.sign(training.images[:, 0, -1, 0].astype(int) - training.images[:, 0, 0, 0])
@@ -76,7 +76,7 @@ def test_photographs_have_three_channels_and_room_for_the_largest_crop(name):
 
 
 def test_the_mri_corpus_has_the_subjects_set_aside_and_their_sex(study, slices_folder):
-    training, validation = mri_corpus("tiny", study)
+    training, validation = mri_corpus(study)
     assert training.images.shape == (3, 32, 32) and validation.images.shape == (2, 32, 32)
     assert training.images.dtype == np.float32
     assert training.labels.tolist() == [0, 1, 0] and validation.labels.tolist() == [1, 0]
@@ -92,9 +92,9 @@ def test_classes_are_the_values_of_the_target_in_the_order_of_their_names(study,
     for values, labels in ((["b", "a", "c"], [1, 0, 2]), ([1, 0, 2], [1, 0, 2])):
         splits = ["pretraining"] * 3 + ["pretraining_validation"] * 3
         rows = pd.DataFrame({"subject": range(6), "site": values * 2, "split": splits})
-        write_slices(paths.slices("tiny"), [(np.random.default_rng(0).random((6, 40, 30), np.float32), rows)])
+        write_slices(Paths("tiny").slices, [(np.random.default_rng(0).random((6, 40, 30), np.float32), rows)])
         pretraining = study.pretraining.model_copy(update={"target": "site"})
-        parts = mri_corpus("tiny", study.model_copy(update={"pretraining": pretraining}))
+        parts = mri_corpus(study.model_copy(update={"pretraining": pretraining}))
         assert [part.labels.tolist() for part in parts] == [labels, labels]
 
 

@@ -13,6 +13,7 @@ from pretrain_xai import paths
 from pretrain_xai.attribution import METHODS
 from pretrain_xai.batch import check_files_and_network
 from pretrain_xai.localization import SCORES
+from pretrain_xai.paths import Paths
 from pretrain_xai.study import Study, StudyError
 
 DOCS = paths.REPOSITORY / "docs"
@@ -65,22 +66,22 @@ def test_python_of_a_recipe_runs(page, workplace):
 def test_the_recipe_for_a_figure_writes_it(workplace):
     code = "\n".join(blocks(DOCS / "recipes" / "figure_for_a_paper.md", "python"))
     subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"MPLBACKEND": "agg"})
-    assert {path.suffix for path in paths.figures("tiny").glob("mine.*")} == {".pdf", ".png", ".csv", ".json"}
+    assert {path.suffix for path in Paths("tiny").figures.glob("mine.*")} == {".pdf", ".png", ".csv", ".json"}
 
 
 @pytest.mark.system
 def test_the_recipe_for_one_cell_makes_the_removed_scores_again(workplace):
-    scores = paths.scores("tiny") / "best-mri-depth5-seed0.parquet"
+    scores = Paths("tiny").scores / "best-mri-depth5-seed0.parquet"
     before, others = (
         scores.read_bytes(),
-        {p: p.stat().st_mtime_ns for p in paths.scores("tiny").glob("*depth1*.parquet")},
+        {p: p.stat().st_mtime_ns for p in Paths("tiny").scores.glob("*depth1*.parquet")},
     )
     code = "\n".join(blocks(DOCS / "recipes" / "rerun_one_cell.md", "bash"))
     result = subprocess.run(["bash", "-e", "-c", code], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr[-2000:]
     assert scores.read_bytes() == before
     assert {path: path.stat().st_mtime_ns for path in others} == others
-    assert (paths.executed("tiny") / "mine.ipynb").is_file()
+    assert (Paths("tiny").executed / "mine.ipynb").is_file()
 
 
 def test_the_recipe_for_a_network_is_a_study_that_may_start(root):

@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from matplotlib.colors import to_rgba
-from pretrain_xai import paths
 from pretrain_xai.errors import UserError
 from pretrain_xai.explorer.controls import ExplorerControls
 from pretrain_xai.explorer.data import IMAGES, ORDERS, RANK_ACCURACY, Choice, Explorer, finished_studies
 from pretrain_xai.explorer.view import FALSE_ALARM, HIT, MISS, ExplorerView, hits_and_misses, top_k
 from pretrain_xai.localization import confusion_counts
+from pretrain_xai.paths import Paths
 from pretrain_xai.study import StudyError
 from pretrain_xai.tables import read_arrays, read_predictions, read_scores
 from scipy.special import softmax
@@ -142,7 +142,7 @@ def test_lists_of_images(explorer, tiny):
     lists = {listed: set(explorer.images(runs, METHODS, listed, "image number")["image_index"]) for listed in IMAGES}
     assert lists["whole test set"] == set(range(len(explorer.test)))
     assert lists["with kept maps"] == set(
-        read_arrays(paths.example_maps(tiny) / f"{runs[0].name}.npz")["image_index"].tolist()
+        read_arrays(Paths(tiny).example_maps / f"{runs[0].name}.npz")["image_index"].tolist()
     )
     predictions = read_predictions(tiny, runs).query("split == 'test' and label != predicted")
     assert lists["wrong for a network"] == set(predictions["image_index"])
@@ -299,7 +299,7 @@ def test_the_view_is_exported_with_its_numbers(controls, tiny):
     controls.file_name.value = "explore_test"
     controls.export.click()
     assert "explore_test.png" in controls.status.value
-    base = paths.figures(tiny) / "explore_test"
+    base = Paths(tiny).figures / "explore_test"
     assert all(base.with_suffix(suffix).stat().st_size for suffix in (".pdf", ".png", ".json"))
     written = pd.read_csv(base.with_suffix(".csv"))
     pd.testing.assert_frame_equal(written, controls.explorer.table(controls.choice), check_dtype=False)

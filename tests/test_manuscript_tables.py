@@ -8,7 +8,6 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pretrain_xai import paths
 from pretrain_xai.drawing.manuscript_tables import (
     cells_table,
     effects_table,
@@ -19,6 +18,7 @@ from pretrain_xai.drawing.manuscript_tables import (
     to_latex,
     to_markdown,
 )
+from pretrain_xai.paths import Paths
 from pretrain_xai.report import write_report
 from pretrain_xai.statistics.simulated_studies import Size, Spread, as_skills, simulate_scores
 from pretrain_xai.statistics.summary import study_statistics
@@ -115,7 +115,7 @@ def test_saved_tables_repeat_to_the_byte_and_say_where_they_come_from(root, stat
         return [path.read_bytes() for path in written]
 
     assert saved() == saved()
-    folder = paths.figures("tiny") / "tables"
+    folder = Paths("tiny").figures / "tables"
     assert {path.name for path in folder.iterdir()} == {"ranks.tex", "ranks.md", "ranks.json"}
     assert '"caption": "Ranks."' in (folder / "ranks.json").read_text()
 
@@ -124,4 +124,4 @@ def test_the_report_links_the_tables(tiny):
     text = write_report(tiny).read_text(encoding="utf-8")
     for name in MANUSCRIPT:
         assert f'href="tables/{name}.tex"' in text and f'href="tables/{name}.md"' in text
-        latex_rows((paths.figures(tiny) / "tables" / f"{name}.tex").read_text())
+        latex_rows((Paths(tiny).figures / "tables" / f"{name}.tex").read_text())

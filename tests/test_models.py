@@ -6,7 +6,6 @@ import torch
 import torchvision
 from hypothesis import given
 from hypothesis import strategies as st
-from pretrain_xai import paths
 from pretrain_xai.dataset import LabelledImages
 from pretrain_xai.networks.models import (
     CONFIGURATIONS,
@@ -21,6 +20,7 @@ from pretrain_xai.networks.models import (
     save_weights,
 )
 from pretrain_xai.networks.training import train
+from pretrain_xai.paths import Paths
 from pretrain_xai.settings.sections import Network, Standardise, Training
 from pretrain_xai.study import Run, load_study
 from torch import nn
@@ -234,8 +234,8 @@ def test_only_the_mri_head_is_kept_and_only_as_published(root, pretraining, head
     study = load_study("tiny").model_copy(update={"switches": {"head_kept": head_kept}})
     n_classes = {"mri": 2, "natural": 16}[pretraining]
     trained = build_network(study.network, n_classes, seed=99)
-    save_weights(paths.pretrained("tiny", pretraining), trained)
-    network, again, other = (load_pretrained("tiny", study, Run("best", pretraining, 1, seed)) for seed in (5, 5, 6))
+    save_weights(Paths("tiny").pretrained(pretraining), trained)
+    network, again, other = (load_pretrained(study, Run("best", pretraining, 1, seed)) for seed in (5, 5, 6))
     heads = ("classifier.6.weight", "classifier.6.bias")
     body = {name: tensor for name, tensor in state(trained).items() if name not in heads}
     assert same_weights({name: tensor for name, tensor in state(network).items() if name not in heads}, body)
@@ -247,18 +247,18 @@ def test_only_the_mri_head_is_kept_and_only_as_published(root, pretraining, head
 
 
 def test_a_file_without_a_vgg_is_refused_by_load_pretrained(root):
-    save_weights(paths.pretrained("tiny", "mri"), nn.Linear(2, 2))
+    save_weights(Paths("tiny").pretrained("mri"), nn.Linear(2, 2))
     with pytest.raises(WeightsError, match=r"mri\.safetensors does not fit this network"):
-        load_pretrained("tiny", load_study("tiny"), Run("best", "mri", 1, 0))
+        load_pretrained(load_study("tiny"), Run("best", "mri", 1, 0))
 
 
 def test_load_finetuned_reads_the_runs_own_file_and_builds_the_untrained_network(root):
     study = load_study("tiny")
     run = Run("best", "mri", 1, 0)
     trained = build_network(study.network, 2, seed=42)
-    save_weights(paths.finetuned("tiny", run.name) / "weights.safetensors", trained)
-    assert same_weights(state(load_finetuned("tiny", study, run)), state(trained))
-    untrained = load_finetuned("tiny", study, Run("best", "none", 0, 7))
+    save_weights(Paths("tiny").finetuned(run.name) / "weights.safetensors", trained)
+    assert same_weights(state(load_finetuned(study, run)), state(trained))
+    untrained = load_finetuned(study, Run("best", "none", 0, 7))
     assert same_weights(state(untrained), state(build_network(study.network, 2, seed=7)))
     with pytest.raises(WeightsError, match=r"best-mri-depth5-seed0/weights\.safetensors is missing"):
-        load_finetuned("tiny", study, Run("best", "mri", 5, 0))
+        load_finetuned(study, Run("best", "mri", 5, 0))

@@ -15,6 +15,7 @@ import torch
 from jupytext.compare import compare_notebooks
 from pretrain_xai import paths
 from pretrain_xai.networks.models import build_network
+from pretrain_xai.paths import Paths
 from pretrain_xai.run_notebook import check_parameters, declared_parameters, main, run_notebook
 from pretrain_xai.running.pairs import PairError, check_pairs
 from pretrain_xai.study import load_study
@@ -71,15 +72,15 @@ def test_parameters_are_typed_literals_with_a_comment(source):
 
 
 def test_the_batch_executed_every_notebook(tiny):
-    executed = {path.parent.name for path in paths.executed(tiny).glob("*/*.ipynb")}
+    executed = {path.parent.name for path in Paths(tiny).executed.glob("*/*.ipynb")}
     assert executed == {name for name in NAMES if name[:2].isdigit()} - APART
-    for path in paths.executed(tiny).glob("*/*.ipynb"):
+    for path in Paths(tiny).executed.glob("*/*.ipynb"):
         papermill = json.loads(path.read_text())["metadata"]["papermill"]
         assert papermill["end_time"] and not papermill["exception"]
 
 
 def test_no_notebook_printed_a_warning_or_where_the_code_lies(tiny):
-    for path in paths.executed(tiny).glob("*/*.ipynb"):
+    for path in Paths(tiny).executed.glob("*/*.ipynb"):
         for cell in nbformat.read(path, as_version=4).cells:
             for output in cell.get("outputs", []):
                 shown = [
@@ -95,7 +96,7 @@ def test_pre_training_leaves_the_standardising_layer_fixed(tiny):
     settings = load_study(tiny).network
     fixed = build_network(settings, 2, seed=0).standardise.state_dict()
     for corpus in ("natural", "mri"):
-        state = load_file(paths.pretrained(tiny, corpus))
+        state = load_file(Paths(tiny).pretrained(corpus))
         for name, tensor in fixed.items():
             assert torch.equal(state[f"standardise.{name}"], tensor)
 
@@ -144,11 +145,11 @@ def test_a_selection_is_checked_before_it_is_used(source):
 def test_a_parameter_that_the_study_has_not_is_one_line_and_writes_nothing(
     tiny, name, parameter, words, tmp_path, capsys
 ):
-    before = sorted(paths.figures(tiny).iterdir())
+    before = sorted(Paths(tiny).figures.iterdir())
     notebook = str(paths.NOTEBOOKS / f"{name}.ipynb")
     assert main([notebook, str(tmp_path / "out.ipynb"), "-p", "study", tiny, "-p", parameter, "imagenet"]) == 1
     assert words in capsys.readouterr().err
-    assert sorted(paths.figures(tiny).iterdir()) == before
+    assert sorted(Paths(tiny).figures.iterdir()) == before
 
 
 def test_explore_runs_and_shows_a_montage_without_widgets(tiny, tmp_path):
@@ -161,7 +162,7 @@ def test_explore_runs_and_shows_a_montage_without_widgets(tiny, tmp_path):
 def test_plain_papermill_runs_a_notebook_from_any_folder(tiny, tmp_path):
     """Whoever knows only papermill can use it; the working folder does not matter."""
     notebook, output = paths.NOTEBOOKS / "08_explanation_metrics.ipynb", tmp_path / "out.ipynb"
-    scores = paths.scores(tiny) / "best-mri-depth5-seed0.parquet"
+    scores = Paths(tiny).scores / "best-mri-depth5-seed0.parquet"
     before = scores.read_bytes()
     command = [sys.executable, "-m", "papermill", str(notebook), str(output), "--no-progress-bar"]
     values = {"study": tiny, "pretraining": "mri", "finetune_depth": "5", "seed": "0"}

@@ -14,6 +14,7 @@ import yaml
 from mri_cohort import brain_volume, volume_path, write_cohort
 from pretrain_xai import paths
 from pretrain_xai.batch import main
+from pretrain_xai.paths import Paths
 from pretrain_xai.run_notebook import check_parameters, run_notebook
 from pretrain_xai.running.stages import fingerprint
 from pretrain_xai.slices.simulated import read_slices
@@ -87,14 +88,14 @@ def test_the_recipes_read_the_folders_that_they_name(root, monkeypatch):
     for recipe, n_slices, target in ((hcp, 8, "sex"), (fmriprep, 5, "sex"), (sessions, 36, "diagnosis")):
         write_study(root, recipe | {"slices": recipe["slices"] | {"subjects": dict.fromkeys(SUBJECTS, 0.2)}})
         study = load_study("own")
-        make_slices(paths.slices("own"), study.slices, study.pretraining.target)
-        slices, of = read_slices(paths.slices("own"))
+        make_slices(Paths("own").slices, study.slices, study.pretraining.target)
+        slices, of = read_slices(Paths("own").slices)
         assert len(slices) == 20 * n_slices and slices.shape[1:] == (36, 30)
         assert of.drop_duplicates("subject").groupby("split")[target].nunique().eq(2).all()
-        assert len(pd.read_csv(paths.slices("own") / "rejected.csv")) == 0
+        assert len(pd.read_csv(Paths("own").slices / "rejected.csv")) == 0
     notebook = paths.NOTEBOOKS / "02_make_slices.ipynb"  # of the last, with a target of its own
     run_notebook(notebook, root / "out.ipynb", check_parameters(notebook, {"study": "own"}))
-    assert (paths.figures("own") / "slices.csv").is_file()
+    assert (Paths("own").figures / "slices.csv").is_file()
 
 
 @pytest.mark.parametrize(

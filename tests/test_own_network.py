@@ -27,6 +27,7 @@ from pretrain_xai.networks.models import (
 )
 from pretrain_xai.networks.own_network import NetworkError
 from pretrain_xai.networks.training import predict, train
+from pretrain_xai.paths import Paths
 from pretrain_xai.running.prerequisites import check_network
 from pretrain_xai.running.stages import fingerprint
 from pretrain_xai.settings.sections import Network, Training
@@ -138,16 +139,16 @@ def test_the_head_is_replaced_and_weights_are_read_like_those_of_a_vgg(root):
     trained = replace_head(build_network(OWN, 2, seed=7), 5, seed=0)
     assert trained.fc.out_features == 5
     save_weights(root / "own.safetensors", trained)
-    save_weights(paths.pretrained("tiny", "natural"), trained)
+    save_weights(Paths("tiny").pretrained("natural"), trained)
     state = pretrained_state(study.network, "own.safetensors")
     assert state.keys() == trained.state_dict().keys()
-    network = load_pretrained("tiny", study, Run("best", "natural", 1, 0))
+    network = load_pretrained(study, Run("best", "natural", 1, 0))
     assert network.fc.out_features == 2 and torch.equal(network.stem.weight, trained.stem.weight)
     with pytest.raises(WeightsError, match="torchvision has no weights 'IMAGENET1K_V1' of small_nets:resnet"):
         pretrained_state(study.network, "IMAGENET1K_V1")
-    save_weights(paths.finetuned("tiny", "x") / "weights.safetensors", network)
+    save_weights(Paths("tiny").finetuned("x") / "weights.safetensors", network)
     with pytest.raises(WeightsError, match="is missing"):
-        load_finetuned("tiny", study, Run("best", "natural", 1, 0))
+        load_finetuned(study, Run("best", "natural", 1, 0))
 
 
 # ---------------------------------------------------------------- what explains it
@@ -321,11 +322,11 @@ def test_the_batch_fine_tunes_and_explains_it_from_weights_of_your_own(tiny_root
     printed = capfd.readouterr().out
     assert "04b_take_weights" in printed and "02_make_slices" not in printed
     study, run = load_study("resnet"), Run("best", "imagenet", 2, 0)
-    network = load_finetuned("resnet", study, run)
+    network = load_finetuned(study, run)
     assert torch.equal(network.stem.weight, own.stem.weight)
     assert not torch.equal(network.layer3.conv1.weight, own.layer3.conv1.weight)
-    predictions = read_table(paths.finetuned("resnet", run.name) / "predictions.parquet")
-    test = np.load(paths.dataset("resnet") / "test" / "images.npy")
+    predictions = read_table(Paths("resnet").finetuned(run.name) / "predictions.parquet")
+    test = np.load(Paths("resnet").dataset / "test" / "images.npy")
     logits = predictions.loc[predictions["split"] == "test", ["logit_0", "logit_1"]].to_numpy()
     np.testing.assert_allclose(logits, predict(network, test), atol=1e-5)
     scores = read_table(root / target)
@@ -335,4 +336,4 @@ def test_the_batch_fine_tunes_and_explains_it_from_weights_of_your_own(tiny_root
     settings["attribution"] |= {"methods": ["guided_backprop"], "misclassified": False}
     (root / "studies" / "resnet.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
     assert main(["resnet"]) == 0, capfd.readouterr().err
-    assert (paths.figures("resnet") / "report.html").is_file()
+    assert (Paths("resnet").figures / "report.html").is_file()

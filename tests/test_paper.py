@@ -68,5 +68,5 @@ def test_explanations_are_the_published_ones(paper):
 
 def test_it_is_corrected_and_can_run_as_published(paper):
     assert paper.protocol_name == "corrected"
-    assert paper.model_copy(update={"protocol": "published"}).switched == PUBLISHED
-    assert load_study("paper+published").switched == PUBLISHED
+    assert paper.model_copy(update={"base_protocol": "published"}).protocol == PUBLISHED
+    assert load_study("paper+published").protocol == PUBLISHED

@@ -126,7 +126,7 @@ def test_the_disk_of_the_paper_is_that_of_its_weights_and_images(root, jobs):
 
 def test_as_published_the_images_of_validation_are_test_images_too(root):
     study = load_study("paper")
-    published = study.model_copy(update={"protocol": "published"})
+    published = study.model_copy(update={"base_protocol": "published"})
     assert image_counts("paper", published) == {"train": 2500, "validation": 2500, "test": 8539}
     assert image_counts("paper", study)["test"] == 6039
     demo = load_study("demo+selection_on_test")

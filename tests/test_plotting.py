@@ -20,6 +20,7 @@ from pretrain_xai.drawing.boxplots import (
 from pretrain_xai.drawing.figures import save_figure
 from pretrain_xai.files.provenance import sha256
 from pretrain_xai.names import colour, hatch
+from pretrain_xai.paths import Paths
 from pretrain_xai.running.stages import STAGES
 from pretrain_xai.study import UNTRAINED
 
@@ -155,7 +156,7 @@ def test_a_saved_figure_is_repeatable_and_has_its_numbers_and_its_source(root):
         png = save_figure(figure, data, "mine", "line", parameters={"a": 1}, inputs=[root / "studies" / "tiny.yaml"])
         files.append({suffix: png.with_suffix(suffix).read_bytes() for suffix in (".pdf", ".png", ".csv")})
     assert files[0] == files[1]
-    assert png == paths.figures("mine") / "line.png"
+    assert png == Paths("mine").figures / "line.png"
     pd.testing.assert_frame_equal(pd.read_csv(png.with_suffix(".csv")), data)
     facts = json.loads(png.with_suffix(".json").read_text())
     assert facts["parameters"] == {"a": 1}

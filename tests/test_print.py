@@ -7,13 +7,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
-from pretrain_xai import paths
 from pretrain_xai.drawing import figures, published_plots, statistics_plots
 from pretrain_xai.drawing.boxplots import boxplot_figure, heatmap_figure
 from pretrain_xai.drawing.effect_plots import effect_figure
 from pretrain_xai.drawing.figures import ONE_COLUMN, TWO_COLUMNS, print_faults, save_figure
 from pretrain_xai.drawing.sensitivity_plots import LETTERS, sensitivity_figure
 from pretrain_xai.maps.comparison_maps import COMPARISON_MAPS
+from pretrain_xai.paths import Paths
 from pretrain_xai.protocol import RESCORED
 from pretrain_xai.running.variants import RETRAINED
 from pretrain_xai.statistics.protocol_effects import ALL_METHODS, CHANCE, RANKING
@@ -229,7 +229,7 @@ def test_differences_and_comparison_maps_are_drawn_at_their_values(comparison):
 
 
 def test_every_pdf_of_the_tiny_study_is_fit_for_print(tiny):
-    files = sorted(paths.figures(tiny).glob("*.pdf"))
+    files = sorted(Paths(tiny).figures.glob("*.pdf"))
     assert len(files) > 8
     for file in files:
         content = file.read_bytes()

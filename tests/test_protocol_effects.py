@@ -9,6 +9,7 @@ import pytest
 import yaml
 from pretrain_xai import batch, paths
 from pretrain_xai.classification import prediction_table
+from pretrain_xai.paths import Paths
 from pretrain_xai.protocol import CORRECTED, PUBLISHED, RESCORED, Protocol, switched_protocols
 from pretrain_xai.running.stages import STAGES, fingerprint
 from pretrain_xai.running.variants import (
@@ -46,12 +47,12 @@ def test_every_switch_is_rescored_retrained_or_swaps_two_names():
 @pytest.mark.parametrize("switch", SWITCHES)
 def test_a_variant_differs_in_its_switch_only(switch):
     variant, study = load_study(f"demo+{switch}"), load_study("demo")
-    assert variant.switched == dataclasses.replace(CORRECTED, **{switch: getattr(PUBLISHED, switch)})
+    assert variant.protocol == dataclasses.replace(CORRECTED, **{switch: getattr(PUBLISHED, switch)})
     assert variant.finetuning.selections == study.finetuning.selections
 
 
 def test_the_published_variant_is_the_published_protocol():
-    assert load_study("tiny+published").switched == PUBLISHED
+    assert load_study("tiny+published").protocol == PUBLISHED
 
 
 @pytest.mark.parametrize("variant", ["head_kept", "lesion_floor", "published", "reseed1"])
@@ -106,26 +107,26 @@ def test_what_a_study_has_as_published_anyway_is_no_variant(edited):
     edited(lambda settings: settings.update(switches={"head_kept": True, "ties": "strict"}))
     study = load_study("tiny")
     assert "head_kept" not in retrained_variants(study) and "lesion_floor" in retrained_variants(study)
-    assert "ties" not in switched_protocols(study.switched) and "mask_threshold" in switched_protocols(study.switched)
+    assert "ties" not in switched_protocols(study.protocol) and "mask_threshold" in switched_protocols(study.protocol)
     edited(lambda settings: settings.update(switches={}, protocol="published"))
     study = load_study("tiny")
     assert retrained_variants(study) == ["reseed1", "reseed2"]
-    assert list(switched_protocols(study.switched)) == ["none"]
+    assert list(switched_protocols(study.protocol)) == ["none"]
 
 
 def test_a_variant_is_finished_while_its_mark_is_that_of_the_settings_of_now(edited):
     study = load_study("tiny")
-    assert variant_states("tiny", study)["head_kept"] == "missing"
+    assert variant_states(study)["head_kept"] == "missing"
     build("tiny+head_kept", {})
     build("tiny+lesion_floor", {})
-    assert finished_variants("tiny", study) == ["lesion_floor", "head_kept"]
+    assert finished_variants(study) == ["lesion_floor", "head_kept"]
     edited(lambda settings: settings["finetuning"]["training"].update(epochs=2))
-    states = variant_states("tiny", load_study("tiny"))
+    states = variant_states(load_study("tiny"))
     assert states["head_kept"] == states["lesion_floor"] == "out of date" and states["reseed1"] == "missing"
     mark_finished("tiny+head_kept")
-    assert finished_variants("tiny", load_study("tiny")) == ["head_kept"]
+    assert finished_variants(load_study("tiny")) == ["head_kept"]
     edited(lambda settings: settings["finetuning"]["selections"]["best"]["mri"].update(learning_rate=0.002))
-    assert finished_variants("tiny", load_study("tiny")) == []
+    assert finished_variants(load_study("tiny")) == []
 
 
 @pytest.mark.parametrize("setting", ["pretraining", "dataset"])
@@ -133,27 +134,27 @@ def test_a_variant_is_out_of_date_when_what_it_shares_has_changed(edited, settin
     build("tiny+head_kept", {})
     changes = {"pretraining": {"seed": 5}, "dataset": {"brain_intensity": 0.6}}
     edited(lambda settings: settings[setting].update(changes[setting]))
-    assert variant_states("tiny", load_study("tiny"))["head_kept"] == "out of date"
+    assert variant_states(load_study("tiny"))["head_kept"] == "out of date"
 
 
 def test_a_variant_without_a_mark_or_with_newer_files_is_out_of_date(root):
     build("tiny+head_kept", {})
-    path, mark = variant_files("tiny", "head_kept")[2], paths.finished("tiny+head_kept")
+    path, mark = variant_files("tiny", "head_kept")[2], Paths("tiny+head_kept").finished
     os.utime(path, ns=(0, mark.stat().st_mtime_ns + 1))
-    assert variant_states("tiny", load_study("tiny"))["head_kept"] == "out of date", "a later batch broke off"
+    assert variant_states(load_study("tiny"))["head_kept"] == "out of date", "a later batch broke off"
     mark.write_text("{")
     os.utime(path, ns=(0, 0))
-    assert variant_states("tiny", load_study("tiny"))["head_kept"] == "out of date"
+    assert variant_states(load_study("tiny"))["head_kept"] == "out of date"
     mark_finished("tiny+head_kept")
-    assert finished_variants("tiny", load_study("tiny")) == ["head_kept"]
+    assert finished_variants(load_study("tiny")) == ["head_kept"]
     mark.unlink()
-    assert variant_states("tiny", load_study("tiny"))["head_kept"] == "out of date"
+    assert variant_states(load_study("tiny"))["head_kept"] == "out of date"
 
 
 def test_the_batch_names_what_is_out_of_date(root, monkeypatch, capsys):
     build("tiny+head_kept", {})
     build("tiny+reseed1", {})
-    paths.finished("tiny+head_kept").unlink()
+    Paths("tiny+head_kept").finished.unlink()
     monkeypatch.setattr(batch, "run_batch", lambda *_: 0)
     assert batch.run_protocols("tiny", [], retrain=False) == 0
     assert capsys.readouterr().err == "out of date and not compared: head_kept; run `make protocols STUDY=tiny`\n"
@@ -163,10 +164,10 @@ def test_further_seeds_are_new_ones_and_change_nothing_else():
     study = load_study("demo")
     seeds = [{run.seed for run in load_study(f"demo{suffix}").runs()} for suffix in ("", "+reseed1", "+reseed2")]
     assert len(set.union(*seeds)) == sum(map(len, seeds))
-    assert load_study("demo+reseed2").switched == study.switched
-    assert paths.dataset("demo+reseed2") == paths.dataset("demo")
-    assert paths.pretrained("demo+reseed2", "mri") == paths.pretrained("demo", "mri")
-    assert paths.finetuned("demo+reseed2", "x") != paths.finetuned("demo", "x")
+    assert load_study("demo+reseed2").protocol == study.protocol
+    assert Paths("demo+reseed2").dataset == Paths("demo").dataset
+    assert Paths("demo+reseed2").pretrained("mri") == Paths("demo").pretrained("mri")
+    assert Paths("demo+reseed2").finetuned("x") != Paths("demo").finetuned("x")
 
 
 @pytest.mark.parametrize(
@@ -193,8 +194,8 @@ def test_a_variant_shares_what_its_switch_does_not_change(variant):
             assert fingerprint(base, notebook) == fingerprint(changed, notebook), (notebook, "would be made again")
     first = paths.FIRST_CHANGED.get(variant, "finetuned")
     assert paths.owner(name, first) == name
-    assert paths.scores(name) != paths.scores("tiny") or variant == "swapped_rates"
-    assert paths.slices(name) == paths.slices("tiny")
+    assert Paths(name).scores != Paths("tiny").scores or variant == "swapped_rates"
+    assert Paths(name).slices == Paths("tiny").slices
 
 
 def test_switched_protocols_differ_in_one_switch_each():
@@ -298,7 +299,7 @@ def build(name: str, shifts: dict[str, float], error: float = 0.0, images=range(
     labels = np.arange(N_IMAGES) % 2
     spread = rng.permutation(np.linspace(-0.05, 0.05, N_IMAGES))
     table = pd.DataFrame({"image_index": range(N_IMAGES), "subject": [f"sub-{n // 3}" for n in range(N_IMAGES)]})
-    write_table(table, paths.dataset(name) / "test" / "images.csv")
+    write_table(table, Paths(name).dataset / "test" / "images.csv")
     predictions = []
     for number, run in enumerate([*study.runs(), *study.untrained_runs()]):
         rows = []
@@ -308,14 +309,14 @@ def build(name: str, shifts: dict[str, float], error: float = 0.0, images=range(
             values = {"image_index": range(N_IMAGES), "value": level + spread, "method": method}
             rows.append(pd.DataFrame(values | dataclasses.asdict(run)))
         scores = pd.concat(rows).assign(metric="relevance_rank_accuracy", chance=0.05)
-        write_table(scores[scores["image_index"].isin(images)], paths.scores(name) / f"{run.name}.parquet")
+        write_table(scores[scores["image_index"].isin(images)], Paths(name).scores / f"{run.name}.parquet")
         if run.pretraining != "none":
             logits = np.stack([1 - labels, labels], axis=1) + rng.normal(0, 0.1, (N_IMAGES, 2))
             predictions.append(prediction_table(run, "test", labels, logits))
-            write_table(predictions[-1], paths.finetuned(name, run.name) / "predictions.parquet")
+            write_table(predictions[-1], Paths(name).finetuned(run.name) / "predictions.parquet")
         if name == "tiny":
             write_switches(name, run.name, scores, predictions[-1])
-    write_table(find_intersections(pd.concat(predictions)), paths.intersections(name))
+    write_table(find_intersections(pd.concat(predictions)), Paths(name).intersections)
     if name != "tiny":
         mark_finished(name)
 
@@ -327,15 +328,15 @@ def write_switches(name: str, run: str, scores: pd.DataFrame, predictions: pd.Da
     for switch in ("none", *RESCORED):
         concerned = scores[scores["method"].isin(RESCORED.get(switch) or scores["method"].unique())]
         switched.append(concerned.assign(switch=switch, value=concerned["value"] + shifts.get(switch, 0)))
-    write_table(pd.concat(switched), paths.switch_scores(name) / f"{run}.parquet")
+    write_table(pd.concat(switched), Paths(name).switch_scores / f"{run}.parquet")
     wrong = predictions.assign(predicted=predictions["predicted"].where(predictions["image_index"] > 0, 1))
-    write_table(wrong, paths.switch_predictions(name) / f"{run}.parquet")
+    write_table(wrong, Paths(name).switch_predictions / f"{run}.parquet")
 
 
 def leave_files_of_runs_that_are_no_more(name: str) -> None:
     """Write, beside the files of two runs, some with another seed and other numbers."""
     for run in ("best-mri-depth1-seed", "best-none-depth0-seed"):
-        for folder in (paths.scores(name), paths.switch_scores(name), paths.switch_predictions(name)):
+        for folder in (Paths(name).scores, Paths(name).switch_scores, Paths(name).switch_predictions):
             table = read_table(folder / f"{run}0.parquet").assign(seed=7, predicted=1)
             table = table.assign(value=1.0) if "value" in table else table
             write_table(table, folder / f"{run}7.parquet")
@@ -359,9 +360,9 @@ def built(tmp_path_factory) -> pd.DataFrame:
         build("tiny+published", {"natural": 0.3, "saliency": 0.5})
         leave_files_of_runs_that_are_no_more("tiny")
         study = load_study("tiny")
-        variants = finished_variants("tiny", study)
+        variants = finished_variants(study)
         assert variants == ["reseed1", "reseed2", "first_conv_frozen", "lesion_floor", "head_kept", "published"]
-        yield compare_protocols("tiny", study, "best", variants)
+        yield compare_protocols(study, "best", variants)
 
 
 def row(effects: pd.DataFrame, switch: str, quantity: str, effect: str = "mean", **cell) -> pd.Series:
@@ -476,7 +477,7 @@ def test_a_switch_of_one_method_changes_the_mean_of_all(built):
 def test_a_study_without_a_method_is_compared_without_its_switch(edited):
     edited(lambda settings: settings["attribution"].update(methods=["saliency", "lrp", "gradient_shap"]))
     build("tiny", {})
-    switches = set(compare_protocols("tiny", load_study("tiny"), "best", [])["switch"])
+    switches = set(compare_protocols(load_study("tiny"), "best", [])["switch"])
     assert "captum_deep_lift" not in switches
     assert {"gradient_shap_unseeded", "mask_threshold", "signed_edges"} <= switches
 
@@ -484,7 +485,7 @@ def test_a_study_without_a_method_is_compared_without_its_switch(edited):
 def test_a_published_study_is_compared_with_nothing(edited):
     edited(lambda settings: settings.update(protocol="published"))
     build("tiny", {})
-    effects = compare_protocols("tiny", load_study("tiny"), "best", [])
+    effects = compare_protocols(load_study("tiny"), "best", [])
     assert set(effects["switch"]) == {"none"}
     assert conclusions(effects)[-1].startswith("Nothing is left to compare")
 
@@ -494,7 +495,7 @@ def test_another_selection_is_compared_without_retrained_variants(edited):
     edited(lambda settings: settings["finetuning"]["selections"].update(matched=CELLS))
     build("tiny", {})
     build("tiny+head_kept", {})
-    effects = compare_protocols("tiny", load_study("tiny"), "matched", ["head_kept"])
+    effects = compare_protocols(load_study("tiny"), "matched", ["head_kept"])
     assert not effects["retrained"].any() and "mask_threshold" in set(effects["switch"])
 
 
@@ -504,12 +505,12 @@ def test_another_selection_is_compared_without_retrained_variants(edited):
 
 @pytest.fixture
 def effects(tiny) -> pd.DataFrame:
-    return read_table(paths.data(tiny) / "protocols.csv")
+    return read_table(Paths(tiny).data / "protocols.csv")
 
 
 def test_corrected_values_are_the_medians_of_the_study(tiny, effects):
     scores = read_scores(tiny).query("metric == 'relevance_rank_accuracy' and selection == 'best'")
-    images = image_list(read_table(paths.intersections(tiny)), "best", CORRECT_FOR_ALL)
+    images = image_list(read_table(Paths(tiny).intersections), "best", CORRECT_FOR_ALL)
     scores = scores[scores["image_index"].isin(images)]
     medians = scores.groupby(["pretraining", "finetune_depth", "method"], observed=True)["value"].median()
     rescored = effects[effects["switch"].isin(RESCORED) & (effects["effect"] == "cell")]

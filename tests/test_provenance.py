@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from pretrain_xai import paths
 from pretrain_xai.drawing import figures
 from pretrain_xai.files.provenance import PACKAGES, atomic_path, git_describe, record, sha256, write_text
+from pretrain_xai.paths import Paths
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
@@ -74,7 +75,7 @@ def test_files_get_the_permissions_that_the_umask_gives(tmp_path, umask, mode):
 
 
 def test_the_record_has_digests_that_check(root):
-    folder = paths.data("tiny")
+    folder = Paths("tiny").data
     write_text(folder / "input.csv", "a\n1\n")
     write_text(folder / "output.csv", "b\n2\n")
     record(folder / "output.csv", parameters={"study": "tiny", "seed": 3}, inputs=[folder / "input.csv"])
@@ -92,7 +93,7 @@ def test_the_record_has_digests_that_check(root):
 def test_results_on_another_disk_are_called_by_their_place_in_the_root(root, tmp_path_factory):
     """On clusters `data/` is often a link; Snakemake and `make verify` say data/ as well."""
     (root / "data").symlink_to(tmp_path_factory.mktemp("scratch"), target_is_directory=True)
-    file = paths.data("tiny") / "output.csv"
+    file = Paths("tiny").data / "output.csv"
     write_text(file, "b\n2\n")
     record(file, parameters={}, inputs=[file])
     facts = json.loads(file.with_name("output.csv.json").read_text())
@@ -112,7 +113,7 @@ def test_a_figure_is_four_files_whose_pictures_and_numbers_repeat(root):
         figure = Figure()
         figure.subplots().plot(data["x"], data["y"])
         saved = figures.save_figure(figure, data, "tiny", "line", parameters={"study": "tiny"})
-        content.append({file.suffix: file.read_bytes() for file in paths.figures("tiny").iterdir()})
+        content.append({file.suffix: file.read_bytes() for file in Paths("tiny").figures.iterdir()})
     assert saved == root / "figures" / "tiny" / "line.png"
     assert content[0].keys() == {".pdf", ".png", ".csv", ".json"}
     for ending in (".pdf", ".png", ".csv"):

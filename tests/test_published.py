@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pretrain_xai import paths, published, run_notebook
 from pretrain_xai.files.release import METHODS, ReleaseError, parse_model_name, selection_of
+from pretrain_xai.paths import Paths
 from pretrain_xai.published import Release, read_release
 from pretrain_xai.statistics import published_tables
 from release import RELEASE
@@ -130,7 +131,7 @@ def test_notebook_14_reads_a_release_and_says_what_it_lacks(root):
     _write(root / "release", _contents("best", _names()))
     notebook, output = paths.NOTEBOOKS / "14_published.ipynb", root / "out.ipynb"
     assert run_notebook.main([str(notebook), str(output), "-p", "folder", "release"]) == 0
-    made = {file.name for file in paths.figures("published").rglob("*")}
+    made = {file.name for file in Paths("published").figures.rglob("*")}
     assert {"explanations_best.png", "misclassified_best.png", "problems.csv", "side_by_side.csv"} <= made
 
 

@@ -9,6 +9,7 @@ import pytest
 from matplotlib import pyplot as plt
 from pretrain_xai import names, paths, report
 from pretrain_xai.batch import stage_times
+from pretrain_xai.paths import Paths
 from pretrain_xai.report import main, write_report
 from pretrain_xai.study import load_study
 from pretrain_xai.tables import read_classification, read_scores
@@ -17,7 +18,7 @@ STATISTICS = ("skill_intervals", "effect_mri_natural", "ranks", "redundancy")
 
 
 def test_report_is_static_and_every_link_leads_somewhere(tiny):
-    page = paths.figures(tiny) / "report.html"
+    page = Paths(tiny).figures / "report.html"
     text = page.read_text(encoding="utf-8")
     assert re.findall(r"<script[^>]*>", text) == ["<script>"], "one script, in the page: it opens from a file"
     links = re.findall(r'(?:src|href)="([^"]+)"', text)
@@ -113,11 +114,11 @@ def test_the_matched_selection_has_its_answer_and_its_figures(tiny):
 
 def test_the_empty_log_of_a_killed_job_counts_for_nothing(tiny, tmp_path, monkeypatch):
     executed = tmp_path / "executed"
-    shutil.copytree(paths.executed(tiny) / "13_statistics", executed / "13_statistics")
+    shutil.copytree(Paths(tiny).executed / "13_statistics", executed / "13_statistics")
     monkeypatch.setattr(paths, "executed", lambda study: executed)
-    times = stage_times(tiny)
+    times = stage_times(load_study(tiny))
     (executed / "13_statistics" / "killed.ipynb").touch()
-    assert stage_times(tiny) == times and len(times["13_statistics"]) == 1 and times["13_statistics"][0] > 0
+    assert stage_times(load_study(tiny)) == times and len(times["13_statistics"]) == 1 and times["13_statistics"][0] > 0
 
 
 def test_settings_versions_and_executed_notebooks_are_there(tiny):

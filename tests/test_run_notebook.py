@@ -18,6 +18,7 @@ from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 from pretrain_xai import paths
 from pretrain_xai.errors import UserError
+from pretrain_xai.paths import Paths
 from pretrain_xai.run_notebook import ParameterError, check_parameters, declared_parameters, main
 
 PARAMETERS = """
@@ -224,7 +225,7 @@ def test_no_notebook_takes_a_study_outside_its_folder(name):
     for path in sorted(paths.NOTEBOOKS.glob("*.ipynb")):
         study = check_parameters(path, {"study": name})["study"]
         with pytest.raises(UserError, match="is no name of a study"):
-            paths.figures(study)
+            assert Paths(study).figures
 
 
 @pytest.mark.parametrize("content", ["", "not JSON", "[]", "{}", "3", "null", '{"cells": 3, "nbformat": 4}'])

@@ -7,7 +7,6 @@ import pandas as pd
 import pytest
 import torch
 from matplotlib import pyplot as plt
-from pretrain_xai import paths
 from pretrain_xai.dataset import LesionMasks, Split, read_split
 from pretrain_xai.drawing.sanity_figure import PANELS, sanity_figure
 from pretrain_xai.explanations import examples
@@ -28,6 +27,7 @@ from pretrain_xai.explanations.sanity import (
 from pretrain_xai.localization import relevance_rank_accuracy
 from pretrain_xai.methods.micro_batches import micro_batch_rows
 from pretrain_xai.networks.models import build_network
+from pretrain_xai.paths import Paths
 from pretrain_xai.protocol import CORRECTED
 from pretrain_xai.settings.sections import Attribution, Network, Standardise
 from pretrain_xai.study import load_study
@@ -210,7 +210,7 @@ def test_heatmaps_have_the_score_by_the_rule_for_ties_of_the_study(tiny, monkeyp
     monkeypatch.setattr(
         examples, "relevance_rank_accuracy", lambda maps, masks, ties: rules.add(ties) or np.zeros(len(maps))
     )
-    read_examples(tiny, strict, "best", read_split(paths.dataset(tiny) / "test", 0.5))
+    read_examples(strict, "best", read_split(Paths(tiny).dataset / "test", 0.5))
     assert rules == {"strict"}
 
 

@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib import pyplot as plt
-from pretrain_xai import paths
 from pretrain_xai.batch import check_scores
 from pretrain_xai.drawing.sensitivity_plots import LETTERS, flip_letters, sensitivity_figure
 from pretrain_xai.errors import UserError
 from pretrain_xai.explanations.setting_scores import SettingScores, empty_scores, score_comparison_maps_under_settings
 from pretrain_xai.localization import SCORES
 from pretrain_xai.maps.channels import LUMINANCE
+from pretrain_xai.paths import Paths
 from pretrain_xai.protocol import CORRECTED
 from pretrain_xai.settings.sections import Sensitivity
 from pretrain_xai.statistics.effects import effect_table
@@ -404,15 +404,15 @@ def test_the_figure_has_a_cell_with_tau_and_letters_for_every_setting(flipped):
 def test_the_default_setting_holds_the_scores_and_the_conclusions_of_the_study(tiny):
     study = load_study(tiny)
     run = next(study.runs())
-    found = SettingScores.read(paths.setting_scores(tiny) / f"{run.name}.npz")
+    found = SettingScores.read(Paths(tiny).setting_scores / f"{run.name}.npz")
     scores = read_scores(tiny).query("metric == 'relevance_rank_accuracy' and pretraining == @run.pretraining")
     mine = (scores["finetune_depth"] == run.finetune_depth) & (scores["selection"] == run.selection)
     scores = scores[mine].set_index(["method", "image_index"])["value"]
     place = [found.channel_reductions.index("sum_abs"), found.mask_thresholds.index(0.5), 0]
     for row, method in enumerate(found.methods):
         np.testing.assert_array_equal(found.values[(row, *place)], scores.loc[method].loc[found.image_index])
-    table = read_table(paths.statistics(tiny) / "sensitivity.csv").query("is_default")
-    ranks = read_table(paths.statistics(tiny) / "ranks.csv")
+    table = read_table(Paths(tiny).statistics / "sensitivity.csv").query("is_default")
+    ranks = read_table(Paths(tiny).statistics / "ranks.csv")
     best = ranks.loc[ranks["mean_rank"] == ranks["mean_rank"].min(), "method"]
     assert table["first"].iloc[0] in set(best)
     assert table["tau"].iloc[0] == pytest.approx(1)
@@ -421,7 +421,7 @@ def test_the_default_setting_holds_the_scores_and_the_conclusions_of_the_study(t
 def test_findings_speak_of_survival_where_the_tables_are_there(tiny):
     from pretrain_xai.statistics.table_names import SENSITIVITY, STATISTICS
 
-    tables = {name: read_table(paths.statistics(tiny) / f"{name}.csv") for name in (*STATISTICS, *SENSITIVITY)}
+    tables = {name: read_table(Paths(tiny).statistics / f"{name}.csv") for name in (*STATISTICS, *SENSITIVITY)}
     found = [finding for finding in findings(tables) if finding.figure == "sensitivity"]
     assert found and all(finding.table in SENSITIVITY for finding in found)
     assert not [f for f in findings({name: tables[name] for name in STATISTICS}) if f.figure == "sensitivity"]

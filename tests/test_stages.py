@@ -206,7 +206,7 @@ def definitions(path: Path, called: ast.expr) -> list[tuple[Path, ast.FunctionDe
 
 
 def resolve(node: ast.AST, aliases: dict[str, str]) -> str | None:
-    """Return what an expression is of the study, such as `study.switched.ties`, if it is."""
+    """Return what an expression is of the study, such as `study.protocol.ties`, if it is."""
     if isinstance(node, ast.Name):
         return aliases.get(node.id)
     if isinstance(node, ast.Attribute) and (of := resolve(node.value, aliases)):
@@ -243,7 +243,7 @@ def uses(path: Path, tree: ast.AST, aliases: dict[str, str]) -> set[str]:
         given = [*enumerate(call.args), *((keyword.arg, keyword.value) for keyword in call.keywords)]
         for place, argument in given:
             of = resolve(argument, aliases)
-            if of not in ("study", "study.switched") or not functions:
+            if of not in ("study", "study.protocol") or not functions:
                 if place != "parameters":  # provenance: says what was used, and changes no result
                     visit(argument)
                 continue

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib import pyplot as plt
-from pretrain_xai import paths
 from pretrain_xai.drawing.statistics_plots import (
     alike,
     cells_figure,
@@ -20,6 +19,7 @@ from pretrain_xai.drawing.statistics_plots import (
     ranks_figure,
     redundancy_figure,
 )
+from pretrain_xai.paths import Paths
 from pretrain_xai.skill import Skills
 from pretrain_xai.statistics.findings import findings
 from pretrain_xai.statistics.power import power_table, seeds_needed
@@ -130,7 +130,7 @@ def test_a_method_that_repeats_another_is_found():
 
 
 def test_lrp_is_found_to_be_input_times_gradient(tiny):
-    table = read_table(paths.statistics(tiny) / "redundancy.csv")
+    table = read_table(Paths(tiny).statistics / "redundancy.csv")
     same = table[table["same"]]
     assert ["input_x_gradient", "lrp"] in same[["method", "other"]].to_numpy().tolist()
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from pretrain_xai import paths
 from pretrain_xai.batch import check_methods, main
 from pretrain_xai.errors import UserError
+from pretrain_xai.paths import Paths
 from pretrain_xai.protocol import CORRECTED, PUBLISHED, Protocol
 from pretrain_xai.study import Run, Study, StudyError, load_study
 
@@ -172,7 +173,7 @@ def use(name: str) -> None:
     words = [*(run.name for run in runs), *study.attribution.methods, *study.dataset.seed_bases, *study.reseeds]
     assert all(re.fullmatch(r"[A-Za-z0-9_-]+", word) for word in words)
     assert all(study.learning_rate(run) < math.inf for run in study.runs())
-    assert study.switched and study.protocol_name and study.image_limits and study.model_dump_json()
+    assert study.protocol and study.protocol_name and study.image_limits and study.model_dump_json()
 
 
 @pytest.mark.parametrize("name", ["tiny", "paper"])
@@ -233,7 +234,10 @@ def test_names_that_are_parts_of_paths_and_commands_are_words(root):
 )
 def test_a_name_that_leaves_the_folder_of_studies_is_none(root, name):
     if name != "demo+":  # no variant, which is the study
-        for use_name in (load_study, paths.data, paths.figures, paths.executed, paths.scores):
+        for use_name in (
+            load_study,
+            *(lambda name, kind=kind: getattr(Paths(name), kind) for kind in ("data", "figures", "executed", "scores")),
+        ):
             with pytest.raises(UserError, match="is no name of a study") as error:
                 use_name(name)
             assert "\n" not in str(error.value)
@@ -275,7 +279,7 @@ def test_any_value_for_any_section_gives_a_study_or_a_study_error(tmp_path_facto
 
 def test_switches_override_single_fields_of_the_protocol(root):
     study = load_study(edited(root, "switches", {"ties": "strict", "lesion_floor": 0.1}))
-    assert study.switched == dataclasses.replace(CORRECTED, ties="strict", lesion_floor=0.1)
+    assert study.protocol == dataclasses.replace(CORRECTED, ties="strict", lesion_floor=0.1)
     assert study.protocol_name == "corrected+lesion_floor=0.1+ties=strict"
 
 

@@ -9,9 +9,9 @@ import pytest
 from fuzz import survive
 from hypothesis import given
 from hypothesis import strategies as st
-from pretrain_xai import paths
 from pretrain_xai.localization import confusion_counts, score_masked
 from pretrain_xai.maps.masked_maps import MaskedMaps
+from pretrain_xai.paths import Paths
 from pretrain_xai.study import Run, load_study
 from pretrain_xai.tables import (
     CLASSIFICATION_COLUMNS,
@@ -48,7 +48,7 @@ ARRAYS = {
 def scores_of(run: Run, values: list[float]) -> pd.DataFrame:
     rows = pd.DataFrame({"method": "saliency", "image_index": range(len(values)), "label": 0, "predicted": 0})
     rows = rows.assign(metric="relevance_rank_accuracy", value=values, chance=0.05)
-    return identify_scores(rows, "tiny", load_study("tiny"), run)
+    return identify_scores(rows, load_study("tiny"), run)
 
 
 @pytest.mark.parametrize("ending", ["csv", "parquet"])
@@ -170,9 +170,9 @@ def test_one_array_without_a_name_is_refused(tmp_path):
 
 def test_what_is_missing_says_which_study_to_run(root):
     for reader, path in (
-        (read_table, paths.data("mine") / "no.csv"),
-        (read_arrays, paths.data("mine") / "no.npz"),
-        (lambda folder: read_runs(folder, [Run("best", "mri", 1, 0)]), paths.data("mine") / "none"),
+        (read_table, Paths("mine").data / "no.csv"),
+        (read_arrays, Paths("mine").data / "no.npz"),
+        (lambda folder: read_runs(folder, [Run("best", "mri", 1, 0)]), Paths("mine").data / "none"),
     ):
         with pytest.raises(TableError, match=r"is missing: run `make study STUDY=mine` first"):
             reader(path)
@@ -191,7 +191,7 @@ def scored(root) -> str:
     """Return the tiny study, with two scores of each of its runs: 0.5 and the place of the run."""
     study = load_study("tiny")
     for number, run in enumerate([*study.runs(), *study.untrained_runs()]):
-        write_scores(scores_of(run, [0.5, number]), paths.scores("tiny") / f"{run.name}.parquet")
+        write_scores(scores_of(run, [0.5, number]), Paths("tiny").scores / f"{run.name}.parquet")
     return "tiny"
 
 
@@ -210,16 +210,16 @@ def test_scores_have_their_columns_and_come_back_by_study(scored):
 
 def test_scores_of_runs_that_the_study_no_longer_has_are_not_read(scored):
     known = read_scores(scored)
-    write_scores(scores_of(Run("best", "mri", 1, 7), [0.9]), paths.scores(scored) / "best-mri-depth1-seed7.parquet")
+    write_scores(scores_of(Run("best", "mri", 1, 7), [0.9]), Paths(scored).scores / "best-mri-depth1-seed7.parquet")
     pd.testing.assert_frame_equal(read_scores(scored), known)
-    (paths.scores(scored) / "best-mri-depth5-seed0.parquet").unlink()
+    (Paths(scored).scores / "best-mri-depth5-seed0.parquet").unlink()
     with pytest.raises(TableError, match=r"best-mri-depth5-seed0\.parquet is missing: run `make study STUDY=tiny`"):
         read_scores(scored)
 
 
 def test_scores_of_a_variant_are_those_of_its_runs(scored):
     for run in [*load_study("tiny+reseed1").runs(), *load_study("tiny+reseed1").untrained_runs()]:
-        write_scores(scores_of(run, [0.5]), paths.scores("tiny+reseed1") / f"{run.name}.parquet")
+        write_scores(scores_of(run, [0.5]), Paths("tiny+reseed1").scores / f"{run.name}.parquet")
     assert set(read_scores("tiny+reseed1")["seed"]) == {1000, 0}
     assert len(read_scores("tiny+reseed1")) == 5
 
@@ -229,8 +229,8 @@ def test_scores_with_other_columns_are_not_written(root, change, named):
     table = scores_of(Run("best", "mri", 1, 0), [0.5])
     table = table.drop(**change) if change else table.assign(extra=1)
     with pytest.raises(TableError, match=rf"score columns differ: \['{named}'\]"):
-        write_scores(table, paths.scores("tiny") / "a.parquet")
-    assert not paths.scores("tiny").exists()
+        write_scores(table, Paths("tiny").scores / "a.parquet")
+    assert not Paths("tiny").scores.exists()
 
 
 def test_true_negative_rates_from_the_counts_are_the_scores():
@@ -259,7 +259,7 @@ def test_read_classification_gives_the_columns_in_order(root):
     table = pd.DataFrame([dict.fromkeys(CLASSIFICATION_COLUMNS, 1) | {"extra": 2}])[
         ["extra", *CLASSIFICATION_COLUMNS[::-1]]
     ]
-    write_table(table, paths.classification("tiny"))
+    write_table(table, Paths("tiny").classification)
     assert read_classification("tiny").columns.tolist() == CLASSIFICATION_COLUMNS
 
 
@@ -267,7 +267,7 @@ def test_predictions_of_all_runs_or_an_error(root):
     runs = [Run("best", "mri", depth, 0) for depth in (1, 2)]
     for run in runs[:1]:
         write_table(
-            pd.DataFrame({"depth": [run.finetune_depth]}), paths.finetuned("tiny", run.name) / "predictions.parquet"
+            pd.DataFrame({"depth": [run.finetune_depth]}), Paths("tiny").finetuned(run.name) / "predictions.parquet"
         )
     assert read_predictions("tiny", runs[:1])["depth"].tolist() == [1]
     with pytest.raises(TableError, match=r"best-mri-depth2-seed0/predictions\.parquet is missing"):

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from pretrain_xai import paths
 from pretrain_xai.files.provenance import read_sums, sha256, write_sums
+from pretrain_xai.paths import Paths
 from pretrain_xai.tables import write_table
 from pretrain_xai.verify import Verification, main
 
@@ -37,7 +37,7 @@ def record_again(root: Path, file: Path) -> None:
     record = file.with_name(f"{file.name}.json")
     if record.is_file():
         record.write_text(json.dumps(json.loads(record.read_text()) | {"sha256": sha256(file)}))
-    for sums in paths.executed("tiny").rglob("*.sha256"):
+    for sums in Paths("tiny").executed.rglob("*.sha256"):
         if (files := read_sums(sums)).keys() & {file.relative_to(root).as_posix()}:
             write_sums(sums, [root / name for name in files])
 
@@ -169,7 +169,7 @@ def test_a_record_that_is_no_record_is_named(finished):
 
 @pytest.mark.skipif(not shutil.which("sha256sum"), reason="sha256sum is not installed")
 def test_the_digests_are_read_by_sha256sum(finished):
-    for sums in paths.executed("tiny").rglob("*.sha256"):
+    for sums in Paths("tiny").executed.rglob("*.sha256"):
         subprocess.run(["sha256sum", "--check", "--quiet", "--strict", sums], cwd=finished, check=True)
 
 

@@ -34,6 +34,7 @@ from pretrain_xai.networks.weight_files import (
     read_state,
     torchvision_state,
 )
+from pretrain_xai.paths import Paths
 from pretrain_xai.running.prerequisites import check_weights
 from pretrain_xai.settings.sections import Network
 from pretrain_xai.study import Run, StudyError, load_study
@@ -114,8 +115,8 @@ def test_the_mri_model_starts_with_its_own_head_or_a_fresh_one(root, kind, n_cla
     KINDS[kind](network, root / "MRI_pretrained_model.pt")
     study = load_study("tiny").model_copy(update={"switches": {"head_kept": head_kept}})
     state = pretrained_state(study.network, "MRI_pretrained_model.pt")
-    save_state(paths.pretrained("tiny", "mri"), state)
-    loaded, other = (load_pretrained("tiny", study, Run("best", "mri", 1, seed)) for seed in (0, 1))
+    save_state(Paths("tiny").pretrained("mri"), state)
+    loaded, other = (load_pretrained(study, Run("best", "mri", 1, seed)) for seed in (0, 1))
     heads = ("classifier.6.weight", "classifier.6.bias")
     known = {name: tensor for name, tensor in loaded.state_dict().items() if not name.startswith("standardise")}
     body = {name: tensor for name, tensor in known.items() if name not in heads}
@@ -127,9 +128,9 @@ def test_the_mri_model_starts_with_its_own_head_or_a_fresh_one(root, kind, n_cla
 
 def test_a_head_of_other_classes_can_not_be_kept(root):
     study = load_study("tiny").model_copy(update={"switches": {"head_kept": True}})
-    save_state(paths.pretrained("tiny", "mri"), theirs("vgg11", 5, width=1 / 16).state_dict())
+    save_state(Paths("tiny").pretrained("mri"), theirs("vgg11", 5, width=1 / 16).state_dict())
     with pytest.raises(WeightsError, match="head_kept needs a last layer of 2 outputs, it has 5"):
-        load_pretrained("tiny", study, Run("best", "mri", 1, 0))
+        load_pretrained(study, Run("best", "mri", 1, 0))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.float64, torch.bfloat16])
@@ -138,9 +139,9 @@ def test_features_alone_start_with_a_fresh_classifier_of_the_runs_seed(root, dty
     state = theirs("vgg11", width=1 / 16).state_dict()
     features = {name: tensor.to(dtype) for name, tensor in state.items() if name.startswith("features")}
     save_file(features, root / "features.safetensors")
-    save_state(paths.pretrained("tiny", "natural"), pretrained_state(study.network, "features.safetensors"))
+    save_state(Paths("tiny").pretrained("natural"), pretrained_state(study.network, "features.safetensors"))
     runs = [Run("best", "natural", 1, seed) for seed in (0, 0, 1)]
-    networks = [load_pretrained("tiny", study, run) for run in runs]
+    networks = [load_pretrained(study, run) for run in runs]
     for network in networks:
         assert all(torch.equal(network.state_dict()[name], tensor.float()) for name, tensor in features.items())
         assert all(parameter.dtype == torch.float32 for parameter in network.parameters())

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from pretrain_xai import paths
 from pretrain_xai.errors import UserError
+from pretrain_xai.paths import Paths
 from pretrain_xai.running.altered_files import find_altered, jobs_of, make_again, name_altered
 from pretrain_xai.running.cluster import job_prefix, profile_folder, uses_slurm, wait_for_earlier_jobs
 from pretrain_xai.running.pairs import check_pairs
@@ -96,7 +97,7 @@ def only_batch(study: str) -> Iterator[int]:
         Another batch holds it, or the folder can't be written.
     """
     base, _ = paths.split_name(study)
-    path = paths.data(base) / ".batch.lock"
+    path = Paths(base).data / ".batch.lock"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
@@ -159,7 +160,7 @@ def run_protocols(study: str, options: Sequence[str], *, retrain: bool, profile:
     for variant in retrained_variants(load_study(study)) if retrain else ():
         print(f"\n{study} {'as published' if variant == 'published' else f'with {variant}'}", flush=True)
         statuses[variant] = run_batch(variant_name(study, variant), options, profile)
-    states = variant_states(study, load_study(study))
+    states = variant_states(load_study(study))
     if outdated := [variant for variant, state in states.items() if state == "out of date"]:
         print(
             f"out of date and not compared: {', '.join(outdated)}; run `make protocols STUDY={study}`", file=sys.stderr
@@ -170,10 +171,10 @@ def run_protocols(study: str, options: Sequence[str], *, retrain: bool, profile:
     return max(compared, *statuses.values(), 0)
 
 
-def stage_times(study: str) -> dict[str, list[float]]:
+def stage_times(study: Study) -> dict[str, list[float]]:
     """Return the seconds that each executed notebook of the study took, by stage."""
     times: dict[str, list[float]] = {}
-    for path in sorted(paths.executed(study).glob("*/[!.]*.ipynb")):
+    for path in sorted(study.paths.executed.glob("*/[!.]*.ipynb")):
         if path.stat().st_size == 0:  # Snakemake makes the log of a job that was killed before it wrote one
             continue
         duration = json.loads(path.read_text(encoding="utf-8"))["metadata"].get("papermill", {}).get("duration")
@@ -183,15 +184,15 @@ def stage_times(study: str) -> dict[str, list[float]]:
 
 def _print_times(study: str, wall: float, variants: Sequence[str]) -> None:
     print(f"\n{'stage':<28} {'runs':>4} {'minutes':>8}")
-    for stage, seconds in stage_times(study).items():
+    for stage, seconds in stage_times(load_study(study)).items():
         print(f"{stage:<28} {len(seconds):>4} {sum(seconds) / 60:>8.1f}")
     for variant in variants:
-        times = stage_times(variant_name(study, variant)).values()
+        times = stage_times(load_study(variant_name(study, variant))).values()
         print(f"{'variant ' + variant:<28} {sum(map(len, times)):>4} {sum(map(sum, times)) / 60:>8.1f}")
     print(
         f"this batch took {wall / 60:.1f} minutes; notebooks ran side by side, and some of those above in earlier batches"
     )
-    report = paths.figures(study) / "report.html"
+    report = Paths(study).figures / "report.html"
     if report.is_file():
         print(f"next: open {_near(report)} in a browser, then the notebooks with `make lab`")
 
@@ -231,7 +232,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     if status == 0 and not _is_dry(snakemake_options):
-        variants = finished_variants(options.study, load_study(options.study)) if options.protocols else []
+        variants = finished_variants(load_study(options.study)) if options.protocols else []
         _print_times(options.study, time.monotonic() - started, variants)
     return status
 

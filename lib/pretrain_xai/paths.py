@@ -10,6 +10,7 @@ its own; what it does not change is shared with the study.
 
 import os
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 from pretrain_xai.errors import UserError
@@ -89,36 +90,6 @@ def study_file(study: str) -> Path:
     return root() / "studies" / f"{split_name(study)[0]}.yaml"
 
 
-def data(study: str) -> Path:
-    """Return the folder of everything that `study` computes."""
-    return root() / "data" / _folder(study)
-
-
-def figures(study: str) -> Path:
-    """Return the folder of the figures and of the report of `study`."""
-    return root() / "figures" / _folder(study)
-
-
-def executed(study: str) -> Path:
-    """Return the folder of the executed notebooks of `study`."""
-    return root() / "papermill_runs" / _folder(study)
-
-
-def lesions(study: str) -> Path:
-    """Return the file of the lesion patches."""
-    return _data(study, "lesions") / "lesions.npz"
-
-
-def slices(study: str) -> Path:
-    """Return the folder with `slices.npy`, its table `slices.csv` and `participants.csv`."""
-    return _data(study, "slices") / "slices"
-
-
-def pretrained(study: str, pretraining: str) -> Path:
-    """Return the weight file of a network that was pre-trained on the corpus `pretraining`."""
-    return _data(study, "pretrained") / "pretrained" / f"{pretraining}.safetensors"
-
-
 def weights_file(source: str) -> Path | None:
     """Return the local file that a setting of `pretraining.weights` names; None for a name of torchvision's.
 
@@ -128,75 +99,108 @@ def weights_file(source: str) -> Path | None:
     return root() / Path(source).expanduser() if is_path else None
 
 
-def dataset(study: str) -> Path:
-    """Return the folder with one sub-folder of images, lesions and labels per split, and the audit."""
-    return _data(study, "dataset") / "dataset"
+@dataclass(frozen=True)
+class Paths:
+    """Where everything of one study or variant lies; a variant shares what its switch does not change."""
 
+    study: str
 
-def finetuned(study: str, run: str) -> Path:
-    """Return the folder with the weights, the history and the predictions of one fine-tuned model."""
-    return _data(study, "finetuned") / "finetuned" / run
+    def _data(self, artefact: str) -> Path:
+        return Paths(owner(self.study, artefact)).data
 
+    @property
+    def _folder(self) -> Path:
+        base, variant = split_name(self.study)
+        return Path(base, "protocols", variant) if variant else Path(base)
 
-def checkpoints(study: str, run: str) -> Path:
-    """Return the table of the checkpoints of one fine-tuning; their weights lie in the folder of the same name."""
-    return finetuned(study, run) / "checkpoints.csv"
+    @property
+    def data(self) -> Path:
+        """The folder of everything that the study computes."""
+        return root() / "data" / self._folder
 
+    @property
+    def figures(self) -> Path:
+        """The folder of the figures and of the report."""
+        return root() / "figures" / self._folder
 
-def matching(study: str) -> Path:
-    """Return the table of the matched models: which checkpoints, and how far from the common accuracy."""
-    return _data(study, "finetuned") / "matching.csv"
+    @property
+    def executed(self) -> Path:
+        """The folder of the executed notebooks."""
+        return root() / "papermill_runs" / self._folder
 
+    @property
+    def lesions(self) -> Path:
+        """The file of the lesion patches."""
+        return self._data("lesions") / "lesions.npz"
 
-def classification(study: str) -> Path:
-    """Return the table with one row of classification metrics per model."""
-    return _data(study, "classification") / "classification.csv"
+    @property
+    def slices(self) -> Path:
+        """The folder with `slices.npy`, its table `slices.csv` and `participants.csv`."""
+        return self._data("slices") / "slices"
 
+    def pretrained(self, pretraining: str) -> Path:
+        """Return the weight file of a network that was pre-trained on the corpus `pretraining`."""
+        return self._data("pretrained") / "pretrained" / f"{pretraining}.safetensors"
 
-def intersections(study: str) -> Path:
-    """Return the table of the image lists: right for all models, wrong for one, wrong for all."""
-    return _data(study, "intersections") / "intersections.csv"
+    @property
+    def dataset(self) -> Path:
+        """The folder with one sub-folder of images, lesions and labels per split, and the audit."""
+        return self._data("dataset") / "dataset"
 
+    def finetuned(self, run: str) -> Path:
+        """Return the folder with the weights, the history and the predictions of one fine-tuned model."""
+        return self._data("finetuned") / "finetuned" / run
 
-def scores(study: str) -> Path:
-    """Return the folder with one file of explanation scores per model."""
-    return _data(study, "scores") / "scores"
+    def checkpoints(self, run: str) -> Path:
+        """Return the table of the checkpoints of one fine-tuning; their weights lie in the folder of the same name."""
+        return self.finetuned(run) / "checkpoints.csv"
 
+    @property
+    def matching(self) -> Path:
+        """The table of the matched models: which checkpoints, and how far from the common accuracy."""
+        return self._data("finetuned") / "matching.csv"
 
-def example_maps(study: str) -> Path:
-    """Return the folder with one file of example attribution maps per model."""
-    return _data(study, "scores") / "example_maps"
+    @property
+    def classification(self) -> Path:
+        """The table with one row of classification metrics per model."""
+        return self._data("classification") / "classification.csv"
 
+    @property
+    def intersections(self) -> Path:
+        """The table of the image lists: right for all models, wrong for one, wrong for all."""
+        return self._data("intersections") / "intersections.csv"
 
-def setting_scores(study: str) -> Path:
-    """Return the folder with one file per model: what its maps score under every setting of the sensitivity table."""
-    return _data(study, "scores") / "setting_scores"
+    @property
+    def scores(self) -> Path:
+        """The folder with one file of explanation scores per model."""
+        return self._data("scores") / "scores"
 
+    @property
+    def example_maps(self) -> Path:
+        """The folder with one file of example attribution maps per model."""
+        return self._data("scores") / "example_maps"
 
-def statistics(study: str) -> Path:
-    """Return the folder of the tables of intervals, effects, ranks, redundancy and power."""
-    return _data(study, "scores") / "statistics"
+    @property
+    def setting_scores(self) -> Path:
+        """The folder with one file per model: what its maps score under every setting of the sensitivity table."""
+        return self._data("scores") / "setting_scores"
 
+    @property
+    def statistics(self) -> Path:
+        """The folder of the tables of intervals, effects, ranks, redundancy and power."""
+        return self._data("scores") / "statistics"
 
-def finished(study: str) -> Path:
-    """Return the mark of a variant all of whose results are made, which says with what code and settings."""
-    return data(study) / "finished.json"
+    @property
+    def switch_scores(self) -> Path:
+        """The folder with one file per model: its scores under each switch that needs no training."""
+        return self._data("scores") / "switch_scores"
 
+    @property
+    def switch_predictions(self) -> Path:
+        """The folder with one file per model: its predictions of the test images with dropout alive."""
+        return self._data("scores") / "switch_predictions"
 
-def switch_scores(study: str) -> Path:
-    """Return the folder with one file per model: its scores under each switch that needs no training."""
-    return _data(study, "scores") / "switch_scores"
-
-
-def switch_predictions(study: str) -> Path:
-    """Return the folder with one file per model: its predictions of the test images with dropout alive."""
-    return _data(study, "scores") / "switch_predictions"
-
-
-def _data(study: str, artefact: str) -> Path:
-    return data(owner(study, artefact))
-
-
-def _folder(study: str) -> Path:
-    base, variant = split_name(study)
-    return Path(base, "protocols", variant) if variant else Path(base)
+    @property
+    def finished(self) -> Path:
+        """The mark of a variant all of whose results are made, which says with what code and settings."""
+        return self.data / "finished.json"

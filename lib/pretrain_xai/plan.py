@@ -85,9 +85,9 @@ def _jobs_of(printed: str) -> Iterator[Job]:
                 yield Job(match[1], dict(pair.split("=", 1) for pair in pairs))
 
 
-def image_counts(study_name: str, study: Study) -> dict[str, int]:
+def image_counts(study: Study) -> dict[str, int]:
     """Return the images of each split: of slices that are made already, or of those that the study file tells."""
-    table = paths.slices(study_name) / "slices.csv"
+    table = study.paths.slices / "slices.csv"
     if table.is_file():
         return study.images_of(read_table(table)["split"].value_counts().to_dict())
     if study.slices.source == "template":
@@ -299,7 +299,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     name = parser.parse_args(arguments).study
     try:
         study = load_study(name)
-        counts, lacking = image_counts(name, study), missing(study)
+        counts, lacking = image_counts(study), missing(study)
         plan = Plan(study, planned_jobs(name), counts, measure(name), on_card=on_card(study))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

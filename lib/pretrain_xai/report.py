@@ -162,7 +162,7 @@ SECTIONS = (
 )
 
 
-def write_report(study_name: str) -> Path:
+def write_report(name: str) -> Path:
     """Write `figures/<study>/report.html` from the finished study's files, and return its path.
 
     Of the study's selections it shows the first, as the figures do.
@@ -172,31 +172,31 @@ def write_report(study_name: str) -> Path:
     UserError
         The study is not finished, or there is none.
     """
-    study = load_study(study_name)
+    study = load_study(name)
     use_target(study.pretraining.target)
     selection = next(study.runs()).selection
-    scores = read_scores(study_name).query("selection == @selection")
-    classification = read_classification(study_name).query("selection == @selection")
-    path = paths.figures(study_name) / "report.html"
+    scores = read_scores(name).query("selection == @selection")
+    classification = read_classification(name).query("selection == @selection")
+    path = study.paths.figures / "report.html"
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     page = environment.get_template("report.html").render(
         study=study,
-        name=study_name,
+        name=name,
         selection=selection,
-        answers=_answers(study_name, study, classification),
-        folder=paths.executed(study_name).relative_to(paths.root()).as_posix(),
-        sections=[_section(study_name, study, *section) for section in SECTIONS],
-        manuscript_tables=_manuscript_tables(study_name),
-        tables=_tables(study_name, study, scores, classification),
-        settings=paths.study_file(study_name).read_text(encoding="utf-8"),
-        stages=_stages(study_name),
+        answers=_answers(study, classification),
+        folder=study.paths.executed.relative_to(paths.root()).as_posix(),
+        sections=[_section(study, *section) for section in SECTIONS],
+        manuscript_tables=_manuscript_tables(study),
+        tables=_tables(study, scores, classification),
+        settings=paths.study_file(name).read_text(encoding="utf-8"),
+        stages=_stages(study),
         packages=package_versions(),
         code=git_describe(),
     )
     write_text(path, page)
-    write_sums(paths.executed(study_name) / "report" / "run.sha256", [path])
+    write_sums(study.paths.executed / "report" / "run.sha256", [path])
     return path
 
 
@@ -219,20 +219,20 @@ class Answer(NamedTuple):
     short: bool
 
 
-def _answers(study_name: str, study: Study, classification: pd.DataFrame) -> list[Answer]:
+def _answers(study: Study, classification: pd.DataFrame) -> list[Answer]:
     """Return sentences whose numbers stand in the tables that they are linked to."""
     names = (*STATISTICS, *EQUAL_ACCURACY, *SENSITIVITY)
-    tables = {name: read_table(paths.statistics(study_name) / f"{name}.csv") for name in names}
-    notebooks = {name: _from_page(study_name, paths.executed(study_name) / name / "run.ipynb") for name in _ANSWERING}
+    tables = {name: read_table(study.paths.statistics / f"{name}.csv") for name in names}
+    notebooks = {name: _from_page(study, study.paths.executed / name / "run.ipynb") for name in _ANSWERING}
     accuracy = [
         Answer(text, "classification", "classification.csv", notebooks["06_classification_metrics"], short=True)
         for text in _accuracies(classification, study)
     ]
     found = [
-        _answer(study_name, finding, notebooks["13c_sensitivity" if finding.table in SENSITIVITY else "13_statistics"])
+        _answer(study, finding, notebooks["13c_sensitivity" if finding.table in SENSITIVITY else "13_statistics"])
         for finding in findings(tables)
     ]
-    found += [_answer(study_name, finding, notebooks["13b_equal_accuracy"]) for finding in equality_findings(tables)]
+    found += [_answer(study, finding, notebooks["13b_equal_accuracy"]) for finding in equality_findings(tables)]
     return [*found, *accuracy]
 
 
@@ -240,8 +240,8 @@ def _answers(study_name: str, study: Study, classification: pd.DataFrame) -> lis
 _ANSWERING = ("06_classification_metrics", "13_statistics", "13b_equal_accuracy", "13c_sensitivity")
 
 
-def _answer(study_name: str, finding: Finding, notebook: str) -> Answer:
-    numbers = _from_page(study_name, paths.statistics(study_name) / f"{finding.table}.csv")
+def _answer(study: Study, finding: Finding, notebook: str) -> Answer:
+    numbers = _from_page(study, study.paths.statistics / f"{finding.table}.csv")
     return Answer(finding.text, finding.figure, numbers, notebook, finding.short)
 
 
@@ -261,9 +261,9 @@ def _spread(values: pd.Series) -> str:
     return lowest if lowest == highest else f"{lowest} - {highest}"
 
 
-def _from_page(study_name: str, path: Path) -> str:
+def _from_page(study: Study, path: Path) -> str:
     """Return a link from the study's page to a file of the project."""
-    return Path(os.path.relpath(path, paths.figures(study_name))).as_posix()
+    return Path(os.path.relpath(path, study.paths.figures)).as_posix()
 
 
 def _is_right(scores: pd.DataFrame) -> pd.Series:
@@ -271,7 +271,7 @@ def _is_right(scores: pd.DataFrame) -> pd.Series:
     return untrained | (scores["label"] == scores["predicted"]).fillna(False)
 
 
-def _section(study_name: str, study: Study, name: str, heading: str, caption: str) -> dict[str, Any]:
+def _section(study: Study, name: str, heading: str, caption: str) -> dict[str, Any]:
     """Return the heading and the figures, each a name and a caption, that the study has made."""
     captions = {name: caption}
     if "{corpus}" in name:
@@ -280,7 +280,7 @@ def _section(study_name: str, study: Study, name: str, heading: str, caption: st
     if "{pair}" in name:
         pairs = combinations(study.pretraining.corpora, 2)
         captions = {name.format(pair=f"{second}_{first}"): caption for first, second in pairs}
-    files = {name: paths.figures(study_name) / f"{name}.png" for name in captions}
+    files = {name: study.paths.figures / f"{name}.png" for name in captions}
     figures = [Picture(name, captions[name], *_size(file)) for name, file in files.items() if file.is_file()]
     return {"heading": heading, "figures": figures}
 
@@ -296,13 +296,13 @@ def _size(file: Path) -> tuple[int, int]:
 _DENSITY = 2.2
 
 
-def _tables(study_name: str, study: Study, scores: pd.DataFrame, classification: pd.DataFrame) -> list[tuple[str, str]]:
+def _tables(study: Study, scores: pd.DataFrame, classification: pd.DataFrame) -> list[tuple[str, str]]:
     tpr = scores[(scores["metric"] == "relevance_rank_accuracy") & _is_right(scores)]
     medians = (
         tpr.groupby(["pretraining", "finetune_depth", "method"], observed=True)["value"].median().unstack("method")
     )
     medians = medians[study.attribution.methods].reset_index().rename_axis(columns=None)
-    audit = read_table(paths.dataset(study_name) / "audit.csv")
+    audit = read_table(study.paths.dataset / "audit.csv")
     corpora = [*study.pretraining.corpora, UNTRAINED]
     return [
         ("Classification metrics on the test images", _html(_by_corpus(classification, corpora), "{:.3f}")),
@@ -321,11 +321,11 @@ def _by_corpus(table: pd.DataFrame, corpora: Sequence[str]) -> pd.DataFrame:
     return table.rename(columns={"pretraining": "pre-trained on", "finetune_depth": "fine-tuned blocks"})
 
 
-def _manuscript_tables(study_name: str) -> list[tuple[str, str]]:
+def _manuscript_tables(study: Study) -> list[tuple[str, str]]:
     """Return what each table for papers is, with its link without suffix."""
-    folder = paths.figures(study_name) / "tables"
+    folder = study.paths.figures / "tables"
     there = {name: what for name, what in MANUSCRIPT.items() if (folder / f"{name}.tex").is_file()}
-    return [(what, _from_page(study_name, folder / name)) for name, what in there.items()]
+    return [(what, _from_page(study, folder / name)) for name, what in there.items()]
 
 
 def _html(table: pd.DataFrame, numbers: str) -> str:
@@ -333,17 +333,17 @@ def _html(table: pd.DataFrame, numbers: str) -> str:
     return table.to_html(index=False, float_format=numbers.format, border=0, na_rep="", justify="left")
 
 
-def _stages(study_name: str) -> list[dict[str, Any]]:
-    folder = paths.executed(study_name)
+def _stages(study: Study) -> list[dict[str, Any]]:
+    folder = study.paths.executed
     return [
         {
             "name": stage,
             "minutes": sum(seconds) / 60,
             "notebooks": [
-                (file.stem, _from_page(study_name, file)) for file in sorted((folder / stage).glob("[!.]*.ipynb"))
+                (file.stem, _from_page(study, file)) for file in sorted((folder / stage).glob("[!.]*.ipynb"))
             ],
         }
-        for stage, seconds in stage_times(study_name).items()
+        for stage, seconds in stage_times(study).items()
     ]
 
 

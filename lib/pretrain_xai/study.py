@@ -3,7 +3,6 @@
 import dataclasses
 import typing
 from collections.abc import Collection, Iterator, Mapping
-from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,6 +11,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_vali
 from pretrain_xai import paths
 from pretrain_xai.errors import UserError, did_you_mean
 from pretrain_xai.files.bounded_yaml import YamlError, read_yaml
+from pretrain_xai.paths import Paths
 from pretrain_xai.protocol import PROTOCOLS, PUBLISHED, Protocol
 from pretrain_xai.settings.sections import (
     Attribution,
@@ -60,10 +60,12 @@ class Run:
 class Study(Settings):
     """All settings of one study; see `studies/demo.yaml` for what each means."""
 
+    #: of the file, with that of the variant; `load_study` fills it in
+    name: str = Field("", exclude=True)
     title: str
-    #: the protocol from which `switches` deviates
-    protocol: Literal["corrected", "published"] = "corrected"
-    #: single fields of `pretrain_xai.protocol.Protocol` that differ from `protocol`
+    #: `protocol` in the file: the one from which `switches` deviates
+    base_protocol: Literal["corrected", "published"] = Field("corrected", alias="protocol")
+    #: single fields of `pretrain_xai.protocol.Protocol` that differ from it
     switches: dict[str, Any] = Field(default_factory=dict)
     #: threads of each job; results are the same to the bit only for the same number
     threads: int = Field(1, gt=0)
@@ -118,15 +120,20 @@ class Study(Settings):
             raise ValueError(f"expected_slices has no entry for {', '.join(sorted(absent))}")
         return self
 
-    @cached_property
-    def switched(self) -> Protocol:
+    @property
+    def paths(self) -> Paths:
+        """Where its files lie."""
+        return Paths(self.name)
+
+    @property
+    def protocol(self) -> Protocol:
         """The protocol with its switches set."""
-        return dataclasses.replace(PROTOCOLS[self.protocol], **self.switches)
+        return dataclasses.replace(PROTOCOLS[self.base_protocol], **self.switches)
 
     @property
     def protocol_name(self) -> str:
         """The protocol's name in tables, such as `corrected` or `corrected+ties=strict`."""
-        return "+".join([self.protocol, *(f"{name}={value}" for name, value in sorted(self.switches.items()))])
+        return "+".join([self.base_protocol, *(f"{name}={value}" for name, value in sorted(self.switches.items()))])
 
     @property
     def selections(self) -> dict[Selection, dict[str, Cell]]:
@@ -168,7 +175,7 @@ class Study(Settings):
 
     def images_of(self, slices: Mapping[str, int]) -> dict[str, int]:
         """Return the images of each split from its slices: as published the test images are those of validation, too."""
-        further = slices.get("validation", 0) if self.switched.selection_on_test and "test" in slices else 0
+        further = slices.get("validation", 0) if self.protocol.selection_on_test and "test" in slices else 0
         return {split: count + further * (split == "test") for split, count in slices.items()}
 
     @property
@@ -262,12 +269,12 @@ def load_study(name: str) -> Study:
     if not isinstance(settings, dict):
         raise StudyError(f"{path}: expected settings by name, found {type(settings).__name__}")
     try:
-        study = Study.model_validate(settings)
+        study = Study.model_validate(settings | {"name": name})
     except ValidationError as error:
         wrong = [_one_line(detail) for detail in error.errors()]
         more = f"; and {len(wrong) - 5} more" if len(wrong) > 5 else ""
         raise StudyError(f"{path}: {'; '.join(wrong[:5])}{more}") from None
-    return _variant(name, study, variant) if variant else study
+    return _variant(study, variant) if variant else study
 
 
 #: a study file is smaller, bytes
@@ -289,21 +296,22 @@ def _settings(path: Path) -> Any:
 RESEED_STEP = 1_000
 
 
-def _variant(name: str, study: Study, variant: str) -> Study:
+def _variant(study: Study, variant: str) -> Study:
     switches = dataclasses.asdict(PUBLISHED)
     known = ["published", *switches, *study.reseeds]
     if paths.reseed_number(variant) > len(study.reseeds):
         raise StudyError(
-            f"{name!r}: the study has the further seeds {', '.join(study.reseeds)}; set protocols.reseeds for more"
+            f"{study.name!r}: the study has the further seeds {', '.join(study.reseeds)}; set protocols.reseeds for more"
         )
     if variant not in known:
         raise StudyError(
-            f"{name!r}: {variant!r} is no switch of the protocol; there are {', '.join(known)}{did_you_mean(variant, known)}"
+            f"{study.name!r}: {variant!r} is no switch of the protocol; there are {', '.join(known)}"
+            f"{did_you_mean(variant, known)}"
         )
-    if paths.owner(name, "finetuned") == name:
+    if paths.owner(study.name, "finetuned") == study.name:
         study = _on_smaller_grid(study, _reseed_step(study) * paths.reseed_number(variant))
     if variant == "published":
-        return study.model_copy(update={"protocol": "published", "switches": {}})
+        return study.model_copy(update={"base_protocol": "published", "switches": {}})
     changed = {variant: switches[variant]} if variant in switches else {}
     return study.model_copy(update={"switches": study.switches | changed})
 

@@ -10,6 +10,7 @@ import pandas as pd
 from pretrain_xai import paths
 from pretrain_xai.errors import UserError
 from pretrain_xai.files.provenance import atomic_path
+from pretrain_xai.paths import Paths
 from pretrain_xai.study import MODEL_COLUMNS, Run, Study, load_study
 
 #: a row of scores: one number of one map, how it was made, and what a random map is expected to score
@@ -106,7 +107,7 @@ def read_scores(study: str) -> pd.DataFrame:
     `value` is NaN where a map has no such score, `chance` where a metric has no chance level.
     """
     settings = load_study(study)
-    table = read_runs(paths.scores(study), [*settings.runs(), *settings.untrained_runs()])
+    table = read_runs(Paths(study).scores, [*settings.runs(), *settings.untrained_runs()])
     return table.astype({name: "category" for name in _CATEGORIES})
 
 
@@ -133,20 +134,20 @@ def true_negative_rates(scores: pd.DataFrame) -> pd.DataFrame:
 
 def read_classification(study: str) -> pd.DataFrame:
     """Return the classification metrics of a finished study, one row per fine-tuned model, on its test images."""
-    return read_table(paths.classification(study))[CLASSIFICATION_COLUMNS]
+    return read_table(Paths(study).classification)[CLASSIFICATION_COLUMNS]
 
 
 def read_predictions(study: str, runs: Iterable[Run]) -> pd.DataFrame:
     """Return the predictions of all `runs`, one row per model, split and image; a missing model is a TableError."""
-    tables = [read_table(paths.finetuned(study, run.name) / "predictions.parquet") for run in runs]
+    tables = [read_table(Paths(study).finetuned(run.name) / "predictions.parquet") for run in runs]
     return pd.concat(tables, ignore_index=True)
 
 
-def identify_scores(scores: pd.DataFrame, study_name: str, study: Study, run: Run) -> pd.DataFrame:
+def identify_scores(scores: pd.DataFrame, study: Study, run: Run) -> pd.DataFrame:
     """Add the columns that say of which study, protocol and model the scores are."""
-    protocol = study.switched
+    protocol = study.protocol
     return scores.assign(
-        study=study_name,
+        study=study.name,
         protocol=study.protocol_name,
         **dataclasses.asdict(run),
         channel_reduction=protocol.channel_reduction,
@@ -180,6 +181,6 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
 def _missing(path: Path) -> str:
     data = paths.root() / "data"
     study = path.relative_to(data).parts[0] if path.is_relative_to(data) else "demo"
-    target = "switches" if path.parent == paths.switch_scores(study) else "study"
+    target = "switches" if path.parent == Paths(study).switch_scores else "study"
     command = "make demo" if (study, target) == ("demo", "study") else f"make {target} STUDY={study}"
     return f"{path} is missing: run `{command}` first"

@@ -18,6 +18,7 @@ import numpy as np
 from pretrain_xai import paths
 from pretrain_xai.errors import UserError, first_ten
 from pretrain_xai.explanations import self_checks
+from pretrain_xai.paths import Paths
 from pretrain_xai.running import consistency
 from pretrain_xai.running.consistency import Wrong
 from pretrain_xai.running.recorded_files import Records, differs, expected_files, present_files, read_records
@@ -72,12 +73,12 @@ class Verification:
 
     def _damaged(self, error: Exception) -> Path:
         """Return the file that an error is about, as far as it says."""
-        files = (file for file in expected_files(self.name, self.study) if str(file) in str(error))
-        return next(files, paths.data(self.name))
+        files = (file for file in expected_files(self.study) if str(file) in str(error))
+        return next(files, Paths(self.name).data)
 
     def missing(self) -> Wrong:
         """Check that every file of the grid is there."""
-        for file in expected_files(self.name, self.study):
+        for file in expected_files(self.study):
             if not file.is_file():
                 yield file, "is missing"
 
@@ -104,13 +105,13 @@ class Verification:
         configure_torch(self.study.threads)
         for run in (*self.study.runs(), *self.study.untrained_runs()):
             with contextlib.redirect_stderr(io.StringIO()):  # progress
-                difference, place = recompute(self.name, self.study, run, self.n_images, self.seed)
+                difference, place = recompute(self.study, run, self.n_images, self.seed)
             self.largest_difference = max(self.largest_difference, difference)
             if difference > TOLERANCE:
-                yield paths.scores(self.name) / f"{run.name}.parquet", f"differs by {difference:.3g} in {place}"
+                yield Paths(self.name).scores / f"{run.name}.parquet", f"differs by {difference:.3g} in {place}"
 
 
-def recompute(name: str, study: Study, run: Run, n_images: int, seed: int) -> tuple[float, str]:
+def recompute(study: Study, run: Run, n_images: int, seed: int) -> tuple[float, str]:
     """Explain `n_images` of a model's images again and return the largest difference of a score in [0, 1], and where.
 
     Counts of pixels are compared as shares of the image. The images are drawn from `seed` and the name of the model. Methods
@@ -120,19 +121,19 @@ def recompute(name: str, study: Study, run: Run, n_images: int, seed: int) -> tu
     from pretrain_xai.explanations.explanation import explain_and_score
     from pretrain_xai.networks.models import load_finetuned
 
-    file = paths.scores(name) / f"{run.name}.parquet"
+    file = study.paths.scores / f"{run.name}.parquet"
     kept = read_table(file)
     images = kept["image_index"].unique()
     rng = np.random.default_rng((seed, zlib.crc32(run.name.encode())))
     chosen = np.sort(rng.choice(images, min(n_images, len(images)), replace=False))
     methods = [
-        m for m in study.attribution.methods if not (m == "gradient_shap" and study.switched.gradient_shap_unseeded)
+        m for m in study.attribution.methods if not (m == "gradient_shap" and study.protocol.gradient_shap_unseeded)
     ]
-    test = read_split(paths.dataset(name) / "test", study.switched.mask_threshold)
-    network = load_finetuned(name, study, run)
+    test = read_split(study.paths.dataset / "test", study.protocol.mask_threshold)
+    network = load_finetuned(study, run)
     facts = json.loads(file.with_name(f"{file.name}.json").read_text(encoding="utf-8"))["parameters"]
     settings = study.attribution.model_copy(update={"micro_batch": facts["micro_batch"]})
-    again, _ = explain_and_score(network, test, chosen, methods, settings, study.switched)
+    again, _ = explain_and_score(network, test, chosen, methods, settings, study.protocol)
     both = again.merge(kept, on=["method", "image_index", "metric"], how="left", suffixes=("", "_kept"))
     difference = (both["value"] - both["value_kept"]).abs()
     difference = difference.where(both["value_kept"].notna() == both["value"].notna(), np.inf).fillna(0)
@@ -143,9 +144,9 @@ def recompute(name: str, study: Study, run: Run, n_images: int, seed: int) -> tu
     return float(difference.max()), f"{worst['metric']} of {worst['method']}, image {worst['image_index']}"
 
 
-def _of_tables(check: Callable[[str, Study], Wrong]) -> Callable[[Verification], Wrong]:
+def _of_tables(check: Callable[[Study], Wrong]) -> Callable[[Verification], Wrong]:
     def of(verification: Verification) -> Wrong:
-        return check(verification.name, verification.study)
+        return check(verification.study)
 
     of.__doc__ = check.__doc__
     return of

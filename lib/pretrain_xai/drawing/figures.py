@@ -14,9 +14,9 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.typing import ColorType
 
-from pretrain_xai import paths
 from pretrain_xai.files.provenance import atomic_path, record
 from pretrain_xai.names import use_target
+from pretrain_xai.paths import Paths
 from pretrain_xai.tables import write_table
 
 #: widths of one and of two journal columns, inches
@@ -58,7 +58,7 @@ def save_figure(
     -------
     Path of the PNG.
     """
-    base = paths.figures(study) / name
+    base = Paths(study).figures / name
     write_table(data, base.with_suffix(".csv"))
     for suffix, options in ((".pdf", {"metadata": {"CreationDate": None}}), (".png", {"dpi": 300})):
         with atomic_path(base.with_suffix(suffix)) as temporary:

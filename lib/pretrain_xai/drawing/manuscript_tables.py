@@ -6,10 +6,10 @@ from typing import Any
 
 import pandas as pd
 
-from pretrain_xai import paths
 from pretrain_xai.files.provenance import record, write_text
 from pretrain_xai.maps.comparison_maps import COMPARISON_MAPS
 from pretrain_xai.names import label
+from pretrain_xai.paths import Paths
 
 #: signs that LaTeX does not know in text, or prints as another
 _MATH = {"−": "$-$", "<": "$<$", ">": "$>$", "|": "$|$", "–": "--", "×": r"$\times$", "≥": r"$\geq$", "τ": r"$\tau$"}
@@ -134,7 +134,7 @@ def save_table(
     -------
     Paths of the LaTeX and of the Markdown file.
     """
-    base = paths.figures(study) / "tables" / name
+    base = Paths(study).figures / "tables" / name
     written = [base.with_suffix(".tex"), base.with_suffix(".md")]
     for path, text in zip(written, (to_latex(table, caption), to_markdown(table, caption)), strict=True):
         write_text(path, text)

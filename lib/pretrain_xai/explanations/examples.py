@@ -3,14 +3,13 @@
 import numpy as np
 import pandas as pd
 
-from pretrain_xai import paths
 from pretrain_xai.dataset import Split
 from pretrain_xai.localization import relevance_rank_accuracy
 from pretrain_xai.study import Study
 from pretrain_xai.tables import read_arrays, read_predictions
 
 
-def read_examples(study_name: str, study: Study, selection: str, test: Split) -> pd.DataFrame:
+def read_examples(study: Study, selection: str, test: Split) -> pd.DataFrame:
     """Return the kept maps of all fine-tuned models of a selection, those of the first seed of each cell.
 
     Returns
@@ -20,15 +19,15 @@ def read_examples(study_name: str, study: Study, selection: str, test: Split) ->
     """
     runs = [run for run in study.runs() if run.selection == selection]
     first = {(run.pretraining, run.finetune_depth): run for run in reversed(runs)}
-    predictions = read_predictions(study_name, runs)
+    predictions = read_predictions(study.name, runs)
     rows = []
     for run in sorted(first.values()):
-        arrays = read_arrays(paths.example_maps(study_name) / f"{run.name}.npz")
+        arrays = read_arrays(study.paths.example_maps / f"{run.name}.npz")
         images = arrays.pop("image_index")
         mine = predictions[(predictions["split"] == "test") & _is_run(predictions, run)].set_index("image_index")
         correct = (mine["label"] == mine["predicted"]).loc[images].to_numpy()
         for method, maps in arrays.items():
-            values = relevance_rank_accuracy(maps, test.masks[images], study.switched.ties)
+            values = relevance_rank_accuracy(maps, test.masks[images], study.protocol.ties)
             for image, right, score, heatmap in zip(images, correct, values, maps, strict=True):
                 rows.append(
                     {

@@ -230,7 +230,7 @@ class ExplorerControls(widgets.VBox):  # type: ignore[misc]  # ipywidgets has no
                 "shown": self.mode.value,
                 "overlay_strength": self.strength.value,
             }
-            inputs = [paths.scores(self.explorer.name) / f"{run.name}.parquet" for run in choice.runs]
+            inputs = [self.explorer.study.paths.scores / f"{run.name}.parquet" for run in choice.runs]
             path = save_figure(self.view.figure, table, self.explorer.name, name, parameters=parameters, inputs=inputs)
             written = path.relative_to(paths.root()) if path.is_relative_to(paths.root()) else path
             self.status.value = _status(f"wrote {written} with PDF, CSV and JSON")

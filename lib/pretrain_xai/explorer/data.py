@@ -18,6 +18,7 @@ from pretrain_xai.lesions import CLASSES
 from pretrain_xai.localization import SCORES, confusion_counts, find_score, relevance_rank_accuracy, score_masked
 from pretrain_xai.maps.masked_maps import MaskedMaps
 from pretrain_xai.names import label
+from pretrain_xai.paths import Paths
 from pretrain_xai.settings.sections import Selection
 from pretrain_xai.study import MODEL_COLUMNS, UNTRAINED, Run, Study, load_study
 from pretrain_xai.tables import read_predictions, read_table
@@ -52,8 +53,8 @@ class Explorer:
     def __init__(self, name: str) -> None:
         self.name = name
         self.study: Study = load_study(name)
-        self.test: Split = read_split(paths.dataset(name) / "test", self.study.switched.mask_threshold)
-        self.shelf = MapShelf(name, self.study, self.test)
+        self.test: Split = read_split(Paths(name).dataset / "test", self.study.protocol.mask_threshold)
+        self.shelf = MapShelf(self.study, self.test)
         self._ranks: dict[Run, pd.DataFrame] = {}
         self._predictions: dict[Run, pd.DataFrame] = {}
 
@@ -87,7 +88,7 @@ class Explorer:
     def rank_accuracies(self, run: Run) -> pd.DataFrame:
         """Return one network's Relevance Rank Accuracy: a row per scored image or kept map, a column per method."""
         if run not in self._ranks:
-            table = read_table(paths.scores(self.name) / f"{run.name}.parquet")
+            table = read_table(self.study.paths.scores / f"{run.name}.parquet")
             table = table[table["metric"] == RANK_ACCURACY]
             scored = table.pivot(index="image_index", columns="method", values="value")
             self._ranks[run] = scored.combine_first(self._of_kept_maps(run))
@@ -196,7 +197,7 @@ class Explorer:
         return pd.DataFrame(rows)
 
     def _scores(self, heatmap: Heatmap, mask: np.ndarray) -> dict[str, float]:
-        given, ties = MaskedMaps(heatmap.absolute[None], mask[None]), self.study.switched.ties
+        given, ties = MaskedMaps(heatmap.absolute[None], mask[None]), self.study.protocol.ties
         row: dict[str, float] = {}
         for name, (values, chances) in score_masked(given, self.score_names, ties=ties).items():
             row |= {name: float(values[0]), f"{name}_chance": float(chances[0])}
@@ -217,7 +218,7 @@ class Explorer:
         """Return the Relevance Rank Accuracies of the kept maps, whose images need not be among the scored ones."""
         kept = self.shelf.kept(run)
         images = kept.pop("image_index")
-        masks, ties = self.test.masks[images], self.study.switched.ties
+        masks, ties = self.test.masks[images], self.study.protocol.ties
         values = {method: relevance_rank_accuracy(maps, masks, ties) for method, maps in kept.items()}
         return pd.DataFrame(values, index=pd.Index(images, name="image_index"))
 
@@ -241,4 +242,4 @@ class Explorer:
 def finished_studies() -> list[str]:
     """Return the names of the studies that have scores and kept maps, by the files in `studies/`."""
     names = sorted(file.stem for file in (paths.root() / "studies").glob("*.yaml"))
-    return [name for name in names if any(paths.example_maps(name).glob("[!.]*.npz"))]
+    return [name for name in names if any(Paths(name).example_maps.glob("[!.]*.npz"))]

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from pretrain_xai import paths
 from pretrain_xai.dataset import Split
 from pretrain_xai.maps.channels import reduce_channels
 from pretrain_xai.study import Run, Study
@@ -29,8 +28,8 @@ class Heatmap(NamedTuple):
 class MapShelf:
     """Maps by network, method and image: kept ones are read once, others stay in memory when computed."""
 
-    def __init__(self, study_name: str, study: Study, test: Split) -> None:
-        self._study_name, self._study, self._test = study_name, study, test
+    def __init__(self, study: Study, test: Split) -> None:
+        self._study, self._test = study, test
         self._kept: dict[Run, dict[str, np.ndarray]] = {}
         self._computed: dict[tuple[Run, str, int], Heatmap] = {}
         self._network = lru_cache(maxsize=2)(self._load)
@@ -38,7 +37,7 @@ class MapShelf:
     def kept(self, run: Run) -> dict[str, np.ndarray]:
         """Return the kept maps of `run` by method, float arrays (n_images, height, width), and their `image_index`."""
         if run not in self._kept:
-            self._kept[run] = read_arrays(paths.example_maps(self._study_name) / f"{run.name}.npz")
+            self._kept[run] = read_arrays(self._study.paths.example_maps / f"{run.name}.npz")
         return dict(self._kept[run])
 
     def find(self, run: Run, method: str, image: int) -> Heatmap | None:
@@ -53,7 +52,7 @@ class MapShelf:
         """Compute a map as the study would, to the bit, with its sign; any key of `attribution.METHODS`."""
         from pretrain_xai.explanations.explanation import signed_attributions
 
-        protocol, images = self._study.switched, np.array([image])
+        protocol, images = self._study.protocol, np.array([image])
         found = signed_attributions(
             self._network(run),
             self._test.images[images],
@@ -73,4 +72,4 @@ class MapShelf:
         from pretrain_xai.networks.training import configure_torch
 
         configure_torch(self._study.threads)
-        return load_finetuned(self._study_name, self._study, run)
+        return load_finetuned(self._study, run)

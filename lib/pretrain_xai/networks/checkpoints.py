@@ -14,7 +14,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from pretrain_xai import paths
 from pretrain_xai.errors import SelfCheckError, UserError
 from pretrain_xai.files.provenance import atomic_path
 from pretrain_xai.networks.models import load_finetuned, trained_tensors
@@ -107,14 +106,14 @@ def load_checkpoint(folder: Path, step: int, network: nn.Module) -> None:
         raise CheckpointError(f"{path} is no checkpoint of this network: it has {', '.join(unexpected[:3])}")
 
 
-def restore(study_name: str, study: Study, run: Run, step: int) -> nn.Module:
+def restore(study: Study, run: Run, step: int) -> nn.Module:
     """Return a model of the selection `matched`: that of the main selection as it was after a step of its training.
 
     What the checkpoint does not hold was frozen, and is as in the model of the whole training.
     """
     trained = dataclasses.replace(run, selection=study.main_selection)
-    network = load_finetuned(study_name, study, trained)
-    load_checkpoint(paths.checkpoints(study_name, trained.name).with_suffix(""), step, network)
+    network = load_finetuned(study, trained)
+    load_checkpoint(study.paths.checkpoints(trained.name).with_suffix(""), step, network)
     return network
 
 

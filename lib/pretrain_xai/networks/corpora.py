@@ -6,7 +6,6 @@ import numpy as np
 from skimage import data as photographs
 from skimage.transform import resize
 
-from pretrain_xai import paths
 from pretrain_xai.dataset import LabelledImages
 from pretrain_xai.overlays.overlay import clean_at_model_resolution
 from pretrain_xai.slices.simulated import read_slices
@@ -39,7 +38,7 @@ CROP_SHARE = (0.12, 0.24)
 Corpus = tuple[LabelledImages, LabelledImages]
 
 
-def natural_corpus(study_name: str, study: Study) -> Corpus:
+def natural_corpus(study: Study) -> Corpus:
     """Cut random crops of photographs; the class is the photograph.
 
     Training crops come from the left three quarters of a photograph and validation crops from the rest, so that no pixel
@@ -49,7 +48,6 @@ def natural_corpus(study_name: str, study: Study) -> Corpus:
     -------
     Two LabelledImages: uint8 images of shape (n, image_size, image_size, 3).
     """
-    del study_name  # needs nothing that the study made
     rng = np.random.default_rng(study.pretraining.seed)
     count, size = study.pretraining.crops_per_photograph, study.dataset.image_size
     parts: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
@@ -62,7 +60,7 @@ def natural_corpus(study_name: str, study: Study) -> Corpus:
     return _labelled(parts[0]), _labelled(parts[1])
 
 
-def mri_corpus(study_name: str, study: Study) -> Corpus:
+def mri_corpus(study: Study) -> Corpus:
     """Take the lesion-free slices of the subjects set aside for pre-training.
 
     The classes are the values of the column `pretraining.target`, in the order of their names: of sex F, then M.
@@ -71,7 +69,7 @@ def mri_corpus(study_name: str, study: Study) -> Corpus:
     -------
     Two LabelledImages: float32 images of shape (n, image_size, image_size) with the brain's intensity range of the study.
     """
-    slices, table = read_slices(paths.slices(study_name))
+    slices, table = read_slices(study.paths.slices)
     classes = np.unique(table[study.pretraining.target].astype(str))
     labels = np.searchsorted(classes, table[study.pretraining.target].astype(str))
     size, parts = study.dataset.image_size, []
@@ -83,7 +81,7 @@ def mri_corpus(study_name: str, study: Study) -> Corpus:
 
 
 #: a corpus by name
-CORPORA: Mapping[str, Callable[[str, Study], Corpus]] = {"natural": natural_corpus, "mri": mri_corpus}
+CORPORA: Mapping[str, Callable[[Study], Corpus]] = {"natural": natural_corpus, "mri": mri_corpus}
 
 
 def _load_photograph(name: str) -> np.ndarray:

@@ -9,7 +9,6 @@ from collections.abc import Collection
 import numpy as np
 import pandas as pd
 
-from pretrain_xai import paths
 from pretrain_xai.arrays import Floats
 from pretrain_xai.settings.sections import Matching
 from pretrain_xai.study import MATCHED, NETWORK, Run, Study
@@ -42,19 +41,19 @@ def common_accuracy(checkpoints: pd.DataFrame, settings: Matching) -> float:
     return float(max(candidates, key=lambda target: (matched[target], target), default=settings.lowest_accuracy))
 
 
-def read_checkpoints(study_name: str, study: Study) -> pd.DataFrame:
+def read_checkpoints(study: Study) -> pd.DataFrame:
     """Return every validated step of all trainings of the main selection, the networks in the order of the study."""
     runs = [run for run in study.runs() if run.selection == study.main_selection]
     tables = [
-        read_table(paths.checkpoints(study_name, run.name)).assign(**{name: getattr(run, name) for name in NETWORK})
+        read_table(study.paths.checkpoints(run.name)).assign(**{name: getattr(run, name) for name in NETWORK})
         for run in runs
     ]
     return pd.concat(tables, ignore_index=True)
 
 
-def read_matching(study_name: str, study: Study) -> pd.DataFrame | None:
+def read_matching(study: Study) -> pd.DataFrame | None:
     """Return the table of the matched models, none where the study makes them not of checkpoints."""
-    return None if study.finetuning.matching is None else read_table(paths.matching(study_name))
+    return None if study.finetuning.matching is None else read_table(study.paths.matching)
 
 
 def match_checkpoints(checkpoints: pd.DataFrame, settings: Matching) -> pd.DataFrame:

@@ -214,13 +214,13 @@ def pretrained_state(settings: Network, source: str) -> dict[str, Tensor]:
     return fitting(state, expected, local or source, may_lack=(classifier_name(network), STANDARDISE))
 
 
-def load_pretrained(study_name: str, study: Study, run: Run) -> nn.Module:
+def load_pretrained(study: Study, run: Run) -> nn.Module:
     """Return the network that was pre-trained on the run's corpus, with a last layer for two classes; placed.
 
     The last layer is new, unless the protocol says `head_kept` and the corpus is MRI, whose head has two classes already.
     The whole classifier is new if the weights have none.
     """
-    path = paths.pretrained(study_name, run.pretraining)
+    path = study.paths.pretrained(run.pretraining)
     _check_exists(path)
     network, state = build_network(study.network, N_CLASSES, seed=run.seed), read_state(path)
     n_classes = _with_head_of(network, state, path)
@@ -228,18 +228,18 @@ def load_pretrained(study_name: str, study: Study, run: Run) -> nn.Module:
     network.load_state_dict(fitting(state, network.state_dict(), path, may_lack), strict=False)
     if n_classes is None:
         return place(network, study)
-    if study.switched.head_kept and run.pretraining == "mri":
+    if study.protocol.head_kept and run.pretraining == "mri":
         if n_classes != N_CLASSES:
             raise WeightsError(f"{path}: head_kept needs a last layer of {N_CLASSES} outputs, it has {n_classes}")
         return place(network, study)
     return place(replace_head(network, N_CLASSES, seed=run.seed), study)
 
 
-def load_finetuned(study_name: str, study: Study, run: Run) -> nn.Module:
+def load_finetuned(study: Study, run: Run) -> nn.Module:
     """Return the fine-tuned network of a run, or the untrained network if its corpus is "none"; placed as the study says."""
     network = build_network(study.network, N_CLASSES, seed=run.seed)
     if run.pretraining != UNTRAINED:
-        load_weights(paths.finetuned(study_name, run.name) / "weights.safetensors", network)
+        load_weights(study.paths.finetuned(run.name) / "weights.safetensors", network)
     return place(network, study)
 
 

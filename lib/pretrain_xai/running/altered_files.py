@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 
 from pretrain_xai import paths
 from pretrain_xai.files.provenance import read_sums, sha256
+from pretrain_xai.paths import Paths
 from pretrain_xai.running.recorded_files import files_in, read_records
 
 #: what a file that is set aside is called: hidden, so that no reader takes it for a result
@@ -186,7 +187,7 @@ def _recorded(study: str) -> dict[str, dict[str, _Record]]:
     """Return what was recorded of the results of a study: by file, then by digest."""
     recorded: dict[str, dict[str, _Record]] = defaultdict(dict)
     for name in dict.fromkeys(paths.owner(study, artefact) for artefact in paths.ARTEFACTS):
-        for file in files_in(paths.executed(name), ".sha256"):
+        for file in files_in(Paths(name).executed, ".sha256"):
             made = _readable(file)
             for result, digest in made.items():
                 recorded[result][digest] = _Record(file, next(iter(made)))

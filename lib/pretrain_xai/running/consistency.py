@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from pretrain_xai import paths
 from pretrain_xai.classification import METRICS, classification_table
 from pretrain_xai.dataset import Split, read_split
 from pretrain_xai.explanations import self_checks
@@ -25,10 +24,10 @@ CHUNK = 256
 Wrong = Iterator[tuple[Path, str]]
 
 
-def check_labels(name: str, study: Study) -> Wrong:
+def check_labels(study: Study) -> Wrong:
     """Check that each split has as many round as irregular images, as far as a fair coin gives."""
     for split in study.dataset.seed_bases:
-        file = paths.dataset(name) / split / "images.csv"
+        file = study.paths.dataset / split / "images.csv"
         labels = read_table(file)["label"]
         if not labels.isin([0, 1]).all():
             yield file, "has labels that are neither 0 nor 1"
@@ -36,10 +35,10 @@ def check_labels(name: str, study: Study) -> Wrong:
             yield file, f"has {labels.sum()} irregular images of {len(labels)} (p = {p:.1g} for a fair coin)"
 
 
-def check_images(name: str, study: Study) -> Wrong:
+def check_images(study: Study) -> Wrong:
     """Check that all images are finite and in [0, 1], and that each has a lesion."""
-    for split, images in _splits(name, study):
-        folder = paths.dataset(name) / split
+    for split, images in _splits(study):
+        folder = study.paths.dataset / split
         if not len(images.images) == len(images.masks) == len(images.table):
             yield folder / "images.csv", f"has {len(images.table)} rows for {len(images.images)} images"
             continue
@@ -52,20 +51,20 @@ def check_images(name: str, study: Study) -> Wrong:
                 yield folder / "strength.npy", f"has no lesion in image {empty[0]}"
 
 
-def check_audit(name: str, study: Study) -> Wrong:
+def check_audit(study: Study) -> Wrong:
     """Check that the dataset passed its audit, unless its protocol asks for flaws."""
-    file = paths.dataset(name) / "audit.csv"
+    file = study.paths.dataset / "audit.csv"
     table = read_table(file).reindex(columns=["check", "passed"])
     failed = table.loc[~table["passed"].eq(True), "check"]
-    if len(failed) and study.switched.corrects_dataset:
+    if len(failed) and study.protocol.corrects_dataset:
         yield file, f"says that the audit failed: {', '.join(map(str, failed))}"
 
 
-def check_predictions(name: str, study: Study) -> Wrong:
+def check_predictions(study: Study) -> Wrong:
     """Check that each model has one prediction per validation and test image, of that image's label."""
-    labels = {split: read_split(paths.dataset(name) / split).labels for split in ("validation", "test")}
+    labels = {split: read_split(study.paths.dataset / split).labels for split in ("validation", "test")}
     for run in study.runs():
-        file = paths.finetuned(name, run.name) / "predictions.parquet"
+        file = study.paths.finetuned(run.name) / "predictions.parquet"
         table = read_table(file)
         for split, expected in labels.items():
             found = table[table["split"] == split]
@@ -79,65 +78,65 @@ def check_predictions(name: str, study: Study) -> Wrong:
             yield file, "predicts another class than that of the larger logit"
 
 
-def check_classification(name: str, study: Study) -> Wrong:
+def check_classification(study: Study) -> Wrong:
     """Check that the metrics and the image lists follow from the predictions."""
-    predictions = read_predictions(name, study.runs()).query("split == 'test'")
-    expected = classification_table(predictions, swapped_rates=study.switched.swapped_rates)
-    file = paths.classification(name)
+    predictions = read_predictions(study.name, study.runs()).query("split == 'test'")
+    expected = classification_table(predictions, swapped_rates=study.protocol.swapped_rates)
+    file = study.paths.classification
     found = expected[MODEL_COLUMNS].merge(read_table(file), how="left")
     if not np.allclose(found[METRICS].astype(float), expected[METRICS], rtol=0, atol=ROUNDING):
         yield file, "differs from the metrics of the predictions"
-    matching = read_matching(name, study)
+    matching = read_matching(study)
     apart = [] if matching is None else unmatched_runs(matching)
-    file, lists = paths.intersections(name), find_intersections(predictions, apart)
+    file, lists = study.paths.intersections, find_intersections(predictions, apart)
     if file.read_text(encoding="utf-8") != lists.to_csv(index=False, lineterminator="\n"):
         yield file, "differs from the image lists of the predictions"
 
 
-def check_counts(name: str, study: Study) -> Wrong:
+def check_counts(study: Study) -> Wrong:
     """Check that each model has exactly one row per method, explained image and metric."""
-    intersections = read_table(paths.intersections(name))
-    for run, table in _scores(name, study):
+    intersections = read_table(study.paths.intersections)
+    for run, table in _scores(study):
         images = _explained(intersections, study, run)
         methods = [*study.attribution.methods, *(COMPARISON_MAPS if run.pretraining == UNTRAINED else ())]
         for reason in self_checks.wrong_rows(table, images, methods, study.attribution.scores):
-            yield _file(name, run), reason
+            yield _file(study, run), reason
         if not _is_of(table, run):
-            yield _file(name, run), f"has rows that are not of {run.name}"
+            yield _file(study, run), f"has rows that are not of {run.name}"
 
 
-def check_ranges(name: str, study: Study) -> Wrong:
+def check_ranges(study: Study) -> Wrong:
     """Check that scores are within their range and follow from the counts of pixels."""
-    for run, table in _scores(name, study):
+    for run, table in _scores(study):
         for reason in self_checks.wrong_values(table, study.attribution.scores, study.dataset.image_size**2):
-            yield _file(name, run), reason
+            yield _file(study, run), reason
 
 
-def check_chance(name: str, study: Study) -> Wrong:
+def check_chance(study: Study) -> Wrong:
     """Check that the level of chance is the share of the image that its mask covers."""
-    test = read_split(paths.dataset(name) / "test", study.switched.mask_threshold)
+    test = read_split(study.paths.dataset / "test", study.protocol.mask_threshold)
     shares, labels = self_checks.mask_shares(test, np.arange(len(test))), pd.Series(test.labels)
-    for run, table in _scores(name, study):
+    for run, table in _scores(study):
         for reason in self_checks.wrong_chance(table, shares, labels):
-            yield _file(name, run), reason
+            yield _file(study, run), reason
 
 
-def _splits(name: str, study: Study) -> Iterator[tuple[str, Split]]:
+def _splits(study: Study) -> Iterator[tuple[str, Split]]:
     for split in study.dataset.seed_bases:
-        yield split, read_split(paths.dataset(name) / split, study.switched.mask_threshold)
+        yield split, read_split(study.paths.dataset / split, study.protocol.mask_threshold)
 
 
-def _scores(name: str, study: Study) -> Iterator[tuple[Run, pd.DataFrame]]:
+def _scores(study: Study) -> Iterator[tuple[Run, pd.DataFrame]]:
     for run in (*study.runs(), *study.untrained_runs()):
-        yield run, read_table(_file(name, run))
+        yield run, read_table(_file(study, run))
 
 
 def _explained(intersections: pd.DataFrame, study: Study, run: Run) -> np.ndarray:
     return explained_images(intersections, run, seed=study.attribution.seed, **study.image_limits[run.selection])
 
 
-def _file(name: str, run: Run) -> Path:
-    return paths.scores(name) / f"{run.name}.parquet"
+def _file(study: Study, run: Run) -> Path:
+    return study.paths.scores / f"{run.name}.parquet"
 
 
 def _is_of(table: pd.DataFrame, run: Run) -> bool:

@@ -95,7 +95,7 @@ def _slices(study: Study) -> dict[str, Any]:
 
     def build() -> None:
         for seed, slice_ in enumerate(slices):
-            to_model_resolution(overlay_lesions(slice_, patches, seed, study.switched), study.dataset.image_size)
+            to_model_resolution(overlay_lesions(slice_, patches, seed, study.protocol), study.dataset.image_size)
 
     return {"patch": searched, "subject": max(simulated, 0.0), "slice": _seconds(build) / len(slices)}
 
@@ -151,10 +151,10 @@ def _attribution(study: Study) -> dict[str, Any]:
     count = study.attribution.micro_batch or micro_batch_rows(side, side)
     images, strength = _images(study, count), np.zeros((count, side, side), np.float32)
     strength[:, side // 4 : side // 2, side // 4 : side // 2] = 1
-    masks, labels = LesionMasks(strength, study.switched.mask_threshold), np.arange(count) % N_CLASSES
+    masks, labels = LesionMasks(strength, study.protocol.mask_threshold), np.arange(count) % N_CLASSES
     split, settings = Split(images, labels, masks, None), study.attribution
     seconds = _seconds(
-        lambda: explain_and_score(network, split, np.arange(count), settings.methods, settings, study.switched),
+        lambda: explain_and_score(network, split, np.arange(count), settings.methods, settings, study.protocol),
         study.threads,
     )
     return {"image": seconds / count, "layers": len(weight_layers(network))}

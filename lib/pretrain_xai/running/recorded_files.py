@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pretrain_xai import paths
 from pretrain_xai.files.provenance import read_sums, sha256
+from pretrain_xai.paths import Paths
 from pretrain_xai.study import Study
 
 #: what no maker records: records themselves, locks and files in the making (which begin with a dot), the report
@@ -35,24 +36,24 @@ def read_records(study: str) -> Records:
     """
     records = Records()
     for name in dict.fromkeys(paths.owner(study, artefact) for artefact in paths.ARTEFACTS):
-        for file in files_in(paths.executed(name), ".sha256"):
+        for file in files_in(Paths(name).executed, ".sha256"):
             _add(records, file, _read_sums)
-        for folder in (paths.data(name), paths.figures(name)):
+        for folder in (Paths(name).data, Paths(name).figures):
             for file in files_in(folder, ".json"):
-                if file != paths.finished(name):
+                if file != Paths(name).finished:
                     _add(records, file, _read_provenance)
     return records
 
 
-def expected_files(name: str, study: Study) -> list[Path]:
+def expected_files(study: Study) -> list[Path]:
     """Return the tables, weights and arrays that a finished study has: the product of its grid."""
     runs = [run.name for run in study.runs()]
     trained = [run.name for run in study.runs() if run.selection in study.finetuning.selections]
     scored = [*runs, *(run.name for run in study.untrained_runs())]
-    dataset = paths.dataset(name)
+    dataset = study.paths.dataset
     return [
-        paths.lesions(name),
-        *(paths.slices(name) / file for file in ("slices.npy", "slices.csv", "participants.csv")),
+        study.paths.lesions,
+        *(study.paths.slices / file for file in ("slices.npy", "slices.csv", "participants.csv")),
         *(
             dataset / s / file
             for s in study.dataset.seed_bases
@@ -60,21 +61,21 @@ def expected_files(name: str, study: Study) -> list[Path]:
         ),
         *(dataset / split / "lesions.csv" for split in study.dataset.seed_bases),
         dataset / "audit.csv",
-        *(paths.pretrained(name, corpus) for corpus in study.pretraining.corpora),
-        *(paths.finetuned(name, run) / file for run in runs for file in ("weights.safetensors", "predictions.parquet")),
-        *(paths.finetuned(name, run) / "history.csv" for run in trained),
-        *([paths.matching(name)] if len(trained) < len(runs) else []),
-        paths.classification(name),
-        paths.intersections(name),
-        *(paths.scores(name) / f"{run}.parquet" for run in scored),
-        *(paths.setting_scores(name) / f"{run}.npz" for run in scored),
-        *(paths.example_maps(name) / f"{run}.npz" for run in runs),
+        *(study.paths.pretrained(corpus) for corpus in study.pretraining.corpora),
+        *(study.paths.finetuned(run) / file for run in runs for file in ("weights.safetensors", "predictions.parquet")),
+        *(study.paths.finetuned(run) / "history.csv" for run in trained),
+        *([study.paths.matching] if len(trained) < len(runs) else []),
+        study.paths.classification,
+        study.paths.intersections,
+        *(study.paths.scores / f"{run}.parquet" for run in scored),
+        *(study.paths.setting_scores / f"{run}.npz" for run in scored),
+        *(study.paths.example_maps / f"{run}.npz" for run in runs),
     ]
 
 
 def present_files(study: str) -> list[Path]:
     """Return the results that lie in the study's own folders, without records, and without those of its variants."""
-    folders = (paths.data(study), paths.figures(study))
+    folders = (Paths(study).data, Paths(study).figures)
     return [file for folder in folders for file in files_in(folder) if file.suffix not in _UNRECORDED]
 
 

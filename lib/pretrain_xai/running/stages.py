@@ -91,7 +91,7 @@ STAGES = {
     "11b_score_switches": Stage("scores", ("attribution", "network", *_RUNNING), ("dropout_active", *_SCORING)),
     "12_compare_protocols": Stage(
         "scores",
-        ("attribution", "compared_depths", "main_selection", "protocols", "reseeds", "protocol", "switches"),
+        ("attribution", "compared_depths", "main_selection", "protocols", "reseeds", "base_protocol", "switches"),
         draws=True,
     ),
     "13_statistics": Stage(
@@ -133,7 +133,7 @@ def fingerprint(study: Study, notebook: str) -> dict[str, Any]:
         "code": code_digest(paths.NOTEBOOKS / f"{notebook}.py", () if stage.draws else _DRAWING),
         **({"own network": code_digest(own)} if own else {}),
         **{name: _setting(study, name) for name in stage.settings},
-        **{name: getattr(study.switched, name) for name in stage.switches},
+        **{name: getattr(study.protocol, name) for name in stage.switches},
     }
 
 

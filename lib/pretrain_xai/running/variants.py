@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from pretrain_xai import paths
 from pretrain_xai.files.provenance import write_text
+from pretrain_xai.paths import Paths
 from pretrain_xai.protocol import ALL_TOGETHER, DATASET_SWITCHES, PUBLISHED, unpublished
 from pretrain_xai.running.stages import STAGES, fingerprint
 from pretrain_xai.study import Study, load_study
@@ -30,22 +31,22 @@ def retrained_variants(study: Study) -> list[str]:
 
     Switches that the study has as published anyway are left out.
     """
-    together = [ALL_TOGETHER] if study.switched != PUBLISHED else []
-    return [*study.reseeds, *unpublished(study.switched, RETRAINED[:-1]), *together]
+    together = [ALL_TOGETHER] if study.protocol != PUBLISHED else []
+    return [*study.reseeds, *unpublished(study.protocol, RETRAINED[:-1]), *together]
 
 
-def variant_states(study_name: str, study: Study) -> dict[str, State]:
+def variant_states(study: Study) -> dict[str, State]:
     """Return how far each retrained variant of a study is."""
-    return {variant: _state(variant_name(study_name, variant)) for variant in retrained_variants(study)}
+    return {variant: _state(variant_name(study.name, variant)) for variant in retrained_variants(study)}
 
 
-def finished_variants(study_name: str, study: Study) -> list[str]:
+def finished_variants(study: Study) -> list[str]:
     """Return the retrained variants of a study whose results are there, made with the settings and the code of now."""
-    return [variant for variant, state in variant_states(study_name, study).items() if state == "finished"]
+    return [variant for variant, state in variant_states(study).items() if state == "finished"]
 
 
 def _state(name: str) -> State:
-    files, mark = _files(name), paths.finished(name)
+    files, mark = _files(name), Paths(name).finished
     if not all(path.is_file() for path in files):
         return "missing"
     if not mark.is_file() or mark.stat().st_mtime_ns < max(path.stat().st_mtime_ns for path in files):
@@ -70,23 +71,23 @@ def made_from(variant: Study) -> dict[str, Any]:
 
 def mark_finished(name: str) -> None:
     """Write the mark of a variant whose results are all made."""
-    paths.finished(name).unlink(missing_ok=True)  # an equal file would keep its time
-    write_text(paths.finished(name), json.dumps(made_from(load_study(name)), indent=1))
+    Paths(name).finished.unlink(missing_ok=True)  # an equal file would keep its time
+    write_text(Paths(name).finished, json.dumps(made_from(load_study(name)), indent=1))
 
 
 def variant_files(study_name: str, variant: str) -> list[Path]:
     """Return the tables of a variant from which it is compared with its study."""
-    return [*_files(variant_name(study_name, variant)), paths.finished(variant_name(study_name, variant))]
+    return [*_files(variant_name(study_name, variant)), Paths(variant_name(study_name, variant)).finished]
 
 
 def _files(name: str) -> list[Path]:
     study = load_study(name)
     runs = list(study.runs())
     return [
-        paths.dataset(name) / "test" / "images.csv",
-        paths.intersections(name),
-        *(paths.finetuned(name, run.name) / "predictions.parquet" for run in runs),
-        *(paths.scores(name) / f"{run.name}.parquet" for run in [*runs, *study.untrained_runs()]),
+        Paths(name).dataset / "test" / "images.csv",
+        Paths(name).intersections,
+        *(Paths(name).finetuned(run.name) / "predictions.parquet" for run in runs),
+        *(Paths(name).scores / f"{run.name}.parquet" for run in [*runs, *study.untrained_runs()]),
     ]
 
 

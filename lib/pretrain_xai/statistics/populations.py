@@ -15,7 +15,6 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from pretrain_xai import paths
 from pretrain_xai.arrays import Booleans, Floats, Integers
 from pretrain_xai.dataset import read_split
 from pretrain_xai.explanations.setting_scores import SettingScores, score_comparison_maps_under_settings
@@ -76,7 +75,7 @@ class Population:
         return Skills(common_images(values), self.networks, self.methods, self.images, references)
 
 
-def read_populations(study_name: str, study: Study, selection: str) -> list[Population]:
+def read_populations(study: Study, selection: str) -> list[Population]:
     """Return the populations of a finished study, with the comparison maps and the untrained network as references.
 
     The untrained network is scored on the images right for all only, the comparison maps here, on all images.
@@ -84,16 +83,16 @@ def read_populations(study_name: str, study: Study, selection: str) -> list[Popu
     runs = [run for run in study.runs() if run.selection == selection]
     corpora: Sequence[str] = study.pretraining.corpora
     runs.sort(key=lambda run: (corpora.index(run.pretraining), run))
-    scored = [SettingScores.read(paths.setting_scores(study_name) / f"{run.name}.npz") for run in runs]
+    scored = [SettingScores.read(study.paths.setting_scores / f"{run.name}.npz") for run in runs]
     untrained = next(run for run in study.untrained_runs() if run.selection == selection)
-    intersections = read_table(paths.intersections(study_name))
-    test = read_split(paths.dataset(study_name) / "test", study.switched.mask_threshold)
+    intersections = read_table(study.paths.intersections)
+    test = read_split(study.paths.dataset / "test", study.protocol.mask_threshold)
     image_index = np.unique(np.concatenate([own.image_index for own in scored]))
     settings = study.attribution.sensitivity
-    protocol = study.switched
+    protocol = study.protocol
     maps = score_comparison_maps_under_settings(test.images, test.masks.strength, image_index, settings, protocol)
     references = {name: maps.of(name) for name in maps.methods}
-    references["untrained"] = SettingScores.read(paths.setting_scores(study_name) / f"{untrained.name}.npz")
+    references["untrained"] = SettingScores.read(study.paths.setting_scores / f"{untrained.name}.npz")
     return populations(
         pd.DataFrame(runs)[NETWORK],
         scored,

@@ -32,6 +32,7 @@ import pandas as pd
 from pretrain_xai import paths
 from pretrain_xai.classification import METRICS
 from pretrain_xai.maps.comparison_maps import COMPARISON_MAPS
+from pretrain_xai.paths import Paths
 from pretrain_xai.protocol import RESCORED, UNCHANGED, unpublished
 from pretrain_xai.running.variants import RETRAINED, variant_name
 from pretrain_xai.selection import CORRECT_FOR_ALL, scored_on
@@ -75,7 +76,7 @@ class _Results:
         return set(self.scores["image_index"])
 
 
-def compare_protocols(study_name: str, study: Study, selection: str, variants: Sequence[str]) -> pd.DataFrame:
+def compare_protocols(study: Study, selection: str, variants: Sequence[str]) -> pd.DataFrame:
     """Compare the study with one switch as published: every cell, means over the cells, and effects between cells.
 
     Rescored switches are compared on the same networks and images. Retrained ones are compared with the mean over the seeds
@@ -99,18 +100,18 @@ def compare_protocols(study_name: str, study: Study, selection: str, variants: S
     The switch `none` is the corrected study itself: its effects between cells against 0.
     """
     variants = variants if selection == study.main_selection else []
-    switch_scores = read_runs(paths.switch_scores(study_name), _runs(study, selection)).dropna(subset="value")
-    base = _read(study_name, selection)
-    seeds = [_read(variant_name(study_name, name), selection) for name in study.reseeds if name in variants]
-    switched = {name: _read(variant_name(study_name, name), selection) for name in variants if name in RETRAINED}
+    switch_scores = read_runs(study.paths.switch_scores, _runs(study, selection)).dropna(subset="value")
+    base = _read(study.name, selection)
+    seeds = [_read(variant_name(study.name, name), selection) for name in study.reseeds if name in variants]
+    switched = {name: _read(variant_name(study.name, name), selection) for name in variants if name in RETRAINED}
     subjects = set().union(*(results.subjects for results in [base, *seeds, *switched.values()]))
     comparison = _Comparison(
         study.compared_depths, [base, *seeds], subject_weights(subjects, RESAMPLES, study.attribution.seed)
     )
     tables = [comparison.unchanged()]
-    tables += [comparison.rescored(*item) for item in _rescored(study_name, study, selection, switch_scores, base)]
+    tables += [comparison.rescored(*item) for item in _rescored(study, selection, switch_scores, base)]
     for name, results in switched.items():
-        shares_images = paths.owner(variant_name(study_name, name), "dataset") == study_name
+        shares_images = paths.owner(variant_name(study.name, name), "dataset") == study.name
         tables.append(comparison.retrained(name, results, shares_images=shares_images))
     return pd.concat(tables, ignore_index=True)[EFFECT_COLUMNS]
 
@@ -269,14 +270,14 @@ def _estimates(results: _Results, weights: pd.DataFrame, images: set[int] | None
 
 def _read(name: str, selection: str) -> _Results:
     study = load_study(name)
-    scores = read_runs(paths.scores(name), _runs(study, selection)).query("metric == 'relevance_rank_accuracy'")
-    scores = scored_on(scores, read_table(paths.intersections(name)), selection, CORRECT_FOR_ALL)
-    images = read_table(paths.dataset(name) / "test" / "images.csv")
+    scores = read_runs(Paths(name).scores, _runs(study, selection)).query("metric == 'relevance_rank_accuracy'")
+    scores = scored_on(scores, read_table(Paths(name).intersections), selection, CORRECT_FOR_ALL)
+    images = read_table(Paths(name).dataset / "test" / "images.csv")
     return _Results(
         scores=scores.dropna(subset="value"),
         predictions=read_predictions(name, _runs(study, selection, untrained=False)).query("split == 'test'"),
         subjects=images.set_index("image_index")["subject"],
-        swapped_rates=study.switched.swapped_rates,
+        swapped_rates=study.protocol.swapped_rates,
         methods=tuple(study.attribution.methods),
     )
 
@@ -287,12 +288,12 @@ def _runs(study: Study, selection: str, *, untrained: bool = True) -> list[Run]:
 
 
 def _rescored(
-    study_name: str, study: Study, selection: str, scores: pd.DataFrame, base: _Results
+    study: Study, selection: str, scores: pd.DataFrame, base: _Results
 ) -> Iterator[tuple[str, _Results, _Results]]:
     """Yield each switch that needs no training, the results without it and those with it."""
     nothing = base.predictions.iloc[:0]
     without = scores[scores["switch"] == UNCHANGED]
-    for switch in unpublished(study.switched, RESCORED):
+    for switch in unpublished(study.protocol, RESCORED):
         rescored = scores[scores["switch"] == switch]
         if rescored.empty:  # the study has none of the methods that it concerns
             continue
@@ -302,10 +303,10 @@ def _rescored(
             rescored = pd.concat([rescored, without[others]], ignore_index=True)
         predictions = (nothing, nothing)
         if switch == "dropout_active":
-            dropped = read_runs(paths.switch_predictions(study_name), _runs(study, selection, untrained=False))
+            dropped = read_runs(study.paths.switch_predictions, _runs(study, selection, untrained=False))
             predictions = (base.predictions, dropped)
         corrected = replace(base, scores=without, predictions=predictions[0])
         yield switch, corrected, replace(base, scores=rescored, predictions=predictions[1])
-    if not study.switched.swapped_rates:
+    if not study.protocol.swapped_rates:
         rates = replace(base, scores=without.iloc[:0])
         yield "swapped_rates", rates, replace(rates, swapped_rates=True)
