@@ -18,12 +18,12 @@ from claims import processor_seconds, verdict
 from numpy.lib.format import open_memmap
 from pretrain_xai.dataset import build_split, read_split
 from pretrain_xai.lesions import generate_patches
-from pretrain_xai.overlays.overlay import overlay_lesions
-from pretrain_xai.overlays.split_parts import PART
+from pretrain_xai.overlay import overlay_lesions
 from pretrain_xai.protocol import CORRECTED, PUBLISHED, Protocol
 from pretrain_xai.running.peak_memory import peak_memory
 from pretrain_xai.settings.sections import Dataset
 from pretrain_xai.slices.simulated import read_slices, simulate_cohort, simulate_participants
+from pretrain_xai.split_parts import PART
 from released_overlay import released_overlay
 from scipy import ndimage
 from skimage.transform import resize

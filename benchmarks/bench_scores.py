@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 from pretrain_xai.dataset import Split
-from pretrain_xai.explanations.explanation import CHUNK, score_comparison_maps
+from pretrain_xai.explain import CHUNK, score_comparison_maps
 from pretrain_xai.localization import SCORES, score_masked
-from pretrain_xai.maps.masked_maps import MaskedMaps
+from pretrain_xai.localization.earth_mover import earth_mover_distance, earth_mover_top_k
+from pretrain_xai.localization.masked_maps import MaskedMaps
 from pretrain_xai.protocol import CORRECTED
-from pretrain_xai.scores.earth_mover import earth_mover_distance, earth_mover_top_k
 from pretrain_xai.settings.sections import Attribution
 from sklearn.metrics import average_precision_score, roc_auc_score
 

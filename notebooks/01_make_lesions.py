@@ -29,7 +29,7 @@ import pandas as pd
 
 from pretrain_xai.drawing import figures, previews
 from pretrain_xai.lesions import generate_patches, save_patches
-from pretrain_xai.files.provenance import record
+from pretrain_xai.provenance import record
 from pretrain_xai.study import load_study
 
 config = load_study(study)

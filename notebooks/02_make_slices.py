@@ -33,7 +33,7 @@ import numpy as np
 import pandas as pd
 
 from pretrain_xai.drawing import figures, previews
-from pretrain_xai.files.provenance import record
+from pretrain_xai.provenance import record
 from pretrain_xai.slices.files import source_state
 from pretrain_xai.slices.quality import rejection_counts, slice_quality
 from pretrain_xai.slices.sources import make_slices

@@ -30,7 +30,7 @@ from pretrain_xai.drawing import figures, previews
 from pretrain_xai.networks.corpora import CORPORA
 from pretrain_xai.networks.hardware import device_name, place
 from pretrain_xai.networks.models import build_network, save_weights
-from pretrain_xai.files.provenance import record
+from pretrain_xai.provenance import record
 from pretrain_xai.study import load_study
 from pretrain_xai.tables import write_table
 from pretrain_xai.networks.training import configure_torch, train

@@ -31,7 +31,7 @@ import pandas as pd
 from pretrain_xai.drawing import figures, previews
 from pretrain_xai import paths
 from pretrain_xai.networks.models import pretrained_state, save_state
-from pretrain_xai.files.provenance import record
+from pretrain_xai.provenance import record
 from pretrain_xai.study import load_study
 
 config = load_study(study)

@@ -37,7 +37,7 @@ from pretrain_xai.classification import classification_metrics, prediction_table
 from pretrain_xai.dataset import read_split
 from pretrain_xai.networks.hardware import device_name
 from pretrain_xai.networks.models import freeze_below, load_pretrained, save_weights
-from pretrain_xai.files.provenance import record
+from pretrain_xai.provenance import record
 from pretrain_xai.study import Run, load_study
 from pretrain_xai.tables import write_table
 from pretrain_xai.networks.training import configure_torch, predict, train

@@ -29,7 +29,7 @@ import matplotlib.pyplot as plt
 from pretrain_xai.drawing import figures
 from pretrain_xai.classification import METRICS, classification_table, mean_over_seeds
 from pretrain_xai.drawing.boxplots import classification_figure
-from pretrain_xai.files.provenance import record
+from pretrain_xai.provenance import record
 from pretrain_xai.study import load_study
 from pretrain_xai.tables import read_predictions, write_table
 

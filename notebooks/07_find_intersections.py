@@ -24,7 +24,7 @@ study: str = "demo"  # a file in studies/
 
 # %%
 from pretrain_xai.networks.matching import read_matching, unmatched_runs
-from pretrain_xai.files.provenance import record
+from pretrain_xai.provenance import record
 from pretrain_xai.selection import CORRECT_FOR_ALL, WRONG_FOR_ONE, find_intersections
 from pretrain_xai.study import load_study
 from pretrain_xai.tables import read_predictions, write_table

@@ -41,13 +41,13 @@ methods: list[str] = [  # keys of pretrain_xai.attribution.METHODS
 import pandas as pd
 
 from pretrain_xai.dataset import read_split
-from pretrain_xai.explanations.explanation import example_maps, explain_and_score, score_comparison_maps
+from pretrain_xai.explain import example_maps, explain_and_score, score_comparison_maps
 from pretrain_xai.networks.hardware import device_name
 from pretrain_xai.networks.models import load_finetuned
 from pretrain_xai.names import label
-from pretrain_xai.files.provenance import record
+from pretrain_xai.provenance import record
 from pretrain_xai.selection import CORRECT_FOR_ALL, example_images, explained_images, scored_on
-from pretrain_xai.explanations.setting_scores import empty_scores
+from pretrain_xai.setting_scores import empty_scores
 from pretrain_xai.study import UNTRAINED, Run, load_study
 from pretrain_xai.tables import identify_scores, read_table, write_arrays, write_scores
 from pretrain_xai.networks.training import configure_torch

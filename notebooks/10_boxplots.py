@@ -27,7 +27,7 @@ selection: str = "best"  # how models are chosen: best or matched
 import matplotlib.pyplot as plt
 
 from pretrain_xai.drawing import figures
-from pretrain_xai.maps.comparison_maps import COMPARISON_MAPS
+from pretrain_xai.localization.comparison_maps import COMPARISON_MAPS
 from pretrain_xai.networks.matching import read_matching, unmatched_cells
 from pretrain_xai.names import label
 from pretrain_xai.drawing.boxplots import boxplot_figure, class_figure, mean_by_class, score_box_data

@@ -35,10 +35,10 @@ import pandas as pd
 
 from pretrain_xai.classification import classification_metrics, prediction_table
 from pretrain_xai.dataset import read_split
-from pretrain_xai.explanations.explanation import score_comparison_maps_under_switches, score_under_switches
+from pretrain_xai.explain import score_comparison_maps_under_switches, score_under_switches
 from pretrain_xai.networks.hardware import device_name
 from pretrain_xai.networks.models import load_finetuned
-from pretrain_xai.files.provenance import record
+from pretrain_xai.provenance import record
 from pretrain_xai.selection import explained_images
 from pretrain_xai.study import UNTRAINED, Run, load_study
 from pretrain_xai.tables import read_table, write_table

@@ -38,7 +38,7 @@ from pretrain_xai.drawing import figures, statistics_plots
 from pretrain_xai.dataset import read_split
 from pretrain_xai.statistics.findings import findings
 from pretrain_xai.statistics.power import seeds_needed
-from pretrain_xai.files.provenance import record
+from pretrain_xai.provenance import record
 from pretrain_xai.selection import CORRECT_FOR_ALL, scored_on
 from pretrain_xai.skill import brain_chance, collect_skills
 from pretrain_xai.statistics.summary import study_statistics

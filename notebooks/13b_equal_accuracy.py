@@ -39,7 +39,7 @@ from pretrain_xai.statistics.equal_accuracy import equal_accuracy_tables
 from pretrain_xai.statistics.equality_findings import equality_findings
 from pretrain_xai.networks.matching import cell_matched, read_matching
 from pretrain_xai.drawing.matching_plots import accuracy_figure, equality_figure
-from pretrain_xai.files.provenance import record
+from pretrain_xai.provenance import record
 from pretrain_xai.selection import CORRECT_FOR_ALL, scored_on
 from pretrain_xai.skill import collect_skills
 from pretrain_xai.study import load_study

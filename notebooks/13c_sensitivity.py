@@ -37,7 +37,7 @@ import pandas as pd
 
 from pretrain_xai.drawing import figures
 from pretrain_xai.statistics.populations import read_populations
-from pretrain_xai.files.provenance import record
+from pretrain_xai.provenance import record
 from pretrain_xai.statistics.sensitivity import sensitivity_tables
 from pretrain_xai.drawing.sensitivity_plots import sensitivity_figure
 from pretrain_xai.study import load_study

@@ -25,13 +25,13 @@ from matplotlib import pyplot as plt
 
 from pretrain_xai import paths
 from pretrain_xai.paths import Paths
-from pretrain_xai.drawing import published_plots
-from pretrain_xai.statistics import published_tables
+from pretrain_xai.published import plots as published_plots
+from pretrain_xai.published import tables as published_tables
 from pretrain_xai.drawing.figures import save_figure, use_style
 from pretrain_xai.drawing.boxplots import boxplot_figure, score_box_data
-from pretrain_xai.files.provenance import record
+from pretrain_xai.provenance import record
 from pretrain_xai.published import read_release
-from pretrain_xai.files.release import METHODS
+from pretrain_xai.published.files import METHODS
 from pretrain_xai.tables import write_table
 
 use_style()

@@ -13,8 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 from pretrain_xai import paths
-from pretrain_xai.files.provenance import read_sums, sha256
 from pretrain_xai.paths import Paths
+from pretrain_xai.provenance import read_sums, sha256
 
 #: how the processes of a batch are known by their command lines, from the outermost
 PROCESSES = {

@@ -175,8 +175,8 @@ def _by_test(lines: list[str]) -> list[dict]:
 
 def main() -> None:
     """Run all of these tests at length and write what each reader met; nothing is written if one fails."""
-    from pretrain_xai.files.provenance import write_text
     from pretrain_xai.paths import REPOSITORY
+    from pretrain_xai.provenance import write_text
 
     os.environ.setdefault("PRETRAIN_XAI_MUTATIONS", "2000")
     with tempfile.NamedTemporaryFile(suffix=".jsonl") as report:

@@ -18,7 +18,7 @@ from importlib import metadata
 from pathlib import Path
 
 from pretrain_xai import paths
-from pretrain_xai.files.provenance import write_text
+from pretrain_xai.provenance import write_text
 
 #: the modules that are changed, and the tests that should notice
 MODULES = ("localization", "selection")

@@ -40,7 +40,7 @@ from faults import (
     wait_for_all,
 )
 from mri_cohort import brain_volume, volume_path, write_cohort
-from pretrain_xai.files.provenance import write_text
+from pretrain_xai.provenance import write_text
 from reliability_page import JSON, PAGE, page
 from test_own_mri import COHORT, write_study
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from faults import alter, digests, finish, recorded, verdict
 from pretrain_xai import paths
-from pretrain_xai.files.provenance import read_sums, record, write_sums
 from pretrain_xai.paths import Paths
+from pretrain_xai.provenance import read_sums, record, write_sums
 from pretrain_xai.run_notebook import main
 from pretrain_xai.running.altered_files import aside, find_altered, make_again, name_altered, times_kept
 from test_batch import batch

@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from pretrain_xai import dataset
+from pretrain_xai.audit import AuditError, assert_passed, audit_splits, probe_accuracy
 from pretrain_xai.dataset import build_splits, read_split
 from pretrain_xai.lesions import generate_patches
-from pretrain_xai.overlays.audit import AuditError, assert_passed, audit_splits, probe_accuracy
-from pretrain_xai.overlays.overlay import OverlayError, clean_at_model_resolution, to_model_resolution
+from pretrain_xai.overlay import OverlayError, clean_at_model_resolution, to_model_resolution
 from pretrain_xai.protocol import CORRECTED
 from pretrain_xai.settings.sections import Dataset
 from pretrain_xai.slices.simulated import simulate_cohort, simulate_participants

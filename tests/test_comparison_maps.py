@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from pretrain_xai.maps.comparison_maps import COMPARISON_MAPS, comparison_maps
+from pretrain_xai.localization.comparison_maps import COMPARISON_MAPS, comparison_maps
 from scipy import ndimage
 
 SMOOTH, SLOPE = (1, 2, 1), (-1, 0, 1)

@@ -4,8 +4,8 @@ import numpy as np
 import ot
 import pytest
 from pretrain_xai.localization import SCORES, score_masked
-from pretrain_xai.maps.masked_maps import MaskedMaps
-from pretrain_xai.scores.earth_mover import earth_mover_distance, earth_mover_score, earth_mover_top_k
+from pretrain_xai.localization.earth_mover import earth_mover_distance, earth_mover_score, earth_mover_top_k
+from pretrain_xai.localization.masked_maps import MaskedMaps
 from scipy.optimize import linprog
 
 SIDE = 6

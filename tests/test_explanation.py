@@ -9,7 +9,7 @@ import pytest
 import torch
 from pretrain_xai.attribution import attribute
 from pretrain_xai.dataset import LesionMasks, Split
-from pretrain_xai.explanations.explanation import (
+from pretrain_xai.explain import (
     example_maps,
     explain_and_score,
     score_comparison_maps,

@@ -20,9 +20,9 @@ from pretrain_xai.localization import (
     true_negative_rate,
     value_masked,
 )
-from pretrain_xai.maps.channels import LUMINANCE, reduce_channels
-from pretrain_xai.maps.masked_maps import MaskedMaps
-from pretrain_xai.scores.quantus_scores import METRICS
+from pretrain_xai.localization.channels import LUMINANCE, reduce_channels
+from pretrain_xai.localization.masked_maps import MaskedMaps
+from pretrain_xai.localization.quantus_scores import METRICS
 
 
 @st.composite

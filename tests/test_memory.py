@@ -5,7 +5,7 @@ import pytest
 import torch
 from pretrain_xai.dataset import Split
 from pretrain_xai.errors import UserError
-from pretrain_xai.explanations.memory import within_memory
+from pretrain_xai.memory import within_memory
 from pretrain_xai.protocol import CORRECTED
 from pretrain_xai.settings.sections import Attribution
 

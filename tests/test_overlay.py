@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pretrain_xai import lesions
+from pretrain_xai import lesions, placement
 from pretrain_xai.lesions import LesionPatch
-from pretrain_xai.overlays import placement
-from pretrain_xai.overlays.overlay import (
+from pretrain_xai.overlay import (
     LesionSlice,
     OverlayError,
     clean_at_model_resolution,
@@ -20,7 +19,7 @@ from pretrain_xai.overlays.overlay import (
     overlay_lesions,
     to_model_resolution,
 )
-from pretrain_xai.overlays.placement import draw_label
+from pretrain_xai.placement import draw_label
 from pretrain_xai.protocol import CORRECTED, PUBLISHED
 from release import RELEASE
 from released_overlay import released_overlay

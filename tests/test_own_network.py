@@ -13,7 +13,6 @@ from pretrain_xai.attribution import METHODS, attribute, completeness_delta
 from pretrain_xai.batch import check_files_and_network, main
 from pretrain_xai.dataset import LabelledImages
 from pretrain_xai.errors import UserError
-from pretrain_xai.explanations.sanity import weight_layers
 from pretrain_xai.networks.checkpoints import Checkpoints, load_checkpoint
 from pretrain_xai.networks.models import (
     WeightsError,
@@ -30,6 +29,7 @@ from pretrain_xai.networks.training import predict, train
 from pretrain_xai.paths import Paths
 from pretrain_xai.running.prerequisites import check_network
 from pretrain_xai.running.stages import fingerprint
+from pretrain_xai.sanity import weight_layers
 from pretrain_xai.settings.sections import Network, Training
 from pretrain_xai.study import Run, Study, StudyError, load_study
 from pretrain_xai.tables import read_table

@@ -18,9 +18,9 @@ from pretrain_xai.drawing.boxplots import (
     score_box_data,
 )
 from pretrain_xai.drawing.figures import save_figure
-from pretrain_xai.files.provenance import sha256
 from pretrain_xai.names import colour, hatch
 from pretrain_xai.paths import Paths
+from pretrain_xai.provenance import sha256
 from pretrain_xai.running.stages import STAGES
 from pretrain_xai.study import UNTRAINED
 

@@ -7,17 +7,18 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
-from pretrain_xai.drawing import figures, published_plots, statistics_plots
+from pretrain_xai.drawing import figures, statistics_plots
 from pretrain_xai.drawing.boxplots import boxplot_figure, heatmap_figure
 from pretrain_xai.drawing.effect_plots import effect_figure
 from pretrain_xai.drawing.figures import ONE_COLUMN, TWO_COLUMNS, print_faults, save_figure
 from pretrain_xai.drawing.sensitivity_plots import LETTERS, sensitivity_figure
-from pretrain_xai.maps.comparison_maps import COMPARISON_MAPS
+from pretrain_xai.localization.comparison_maps import COMPARISON_MAPS
 from pretrain_xai.paths import Paths
 from pretrain_xai.protocol import RESCORED
+from pretrain_xai.published import plots as published_plots
+from pretrain_xai.published.tables import NUMBERS
 from pretrain_xai.running.variants import RETRAINED
 from pretrain_xai.statistics.protocol_effects import ALL_METHODS, CHANCE, RANKING
-from pretrain_xai.statistics.published_tables import NUMBERS
 from pretrain_xai.statistics.simulated_studies import Size, Spread, as_skills, simulate_scores
 from pretrain_xai.statistics.summary import study_statistics
 from pretrain_xai.study import load_study

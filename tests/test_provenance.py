@@ -13,8 +13,8 @@ import pytest
 from matplotlib.figure import Figure
 from pretrain_xai import paths
 from pretrain_xai.drawing import figures
-from pretrain_xai.files.provenance import PACKAGES, atomic_path, git_describe, record, sha256, write_text
 from pretrain_xai.paths import Paths
+from pretrain_xai.provenance import PACKAGES, atomic_path, git_describe, record, sha256, write_text
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
@@ -35,7 +35,7 @@ def test_a_killed_writer_leaves_the_old_file_and_nothing_that_a_reader_takes_for
 import sys, time
 from contextlib import ExitStack
 from pathlib import Path
-from pretrain_xai.files.provenance import atomic_path
+from pretrain_xai.provenance import atomic_path
 with ExitStack() as stack:
     for name in ("old.csv", "new.csv"):
         stack.enter_context(atomic_path(Path(sys.argv[1]) / name)).write_text("half of the ne")

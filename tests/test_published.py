@@ -15,10 +15,10 @@ from fuzz import MUTATIONS, guarded, memory_now, peak_memory, report
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pretrain_xai import paths, published, run_notebook
-from pretrain_xai.files.release import METHODS, ReleaseError, parse_model_name, selection_of
 from pretrain_xai.paths import Paths
 from pretrain_xai.published import Release, read_release
-from pretrain_xai.statistics import published_tables
+from pretrain_xai.published import tables as published_tables
+from pretrain_xai.published.files import METHODS, ReleaseError, parse_model_name, selection_of
 from release import RELEASE
 from sklearn.metrics import roc_auc_score
 

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 import torch
 from pretrain_xai.attribution import METHODS
-from pretrain_xai.explanations.explanation import CHUNK
+from pretrain_xai.explain import CHUNK
 from pretrain_xai.methods.micro_batches import MAXIMUM_ROWS, PIXEL_BUDGET
 from pretrain_xai.networks.models import build_network
 from pretrain_xai.networks.training import PREDICTION_BATCH

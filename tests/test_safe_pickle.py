@@ -131,7 +131,7 @@ def test_slices_of_the_authors_are_kept_once_in_memory(tmp_path):
 
 
 def test_torch_is_imported_for_tensors_only():
-    code = "import sys, pretrain_xai.statistics.published_tables; assert 'torch' not in sys.modules"
+    code = "import sys, pretrain_xai.published.tables; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"PYTHONPATH": str(paths.LIBRARY.parent)})
 
 

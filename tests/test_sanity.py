@@ -7,12 +7,17 @@ import pandas as pd
 import pytest
 import torch
 from matplotlib import pyplot as plt
+from pretrain_xai import examples
 from pretrain_xai.dataset import LesionMasks, Split, read_split
 from pretrain_xai.drawing.sanity_figure import PANELS, sanity_figure
-from pretrain_xai.explanations import examples
-from pretrain_xai.explanations.examples import read_examples
-from pretrain_xai.explanations.explanation import example_maps
-from pretrain_xai.explanations.sanity import (
+from pretrain_xai.examples import read_examples
+from pretrain_xai.explain import example_maps
+from pretrain_xai.localization import relevance_rank_accuracy
+from pretrain_xai.methods.micro_batches import micro_batch_rows
+from pretrain_xai.networks.models import build_network
+from pretrain_xai.paths import Paths
+from pretrain_xai.protocol import CORRECTED
+from pretrain_xai.sanity import (
     MEASURES,
     RANDOM_MAP,
     TRAINED,
@@ -24,11 +29,6 @@ from pretrain_xai.explanations.sanity import (
     retained,
     weight_layers,
 )
-from pretrain_xai.localization import relevance_rank_accuracy
-from pretrain_xai.methods.micro_batches import micro_batch_rows
-from pretrain_xai.networks.models import build_network
-from pretrain_xai.paths import Paths
-from pretrain_xai.protocol import CORRECTED
 from pretrain_xai.settings.sections import Attribution, Network, Standardise
 from pretrain_xai.study import load_study
 from scipy import stats

@@ -10,7 +10,7 @@ import pytest
 import quantus
 from pretrain_xai.batch import check_scores
 from pretrain_xai.dataset import LesionMasks, Split
-from pretrain_xai.explanations.explanation import CHUNK, explain_and_score, score_comparison_maps
+from pretrain_xai.explain import CHUNK, explain_and_score, score_comparison_maps
 from pretrain_xai.localization import (
     SCORES,
     average_precision_chance,
@@ -18,10 +18,10 @@ from pretrain_xai.localization import (
     score_masked,
     top_k_intersection,
 )
-from pretrain_xai.maps.masked_maps import MaskedMaps
+from pretrain_xai.localization.masked_maps import MaskedMaps
+from pretrain_xai.localization.quantus_scores import METRICS
 from pretrain_xai.networks.models import build_network
 from pretrain_xai.protocol import CORRECTED, PUBLISHED
-from pretrain_xai.scores.quantus_scores import METRICS
 from pretrain_xai.settings.sections import Attribution, Network
 from pretrain_xai.study import StudyError, load_study
 from pydantic import ValidationError

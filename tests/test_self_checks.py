@@ -8,18 +8,18 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from pretrain_xai import explain as explanation
 from pretrain_xai import localization
 from pretrain_xai.attribution import METHODS
+from pretrain_xai.audit import AuditError, assert_passed, audit_dataset
 from pretrain_xai.dataset import LesionMasks, Split
 from pretrain_xai.errors import SelfCheckError
-from pretrain_xai.explanations import explanation
-from pretrain_xai.explanations.explanation import explain_and_score, score_comparison_maps
-from pretrain_xai.explanations.self_checks import check_completeness, check_scores
+from pretrain_xai.explain import explain_and_score, score_comparison_maps
 from pretrain_xai.localization import SCORES, ConfusionCounts
 from pretrain_xai.networks.models import build_network, evaluation_mode
 from pretrain_xai.networks.training import predict
-from pretrain_xai.overlays.audit import AuditError, assert_passed, audit_dataset
 from pretrain_xai.protocol import CORRECTED
+from pretrain_xai.self_checks import check_completeness, check_scores
 from pretrain_xai.settings.sections import Attribution, Network
 from torch import nn
 

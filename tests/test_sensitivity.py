@@ -12,11 +12,11 @@ from matplotlib import pyplot as plt
 from pretrain_xai.batch import check_scores
 from pretrain_xai.drawing.sensitivity_plots import LETTERS, flip_letters, sensitivity_figure
 from pretrain_xai.errors import UserError
-from pretrain_xai.explanations.setting_scores import SettingScores, empty_scores, score_comparison_maps_under_settings
 from pretrain_xai.localization import SCORES
-from pretrain_xai.maps.channels import LUMINANCE
+from pretrain_xai.localization.channels import LUMINANCE
 from pretrain_xai.paths import Paths
 from pretrain_xai.protocol import CORRECTED
+from pretrain_xai.setting_scores import SettingScores, empty_scores, score_comparison_maps_under_settings
 from pretrain_xai.settings.sections import Sensitivity
 from pretrain_xai.statistics.effects import effect_table
 from pretrain_xai.statistics.findings import findings

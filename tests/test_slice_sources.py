@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from fuzz import survive
 from pretrain_xai.drawing.previews import quality_figure
-from pretrain_xai.overlays.overlay import clean_at_model_resolution
+from pretrain_xai.overlay import clean_at_model_resolution
 from pretrain_xai.settings.slices import Arrays, Nifti, Pickle
 from pretrain_xai.slices import arrays as slice_arrays
 from pretrain_xai.slices import sources as slice_sources

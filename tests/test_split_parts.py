@@ -10,14 +10,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from pretrain_xai import dataset
+from pretrain_xai import dataset, split_parts
 from pretrain_xai.dataset import build_split
 from pretrain_xai.lesions import generate_patches
-from pretrain_xai.overlays import split_parts
-from pretrain_xai.overlays.split_parts import read_rows
 from pretrain_xai.protocol import CORRECTED, PUBLISHED
 from pretrain_xai.settings.sections import Dataset
 from pretrain_xai.slices.simulated import read_slices, simulate_cohort, simulate_participants, write_slices
+from pretrain_xai.split_parts import read_rows
 
 N_SLICES = 150
 SETTINGS = Dataset(image_size=32)
@@ -123,7 +122,7 @@ PROGRAM = """
 import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
-from pretrain_xai.overlays.split_parts import PartStore
+from pretrain_xai.split_parts import PartStore
 from test_split_parts import build
 put = PartStore.put
 def put_then_die(self, start, *given):

@@ -10,7 +10,7 @@ from fuzz import survive
 from hypothesis import given
 from hypothesis import strategies as st
 from pretrain_xai.localization import confusion_counts, score_masked
-from pretrain_xai.maps.masked_maps import MaskedMaps
+from pretrain_xai.localization.masked_maps import MaskedMaps
 from pretrain_xai.paths import Paths
 from pretrain_xai.study import Run, load_study
 from pretrain_xai.tables import (

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from pretrain_xai.files.provenance import read_sums, sha256, write_sums
 from pretrain_xai.paths import Paths
+from pretrain_xai.provenance import read_sums, sha256, write_sums
 from pretrain_xai.tables import write_table
 from pretrain_xai.verify import Verification, main
 

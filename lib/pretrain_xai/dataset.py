@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pretrain_xai.files.provenance import atomic_path
 from pretrain_xai.lesions import Patches, split_patches
-from pretrain_xai.overlays.overlay import LesionSlice, checked_slice, lesion_masks, overlay_lesions, to_model_resolution
-from pretrain_xai.overlays.placement import FEWEST, NoRoomError, OverlayError, PlacedLesions, place_lesions
-from pretrain_xai.overlays.split_parts import PartStore, build_key, part_starts, side_by_side
+from pretrain_xai.overlay import LesionSlice, checked_slice, lesion_masks, overlay_lesions, to_model_resolution
+from pretrain_xai.placement import FEWEST, NoRoomError, OverlayError, PlacedLesions, place_lesions
 from pretrain_xai.protocol import CORRECTED, Protocol
+from pretrain_xai.provenance import atomic_path
 from pretrain_xai.settings.sections import Dataset
+from pretrain_xai.split_parts import PartStore, build_key, part_starts, side_by_side
 from pretrain_xai.tables import TableError, read_table, write_table
 
 __all__ = [

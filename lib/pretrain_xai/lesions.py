@@ -12,8 +12,8 @@ from scipy import ndimage
 from skimage import filters, measure, transform
 from tqdm.auto import tqdm
 
+from pretrain_xai import provenance
 from pretrain_xai.errors import UserError
-from pretrain_xai.files import provenance
 
 #: the two classes; the position is the label
 CLASSES = ("round", "irregular")

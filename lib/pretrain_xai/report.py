@@ -15,8 +15,8 @@ from jinja2 import Environment, FileSystemLoader
 from pretrain_xai import paths
 from pretrain_xai.batch import stage_times
 from pretrain_xai.errors import UserError
-from pretrain_xai.files.provenance import git_describe, package_versions, write_sums, write_text
 from pretrain_xai.names import label, use_target
+from pretrain_xai.provenance import git_describe, package_versions, write_sums, write_text
 from pretrain_xai.statistics.equality_findings import equality_findings
 from pretrain_xai.statistics.findings import Finding, findings
 from pretrain_xai.statistics.table_names import EQUAL_ACCURACY, MANUSCRIPT, SENSITIVITY, STATISTICS

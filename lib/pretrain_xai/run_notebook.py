@@ -22,7 +22,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from pretrain_xai.errors import UserError, did_you_mean
 from pretrain_xai.files.bounded_yaml import YamlError, read_yaml
-from pretrain_xai.files.provenance import atomic_path, write_sums
+from pretrain_xai.provenance import atomic_path, write_sums
 
 #: what Jupyter draws with
 INLINE = "module://matplotlib_inline.backend_inline"

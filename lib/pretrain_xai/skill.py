@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 
 from pretrain_xai.arrays import Floats, Integers
 from pretrain_xai.errors import UserError
-from pretrain_xai.maps.comparison_maps import COMPARISON_MAPS
+from pretrain_xai.localization.comparison_maps import COMPARISON_MAPS
 from pretrain_xai.study import NETWORK, UNTRAINED
 
 

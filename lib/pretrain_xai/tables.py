@@ -9,8 +9,8 @@ import pandas as pd
 
 from pretrain_xai import paths
 from pretrain_xai.errors import UserError
-from pretrain_xai.files.provenance import atomic_path
 from pretrain_xai.paths import Paths
+from pretrain_xai.provenance import atomic_path
 from pretrain_xai.study import MODEL_COLUMNS, Run, Study, load_study
 
 #: a row of scores: one number of one map, how it was made, and what a random map is expected to score

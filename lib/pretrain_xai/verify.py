@@ -15,9 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pretrain_xai import paths
+from pretrain_xai import paths, self_checks
 from pretrain_xai.errors import UserError, first_ten
-from pretrain_xai.explanations import self_checks
 from pretrain_xai.paths import Paths
 from pretrain_xai.running import consistency
 from pretrain_xai.running.consistency import Wrong
@@ -118,7 +117,7 @@ def recompute(study: Study, run: Run, n_images: int, seed: int) -> tuple[float, 
     that the protocol leaves unseeded are left out.
     """
     from pretrain_xai.dataset import read_split
-    from pretrain_xai.explanations.explanation import explain_and_score
+    from pretrain_xai.explain import explain_and_score
     from pretrain_xai.networks.models import load_finetuned
 
     file = study.paths.scores / f"{run.name}.parquet"

@@ -15,7 +15,7 @@ from matplotlib.patches import Patch
 
 from pretrain_xai.drawing.figures import ONE_COLUMN, TWO_COLUMNS, Style, outline_lesions, panel_grid
 from pretrain_xai.lesions import CLASSES
-from pretrain_xai.maps.comparison_maps import COMPARISON_MAPS
+from pretrain_xai.localization.comparison_maps import COMPARISON_MAPS
 from pretrain_xai.names import colour, hatch, label
 from pretrain_xai.settings.sections import FINETUNE_DEPTHS
 from pretrain_xai.study import UNTRAINED

@@ -14,7 +14,7 @@ from matplotlib.patches import Patch, Rectangle
 from matplotlib.typing import ColorType
 
 from pretrain_xai.drawing.figures import TWO_COLUMNS, Style
-from pretrain_xai.maps.comparison_maps import COMPARISON_MAPS
+from pretrain_xai.localization.comparison_maps import COMPARISON_MAPS
 from pretrain_xai.names import label
 from pretrain_xai.protocol import UNCHANGED
 from pretrain_xai.running.variants import RETRAINED

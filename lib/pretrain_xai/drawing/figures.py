@@ -14,9 +14,9 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.typing import ColorType
 
-from pretrain_xai.files.provenance import atomic_path, record
 from pretrain_xai.names import use_target
 from pretrain_xai.paths import Paths
+from pretrain_xai.provenance import atomic_path, record
 from pretrain_xai.tables import write_table
 
 #: widths of one and of two journal columns, inches

@@ -6,10 +6,10 @@ from typing import Any
 
 import pandas as pd
 
-from pretrain_xai.files.provenance import record, write_text
-from pretrain_xai.maps.comparison_maps import COMPARISON_MAPS
+from pretrain_xai.localization.comparison_maps import COMPARISON_MAPS
 from pretrain_xai.names import label
 from pretrain_xai.paths import Paths
+from pretrain_xai.provenance import record, write_text
 
 #: signs that LaTeX does not know in text, or prints as another
 _MATH = {"−": "$-$", "<": "$<$", ">": "$>$", "|": "$|$", "–": "--", "×": r"$\times$", "≥": r"$\geq$", "τ": r"$\tau$"}

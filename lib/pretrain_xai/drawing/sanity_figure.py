@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pretrain_xai.drawing.figures import TWO_COLUMNS
-from pretrain_xai.explanations.sanity import RANDOM_MAP
 from pretrain_xai.names import label
+from pretrain_xai.sanity import RANDOM_MAP
 
 #: a panel per measure: its title, and the value of equal maps
 PANELS = {

@@ -16,7 +16,7 @@ from pretrain_xai.dataset import Split, read_split
 from pretrain_xai.explorer.maps import Heatmap, MapShelf
 from pretrain_xai.lesions import CLASSES
 from pretrain_xai.localization import SCORES, confusion_counts, find_score, relevance_rank_accuracy, score_masked
-from pretrain_xai.maps.masked_maps import MaskedMaps
+from pretrain_xai.localization.masked_maps import MaskedMaps
 from pretrain_xai.names import label
 from pretrain_xai.paths import Paths
 from pretrain_xai.settings.sections import Selection

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from pretrain_xai.dataset import Split
-from pretrain_xai.maps.channels import reduce_channels
+from pretrain_xai.localization.channels import reduce_channels
 from pretrain_xai.study import Run, Study
 from pretrain_xai.tables import read_arrays
 
@@ -50,7 +50,7 @@ class MapShelf:
 
     def compute(self, run: Run, method: str, image: int) -> Heatmap:
         """Compute a map as the study would, to the bit, with its sign; any key of `attribution.METHODS`."""
-        from pretrain_xai.explanations.explanation import signed_attributions
+        from pretrain_xai.explain import signed_attributions
 
         protocol, images = self._study.protocol, np.array([image])
         found = signed_attributions(

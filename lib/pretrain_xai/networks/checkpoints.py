@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from pretrain_xai.errors import SelfCheckError, UserError
-from pretrain_xai.files.provenance import atomic_path
 from pretrain_xai.networks.models import load_finetuned, trained_tensors
+from pretrain_xai.provenance import atomic_path
 from pretrain_xai.study import Run, Study
 
 #: validation accuracies closer than this are taken for the same; a match is off by at most so much because of it

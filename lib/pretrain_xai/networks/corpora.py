@@ -7,7 +7,7 @@ from skimage import data as photographs
 from skimage.transform import resize
 
 from pretrain_xai.dataset import LabelledImages
-from pretrain_xai.overlays.overlay import clean_at_model_resolution
+from pretrain_xai.overlay import clean_at_model_resolution
 from pretrain_xai.slices.simulated import read_slices
 from pretrain_xai.study import PRETRAINING_SPLITS, Study
 

@@ -12,10 +12,10 @@ from torchvision.models import vgg
 
 from pretrain_xai import paths
 from pretrain_xai.errors import SelfCheckError, first_ten
-from pretrain_xai.files.provenance import atomic_path
 from pretrain_xai.networks.hardware import place
 from pretrain_xai.networks.own_network import build_own, own_parts
 from pretrain_xai.networks.weight_files import WeightsError, fitting, read_state, torchvision_state
+from pretrain_xai.provenance import atomic_path
 from pretrain_xai.settings.sections import Network, Standardise
 from pretrain_xai.study import UNTRAINED, Run, Study
 

@@ -16,6 +16,7 @@ from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, StepLR
 from tqdm.auto import tqdm
 
+from pretrain_xai.allocation import keep_freed_memory
 from pretrain_xai.dataset import LabelledImages
 from pretrain_xai.errors import SelfCheckError, UserError
 from pretrain_xai.networks.batches import as_batch
@@ -24,7 +25,6 @@ from pretrain_xai.networks.frozen_prefix import behind_frozen_prefix
 from pretrain_xai.networks.hardware import device_name, generators_of, memory_format_of
 from pretrain_xai.networks.models import evaluation_mode, training_mode
 from pretrain_xai.networks.training_state import Course, StateFile, training_key
-from pretrain_xai.overlays.allocation import keep_freed_memory
 from pretrain_xai.settings.sections import Cache, Training
 
 #: images that are predicted at once; fixed, because float32 results depend on the shape of a batch

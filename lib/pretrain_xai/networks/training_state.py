@@ -17,9 +17,9 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from pretrain_xai.dataset import LabelledImages
-from pretrain_xai.files.provenance import atomic_path
 from pretrain_xai.networks.hardware import generators_of
 from pretrain_xai.networks.models import trained_tensors
+from pretrain_xai.provenance import atomic_path
 
 #: a state is written when so many times the duration of the last write have passed since: at most 3 % of the time is spent
 SPARING = 30

@@ -22,7 +22,7 @@ from torchvision.models import get_model_weights
 
 from pretrain_xai.errors import UserError, did_you_mean
 from pretrain_xai.files.git_lfs import pointer_size
-from pretrain_xai.files.provenance import sha256
+from pretrain_xai.provenance import sha256
 
 #: of one pickle; five times what VGG-19 with batch normalisation needs as a whole network
 MAX_INSTRUCTIONS = 60_000

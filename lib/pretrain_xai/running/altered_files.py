@@ -19,8 +19,8 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from pretrain_xai import paths
-from pretrain_xai.files.provenance import read_sums, sha256
 from pretrain_xai.paths import Paths
+from pretrain_xai.provenance import read_sums, sha256
 from pretrain_xai.running.recorded_files import files_in, read_records
 
 #: what a file that is set aside is called: hidden, so that no reader takes it for a result

@@ -6,14 +6,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from pretrain_xai import self_checks
+from pretrain_xai.audit import BALANCE_LEVEL, fair_coin
 from pretrain_xai.classification import METRICS, classification_table
 from pretrain_xai.dataset import Split, read_split
-from pretrain_xai.explanations import self_checks
-from pretrain_xai.explanations.self_checks import ROUNDING
-from pretrain_xai.maps.comparison_maps import COMPARISON_MAPS
+from pretrain_xai.localization.comparison_maps import COMPARISON_MAPS
 from pretrain_xai.networks.matching import read_matching, unmatched_runs
-from pretrain_xai.overlays.audit import BALANCE_LEVEL, fair_coin
 from pretrain_xai.selection import explained_images, find_intersections
+from pretrain_xai.self_checks import ROUNDING
 from pretrain_xai.study import MODEL_COLUMNS, UNTRAINED, Run, Study
 from pretrain_xai.tables import read_predictions, read_table
 

@@ -35,7 +35,7 @@ from pretrain_xai.drawing import figures
 study"""
 TORCH = """
 from pretrain_xai.drawing import previews
-from pretrain_xai.explanations import explanation
+from pretrain_xai import explain as explanation
 from pretrain_xai.networks import training"""
 
 
@@ -81,7 +81,7 @@ def _notebook_seconds(code: str) -> float:
 def _slices(study: Study) -> dict[str, Any]:
     """Seconds of a lesion patch of each class, a simulated subject, and a slice with lesions at the size of the study."""
     from pretrain_xai.lesions import generate_patches
-    from pretrain_xai.overlays.overlay import overlay_lesions, to_model_resolution
+    from pretrain_xai.overlay import overlay_lesions, to_model_resolution
     from pretrain_xai.slices.simulated import simulate_cohort, simulate_participants
 
     def simulate(n_subjects: int) -> list[np.ndarray]:
@@ -139,11 +139,11 @@ def _training(study: Study) -> dict[str, Any]:
 def _attribution(study: Study) -> dict[str, Any]:
     """Seconds per image of all methods and scores, and the number of layers that the sanity check makes random."""
     from pretrain_xai.dataset import LesionMasks, Split
-    from pretrain_xai.explanations.explanation import explain_and_score
-    from pretrain_xai.explanations.sanity import weight_layers
+    from pretrain_xai.explain import explain_and_score
     from pretrain_xai.methods.micro_batches import micro_batch_rows
     from pretrain_xai.networks.models import N_CLASSES
     from pretrain_xai.networks.training import configure_torch
+    from pretrain_xai.sanity import weight_layers
     from pretrain_xai.tables import read_table  # noqa: F401  as notebooks do: it counts for the memory
 
     configure_torch(study.threads)

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pretrain_xai import paths
-from pretrain_xai.files.provenance import read_sums, sha256
 from pretrain_xai.paths import Paths
+from pretrain_xai.provenance import read_sums, sha256
 from pretrain_xai.study import Study
 
 #: what no maker records: records themselves, locks and files in the making (which begin with a dot), the report

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pretrain_xai import paths
-from pretrain_xai.files.provenance import write_text
 from pretrain_xai.paths import Paths
 from pretrain_xai.protocol import ALL_TOGETHER, DATASET_SWITCHES, PUBLISHED, unpublished
+from pretrain_xai.provenance import write_text
 from pretrain_xai.running.stages import STAGES, fingerprint
 from pretrain_xai.study import Study, load_study
 

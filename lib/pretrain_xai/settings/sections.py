@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from pretrain_xai.maps.channels import Reduction
+from pretrain_xai.protocol import ChannelReduction as Reduction
 
 #: "best" selects the best checkpoint of a model, "matched" those of about equal accuracy
 Selection = Literal["best", "matched"]

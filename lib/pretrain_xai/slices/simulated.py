@@ -17,7 +17,7 @@ from scipy.interpolate import make_interp_spline
 from scipy.ndimage import map_coordinates
 from tqdm.auto import tqdm
 
-from pretrain_xai.files.provenance import atomic_path
+from pretrain_xai.provenance import atomic_path
 from pretrain_xai.tables import TableError, read_table, write_table
 
 #: voxels of margin around the template's brain in a slice, so that no deformed brain is cut off

@@ -17,8 +17,8 @@ import pandas as pd
 
 from pretrain_xai.arrays import Booleans, Floats, Integers
 from pretrain_xai.dataset import read_split
-from pretrain_xai.explanations.setting_scores import SettingScores, score_comparison_maps_under_settings
 from pretrain_xai.selection import CORRECT_FOR_ALL, WRONG_FOR_ONE, image_list
+from pretrain_xai.setting_scores import SettingScores, score_comparison_maps_under_settings
 from pretrain_xai.skill import Skills
 from pretrain_xai.study import NETWORK, Study
 from pretrain_xai.tables import read_table

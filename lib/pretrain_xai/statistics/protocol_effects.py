@@ -31,7 +31,7 @@ import pandas as pd
 
 from pretrain_xai import paths
 from pretrain_xai.classification import METRICS
-from pretrain_xai.maps.comparison_maps import COMPARISON_MAPS
+from pretrain_xai.localization.comparison_maps import COMPARISON_MAPS
 from pretrain_xai.paths import Paths
 from pretrain_xai.protocol import RESCORED, UNCHANGED, unpublished
 from pretrain_xai.running.variants import RETRAINED, variant_name

@@ -16,7 +16,7 @@ from scipy import stats
 
 from pretrain_xai.arrays import Floats
 from pretrain_xai.errors import UserError
-from pretrain_xai.maps.channels import Reduction
+from pretrain_xai.localization.channels import Reduction
 from pretrain_xai.skill import Skills
 from pretrain_xai.statistics.effects import Contrast, contrasts, holm, is_paired
 from pretrain_xai.statistics.intervals import Interval, by_images, by_units

@@ -19,8 +19,8 @@ from numpy.lib.format import open_memmap
 from tqdm.auto import tqdm
 
 from pretrain_xai import paths
-from pretrain_xai.files.provenance import atomic_path, replace_changed
-from pretrain_xai.overlays.allocation import keep_freed_memory
+from pretrain_xai.allocation import keep_freed_memory
+from pretrain_xai.provenance import atomic_path, replace_changed
 
 #: slices of a part
 PART = 64
@@ -130,7 +130,7 @@ def read_rows(slices: np.ndarray, rows: pd.Index) -> np.ndarray:
 def build_key(table: pd.DataFrame, made_from: Sequence[Any]) -> str:
     """Return a digest of the table, of what is laid over its slices (by its `repr`, or bytes) and of the code."""
     digest = hashlib.sha256()
-    for name in ("dataset.py", "overlays/overlay.py", "overlays/placement.py", "overlays/split_parts.py"):
+    for name in ("dataset.py", "overlay.py", "placement.py", "split_parts.py"):
         digest.update((paths.LIBRARY / name).read_bytes())
     for thing in made_from:
         digest.update(thing if isinstance(thing, bytes) else repr(thing).encode())

@@ -13,17 +13,17 @@ from tqdm.auto import tqdm
 
 from pretrain_xai.attribution import METHODS, attribute_all, completeness_delta
 from pretrain_xai.dataset import LesionMasks, Split
-from pretrain_xai.explanations.memory import within_memory
-from pretrain_xai.explanations.self_checks import DELTA, check_completeness, check_scores
-from pretrain_xai.explanations.setting_scores import SettingScores
 from pretrain_xai.localization import Scored, chance, confusion_counts, relevance_rank_accuracy, score_masked
-from pretrain_xai.maps.channels import reduce_channels
-from pretrain_xai.maps.comparison_maps import COMPARISON_MAPS, comparison_maps
-from pretrain_xai.maps.masked_maps import MaskedMaps
+from pretrain_xai.localization.channels import reduce_channels
+from pretrain_xai.localization.comparison_maps import COMPARISON_MAPS, comparison_maps
+from pretrain_xai.localization.masked_maps import MaskedMaps
+from pretrain_xai.memory import within_memory
 from pretrain_xai.networks.batches import as_batch
 from pretrain_xai.networks.models import evaluation_mode
 from pretrain_xai.networks.training import predict
 from pretrain_xai.protocol import NEW_MAPS, RESCORED, Protocol, switched_protocols
+from pretrain_xai.self_checks import DELTA, check_completeness, check_scores
+from pretrain_xai.setting_scores import SettingScores
 from pretrain_xai.settings.sections import Attribution
 
 #: images whose maps are in memory at once

@@ -10,10 +10,10 @@ from numpy.typing import ArrayLike
 
 from pretrain_xai.arrays import Floats, Integers
 from pretrain_xai.localization import Ties, find_score, value_masked
-from pretrain_xai.maps.channels import Reduction, reduce_channels
-from pretrain_xai.maps.comparison_maps import COMPARISON_MAPS, comparison_maps
-from pretrain_xai.maps.masked_maps import MaskedMaps
-from pretrain_xai.overlays.overlay import lesion_masks
+from pretrain_xai.localization.channels import Reduction, reduce_channels
+from pretrain_xai.localization.comparison_maps import COMPARISON_MAPS, comparison_maps
+from pretrain_xai.localization.masked_maps import MaskedMaps
+from pretrain_xai.overlay import lesion_masks
 from pretrain_xai.protocol import Protocol
 from pretrain_xai.settings.sections import Sensitivity
 from pretrain_xai.skill import skill

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 
 from pretrain_xai.arrays import PerImage
 from pretrain_xai.errors import UserError, did_you_mean
-from pretrain_xai.maps.masked_maps import MaskedMaps, masked_maps
+from pretrain_xai.localization.masked_maps import MaskedMaps, masked_maps
 
 #: what a study file writes before the name of a metric
 PREFIX = "quantus:"

@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from pretrain_xai.drawing.figures import ONE_COLUMN, Style, panel_grid
-from pretrain_xai.files.release import EDGE_FILTERS
 from pretrain_xai.names import colour, label
+from pretrain_xai.published.files import EDGE_FILTERS
 from pretrain_xai.settings.sections import FINETUNE_DEPTHS
 from pretrain_xai.study import UNTRAINED
 

@@ -9,7 +9,7 @@ from scipy import sparse
 from skimage import transform
 
 from pretrain_xai.lesions import LesionPatch
-from pretrain_xai.overlays.placement import OverlayError, PlacedLesions, place_lesions, rescale, veils, window
+from pretrain_xai.placement import OverlayError, PlacedLesions, place_lesions, rescale, veils, window
 from pretrain_xai.protocol import Protocol
 
 

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 from tqdm.auto import tqdm
 
 from pretrain_xai.arrays import Floats, PerImage
-from pretrain_xai.maps.masked_maps import MaskedMaps, masked_maps
+from pretrain_xai.localization.masked_maps import MaskedMaps, masked_maps
 
 Mass = Floats
 Metric = Literal["euclidean", "sqeuclidean"]

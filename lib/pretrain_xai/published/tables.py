@@ -7,11 +7,11 @@ import pandas as pd
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from pretrain_xai import paths
-from pretrain_xai.files.release import SELECTIONS
 from pretrain_xai.published import Release
+from pretrain_xai.published.files import SELECTIONS
 
 #: the paper's numbers; see the README beside them
-NUMBERS = paths.LIBRARY / "published_numbers"
+NUMBERS = paths.LIBRARY / "published" / "numbers"
 #: one cell of the paper's tables
 CELL = ["selection", "pretraining", "finetune_depth"]
 RATES = ["auroc", "auprc", "accuracy", "sensitivity", "specificity"]

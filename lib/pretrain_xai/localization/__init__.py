@@ -16,9 +16,9 @@ from numpy.typing import ArrayLike
 
 from pretrain_xai.arrays import PerImage
 from pretrain_xai.errors import did_you_mean
-from pretrain_xai.maps.masked_maps import Levels, MaskedMaps, masked_maps
-from pretrain_xai.scores.earth_mover import earth_mover_score, earth_mover_top_k
-from pretrain_xai.scores.quantus_scores import PREFIX, quantus_score
+from pretrain_xai.localization.earth_mover import earth_mover_score, earth_mover_top_k
+from pretrain_xai.localization.masked_maps import Levels, MaskedMaps, masked_maps
+from pretrain_xai.localization.quantus_scores import PREFIX, quantus_score
 
 Maps = ArrayLike | MaskedMaps
 #: values and chance levels by the name of the score

@@ -6,9 +6,10 @@ from typing import Any
 
 import pandas as pd
 
-from pretrain_xai.files import provenance, safe_pickle
-from pretrain_xai.files.release import COUNTS, KINDS, METRICS, frame, parse_model_name, selection_of
+from pretrain_xai import provenance
+from pretrain_xai.files import safe_pickle
 from pretrain_xai.files.safe_pickle import ReleaseError
+from pretrain_xai.published.files import COUNTS, KINDS, METRICS, frame, parse_model_name, selection_of
 
 __all__ = ["Release", "ReleaseError", "parse_model_name", "read_release"]
 

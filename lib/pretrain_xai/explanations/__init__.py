@@ -1,1 +1,0 @@
-"""A model explained and scored, and checks of the explanations themselves."""

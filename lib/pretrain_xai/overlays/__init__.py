@@ -1,1 +1,0 @@
-"""Lesions laid over slices: where, how, in parts, and the audit that no shortcut gives the class away."""

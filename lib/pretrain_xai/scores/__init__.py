@@ -1,1 +1,0 @@
-"""Scores that other libraries compute or that need an own algorithm."""
