@@ -21,8 +21,8 @@ from torch import Tensor
 from torchvision.models import get_model_weights
 
 from pretrain_xai.errors import UserError, did_you_mean
-from pretrain_xai.files.git_lfs import pointer_size
 from pretrain_xai.provenance import sha256
+from pretrain_xai.safe_pickle import pointer_size
 
 #: of one pickle; five times what VGG-19 with batch normalisation needs as a whole network
 MAX_INSTRUCTIONS = 60_000

@@ -1,35 +1,35 @@
 """The tables of the study, recomputed from the authors' files and set beside the published numbers."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from sklearn.metrics import average_precision_score, roc_auc_score
+from sklearn.metrics import average_precision_score
 
-from pretrain_xai import paths
-from pretrain_xai.published import Release
-from pretrain_xai.published.files import SELECTIONS
+from pretrain_xai import classification
+from pretrain_xai.published.read import COUNTS, SELECTIONS, Release
 
 #: the paper's numbers; see the README beside them
-NUMBERS = paths.LIBRARY / "published" / "numbers"
+NUMBERS = Path(__file__).with_name("numbers")
 #: one cell of the paper's tables
 CELL = ["selection", "pretraining", "finetune_depth"]
-RATES = ["auroc", "auprc", "accuracy", "sensitivity", "specificity"]
+RATES = classification.METRICS
 #: the test images of the study carry the labels of this seed and the following ones
 FIRST_TEST_SEED = 50_000
 #: the paper's tables and figures show three models, with three seeds, per cell
 MODELS_PER_CELL = 3
 _MODEL = ["selection", "pretraining", "finetune_depth", "seed", "model"]
-_MORE_RATES = ["balanced_accuracy", "printed_sensitivity", "printed_specificity"]
-#: what the authors' files of each kind are called, with their word for the selection
-_FILES = {
-    "predictions": "to_save.pkl in a folder `{}`",
-    "misclassified": "incorrectly_classified.pkl in a folder `{}`",
-    "incorrect_ratios": "ratios_incorrectly.pkl in a folder `{}`",
-    "models": "metrics_{}.pkl",
-    "untrained": "{}_random_explanations.pkl",
-    "sobel": "sobel_{}.pkl",
-    "laplace": "laplace_{}.pkl",
+#: what the authors' files of each kind are called, with their word for the selection, and which they should be of;
+#: misclassified images were scored for the ImageNet models only
+_FILES: dict[str, tuple[str, tuple[str, ...]]] = {
+    "predictions": ("to_save.pkl in a folder `{}`", ("imagenet", "mri")),
+    "misclassified": ("incorrectly_classified.pkl in a folder `{}`", ("imagenet",)),
+    "incorrect_ratios": ("ratios_incorrectly.pkl in a folder `{}`", ("imagenet",)),
+    "models": ("metrics_{}.pkl", ("imagenet", "mri")),
+    "untrained": ("{}_random_explanations.pkl", ("untrained",)),
+    "sobel": ("sobel_{}.pkl", ("sobel",)),
+    "laplace": ("laplace_{}.pkl", ("laplace",)),
 }
 
 
@@ -40,28 +40,16 @@ def classification_metrics(predictions: pd.DataFrame) -> pd.DataFrame:
     average). `printed_sensitivity` and `printed_specificity` are the rates under the names that the released code
     gives them, which are swapped. `balanced_accuracy`, the mean of both rates, is what the older files call ACC.
     """
-    rows = [dict(zip(_MODEL, key, strict=True)) | _rates(model) for key, model in predictions.groupby(_MODEL)]
-    return pd.DataFrame(rows, columns=[*_MODEL, "n_images", *RATES, *_MORE_RATES])
-
-
-def _rates(model: pd.DataFrame) -> dict[str, float]:
-    label = model["label"].to_numpy()
-    score = (model["logit_1"] - model["logit_0"]).to_numpy()
-    right = label == model["predicted"].to_numpy()
-    one_class = len(set(label)) < 2
-    sensitivity, specificity = (right[label == value].mean() if value in label else np.nan for value in (1, 0))
-    precision = (average_precision_score(label, score) + average_precision_score(1 - label, -score)) / 2
-    return {
-        "n_images": len(label),
-        "auroc": np.nan if one_class else roc_auc_score(label, score),
-        "auprc": np.nan if one_class else precision,
-        "accuracy": right.mean(),
-        "balanced_accuracy": (sensitivity + specificity) / 2,
-        "sensitivity": sensitivity,
-        "specificity": specificity,
-        "printed_sensitivity": specificity,
-        "printed_specificity": sensitivity,
-    }
+    rows = []
+    for key, model in predictions.groupby(_MODEL):
+        rates = classification.classification_metrics(model)
+        label, score = model["label"], model["logit_1"] - model["logit_0"]
+        rates["auprc"] = (average_precision_score(label, score) + average_precision_score(1 - label, -score)) / 2
+        rates["balanced_accuracy"] = (rates["sensitivity"] + rates["specificity"]) / 2
+        swapped = {"printed_sensitivity": rates["specificity"], "printed_specificity": rates["sensitivity"]}
+        rows.append(dict(zip(_MODEL, key, strict=True)) | {"n_images": len(model)} | rates | swapped)
+    columns = [*_MODEL, "n_images", *RATES, "balanced_accuracy", "printed_sensitivity", "printed_specificity"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def differences_from_stored(classification: pd.DataFrame, stored: pd.DataFrame) -> pd.DataFrame:
@@ -73,15 +61,12 @@ def differences_from_stored(classification: pd.DataFrame, stored: pd.DataFrame) 
 
 def intersections(predictions: pd.DataFrame) -> pd.DataFrame:
     """Return how many images all models of a selection classify correctly and wrongly, by corpus and over both."""
-    rows = []
-    both = predictions.assign(pretraining="all")
-    for (selection, pretraining), group in pd.concat([predictions, both]).groupby(["selection", "pretraining"]):
-        wrong = group["label"] != group["predicted"]
-        n_wrong, n_models = wrong.groupby(group["image_index"]).sum(), group["model"].nunique()
-        counts = {"n_images": len(n_wrong), "correct_by_all": (n_wrong == 0).sum()}
-        counts["wrong_by_all"] = (n_wrong == n_models).sum()
-        rows.append({"selection": selection, "pretraining": pretraining, "n_models": n_models} | counts)
-    return pd.DataFrame(rows)
+    cell = ["selection", "pretraining"]
+    both = pd.concat([predictions, predictions.assign(pretraining="all")])
+    wrong = (both["label"] != both["predicted"]).groupby([both[name] for name in (*cell, "image_index")])
+    images = pd.DataFrame({"n_images": 1, "correct_by_all": wrong.sum() == 0, "wrong_by_all": wrong.all()})
+    n_models = both.groupby(cell)["model"].nunique().rename("n_models")
+    return pd.concat([n_models, images.groupby(cell).sum()], axis=1).reset_index()
 
 
 def misclassified_agreement(predictions: pd.DataFrame, misclassified: pd.DataFrame) -> pd.DataFrame:
@@ -89,15 +74,14 @@ def misclassified_agreement(predictions: pd.DataFrame, misclassified: pd.DataFra
 
     About the selections and corpora that have such lists; a model without one has an empty list.
     """
-    listed = misclassified[["selection", "pretraining"]].drop_duplicates()
     wrong = predictions[predictions["label"] != predictions["predicted"]]
-    lists = [{key: rows["image_index"].tolist() for key, rows in x.groupby(_MODEL)} for x in (misclassified, wrong)]
+    released, recomputed = (table.groupby(_MODEL)["image_index"].agg(list) for table in (misclassified, wrong))
     models = pd.concat([misclassified[_MODEL], predictions[_MODEL]]).drop_duplicates()
+    listed = misclassified[["selection", "pretraining"]].drop_duplicates()
     rows = []
     for model in models.merge(listed).sort_values(_MODEL).itertuples(index=False, name=None):
-        released, recomputed = (images.get(model, []) for images in lists)
-        counts = {"n_released": len(released), "n_recomputed": len(recomputed), "equal": released == recomputed}
-        rows.append(dict(zip(_MODEL, model, strict=True)) | counts)
+        lists = released.get(model, []), recomputed.get(model, [])
+        rows.append((*model, *map(len, lists), lists[0] == lists[1]))
     return pd.DataFrame(rows, columns=[*_MODEL, "n_released", "n_recomputed", "equal"])
 
 
@@ -134,44 +118,31 @@ def equal_counts(release: Release) -> pd.DataFrame:
 
     Two different maps do not score equally on thousands of images: one of them is a copy of the other.
     """
-    keys = ["selection", "source", "method"]
-    counts = {key: rows[["tp", "fp", "fn", "tn"]].to_numpy() for key, rows in release.confusion.groupby(keys)}
-    by_content: dict[bytes, list[tuple[str, str, str]]] = {}
-    for key, values in counts.items():
-        by_content.setdefault(values.tobytes(), []).append(key)
     files = release.files[release.files["kind"] == "edge filter"]
-    copied = files["sha256"].duplicated(keep=False)
-    rows = [
-        {
-            "selection": first[0],
-            "map": first[2],
-            "equal_to": other[2],
-            "n_images": len(counts[first]),
-            "equal_bytes": bool(copied[files["selection"] == first[0]].any()),
-        }
-        for first, *others in by_content.values()
-        for other in others
-    ]
-    return pd.DataFrame(rows, columns=["selection", "map", "equal_to", "n_images", "equal_bytes"])
+    copied = files.loc[files.duplicated(["selection", "sha256"]), "selection"]
+    groups = release.confusion.groupby(["selection", "source", "method"])
+    maps = groups.size().rename("n_images").reset_index()
+    maps["counts"] = [rows[COUNTS].to_numpy().tobytes() for _, rows in groups]
+    first = maps.groupby("counts")[["selection", "method"]].transform("first")
+    table = maps.assign(selection=first["selection"], map=first["method"], equal_to=maps["method"])
+    table["equal_bytes"] = table["selection"].isin(copied)
+    return table.loc[table.duplicated("counts"), ["selection", "map", "equal_to", "n_images", "equal_bytes"]]
 
 
-def labels_of_seeds(n_images: int, first_seed: int = FIRST_TEST_SEED) -> np.ndarray:
-    """Return the labels that the released code draws for seeds `first_seed`, `first_seed` + 1, ...: int array (n,).
+def label_of_seed(seed: int) -> int:
+    """Return the label that the released code draws for a seed.
 
     Numpy's legacy generator, as in the released code: first the number of lesions, 3 to 5, then the class.
     """
-    labels = np.empty(n_images, dtype=np.int64)
-    for image in range(n_images):
-        generator = np.random.RandomState(first_seed + image)
-        generator.randint(3, 6)
-        labels[image] = generator.randint(0, 2)
-    return labels
+    generator = np.random.RandomState(seed)
+    generator.randint(3, 6)
+    return generator.randint(0, 2)
 
 
-def label_agreement(predictions: pd.DataFrame, first_seed: int = FIRST_TEST_SEED) -> pd.DataFrame:
+def label_agreement(predictions: pd.DataFrame) -> pd.DataFrame:
     """Return, per selection and model, how many of the released labels are those of the seeds."""
-    drawn = labels_of_seeds(int(predictions["image_index"].max()) + 1 if len(predictions) else 0, first_seed)
-    equal = predictions["label"].to_numpy() == drawn[predictions["image_index"].to_numpy(dtype=int)]
+    drawn = {image: label_of_seed(FIRST_TEST_SEED + image) for image in predictions["image_index"].unique()}
+    equal = predictions["label"] == predictions["image_index"].map(drawn)
     groups = predictions.assign(n_images=1, n_equal=equal).groupby(_MODEL)[["n_images", "n_equal"]]
     return groups.sum().reset_index()
 
@@ -186,20 +157,11 @@ def side_by_side(release: Release) -> pd.DataFrame:
     the missing file where nothing could be recomputed, and says so where the number of models is not the paper's.
     """
     table = pd.concat([_classification_side(release), _explanation_side(release)], ignore_index=True)
+    table = table.fillna({"n_models": 0, "models": ""})
     table["difference"] = table["recomputed"] - table["published"]
     table["note"] = [_note(row) for row in table.itertuples()]
-    columns = [
-        "table",
-        *CELL,
-        "method",
-        "metric",
-        "recomputed",
-        "published",
-        "difference",
-        "n_models",
-        "models",
-        "note",
-    ]
+    numbers = ["recomputed", "published", "difference", "n_models"]
+    columns = ["table", *CELL, "method", "metric", *numbers, "models", "note"]
     return table[columns].astype({"finetune_depth": int, "n_models": int})
 
 
@@ -209,7 +171,7 @@ def _classification_side(release: Release) -> pd.DataFrame:
     means = groups[RATES].mean().reset_index().melt(CELL, var_name="metric", value_name="recomputed")
     models = groups.agg(models=("seed", _seeds), n_models=("model", "nunique")).reset_index()
     found = published.merge(means, how="left", on=[*CELL, "metric"]).merge(models, how="left", on=CELL)
-    return found.assign(table="classification", method="").fillna({"n_models": 0, "models": ""})
+    return found.assign(table="classification", method="")
 
 
 def _explanation_side(release: Release) -> pd.DataFrame:
@@ -217,17 +179,14 @@ def _explanation_side(release: Release) -> pd.DataFrame:
     published = published.rename(columns={"median_relevance_rank_accuracy": "published"})
     medians = explanation_medians(release.confusion).rename(columns={"median": "recomputed"})
     found = published.astype({"finetune_depth": int}).merge(medians, how="left", on=[*CELL, "method"])
-    found = found.assign(table="explanation", metric="median_relevance_rank_accuracy")
-    return found.fillna({"n_models": 0, "models": ""})
+    return found.assign(table="explanation", metric="median_relevance_rank_accuracy")
 
 
 def _note(row: Any) -> str:
     if np.isnan(row.recomputed):
-        kind = (
-            "predictions" if row.table == "classification" else "untrained" if row.pretraining == "none" else "models"
-        )
+        kind = {"classification": "predictions"}.get(row.table, "untrained" if row.pretraining == "none" else "models")
         theirs = {ours: theirs for theirs, ours in SELECTIONS.items()}[row.selection]
-        return f"not released: {_FILES[kind].format(theirs)}, {row.pretraining} models (none in this copy)"
+        return f"not released: {_FILES[kind][0].format(theirs)}, {row.pretraining} models (none in this copy)"
     if row.pretraining == "none":
         return "the untrained network"
     different = f"; the paper's number is from {MODELS_PER_CELL}, so not from the same models"
@@ -240,21 +199,11 @@ def _seeds(seeds: pd.Series) -> str:
 
 def missing_files(release: Release) -> pd.DataFrame:
     """Return one row per file of the study that the folder lacks, whether never released or not readable."""
-    at_hand = {
-        "predictions": release.predictions[["selection", "pretraining"]],
-        "misclassified": release.misclassified[["selection", "pretraining"]],
-        "incorrect_ratios": release.incorrect_ratios[["selection", "pretraining"]],
-        "models": release.confusion[["selection", "pretraining"]],
-        **dict.fromkeys(("untrained", "sobel", "laplace"), release.confusion[["selection", "source"]]),
-    }
-    # misclassified images were scored for the ImageNet models only
-    wanted: dict[str, tuple[str, ...]] = dict.fromkeys(("predictions", "models"), ("imagenet", "mri"))
-    wanted |= dict.fromkeys(("misclassified", "incorrect_ratios"), ("imagenet",))
-    rows = [
-        {"file": _FILES[kind].format(theirs), "models": source}
-        for theirs, ours in SELECTIONS.items()
-        for kind, rows in at_hand.items()
-        for source in wanted.get(kind, (kind,))
-        if (ours, source) not in set(rows.drop_duplicates().itertuples(index=False, name=None))
-    ]
+    rows = []
+    for theirs, ours in SELECTIONS.items():
+        for kind, (file, wanted) in _FILES.items():
+            table = getattr(release, kind, release.confusion)
+            table = table[table["selection"] == ours]
+            there = {*table["pretraining"], *table.get("source", ())}
+            rows += [(file.format(theirs), source) for source in wanted if source not in there]
     return pd.DataFrame(rows, columns=["file", "models"])
