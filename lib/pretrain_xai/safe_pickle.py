@@ -25,8 +25,6 @@ _INSTRUCTIONS = """
 """
 #: no object arrays ("O"), no structured ones ("V"), no dates
 _DTYPE = re.compile(r"b1|[iu][1248]|f[248]|[US][0-9]{1,4}")
-#: shorter reads are copied, since a view takes as much
-_SHORT = 2**12
 
 
 class ReleaseError(UserError):
@@ -80,7 +78,7 @@ class _Content:
             raise EOFError(f"truncated: {count:,} bytes announced, {len(self.content) - self.place:,} left")
         self.place += count
         part = self.content[self.place - count : self.place]
-        return part if count > _SHORT else bytes(part)
+        return part if count > 2**12 else bytes(part)  # a view takes as much as a short copy
 
     def readline(self) -> bytes:
         line, end, _ = bytes(self.content[self.place : self.place + 200]).partition(b"\n")

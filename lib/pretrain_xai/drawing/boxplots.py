@@ -55,12 +55,7 @@ def plot_score_boxes(
         is_map = scores["method"].isin(COMPARISON_MAPS)
         chosen &= (scores["method"] == comparison) if comparison else ~is_map
         if chosen.any():
-            draw_box(
-                ax,
-                scores.loc[chosen, "value"].dropna().to_numpy(),
-                position,
-                comparison or pretraining,
-            )
+            draw_box(ax, scores.loc[chosen, "value"].dropna().to_numpy(), position, comparison or pretraining)
     if scores["chance"].notna().any():
         ax.axhline(scores["chance"].mean(), color="black", linestyle=(0, (4, 3)), linewidth=0.7, zorder=1)
     if classification is not None:

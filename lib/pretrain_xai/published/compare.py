@@ -17,8 +17,6 @@ CELL = ["selection", "pretraining", "finetune_depth"]
 RATES = classification.METRICS
 #: the test images of the study carry the labels of this seed and the following ones
 FIRST_TEST_SEED = 50_000
-#: the paper's tables and figures show three models, with three seeds, per cell
-MODELS_PER_CELL = 3
 _MODEL = ["selection", "pretraining", "finetune_depth", "seed", "model"]
 #: what the authors' files of each kind are called, with their word for the selection, and which they should be of;
 #: misclassified images were scored for the ImageNet models only
@@ -176,10 +174,9 @@ def _classification_side(release: Release) -> pd.DataFrame:
 
 def _explanation_side(release: Release) -> pd.DataFrame:
     published = pd.read_csv(NUMBERS / "explanation_medians.csv").fillna({"pretraining": "none", "finetune_depth": 0})
-    published = published.rename(columns={"median_relevance_rank_accuracy": "published"})
-    medians = explanation_medians(release.confusion).rename(columns={"median": "recomputed"})
-    found = published.astype({"finetune_depth": int}).merge(medians, how="left", on=[*CELL, "method"])
-    return found.assign(table="explanation", metric="median_relevance_rank_accuracy")
+    published = published.melt([*CELL, "method"], var_name="metric", value_name="published").assign(table="explanation")
+    found = published.merge(explanation_medians(release.confusion), how="left", on=[*CELL, "method"])
+    return found.rename(columns={"median": "recomputed"})
 
 
 def _note(row: Any) -> str:
@@ -189,8 +186,8 @@ def _note(row: Any) -> str:
         return f"not released: {_FILES[kind][0].format(theirs)}, {row.pretraining} models (none in this copy)"
     if row.pretraining == "none":
         return "the untrained network"
-    different = f"; the paper's number is from {MODELS_PER_CELL}, so not from the same models"
-    return f"from {int(row.n_models)} models{different * (row.n_models != MODELS_PER_CELL)}"
+    different = "; the paper's number is from 3, so not from the same models"
+    return f"from {int(row.n_models)} models{different * (row.n_models != 3)}"
 
 
 def _seeds(seeds: pd.Series) -> str:

@@ -34,8 +34,7 @@ def comparison_figure(maps: pd.DataFrame, methods: Sequence[str]) -> Figure:
     figure, ax = plt.subplots(figsize=(ONE_COLUMN, 0.19 * len(names) + 0.75), layout="constrained")
     for place, name in enumerate(names):
         values = maps.loc[maps["method"] == name, "value"].to_numpy()
-        kind = name if name in EDGE_FILTERS else UNTRAINED
-        draw_box(ax, values, place, kind, widths=0.6, orientation="horizontal")
+        draw_box(ax, values, place, name if name in EDGE_FILTERS else UNTRAINED, widths=0.6, orientation="horizontal")
     ax.axvline(maps["chance"].mean(), **_CHANCE)
     suffixes = ["" if name in EDGE_FILTERS else ", untrained" for name in names]
     ax.set_yticks(range(len(names)), [label(name) + suffix for name, suffix in zip(names, suffixes, strict=True)])

@@ -54,8 +54,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("label", "predicted"), (0, 1)),
     **dict.fromkeys(("image_index", "height", "width", *COUNTS), (0, 10**9)),
     **dict.fromkeys(("value", *METRICS), (0.0, 1.0)),
-    **dict.fromkeys(("logit_0", "logit_1"), (-1e30, 1e30)),
-    "compactness": (0.0, 2.0),
+    **dict.fromkeys(("logit_0", "logit_1", "compactness"), (-1e30, 1e30)),
 }
 
 
@@ -97,8 +96,7 @@ def read_release(folder: Path) -> Release:
     """
     paths = [path for path in sorted(folder.rglob("*.pkl")) if not re.search(r"(^|/)\.", str(path.relative_to(folder)))]
     if not paths:
-        clone = "git clone https://github.com/Marta54/Pretrain_XAI_gt data/published"
-        raise ReleaseError(f"{folder}: no pickle there; bring the authors' release, for instance by {clone}")
+        raise ReleaseError(f"{folder}: no pickle there; git clone https://github.com/Marta54/Pretrain_XAI_gt into it")
     tables: dict[str, list[pd.DataFrame]] = {table: [] for table in _COLUMNS}
     taken: dict[tuple[Any, ...], str] = {}
     for path in paths:
@@ -144,13 +142,13 @@ def selection_of(path: Path) -> str | None:
     return None
 
 
-def _read_file(path: Path, file: Path) -> tuple[dict[str, list[pd.DataFrame]], list[tuple[Any, ...]]]:
+def _read_file(path: Path, file: Path) -> tuple[dict[str, list[pd.DataFrame]], dict[tuple[Any, ...], str]]:
     """Return the parts of tables that a file holds with its own row of `files`, and about what they are."""
     if path.exists() and path.stat().st_size > MAX_RESULT_BYTES:
         raise ReleaseError(f"skipped, as it is larger than any result file ({path.stat().st_size:,} bytes)")
-    content, selection, left = safe_pickle.load(path), selection_of(file), path.stat().st_size
+    content, selection = safe_pickle.load(path), selection_of(file)
     tables: dict[str, list[pd.DataFrame]] = {}
-    kinds, about = [], []
+    about, left = {}, path.stat().st_size
     for kind, table, constants, columns in _blocks(content, file.stem):
         constants["selection"] = selection
         rows = {name: _numbers(values, name) for name, values in columns.items()}
@@ -158,13 +156,12 @@ def _read_file(path: Path, file: Path) -> tuple[dict[str, list[pd.DataFrame]], l
         if (left := left - n_rows) < 0:  # a row takes a byte at least: one list is used again and again
             raise ReleaseError("announces more rows than its bytes can hold; fetch the file again")
         tables.setdefault(table, []).append(pd.DataFrame({**constants, "position": np.arange(n_rows), **rows}))
-        kinds.append(kind)
-        about.append((table, *constants.values()))
-    if not kinds:
+        about[table, *constants.values()] = kind
+    if not about:
         raise ReleaseError(f"holds a {type(content).__name__} of none of the known kinds; move it elsewhere")
-    if not selection and kinds[0] != "lesions":
+    if not selection and "lesions" not in tables:
         raise ReleaseError("neither its name nor a folder says `best` or `same`; put it into a folder of that name")
-    row = {"file": file.as_posix(), "kind": kinds[0], "selection": selection or "", "sha256": provenance.sha256(path)}
+    row = {"file": file.as_posix(), "kind": kind, "selection": selection or "", "sha256": provenance.sha256(path)}
     n_rows = max(sum(map(len, frames)) for frames in tables.values())
     return tables | {"files": [pd.DataFrame([row | {"n_rows": n_rows}])]}, about
 
