@@ -3,14 +3,13 @@
 import itertools
 import math
 import os
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, StepLR
@@ -19,11 +18,10 @@ from tqdm.auto import tqdm
 from pretrain_xai.allocation import keep_freed_memory
 from pretrain_xai.dataset import LabelledImages
 from pretrain_xai.errors import SelfCheckError, UserError
-from pretrain_xai.networks.batches import as_batch
 from pretrain_xai.networks.checkpoints import Checkpoints
 from pretrain_xai.networks.frozen_prefix import behind_frozen_prefix
-from pretrain_xai.networks.hardware import device_name, generators_of, memory_format_of
-from pretrain_xai.networks.models import evaluation_mode, training_mode
+from pretrain_xai.networks.hardware import as_batch, generators_of, memory_format_of
+from pretrain_xai.networks.models import evaluation_mode, trained_tensors, training_mode
 from pretrain_xai.networks.training_state import Course, StateFile, training_key
 from pretrain_xai.settings.sections import Cache, Training
 
@@ -118,37 +116,46 @@ def train(
         The loss of an epoch is no number.
     """
     training_mode(network)  # the mode in which the frozen layers are found
-    n_batches = _n_batches(len(training_set), settings)
+    n_batches = math.ceil(len(training_set) / settings.batch_size)
     optimizer, schedule = _optimizer(network, settings, learning_rate, n_batches)
     course = Course(network, optimizer, schedule, np.random.default_rng(seed))
     with torch.random.fork_rng(devices=generators_of(network)), tqdm(total=settings.epochs, desc="epochs") as progress:
         torch.manual_seed(seed)
-        data = (training_set, validation_set)
         if state is not None:
             kept = checkpoints and (checkpoints.per_epoch, checkpoints.lowest_accuracy)
-            run_with = (device_name(network), str(memory_format_of(network)))
-            fitted = settings.model_dump(mode="json")
-            given = (fitted, learning_rate, seed, dropout_active, cache is not None, kept, *run_with)
-            state.take_up(course, training_key(network, data, given))
+            given = (settings, learning_rate, seed, dropout_active, cache is not None, kept, memory_format_of(network))
+            state.take_up(course, training_key(network, (training_set, validation_set), given), checkpoints)
         if checkpoints is not None:
             checkpoints.take_up(course.validated)
         if not _is_over(course.history, settings):
-            trained, (training_set, validation_set) = behind_frozen_prefix(network, data, cache)
+            trained, data = behind_frozen_prefix(network, (training_set, validation_set), cache)
         progress.update(len(course.history))
         while not _is_over(course.history, settings):
             epoch = len(course.history)
             row: dict[str, Any] = {"epoch": epoch, "learning_rate": schedule.get_last_lr()[0]}
-            validate = partial(_validate, trained, validation_set, dropout_active, seed + epoch)
-            offer = partial(_offer, checkpoints, network, epoch * n_batches, n_batches, validate)
-            row |= _train_epoch(trained, training_set, settings, optimizer, schedule, course.rng, offer)
-            _require_finite(row["train_loss"], epoch, learning_rate)
-            row |= validate()
-            if checkpoints is not None:
-                checkpoints.offer((epoch + 1) * n_batches, network, row["validation_accuracy"])
-            row["checkpoint"] = _is_checkpoint(row, course.history, settings.acc_dif)
+            results = []
+            for batch, result in enumerate(
+                _steps(trained, data[0], settings, optimizer, schedule, course.rng), start=1
+            ):
+                results.append(result)
+                if batch == n_batches or (checkpoints is not None and checkpoints.is_due(batch, n_batches)):
+                    validated = _validate(trained, data[1], dropout_active, seed + epoch)
+                    if checkpoints is not None:
+                        step = epoch * n_batches + batch
+                        checkpoints.offer(step, network, validated["validation_accuracy"])
+            if settings.schedule == "step":
+                schedule.step()
+            losses, accuracies = zip(*results, strict=True)
+            row |= {"train_loss": float(np.mean(losses)), "train_accuracy": float(np.mean(accuracies))} | validated
+            if not math.isfinite(row["train_loss"]):
+                raise DivergedError(
+                    f"the training diverged in epoch {epoch + 1}: its mean loss is {row['train_loss']}; lower the learning "
+                    f"rate ({learning_rate:g}) or set training.clip_norm in the study file"
+                )
+            row["checkpoint"] = is_checkpoint(row, course.history, settings.acc_dif)
             course.history.append(row)
             if row["checkpoint"]:
-                course.mark_best()
+                course.best = {name: tensor.clone() for name, tensor in trained_tensors(network).items()}
             if state is not None:
                 state.keep(course, now=_is_over(course.history, settings))
             progress.update()
@@ -158,35 +165,21 @@ def train(
     return pd.DataFrame(course.history)
 
 
-def _require_finite(loss: float, epoch: int, learning_rate: float) -> None:
-    if not math.isfinite(loss):
-        raise DivergedError(
-            f"the training diverged in epoch {epoch + 1}: its mean loss is {loss}; lower the learning rate "
-            f"({learning_rate:g}) or set training.clip_norm in the study file"
-        )
-
-
-def _require_repeatable(network: nn.Module, image: np.ndarray) -> None:
-    first, again = (network(as_batch(image, network)) for _ in range(2))
-    if not torch.allclose(first, again, rtol=1e-3, atol=1e-3, equal_nan=True):
-        raise SelfCheckError(
-            f"the network gives one image the logits {first[0].tolist()} and then {again[0].tolist()}: something in it is "
-            "random in evaluation mode, such as a dropout that is always on"
-        )
-
-
-def _train_epoch(
+def _steps(
     network: nn.Module,
     data: LabelledImages,
     settings: Training,
     optimizer: Optimizer,
     schedule: LRScheduler,
     rng: np.random.Generator,
-    after_batch: Callable[[int], None],
-) -> dict[str, float]:
+) -> Iterator[tuple[float, float]]:
+    """Take the steps of an epoch, each image once in a random order; yield each one's loss and accuracy."""
     training_mode(network)
-    losses, accuracies = [], []
-    for batch, (images, labels) in enumerate(_shuffled_batches(network, data, settings.batch_size, rng), start=1):
+    order = rng.permutation(len(data))
+    for start in range(0, len(data), settings.batch_size):
+        chosen = np.sort(order[start : start + settings.batch_size])  # sorted: a memory-mapped file is read forwards
+        images, labels = as_batch(data.images[chosen], network), torch.from_numpy(data.labels[chosen].astype(np.int64))
+        labels = labels.to(images.device)
         logits = network(images)
         loss = functional.cross_entropy(logits, labels)
         optimizer.zero_grad(set_to_none=True)
@@ -196,35 +189,16 @@ def _train_epoch(
         optimizer.step()
         if settings.schedule == "one_cycle":
             schedule.step()
-        losses.append(loss.item())
-        accuracies.append((logits.argmax(1) == labels).float().mean().item())
-        after_batch(batch)
-    if settings.schedule == "step":
-        schedule.step()
-    return {"train_loss": float(np.mean(losses)), "train_accuracy": float(np.mean(accuracies))}
+        yield loss.item(), (logits.argmax(1) == labels).float().mean().item()
 
 
-def _offer(
-    checkpoints: Checkpoints | None,
-    network: nn.Module,
-    steps_before: int,
-    n_batches: int,
-    validate: Callable[[], dict[str, float]],
-    batch: int,
-) -> None:
-    """Validate within an epoch where a checkpoint is due; its end is validated anyway."""
-    if checkpoints is not None and batch < n_batches and checkpoints.is_due(batch, n_batches):
-        checkpoints.offer(steps_before + batch, network, validate()["validation_accuracy"])
-
-
-def _shuffled_batches(
-    network: nn.Module, data: LabelledImages, size: int, rng: np.random.Generator
-) -> Iterator[tuple[Tensor, Tensor]]:
-    order = rng.permutation(len(data))
-    for start in range(0, len(data), size):
-        chosen = np.sort(order[start : start + size])  # sorted: a memory-mapped file is read forwards
-        images, labels = as_batch(data.images[chosen], network), torch.from_numpy(data.labels[chosen].astype(np.int64))
-        yield images, labels.to(images.device)
+def _require_repeatable(network: nn.Module, image: np.ndarray) -> None:
+    first, again = (network(as_batch(image, network)) for _ in range(2))
+    if not torch.allclose(first, again, rtol=1e-3, atol=1e-3, equal_nan=True):
+        raise SelfCheckError(
+            f"the network gives one image the logits {first[0].tolist()} and then {again[0].tolist()}: something in it is "
+            "random in evaluation mode, such as a dropout that is always on"
+        )
 
 
 def _validate(network: nn.Module, data: LabelledImages, dropout_active: bool, seed: int) -> dict[str, float]:
@@ -250,11 +224,8 @@ def _optimizer(
     return optimizer, OneCycleLR(optimizer, max_lr=learning_rate, total_steps=batches * settings.epochs)
 
 
-def _n_batches(n_images: int, settings: Training) -> int:
-    return -(-n_images // settings.batch_size)
-
-
-def _is_checkpoint(row: dict[str, float], history: list[dict[str, float]], acc_dif: float | None) -> bool:
+def is_checkpoint(row: dict[str, float], history: list[dict[str, float]], acc_dif: float | None) -> bool:
+    """Return whether the newest epoch counts as the best, by the published rule (see `train`)."""
     best = max((round(past["validation_accuracy"], 4) for past in history if past["checkpoint"]), default=None)
     if best is None:
         return True
@@ -263,10 +234,11 @@ def _is_checkpoint(row: dict[str, float], history: list[dict[str, float]], acc_d
 
 
 def _is_over(history: list[dict[str, float]], settings: Training) -> bool:
-    return len(history) >= settings.epochs or _has_settled(history, settings.stop_value)
+    return len(history) >= settings.epochs or has_settled(history, settings.stop_value)
 
 
-def _has_settled(history: list[dict[str, float]], stop_value: float | None) -> bool:
+def has_settled(history: list[dict[str, float]], stop_value: float | None) -> bool:
+    """Return whether the training ends by the published rule (see `train`)."""
     if stop_value is None or len(history) < 4:
         return False
     accuracies = [row["validation_accuracy"] for row in history[-4:]]

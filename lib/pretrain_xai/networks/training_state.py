@@ -1,8 +1,8 @@
 """What a training must know to go on after an interruption, kept in a hidden file until its results are saved."""
 
+import contextlib
 import hashlib
 import inspect
-import json
 import logging
 import time
 from collections.abc import Sequence
@@ -17,22 +17,15 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from pretrain_xai.dataset import LabelledImages
-from pretrain_xai.networks.hardware import generators_of
+from pretrain_xai.networks.checkpoints import Checkpoints
+from pretrain_xai.networks.hardware import device_name, generators_of
 from pretrain_xai.networks.models import trained_tensors
 from pretrain_xai.provenance import atomic_path
 
 #: a state is written when so many times the duration of the last write have passed since: at most 3 % of the time is spent
 SPARING = 30
 #: the code that decides a training's result; after a change no old state is taken up
-CODE = (
-    "batches.py",
-    "checkpoints.py",
-    "frozen_prefix.py",
-    "hardware.py",
-    "models.py",
-    "training.py",
-    "training_state.py",
-)
+CODE = sorted(Path(__file__).parent.glob("*.py"))
 
 
 @dataclass
@@ -57,70 +50,54 @@ class Course:
     best: dict[str, Tensor] = field(default_factory=dict)
     validated: list[dict[str, Any]] = field(default_factory=list)
 
-    def mark_best(self) -> None:
-        """Remember the network as the best so far."""
-        self.best = {name: tensor.clone() for name, tensor in trained_tensors(self.network).items()}
-
     def state(self) -> dict[str, Any]:
-        """Return all of it as plain values and tensors."""
+        """Return all of it, and the state of torch's global generators, as plain values and tensors."""
         return {
             "network": trained_tensors(self.network),
-            "best": None if self.history[-1]["checkpoint"] else self.best,  # None: the network is it
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
-            "numpy": json.dumps(self.rng.bit_generator.state),
+            "numpy": self.rng.bit_generator.state,
             "torch": torch.get_rng_state(),
             "cards": [torch.cuda.get_rng_state(card) for card in generators_of(self.network)],
             "history": self.history,
+            "best": self.best,
             "validated": self.validated,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Become what `state` returned; torch's global generators too."""
         self.network.load_state_dict(state["network"], strict=False)
-        self.best = state["best"] if state["best"] is not None else state["network"]
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
-        self.rng.bit_generator.state = json.loads(state["numpy"])
+        self.rng.bit_generator.state = state["numpy"]
         torch.set_rng_state(state["torch"])
-        for card, drawn in zip(generators_of(self.network), state["cards"], strict=True):
-            torch.cuda.set_rng_state(drawn, card)
-        self.history = state["history"]
-        self.validated = state["validated"]
+        for card, generator in zip(generators_of(self.network), state["cards"], strict=True):
+            torch.cuda.set_rng_state(generator, card)
+        self.history, self.best, self.validated = state["history"], state["best"], state["validated"]
 
 
 class StateFile:
-    """The hidden file beside the weights-to-be that holds the state of their unfinished training.
-
-    Parameters
-    ----------
-    weights : Path
-        Where the trained network will be saved.
-    """
+    """The state of one training in a hidden file beside the weights that it is to make."""
 
     def __init__(self, weights: Path) -> None:
         self.path = weights.with_name(f".{weights.stem}.training.pt")
-        self._key = ""
-        self._written, self._took = 0.0, 0.0
+        self._key, self._written, self._took = "", 0.0, 0.0
 
-    def take_up(self, course: Course, key: str) -> None:
+    def take_up(self, course: Course, key: str, checkpoints: Checkpoints | None = None) -> None:
         """Let the course go on where an earlier one with the same key was interrupted; without one nothing changes."""
-        self._key = key
+        self._key, log = key, logging.getLogger(__name__)
         for left in self.path.parent.glob(f".{self.path.stem}-*"):  # half-written, by a killed training
             left.unlink()
         if not self.path.is_file():
             return
-        log = logging.getLogger(__name__)
         try:
             state = torch.load(self.path, weights_only=True, map_location="cpu")
-            found = state.pop("key")
+            if state.pop("key") != key:
+                raise ValueError("it is of a training with other data, settings or code")
+            if checkpoints is not None and not checkpoints.take_up(state["validated"]):
+                raise ValueError("its checkpoints are gone")
         except Exception as error:  # torch raises nearly anything for a damaged file
-            log.warning(
-                "%s can't be read (%s): the training begins anew", self.path, " ".join(str(error).split())[:200]
-            )
-            return
-        if found != key:
-            log.warning("%s is of a training with other data, settings or code: the training begins anew", self.path)
+            log.warning("the training begins anew: %s can't be used: %s", self.path, " ".join(str(error).split())[:200])
             return
         course.restore(state)
         log.warning("the training goes on after epoch %d, from %s", course.history[-1]["epoch"], self.path)
@@ -128,37 +105,28 @@ class StateFile:
     def keep(self, course: Course, *, now: bool) -> None:
         """Write the state if it is worth its time, or `now`."""
         started = time.monotonic()
-        if not now and started - self._written < SPARING * self._took:
-            return
-        with atomic_path(self.path) as temporary:
-            torch.save({"key": self._key, **course.state()}, temporary)
-        self._written = time.monotonic()
-        self._took = self._written - started
+        if now or started - self._written >= SPARING * self._took:
+            with atomic_path(self.path) as temporary:
+                torch.save({"key": self._key, **course.state()}, temporary)
+            self._written = time.monotonic()
+            self._took = self._written - started
 
     def remove(self) -> None:
         """Forget the training; call it when its results are saved."""
         self.path.unlink(missing_ok=True)
 
 
-def training_key(network: nn.Module, data: Sequence[LabelledImages], settings: Any) -> str:
-    """Return a digest of what decides a training's result: weights, data, settings (as JSON), code, version of torch."""
-    digest = hashlib.sha256()
+def training_key(network: nn.Module, data: Sequence[LabelledImages], settings: object) -> str:
+    """Return a digest of what decides a training's result: weights, data, settings, code, device, version of torch."""
     trainable = [name for name, parameter in network.named_parameters() if parameter.requires_grad]
-    digest.update(json.dumps([torch.__version__, settings, trainable, str(network), _source(network)]).encode())
-    for name in CODE:
-        digest.update(Path(__file__).with_name(name).read_bytes())
-    for tensor in network.state_dict().values():
-        digest.update(tensor.detach().cpu().contiguous().numpy())
-    for part in data:
-        digest.update(f"{part.images.shape} {part.images.dtype}".encode())
-        for start in range(0, len(part), 64):  # a memory-mapped file is read piece by piece
-            digest.update(np.ascontiguousarray(part.images[start : start + 64]).data)
-        digest.update(np.ascontiguousarray(part.labels).data)
+    given = (torch.__version__, device_name(network), settings, trainable, network)
+    digest = hashlib.sha256(repr(given).encode())
+    with contextlib.suppress(OSError, TypeError):  # made in a notebook
+        digest.update(inspect.getsource(type(network)).encode())
+    for file in CODE:
+        digest.update(file.read_bytes())
+    arrays = [tensor.detach().cpu().numpy() for tensor in network.state_dict().values()]
+    for array in [*arrays, *(array for part in data for array in (part.images, part.labels))]:
+        digest.update(f"{array.shape} {array.dtype}".encode())
+        digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
-
-
-def _source(network: nn.Module) -> str:
-    try:
-        return inspect.getsource(type(network))
-    except (OSError, TypeError):  # made in a notebook
-        return ""
