@@ -15,15 +15,8 @@ from torch import Tensor, nn
 
 from pretrain_xai import paths
 from pretrain_xai.errors import SelfCheckError, UserError, did_you_mean, first_ten
+from pretrain_xai.networks import weight_files
 from pretrain_xai.networks.hardware import place
-from pretrain_xai.networks.weight_files import (
-    WeightsError,
-    fitting,
-    one_line,
-    read_state,
-    save_state,
-    torchvision_state,
-)
 from pretrain_xai.settings.own_code import studies_on_path
 from pretrain_xai.settings.sections import Network, Standardise
 from pretrain_xai.study import UNTRAINED, Run, Study
@@ -202,7 +195,7 @@ def trained_tensors(network: nn.Module) -> dict[str, Tensor]:
 
 def save_weights(path: Path, network: nn.Module) -> None:
     """Write the network's weights as safetensors, atomically."""
-    save_state(path, network.state_dict())
+    weight_files.save_state(path, network.state_dict())
 
 
 def load_weights(path: Path, network: nn.Module) -> None:
@@ -213,7 +206,7 @@ def load_weights(path: Path, network: nn.Module) -> None:
     WeightsError
         The file is missing or broken, or names and shapes differ from the network's; the first of them are named.
     """
-    network.load_state_dict(fitting(read_state(path), network.state_dict(), path))
+    network.load_state_dict(weight_files.fitting(weight_files.read_state(path), network.state_dict(), path))
 
 
 def pretrained_state(settings: Network, source: str) -> dict[str, Tensor]:
@@ -230,11 +223,11 @@ def pretrained_state(settings: Network, source: str) -> dict[str, Tensor]:
         As `weight_files.read_state`, `weight_files.torchvision_state` and `weight_files.fitting` say.
     """
     if local := paths.weights_file(source):
-        state = read_state(local)
+        state = weight_files.read_state(local)
     elif settings.module is None:
-        state = torchvision_state(source, settings.architecture)
+        state = weight_files.torchvision_state(source, settings.architecture)
     else:
-        raise WeightsError(
+        raise weight_files.WeightsError(
             f"pretraining.weights: torchvision has no weights {source!r} of {settings.module}, give a file"
         )
     with torch.device("meta" if settings.module is None else "cpu"):
@@ -249,10 +242,10 @@ def load_pretrained(study: Study, run: Run) -> nn.Module:
     The whole classifier is new if the weights have none.
     """
     path = study.paths.pretrained(run.pretraining)
-    network, state = build_network(study.network, N_CLASSES, seed=run.seed), read_state(path)
+    network, state = build_network(study.network, N_CLASSES, seed=run.seed), weight_files.read_state(path)
     head = f"{head_name(network)}."
     if study.protocol.head_kept and run.pretraining == "mri":
-        state = fitting(state, network.state_dict(), path, (classifier_name(network), STANDARDISE))
+        state = weight_files.fitting(state, network.state_dict(), path, (classifier_name(network), STANDARDISE))
     else:
         state = _fitting_but_for_classes(state, network, path)
         if any(name.startswith(head) for name in state):
@@ -277,7 +270,7 @@ def _fitting_but_for_classes(state: Mapping[str, Tensor], network: nn.Module, so
     for name in (f"{head}.weight", f"{head}.bias"):
         if name in expected and weight is not None and weight.ndim == 2:
             expected[name] = expected[name][:1].expand(len(weight), *expected[name].shape[1:])
-    return fitting(state, expected, source, (classifier_name(network), STANDARDISE))
+    return weight_files.fitting(state, expected, source, (classifier_name(network), STANDARDISE))
 
 
 def _vgg(settings: Network, n_classes: int, seed: int) -> tuple[nn.Module, list[list[str]], str]:
@@ -339,9 +332,10 @@ def _own_network(settings: Network, n_classes: int, seed: int) -> tuple[nn.Modul
             torch.manual_seed(seed)
             network = getattr(importlib.import_module(file), name)(n_classes=n_classes)
     except Exception as error:  # the user's code may raise anything
+        what = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise NetworkError(
-            f"network.module: {settings.module} can't be imported or called ({one_line(error)}); mend it, install it, set "
-            f"PYTHONPATH, or put {file}.py into {paths.root() / 'studies'}"
+            f"network.module: {settings.module} can't be imported or called ({what}); mend it, install it, set PYTHONPATH, "
+            f"or put {file}.py into {paths.root() / 'studies'}"
         ) from None
     if not isinstance(network, nn.Module):
         raise NetworkError(f"network.module: {settings.module} gives {type(network).__name__}, not an nn.Module")

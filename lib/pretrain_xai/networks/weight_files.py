@@ -5,35 +5,21 @@ hold a pickle, which torch's restricted unpickler reads (`weights_only=True`). A
 classes are replaced by a stand-in that only keeps tensors by their names.
 """
 
-import pickletools
 import re
-import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from pretrain_xai.errors import UserError, did_you_mean
 from pretrain_xai.files.git_lfs import pointer_size
 from pretrain_xai.provenance import atomic_path, sha256
 
-#: of one pickle, five times what VGG-19 with batch normalisation needs as a whole network; what a longer one nests as deep
-#: as it likes would crash Python
-MAX_INSTRUCTIONS = 60_000
-#: classes that a pickled network may have; nothing of them is used but their names
-_CLASSES = {
-    "torchvision.models.vgg": ("VGG",),
-    "torch.nn.modules.container": ("Sequential",),
-    "torch.nn.modules.conv": ("Conv2d",),
-    "torch.nn.modules.linear": ("Linear",),
-    "torch.nn.modules.activation": ("ReLU",),
-    "torch.nn.modules.batchnorm": ("BatchNorm2d",),
-    "torch.nn.modules.dropout": ("Dropout",),
-    "torch.nn.modules.pooling": ("MaxPool2d", "AdaptiveAvgPool2d"),
-}
+#: what a pickled network may consist of, besides torchvision's VGG; nothing of these classes is used but their names
+_LAYERS = (nn.Sequential, nn.Conv2d, nn.Linear, nn.ReLU, nn.BatchNorm2d, nn.Dropout, nn.MaxPool2d, nn.AdaptiveAvgPool2d)
 _ADVICE = "get the file again from its authors, best as a state_dict or as safetensors"
 
 
@@ -43,8 +29,6 @@ class WeightsError(UserError):
 
 def read_state(path: Path) -> dict[str, Tensor]:
     """Return the tensors of a weight file by their names, on the CPU; nothing in the file is ever executed.
-
-    A flipped bit is noticed in a zip, by its checksums; in the other kinds only if it makes a value that is not finite.
 
     Raises
     ------
@@ -62,11 +46,11 @@ def read_state(path: Path) -> dict[str, Tensor]:
             f"{path}: a Git LFS pointer in place of the file{size}; run `git lfs pull` in its repository"
         )
     try:
-        state = _read_pickled(path, start) if start.startswith((b"PK", b"\x80")) else load_file(path)
+        state = _read_pickled(path) if start.startswith((b"PK", b"\x80")) else load_file(path)
         if wrong := _not_by_name(state):
             raise ValueError(f"holds {wrong}; tensors by name are expected")
     except Exception as error:  # a damaged file can fail in any way; all of them mean the same to the reader
-        raise WeightsError(f"{path}: damaged or refused, nothing was executed ({one_line(error)}); {_ADVICE}") from None
+        raise WeightsError(f"{path}: damaged or refused, nothing was executed ({_line(error)}); {_ADVICE}") from None
     return {name: tensor.detach() for name, tensor in state.items()}
 
 
@@ -90,8 +74,8 @@ def torchvision_state(name: str, architecture: str) -> dict[str, Tensor]:
             torchvision_weights(name, architecture).get_state_dict(progress=False, check_hash=True, weights_only=True)
         except Exception as error:
             raise WeightsError(
-                f"{name} of {architecture} can't be downloaded ({one_line(error)}); bring {path.name} to {path.parent}, or give "
-                "a local file (.pt, .pth or .safetensors with torchvision's names) under pretraining.weights"
+                f"{name} of {architecture} can't be downloaded ({_line(error)}); bring {path.name} to {path.parent}, or "
+                "give a local file (.pt, .pth or .safetensors with torchvision's names) under pretraining.weights"
             ) from None
     digest = re.search(r"-([0-9a-f]{8,})\.", path.name)
     if digest and not sha256(path).startswith(digest[1]):
@@ -164,28 +148,11 @@ class _Part:
         return own | {name: tensor for part in below for name, tensor in part.items()}
 
 
-def _read_pickled(path: Path, start: bytes) -> Any:
-    if start.startswith(b"PK"):
-        with zipfile.ZipFile(path) as archive:
-            if damaged := archive.testzip():
-                raise ValueError(f"the checksum of {damaged[:80]!r} is wrong")
-            for name in archive.namelist():
-                if name.endswith(".pkl"):
-                    _check_length(archive.open(name), 1)
-    else:
-        with path.open("rb") as file:
-            _check_length(file, 5)  # so many are in front of the numbers
-    stand_ins: list[Any] = [(_Part, f"{module}.{name}") for module, names in _CLASSES.items() for name in names]
-    with torch.serialization.safe_globals(stand_ins):
+def _read_pickled(path: Path) -> Any:
+    stand_ins: list[Any] = [(_Part, f"{layer.__module__}.{layer.__name__}") for layer in _LAYERS]
+    with torch.serialization.safe_globals([*stand_ins, (_Part, "torchvision.models.vgg.VGG")]):
         found = torch.load(path, map_location="cpu", weights_only=True)
     return found.state() if isinstance(found, _Part) else found
-
-
-def _check_length(file: IO[bytes], n_pickles: int) -> None:
-    for _ in range(n_pickles):
-        for number, _instruction in enumerate(pickletools.genops(file)):
-            if number >= MAX_INSTRUCTIONS:
-                raise ValueError(f"its pickle has more than {MAX_INSTRUCTIONS:,} instructions")
 
 
 def _not_by_name(state: Any) -> str | None:
@@ -193,7 +160,7 @@ def _not_by_name(state: Any) -> str | None:
     if not isinstance(state, dict) or not state:
         return f"{type(state).__name__} without names"
     for name, tensor in state.items():
-        if not isinstance(name, str) or type(tensor) not in (Tensor, torch.nn.Parameter):
+        if not isinstance(name, str) or type(tensor) not in (Tensor, nn.Parameter):
             return f"{type(tensor).__name__} under {str(name)[:40]!r}"
         if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized or tensor.is_complex():
             return f"a tensor that is not of plain numbers under {name[:80]!r}"
@@ -202,7 +169,7 @@ def _not_by_name(state: Any) -> str | None:
     return None
 
 
-def one_line(error: Exception) -> str:
+def _line(error: Exception) -> str:
     """Return one short line of what an error says, without torch's advice to switch its safety off."""
     text = " ".join(str(error).split()).rpartition("WeightsUnpickler error: ")[2]
     return f"{type(error).__name__}: {text.partition('. Please')[0]}"[:200]
