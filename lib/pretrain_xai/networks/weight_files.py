@@ -174,5 +174,5 @@ def _not_by_name(state: Any) -> str | None:
 
 def _line(error: Exception) -> str:
     """Return one short line of what an error says, without torch's advice to switch its safety off."""
-    text = " ".join(str(error).split()).rpartition("WeightsUnpickler error: ")[2]
-    return f"{type(error).__name__}: {text.partition('. Please')[0]}"[:200]
+    text = re.split(r"trusted source\. |WeightsUnpickler error: ", " ".join(str(error).split()))[-1]
+    return f"{type(error).__name__}: {text.partition('. ')[0]}"[:200]
