@@ -17,6 +17,7 @@ from pretrain_xai import paths
 from pretrain_xai.errors import SelfCheckError, UserError, did_you_mean, first_ten
 from pretrain_xai.networks import weight_files
 from pretrain_xai.networks.hardware import place
+from pretrain_xai.networks.weight_files import WeightsError, fitting, read_state
 from pretrain_xai.settings.own_code import studies_on_path
 from pretrain_xai.settings.sections import Network, Standardise
 from pretrain_xai.study import UNTRAINED, Run, Study
@@ -206,7 +207,7 @@ def load_weights(path: Path, network: nn.Module) -> None:
     WeightsError
         The file is missing or broken, or names and shapes differ from the network's; the first of them are named.
     """
-    network.load_state_dict(weight_files.fitting(weight_files.read_state(path), network.state_dict(), path))
+    network.load_state_dict(fitting(read_state(path), network.state_dict(), path))
 
 
 def pretrained_state(settings: Network, source: str) -> dict[str, Tensor]:
@@ -223,11 +224,11 @@ def pretrained_state(settings: Network, source: str) -> dict[str, Tensor]:
         As `weight_files.read_state`, `weight_files.torchvision_state` and `weight_files.fitting` say.
     """
     if local := paths.weights_file(source):
-        state = weight_files.read_state(local)
+        state = read_state(local)
     elif settings.module is None:
         state = weight_files.torchvision_state(source, settings.architecture)
     else:
-        raise weight_files.WeightsError(
+        raise WeightsError(
             f"pretraining.weights: torchvision has no weights {source!r} of {settings.module}, give a file"
         )
     with torch.device("meta" if settings.module is None else "cpu"):
@@ -242,10 +243,10 @@ def load_pretrained(study: Study, run: Run) -> nn.Module:
     The whole classifier is new if the weights have none.
     """
     path = study.paths.pretrained(run.pretraining)
-    network, state = build_network(study.network, N_CLASSES, seed=run.seed), weight_files.read_state(path)
+    network, state = build_network(study.network, N_CLASSES, seed=run.seed), read_state(path)
     head = f"{head_name(network)}."
     if study.protocol.head_kept and run.pretraining == "mri":
-        state = weight_files.fitting(state, network.state_dict(), path, (classifier_name(network), STANDARDISE))
+        state = fitting(state, network.state_dict(), path, (classifier_name(network), STANDARDISE))
     else:
         state = _fitting_but_for_classes(state, network, path)
         if any(name.startswith(head) for name in state):
@@ -270,7 +271,7 @@ def _fitting_but_for_classes(state: Mapping[str, Tensor], network: nn.Module, so
     for name in (f"{head}.weight", f"{head}.bias"):
         if name in expected and weight is not None and weight.ndim == 2:
             expected[name] = expected[name][:1].expand(len(weight), *expected[name].shape[1:])
-    return weight_files.fitting(state, expected, source, (classifier_name(network), STANDARDISE))
+    return fitting(state, expected, source, (classifier_name(network), STANDARDISE))
 
 
 def _vgg(settings: Network, n_classes: int, seed: int) -> tuple[nn.Module, list[list[str]], str]:
@@ -286,16 +287,10 @@ def _vgg(settings: Network, n_classes: int, seed: int) -> tuple[nn.Module, list[
         layers.append(nn.MaxPool2d(kernel_size=2, stride=2))
         names.append([f"features.{number}" for number in range(first, len(layers))])
     (hidden,) = _narrowed(settings, HIDDEN)
-    # explicit dropout and ReLU modules, as in torchvision: explanation methods hook them
-    inner = [
-        nn.Linear(n_in * 7 * 7, hidden),
-        nn.ReLU(),
-        nn.Dropout(),
-        nn.Linear(hidden, hidden),
-        nn.ReLU(),
-        nn.Dropout(),
-    ]
-    classifier = nn.Sequential(*inner, nn.Linear(hidden, n_classes))
+    classifier = nn.Sequential()  # explicit dropout and ReLU modules, as in torchvision: explanation methods hook them
+    for n_inputs in (n_in * 7 * 7, hidden):
+        classifier.extend([nn.Linear(n_inputs, hidden), nn.ReLU(), nn.Dropout()])
+    classifier.append(nn.Linear(hidden, n_classes))
     generator = torch.Generator().manual_seed(seed)
     for layer in [*layers, *classifier]:
         _initialise(layer, generator)
