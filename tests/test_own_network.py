@@ -171,13 +171,6 @@ def test_complete_methods_are_complete_through_sums_of_branches_and_batch_normal
     assert completeness_delta(network, x, targets, maps).abs().max() < limit * difference.abs().mean()
 
 
-def test_saliency_is_the_gradient():
-    network = build_network(OWN, 2, seed=0).double()
-    x = images(2).double().requires_grad_()
-    expected = torch.autograd.grad(network(x)[:, 1].sum(), x)[0]
-    torch.testing.assert_close(attribute(network, x.detach(), torch.tensor([1, 1]), "saliency"), expected)
-
-
 @pytest.mark.parametrize(
     ("builder", "method", "words"),
     [
