@@ -107,6 +107,14 @@ def test_vgg16_is_frozen_below_these_layers(depth, corrected, published):
         assert all(parameter.requires_grad for parameter in network.classifier.parameters())
 
 
+@pytest.mark.parametrize(("first_conv_frozen", "frozen"), [(False, 38_720), (True, 112_576)])
+def test_frozen_parameters_of_vgg16_at_four_blocks(first_conv_frozen, frozen):
+    with torch.device("meta"):
+        network = build_network(Network(), 2, seed=0)
+    freeze_below(network, 4, first_conv_frozen=first_conv_frozen)
+    assert sum(parameter.numel() for parameter in network.parameters() if not parameter.requires_grad) == frozen
+
+
 @pytest.mark.parametrize("first_conv_frozen", [False, True])
 @pytest.mark.parametrize("depth", [1, 2, 3, 4, 5])
 def test_training_changes_every_trainable_tensor_and_no_other(depth, first_conv_frozen):
