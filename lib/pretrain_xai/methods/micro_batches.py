@@ -83,7 +83,7 @@ class Network:
     """A guarded model and the one shape of its passes."""
 
     model: nn.Module
-    #: of `lean.layers_of`
+    #: of `models.layers_of`
     layers: list[nn.Module] | None
     rows: int
     row_shape: tuple[int, ...]
