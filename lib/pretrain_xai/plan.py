@@ -37,8 +37,6 @@ SANITY_IMAGES = 16
 SCORE_BYTES = 4.0
 #: metrics beside the study's scores: hits and misses, k, empty maps, completeness
 FURTHER_METRICS = 7
-#: classes of photographs; crops of each are also cut for validation, a quarter as many
-PHOTOGRAPHS = 16
 
 
 @dataclass(frozen=True)
@@ -182,8 +180,10 @@ class Plan:
         return sum(self.counts[split] for split in self.study.dataset.seed_bases)
 
     def _pretraining(self, corpus: str) -> float:
+        from pretrain_xai.networks.corpora import PHOTOGRAPHS
+
         settings = self.study.pretraining
-        n_images = PHOTOGRAPHS * settings.crops_per_photograph * 1.25
+        n_images = len(PHOTOGRAPHS) * settings.crops_per_photograph * 1.25  # a quarter as many for validation
         if corpus == "mri":
             n_images = self.counts["pretraining"] + self.counts["pretraining_validation"]
         deepest = self.measured["training"]["by_depth"][str(max(self.study.finetuning.depths))]

@@ -157,8 +157,10 @@ def _train(study: Study, corpus_images: int, epochs: int, batch: int, seen_per_e
 
 
 def _pretrain(study: Study, images: Mapping[str, int]) -> tuple[float, float]:
+    from pretrain_xai.networks.corpora import PHOTOGRAPHS
+
     training = study.pretraining.training
-    photographs = 20 * study.pretraining.crops_per_photograph
+    photographs = len(PHOTOGRAPHS) * study.pretraining.crops_per_photograph * 5 // 4  # with those for validation
     # colour photographs are kept whole, brain slices are read as they are needed
     seen = max(photographs, images.get("pretraining", 0)) + images.get("pretraining_validation", 0)
     return _train(study, 3 * photographs, training.epochs, training.batch_size, seen) if training else (0, 0)
