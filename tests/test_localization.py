@@ -20,7 +20,7 @@ from pretrain_xai.localization import (
     true_negative_rate,
     value_masked,
 )
-from pretrain_xai.localization.channels import LUMINANCE, reduce_channels
+from pretrain_xai.localization.comparison_maps import LUMINANCE, reduce_channels
 from pretrain_xai.localization.masked_maps import MaskedMaps
 from pretrain_xai.localization.quantus_scores import METRICS
 

@@ -249,7 +249,10 @@ def _lay_part(
 def _lay(slice_: np.ndarray, row: Any, patches: Patches, settings: Dataset, protocol: Protocol) -> tuple[Any, ...]:
     """Lay lesions over a slice: return its index, image and strength, thumbnail, and rows of image and lesions."""
     name, size = f"slice {row.Index} ({row.subject})", settings.image_size
-    intensities: dict[str, Any] = {"lesion_intensity": settings.lesion_intensity, "brain_intensity": settings.brain_intensity}
+    intensities: dict[str, Any] = {
+        "lesion_intensity": settings.lesion_intensity,
+        "brain_intensity": settings.brain_intensity,
+    }
     laid: LesionSlice = overlay_lesions(slice_, patches, int(row.seed), protocol, **intensities, name=name)
     image, strength, clean, support = to_model_resolution(laid, size)
     # the mask that the audit reports; scores make theirs by the protocol's threshold

@@ -133,7 +133,7 @@ def overlay_lesions(
     """
     slice_ = _checked_slice(slice_, name)
     _check_settings(patches, protocol, lesion_intensity, brain_intensity, name)
-    draw_number, draw_label, draw_position, draw_orders = _streams(seed, protocol)
+    (draw_number, draw_label, draw_position), draw_orders = _streams(seed, protocol)
     n_lesions, label = int(draw_number(FEWEST, MOST + 1)), int(draw_label(0, 2))
     pools = CLASSES[label], CLASSES[1 - label]
     brain, by_corner = slice_ > 0, protocol.corner_placement
@@ -221,7 +221,7 @@ def _joint_shape(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     return joint
 
 
-def _streams(seed: int, protocol: Protocol) -> tuple[Draw, Draw, Draw, dict[str, Order]]:
+def _streams(seed: int, protocol: Protocol) -> tuple[list[Draw], dict[str, Order]]:
     """Return where number, class, positions and the order of each pool are drawn from.
 
     As released, one legacy stream that is seeded again before the positions; as corrected, five independent ones.
@@ -237,7 +237,7 @@ def _streams(seed: int, protocol: Protocol) -> tuple[Draw, Draw, Draw, dict[str,
         orders = {pool: stream.permutation for pool, stream in zip(CLASSES, streams[3:], strict=True)}
     if protocol.round_never_shuffled:
         orders["round"] = np.arange
-    return *draws, orders
+    return draws, orders
 
 
 def to_model_resolution(overlay: LesionSlice, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

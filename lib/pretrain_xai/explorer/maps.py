@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from pretrain_xai.dataset import Split
-from pretrain_xai.localization.channels import reduce_channels
+from pretrain_xai.localization.comparison_maps import reduce_channels
 from pretrain_xai.study import Run, Study
 from pretrain_xai.tables import read_arrays
 
