@@ -14,17 +14,10 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
+from pretrain_xai import overlay
 from pretrain_xai.arrays import keep_freed_memory
 from pretrain_xai.lesions import Patches, split_patches
-from pretrain_xai.overlay import (
-    FEWEST,
-    LesionSlice,
-    NoRoomError,
-    OverlayError,
-    lesion_masks,
-    overlay_lesions,
-    to_model_resolution,
-)
+from pretrain_xai.overlay import LesionSlice, NoRoomError, overlay_lesions
 from pretrain_xai.protocol import CORRECTED, Protocol
 from pretrain_xai.provenance import atomic_path
 from pretrain_xai.settings.sections import Dataset
@@ -32,8 +25,6 @@ from pretrain_xai.tables import TableError, read_table, write_table
 
 #: slices that a process lays lesions over at a time
 PART = 64
-#: what the table of lesions says of each
-LESION_COLUMNS = ("image", "order", "label", "patch", "row", "column")
 #: side of the lesion-free thumbnails that the audit's probe sees, pixels
 THUMBNAIL = 12
 
@@ -75,7 +66,7 @@ class LesionMasks:
         return len(self.strength)
 
     def __getitem__(self, index: int | slice | np.ndarray | list[int]) -> np.ndarray:
-        return lesion_masks(np.asarray(self.strength[index]), self.threshold)
+        return overlay.lesion_masks(np.asarray(self.strength[index]), self.threshold)
 
 
 @dataclass(frozen=True)
@@ -162,7 +153,7 @@ def build_split(
     laid = joblib.Parallel(workers, return_as="generator", max_nbytes=None, pre_dispatch="2*n_jobs")(calls)
     for left in folder.glob(".*.npy"):  # by a build that was killed
         left.unlink()
-    kept, rows, lesions, thumbnails, errors = list[int](), list[Any](), list[Any](), list[Any](), list[NoRoomError]()
+    rows, lesions, thumbnails, errors = list[Any](), list[Any](), list[Any](), list[NoRoomError]()
     with ExitStack() as stack:
         paths = [stack.enter_context(atomic_path(folder / f"{name}.npy")) for name in ("images", "strength")]
         files = [stack.enter_context(path.open("wb")) for path in paths]
@@ -171,22 +162,20 @@ def build_split(
             if isinstance(of_slice, NoRoomError):
                 errors.append(of_slice)
                 continue
-            index, arrays, thumbnail, row, of_lesions = of_slice
+            row, of_lesions, thumbnail, *arrays = of_slice
             for file, array in zip(files, arrays, strict=True):
                 file.write(array.tobytes())
-            lesions += [(len(rows), *lesion) for lesion in of_lesions]
-            for column, value in zip((kept, rows, thumbnails), (index, row, thumbnail), strict=True):
-                column.append(value)
+            lesions += [{"image": len(rows)} | lesion for lesion in of_lesions]
+            rows.append(row)
+            thumbnails.append(thumbnail)
         if errors and not rows:
             raise errors[-1]
         _write_headers(files, len(rows), settings.image_size)
     if errors:
         message = "%d of %d slices have no room for lesions placed by their corners and are left out"
         logging.getLogger(__name__).warning(message, len(errors), len(table))
-    named = table.loc[kept].rename_axis("slice_index").reset_index()
-    images = pd.concat([named, pd.DataFrame(rows)], axis=1).rename_axis("image_index").reset_index()
-    write_table(images, folder / "images.csv")
-    write_table(pd.DataFrame(lesions, columns=LESION_COLUMNS), folder / "lesions.csv")
+    write_table(pd.DataFrame(rows).rename_axis("image_index").reset_index(), folder / "images.csv")
+    write_table(pd.DataFrame(lesions), folder / "lesions.csv")
     with atomic_path(folder / "thumbnails.npy") as temporary:
         np.save(temporary, np.stack(thumbnails))
 
@@ -236,7 +225,8 @@ def _lay_part(
     """Lay lesions over some slices: what `_lay` returns of each, or why there is no room for them."""
     keep_freed_memory()
     found: list[Any] = []
-    for row, slice_ in zip(part.itertuples(), slices, strict=True):
+    rows = part.rename_axis("slice_index").reset_index().to_dict("records")
+    for row, slice_ in zip(rows, slices, strict=True):
         try:
             found.append(_lay(slice_, row, patches, settings, protocol))
         except NoRoomError as error:
@@ -246,19 +236,20 @@ def _lay_part(
     return found
 
 
-def _lay(slice_: np.ndarray, row: Any, patches: Patches, settings: Dataset, protocol: Protocol) -> tuple[Any, ...]:
-    """Lay lesions over a slice: return its index, image and strength, thumbnail, and rows of image and lesions."""
-    name, size = f"slice {row.Index} ({row.subject})", settings.image_size
-    intensities: dict[str, Any] = {
-        "lesion_intensity": settings.lesion_intensity,
-        "brain_intensity": settings.brain_intensity,
-    }
-    laid: LesionSlice = overlay_lesions(slice_, patches, int(row.seed), protocol, **intensities, name=name)
-    image, strength, clean, support = to_model_resolution(laid, size)
+def _lay(
+    slice_: np.ndarray, row: dict[str, Any], patches: Patches, settings: Dataset, protocol: Protocol
+) -> tuple[Any, ...]:
+    """Lay lesions over a slice; return what tables say of image and lesions, thumbnail, image and lesions' strength."""
+    name, size = f"slice {row['slice_index']} ({row['subject']})", settings.image_size
+    lesion, brain = settings.lesion_intensity, settings.brain_intensity
+    laid: LesionSlice = overlay_lesions(
+        slice_, patches, row["seed"], protocol, lesion_intensity=lesion, brain_intensity=brain, name=name
+    )
+    image, strength, clean, support = overlay.to_model_resolution(laid, size)
     # the mask that the audit reports; scores make theirs by the protocol's threshold
-    mask = lesion_masks(strength, CORRECTED.mask_threshold)
+    mask = overlay.lesion_masks(strength, CORRECTED.mask_threshold)
     if not mask.any():
-        raise OverlayError(f"{name}: no pixel of {size} x {size} shows a lesion; raise image_size")
+        raise overlay.OverlayError(f"{name}: no pixel of {size} x {size} shows a lesion; raise image_size")
     difference = image - clean
     about = {
         "label": laid.label,
@@ -266,13 +257,13 @@ def _lay(slice_: np.ndarray, row: Any, patches: Patches, settings: Dataset, prot
         "mask_pixels": np.count_nonzero(mask),
         "box_pixels": laid.boxes.prod(axis=1).sum(),
         "lightening": float(difference[mask].mean()),
-        **{f"draw_{number}": laid.drawn_indices[number] for number in range(FEWEST)},
+        **{f"draw_{number}": laid.drawn_indices[number] for number in range(overlay.FEWEST)},
         "outside_difference": float(np.abs(difference[~support]).max(initial=0)),
     }
     lesions = [
-        (order, laid.label, patch, *centre)
+        {"order": order, "label": laid.label, "patch": patch, "row": centre[0], "column": centre[1]}
         for order, (patch, centre) in enumerate(zip(laid.patch_indices, laid.centres, strict=True))
     ]
     step = size // THUMBNAIL
     cut = clean[: step * THUMBNAIL, : step * THUMBNAIL].reshape(THUMBNAIL, step, THUMBNAIL, step)
-    return row.Index, (image, strength), cut.mean(axis=(1, 3)).ravel(), about, lesions
+    return row | about, lesions, cut.mean(axis=(1, 3)).ravel(), image, strength

@@ -116,17 +116,16 @@ def split_patches(patches: Mapping[str, list[LesionPatch]], shares: Mapping[str,
     """
     if any(share < 0 for share in shares.values()):
         raise LesionError(f"shares of patches must not be negative: {dict(shares)}")
-    needed = sum(shares.values())
-    for name, pool in patches.items():
-        if len(pool) < needed:
-            raise LesionError(
-                f"{len(pool)} {name} patches are too few for the splits {dict(shares)}, which need {needed}; "
-                f"generate more (generate_patches({needed})) or ask for smaller shares"
-            )
     pools, start = {}, 0
     for split, share in shares.items():
         pools[split] = {name: pool[start : start + share] for name, pool in patches.items()}
         start += share
+    for name, pool in patches.items():
+        if len(pool) < start:
+            raise LesionError(
+                f"{len(pool)} {name} patches are too few for the splits {dict(shares)}, which need {start}; "
+                "generate more or ask for smaller shares"
+            )
     return pools
 
 
@@ -176,12 +175,9 @@ def _candidates() -> Iterator[tuple[str, LesionPatch]]:
         noise = np.random.RandomState(seed).uniform(size=NOISE_SHAPE)
         for component in _components(noise):
             compactness = 4 * np.pi * AREA / measure.perimeter_crofton(component) ** 2
-            if compactness > ROUND_ABOVE:
-                name = "round"
-            elif compactness < IRREGULAR_BELOW:
-                name = "irregular"
-            else:
+            if IRREGULAR_BELOW <= compactness <= ROUND_ABOVE:
                 continue
+            name = "round" if compactness > ROUND_ABOVE else "irregular"
             weights = _soften(component, FADE_BELOW[name])
             if weights is not None:
                 yield name, LesionPatch(weights, round(float(compactness), 3))

@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 from pretrain_xai.arrays import Floats, PerImage
 from pretrain_xai.localization.masked_maps import MaskedMaps, masked_maps
 
+Metric = Literal["euclidean", "sqeuclidean"]
 #: POT stops after so many pivots; a map of 224 x 224 pixels takes some millions, its default of 100,000 is too few
 _MOST_PIVOTS = 10**9
 
