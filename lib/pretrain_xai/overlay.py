@@ -360,14 +360,12 @@ def _checked_slice(slice_: np.ndarray, name: str) -> np.ndarray:
 def _check_settings(
     patches: Mapping[str, list[LesionPatch]], protocol: Protocol, intensity: float, brain_intensity: float, name: str
 ) -> None:
-    sizes = {pool: len(patches.get(pool, ())) for pool in CLASSES}
+    sizes, floor = {pool: len(patches.get(pool, ())) for pool in CLASSES}, protocol.lesion_floor
     if min(sizes.values()) < MOST:
         raise OverlayError(f"{name}: at least {MOST} patches of each class are needed, there are {sizes}")
-    if not (0 <= protocol.lesion_floor < intensity <= 1 and 0 < brain_intensity <= 1):
-        raise OverlayError(
-            f"{name}: 0 <= lesion_floor < lesion_intensity <= 1 and 0 < brain_intensity <= 1 must hold, "
-            f"not {protocol.lesion_floor}, {intensity} and {brain_intensity}"
-        )
+    if not (0 <= floor < intensity <= 1 and 0 < brain_intensity <= 1):
+        rule = "0 <= lesion_floor < lesion_intensity <= 1 and 0 < brain_intensity <= 1"
+        raise OverlayError(f"{name}: {rule} must hold, not {floor}, {intensity} and {brain_intensity}")
 
 
 def _no_room(name: str, reason: str) -> NoRoomError:

@@ -46,7 +46,7 @@ def find_intersections(predictions: pd.DataFrame, apart: Collection[Run] = ()) -
         per_image = group.groupby("image_index")
         if (per_image.size() != model.nunique()).any() or group.duplicated([*MODEL_COLUMNS, "image_index"]).any():
             raise ValueError(
-                f"selection {selection!r}: its models predicted different images, their lists can't be intersected"
+                f"selection {selection!r}: its models predicted different images, which can't be intersected"
             )
         wrong = group["predicted"] != group["label"]
         counts = pd.Series(~model.isin(set_apart), group.index)

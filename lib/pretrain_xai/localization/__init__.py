@@ -294,9 +294,9 @@ def _each_level(given: MaskedMaps, of_levels: Callable[[Levels, float], ArrayLik
 
 
 def _pairs_out_of_order(levels: Levels, _: float) -> float:
-    added, added_misses = levels.hits_reached - levels.hits_above, levels.reached - levels.above
-    misses_above = levels.above - levels.hits_above
-    return float(added @ (misses_above + (added_misses - added) / 2))
+    added = levels.hits_reached - levels.hits_above
+    misses_above, misses = levels.above - levels.hits_above, levels.reached - levels.above - added
+    return float(added @ (misses_above + misses / 2))
 
 
 def _average_precision(levels: Levels, k: float) -> float:
