@@ -226,10 +226,10 @@ class Plan:
 def missing(study: Study) -> list[str]:
     """Return in words what a study needs and has not: data, weights, its network, methods that can explain it."""
     from pretrain_xai.running.prerequisites import check_device, check_network, check_weights, weights_to_download
-    from pretrain_xai.slices.files import check_source
+    from pretrain_xai.slices.files import source_state
 
     checks: list[Callable[[], object]] = [
-        lambda: check_source(study.slices),
+        lambda: source_state(study.slices),
         lambda: check_weights(study),
         lambda: check_network(study),
         lambda: check_device(study),

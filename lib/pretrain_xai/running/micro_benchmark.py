@@ -82,7 +82,7 @@ def _slices(study: Study) -> dict[str, Any]:
     """Seconds of a lesion patch of each class, a simulated subject, and a slice with lesions at the size of the study."""
     from pretrain_xai.lesions import generate_patches
     from pretrain_xai.overlay import overlay_lesions, to_model_resolution
-    from pretrain_xai.slices.simulated import simulate_cohort, simulate_participants
+    from pretrain_xai.slices.template import simulate_cohort, simulate_participants
 
     def simulate(n_subjects: int) -> list[np.ndarray]:
         people = simulate_participants({"train": n_subjects}, np.random.default_rng(0))
