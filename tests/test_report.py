@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from matplotlib import pyplot as plt
-from pretrain_xai import names, paths, report
+from pretrain_xai import names, report
 from pretrain_xai.batch import stage_times
 from pretrain_xai.paths import Paths
 from pretrain_xai.report import main, write_report
@@ -97,7 +97,7 @@ def test_of_two_selections_the_first_is_shown_and_the_page_says_so(tiny, text, m
 def test_the_empty_log_of_a_killed_job_counts_for_nothing(tiny, tmp_path, monkeypatch):
     executed = tmp_path / "executed"
     shutil.copytree(Paths(tiny).executed / "13_statistics", executed / "13_statistics")
-    monkeypatch.setattr(paths, "executed", lambda study: executed)
+    monkeypatch.setattr(Paths, "executed", executed)
     times = stage_times(load_study(tiny))
     (executed / "13_statistics" / "killed.ipynb").touch()
     assert stage_times(load_study(tiny)) == times and len(times["13_statistics"]) == 1 and times["13_statistics"][0] > 0

@@ -152,10 +152,7 @@ def correlation_table(networks: pd.DataFrame) -> pd.DataFrame:
 
 
 def _effects(
-    selections: Mapping[str, Skills],
-    networks: Mapping[str, pd.DataFrame],
-    matching: pd.DataFrame | None,
-    seed: int,
+    selections: Mapping[str, Skills], networks: Mapping[str, pd.DataFrame], matching: pd.DataFrame | None, seed: int
 ) -> Iterator[dict[str, Any]]:
     main = next(iter(selections))
     skills, table = selections[main], networks[main]
