@@ -38,7 +38,8 @@ def test_two_strata_are_welchs_test_and_pooled_is_students_where_groups_are_as_l
     values = UNPAIRED[: len(groups)]
     second, first = two_groups(values, groups)
     test = stats.ttest_ind(second, first, equal_var=equal)
-    is_test(intervals.by_units(values, groups, pooled=equal), test, second.mean() - first.mean())
+    options = {"pooled": True} if equal else {}
+    is_test(intervals.by_units(values, groups, **options), test, second.mean() - first.mean())
 
 
 def test_images_alone_are_the_t_test_over_images():
@@ -144,6 +145,8 @@ def test_without_spread_there_is_a_width_of_nothing_and_without_units_a_reason()
     alike = intervals.by_units(np.ones((4, 6)))
     assert (alike.low, alike.high, alike.df) == (4, 4, 3)
     assert np.isnan(intervals.by_images(PAIRED[:, :1]).se), "one image has no variance over images"
+    is_test(intervals.by_images(PAIRED[:, :2]), stats.ttest_1samp(PAIRED[:, :2].sum(0), 0), PAIRED[:, :2].sum(0).mean())
+    assert np.isfinite(intervals.effect_size(PAIRED[:3]))
     for values, strata in ((PAIRED[:1], None), (PAIRED[:3], [0, 0, 1])):
         with pytest.raises(ValueError, match="by_images"):
             intervals.by_units(values, strata)
