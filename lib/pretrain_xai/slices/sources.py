@@ -21,7 +21,8 @@ from pretrain_xai.slices.files import SourceError, SourceFile, find_files, full_
 from pretrain_xai.slices.nifti import nifti_shape, read_nifti
 from pretrain_xai.slices.participants import check_splits, deal, read_participants
 from pretrain_xai.slices.pickles import pickle_cohort
-from pretrain_xai.slices.simulated import simulate_cohort, simulate_participants, write_slices
+from pretrain_xai.slices.simulated import read_slices, simulate_cohort, simulate_participants, write_slices
+from pretrain_xai.study import Study
 from pretrain_xai.tables import write_table
 
 #: what can't be used: a file, or the slice of it at a z
@@ -60,6 +61,14 @@ def make_slices(folder: Path, settings: Slices, target: str) -> pd.DataFrame:
     reasons = pd.DataFrame(rejected, columns=REJECTED_COLUMNS)
     write_table(reasons, folder / "rejected.csv")
     return reasons
+
+
+def slices_of(study: Study) -> Part:
+    """Return the slices of a study and their table, as `read_slices`; made again if the batch, which ended, removed them."""
+    folder = study.paths.slices
+    if (folder / "slices.csv").is_file() and not (folder / "slices.npy").is_file():
+        make_slices(folder, study.slices, study.pretraining.target)
+    return read_slices(folder)
 
 
 def template_cohort(settings: Template, target: str, rejected: list[dict[str, Any]]) -> Iterator[Part]:
