@@ -24,7 +24,6 @@ EVERYTHING_AFTER_FINETUNING = {
     "heatmaps",
     "boxplots",
     "boxplots_incorrect",
-    "boxplots_of_other_selection",
     "statistics",
     "equal_accuracy",
     "sensitivity",
