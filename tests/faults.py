@@ -49,7 +49,7 @@ def finish(root: Path, *options: str, study: str = "tiny", **environment: str) -
 
 
 def digests(root: Path) -> dict[str, str]:
-    """Return the digests of all tables, weights and arrays of the tiny study that it keeps; of a variant or its switches none."""
+    """Return the digests of the tables, weights and arrays that the tiny study keeps; of a variant or its switches none."""
     folder = root / "data" / "tiny"
     apart = {Paths("tiny").switch_scores.name, Paths("tiny").switch_predictions.name, "protocols.csv", "protocols"}
     apart |= {"slices.npy", "checkpoints"}  # gone at the end

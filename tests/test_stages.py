@@ -120,7 +120,9 @@ def test_a_setting_counts_for_the_notebooks_that_use_it(place, value, notebooks)
 
 #: the first notebook that a switch changes; further ones get its results as their inputs
 SWITCHED = {
-    **dict.fromkeys(("lesion_floor", "round_never_shuffled", "shared_patch_pool", "corner_placement"), "03_build_dataset"),
+    **dict.fromkeys(
+        ("lesion_floor", "round_never_shuffled", "shared_patch_pool", "corner_placement"), "03_build_dataset"
+    ),
     **dict.fromkeys(("shared_seed", "selection_on_test"), "03_build_dataset"),
     **dict.fromkeys(("first_conv_frozen", "head_kept", "dropout_active"), "05_finetune"),
     "swapped_rates": "06_classification_metrics",

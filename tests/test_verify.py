@@ -171,7 +171,9 @@ def test_a_record_that_is_no_record_is_named(finished):
 @pytest.mark.skipif(not shutil.which("sha256sum"), reason="sha256sum is not installed")
 def test_the_digests_are_read_by_sha256sum(finished):
     for sums in Paths("tiny").executed.rglob("*.sha256"):
-        subprocess.run(["sha256sum", "--check", "--quiet", "--strict", "--ignore-missing", sums], cwd=finished, check=True)
+        subprocess.run(
+            ["sha256sum", "--check", "--quiet", "--strict", "--ignore-missing", sums], cwd=finished, check=True
+        )
 
 
 def test_an_unknown_study_is_one_line(root, capsys):

@@ -2,7 +2,7 @@
 
 Digests, counts, tables that must agree, and a sample of scores that is computed anew. Prints one row per check and the files
 that fail; ends with status 1 if one does. The batch does not look for results that were changed after they were made: this
-does, and a file that it names is made again by the batch once it is deleted.
+does, and says how a file that it names is made again.
 """
 
 import argparse
@@ -41,6 +41,8 @@ CHECKS = (
 )
 #: what no maker records: records themselves, executed notebooks, the report
 UNRECORDED = (".json", ".sha256", ".html", ".ipynb")
+#: what the batch removes when a study is finished, and makes again when it is needed
+REMOVED = "slices.npy"
 #: masks that are made at once
 CHUNK = 256
 
@@ -106,26 +108,19 @@ class Verification:
             print(f"without a recorded digest, so not compared: {first_ten([_near(file) for file in unrecorded])}")
         for file, reasons in self.failures.items():
             print(f"FAILED {file}: {'; '.join(reasons)}")
+        if self.failures:
+            print(
+                f"made again, with all that follows, by: python -m pretrain_xai.batch {self.study.name} --forcerun FILE"
+            )
         print(f"{self.study.name}: {f'{len(self.failures)} files fail' if self.failures else 'everything holds'}")
         return not self.failures
 
     def expected(self) -> list[Path]:
-        """Return the tables, weights and arrays that a finished study has: the product of its grid."""
-        where, study = self.study.paths, self.study
-        expected = [where.lesions, where.slices / "slices.csv", where.slices / "participants.csv"]
-        for split in study.dataset.seed_bases:
-            files = ("images.npy", "strength.npy", "images.csv", "lesions.csv")
-            expected += [where.dataset / split / name for name in files]
-        expected += [where.dataset / "audit.csv", *(where.pretrained(corpus) for corpus in study.pretraining.corpora)]
-        for run in study.runs():
-            names = ("weights.safetensors", "predictions.parquet", "history.csv")
-            made = names if run.selection in study.finetuning.selections else names[:2]
-            expected += [*(where.finetuned(run.name) / name for name in made), where.example_maps / f"{run.name}.npz"]
-        expected += [where.matching] if any(study.checkpoint_runs()) else []
-        expected += [where.classification, where.intersections]
-        for run in self._scored():
-            expected += [where.scores / f"{run.name}.parquet", where.setting_scores / f"{run.name}.npz"]
-        return expected
+        """Return what a finished study has: tables of every model of its grid, and all that is recorded."""
+        where, recorded = self.study.paths, [file for file in self.made if file.name != REMOVED]
+        predictions = [where.finetuned(run.name) / "predictions.parquet" for run in self.study.runs()]
+        scores = [where.scores / f"{run.name}.parquet" for run in self._scored()]
+        return list(dict.fromkeys([*predictions, *scores, where.classification, where.intersections, *recorded]))
 
     def unrecorded(self) -> list[Path]:
         """Return the results whose digest nobody recorded."""
@@ -133,7 +128,7 @@ class Verification:
         return [file for file in there if file.suffix not in UNRECORDED and file not in self.made]
 
     def files(self) -> Wrong:
-        """Check that every file of the grid is there."""
+        """Check that every file of the grid, and every recorded one, is there."""
         yield from ((file, "is missing") for file in self.expected() if not file.is_file())
 
     def bytes(self) -> Wrong:
@@ -146,12 +141,9 @@ class Verification:
     def inputs(self) -> Wrong:
         """Check that every file is still what the results of it were made from."""
         for file, readers in self.read.items():
-            if not file.is_file() and file.name == "slices.npy":
-                continue  # removed when the study was finished
-            for record, digest in readers.items():
-                if not file.is_file() or self._digest(file) != digest:
-                    yield file, f"is not what {_near(record)} was made from"
-                    break
+            if file.is_file() or file.name != REMOVED:
+                changed = [r for r, digest in readers.items() if not file.is_file() or self._digest(file) != digest]
+                yield from ((file, f"is not what {_near(record)} was made from") for record in changed[:1])
 
     def labels(self) -> Wrong:
         """Check that each split has as many round as irregular images, as far as a fair coin gives."""
