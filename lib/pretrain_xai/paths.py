@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pretrain_xai.errors import UserError
+from pretrain_xai.protocol import DATASET_SWITCHES
 
 #: the checkout: notebooks, library, Snakefile
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -24,25 +25,11 @@ LIBRARY = Path(__file__).resolve().parent
 VARIANT_MARK = "+"
 #: what a study computes, in this order
 ARTEFACTS = ("lesions", "slices", "pretrained", "dataset", "finetuned", "classification", "intersections", "scores")
-#: the first of these that a switch of the protocol changes
+#: the first of these that a switch of the protocol changes; of the others it is the scores
 FIRST_CHANGED = {
-    "lesion_floor": "dataset",
-    "round_never_shuffled": "dataset",
-    "shared_patch_pool": "dataset",
-    "corner_placement": "dataset",
-    "shared_seed": "dataset",
-    "selection_on_test": "dataset",
-    "first_conv_frozen": "finetuned",
-    "head_kept": "finetuned",
-    "dropout_active": "finetuned",
-    "swapped_rates": "classification",
-    "channel_reduction": "scores",
-    "mask_threshold": "scores",
-    "ties": "scores",
-    "signed_edges": "scores",
-    "captum_deep_lift": "scores",
-    "gradient_shap_unseeded": "scores",
-    "published": "dataset",
+    **dict.fromkeys((*DATASET_SWITCHES, "published"), "dataset"),
+    **dict.fromkeys(("first_conv_frozen", "head_kept", "dropout_active"), "finetuned"),
+    **{"swapped_rates": "classification", "": "lesions"},
 }
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,99}")
 #: the variant `reseed<n>` is the study itself, fine-tuned with the n-th set of further seeds
@@ -81,7 +68,7 @@ def reseed_number(variant: str) -> int:
 def owner(study: str, artefact: str) -> str:
     """Return whose `artefact` the study uses: its own, or that of the study whose variant it is."""
     base, variant = split_name(study)
-    first = "finetuned" if reseed_number(variant) else FIRST_CHANGED.get(variant, ARTEFACTS[0])
+    first = "finetuned" if reseed_number(variant) else FIRST_CHANGED.get(variant, "scores")
     return study if ARTEFACTS.index(artefact) >= ARTEFACTS.index(first) else base
 
 
