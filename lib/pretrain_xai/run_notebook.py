@@ -95,21 +95,15 @@ def run_notebook(notebook: Path, output: Path, parameters: dict[str, Any]) -> No
     sockets = Path(tempfile.mkdtemp(prefix="px"))
     connection_file = sockets / "k.json"
     connection = {"transport": "ipc", "connection_file": str(connection_file), "ip": str(sockets / "k")}
+    # what a kernel says besides its cells is QuietKernel's
+    kernel = {"kernel_manager_class": QuietKernel, "extra_arguments": ["--IPKernelApp.capture_fd_output=False"]}
+    settings = {"config": Config({"KernelManager": connection}), "progress_bar": False, "start_timeout": 120}
+    failure: Exception | None = None
     try:
-        failure: Exception | None = None
         with atomic_path(output) as temporary:
             shutil.copyfile(notebook, temporary)
             try:
-                papermill.execute_notebook(
-                    notebook,
-                    temporary,
-                    parameters=parameters,
-                    progress_bar=False,
-                    start_timeout=120,
-                    config=Config({"KernelManager": connection}),
-                    kernel_manager_class=QuietKernel,
-                    extra_arguments=["--IPKernelApp.capture_fd_output=False"],  # its own words are QuietKernel's
-                )
+                papermill.execute_notebook(notebook, temporary, parameters=parameters, **settings, **kernel)
             except RuntimeError as error:  # the kernel died, or did not start
                 failure = type(error)(": ".join(filter(None, [str(error), last_words(connection_file)])))
             except Exception as error:  # raised below, after what was executed has its name
@@ -144,25 +138,19 @@ def _check(notebook: Path, name: str, text: str, declared: dict[str, Any]) -> An
     try:
         return TypeAdapter(expected).validate_python(read_yaml(text), strict=True)
     except ValueError as error:
-        kind = re.sub(
-            r"dict\[.*",
-            "dict",
-            getattr(expected, "__name__", str(expected)) if isinstance(expected, type) else str(expected),
-        )
+        kind = expected.__name__ if type(expected) is type else str(expected).partition("[str, ")[0]
         why = "" if isinstance(error, ValidationError) else f" ({error})"
         raise ParameterError(f"{notebook}: parameter {name!r} must be {kind}, found {text[:80]!r}{why}") from None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return 0, or 1 after one line that says what failed."""
-    parser = argparse.ArgumentParser(
-        prog="python -m pretrain_xai.run_notebook", description=(__doc__ or "").split("\n")[0]
-    )
+    about = (__doc__ or "").split("\n")[0]
+    parser = argparse.ArgumentParser(prog="python -m pretrain_xai.run_notebook", description=about)
     parser.add_argument("notebook", type=Path)
     parser.add_argument("output", type=Path, help="where the executed notebook goes")
-    parser.add_argument(
-        "--made", nargs="+", type=Path, default=[], metavar="FILE", help="what it makes: digests go beside the output"
-    )
+    made = "what it makes: digests go beside the output"
+    parser.add_argument("--made", nargs="+", type=Path, default=[], metavar="FILE", help=made)
     parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="a parameter")
     options = parser.parse_args(arguments)
     started = time.monotonic()
