@@ -33,8 +33,7 @@ from pretrain_xai.networks.models import build_network, save_weights
 from pretrain_xai.provenance import record
 from pretrain_xai.study import load_study
 from pretrain_xai.tables import write_table
-from pretrain_xai.networks.training import configure_torch, train
-from pretrain_xai.networks.training_state import StateFile
+from pretrain_xai.networks.training import configure_torch, state_file, train
 
 config = load_study(study)
 config.check_corpus(pretraining, trained=True)
@@ -63,7 +62,7 @@ plt.show(figure)
 # %%
 network = place(build_network(config.network, n_classes=int(n_classes), seed=settings.seed), config)
 path = config.paths.pretrained(pretraining)
-state = StateFile(path)
+state = state_file(path)
 history = train(
     network,
     training_set,
@@ -77,7 +76,7 @@ history = train(
 # %%
 save_weights(path, network)
 write_table(history, path.with_suffix(".history.csv"))
-state.remove()
+state.unlink()
 facts = {"study": study, "pretraining": pretraining, "device": device_name(network)}
 record(path, parameters=facts | settings.model_dump())
 

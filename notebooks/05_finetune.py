@@ -40,8 +40,7 @@ from pretrain_xai.networks.models import freeze_below, load_pretrained, save_wei
 from pretrain_xai.provenance import record
 from pretrain_xai.study import Run, load_study
 from pretrain_xai.tables import write_table
-from pretrain_xai.networks.training import configure_torch, predict, train
-from pretrain_xai.networks.training_state import StateFile
+from pretrain_xai.networks.training import configure_torch, predict, state_file, train
 
 config = load_study(study)
 protocol = config.protocol
@@ -74,10 +73,9 @@ print(f"{trainable:,} of {sum(parameter.numel() for parameter in network.paramet
 
 # %%
 folder = config.paths.finetuned(run.name)
-state = StateFile(folder / "weights.safetensors")
-table = config.paths.checkpoints(run.name)
+state = state_file(folder / "weights.safetensors")
 kept = config.kept_checkpoints
-checkpoints = None if kept is None else Checkpoints(table.with_suffix(""), **kept)
+checkpoints = None if kept is None else Checkpoints(config.paths.checkpoints(run.name), **kept)
 history = train(
     network,
     splits["train"],
@@ -116,8 +114,8 @@ save_weights(folder / "weights.safetensors", network)
 write_table(history, folder / "history.csv")
 write_table(predictions, folder / "predictions.parquet")
 if checkpoints is not None:
-    write_table(checkpoints.table(), table)
-state.remove()
+    checkpoints.save()
+state.unlink()
 
 # %%
 record(

@@ -44,7 +44,7 @@ figures.use_style(config.pretraining.target)
 
 # %%
 files = [config.paths.finetuned(run.name) / "predictions.parquet" for run in config.runs()]
-predictions = read_predictions(config.runs())
+predictions = read_predictions(study, config.runs())
 predictions.groupby("split")["image_index"].agg(["nunique", "size"])
 
 # %% [markdown]

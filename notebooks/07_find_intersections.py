@@ -39,7 +39,7 @@ config = load_study(study)
 # %%
 matching = read_matching(config)
 apart = [] if matching is None else unmatched_runs(matching)
-predictions = read_predictions(config.runs())
+predictions = read_predictions(study, config.runs())
 test = predictions[predictions["split"] == "test"]
 intersections = find_intersections(test, apart)
 write_table(intersections, config.paths.intersections)

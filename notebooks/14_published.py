@@ -25,13 +25,11 @@ from matplotlib import pyplot as plt
 
 from pretrain_xai import paths
 from pretrain_xai.paths import Paths
-from pretrain_xai.published import plots as published_plots
-from pretrain_xai.published import tables as published_tables
 from pretrain_xai.drawing.figures import save_figure, use_style
 from pretrain_xai.drawing.boxplots import boxplot_figure, score_box_data
 from pretrain_xai.provenance import record
-from pretrain_xai.published import read_release
-from pretrain_xai.published.files import METHODS
+from pretrain_xai.published import compare, draw, read_release
+from pretrain_xai.published.read import METHODS
 from pretrain_xai.tables import write_table
 
 use_style()
@@ -61,7 +59,7 @@ release.problems
 # which all published boxplots of correctly classified images are drawn from, and every prediction of an MRI model.
 
 # %%
-tables["missing"] = published_tables.missing_files(release)
+tables["missing"] = compare.missing_files(release)
 tables["missing"]
 
 # %% [markdown]
@@ -71,9 +69,9 @@ tables["missing"]
 # models it comes from, so the seeds stand beside it further down.
 
 # %%
-classification = published_tables.classification_metrics(release.predictions)
+classification = compare.classification_metrics(release.predictions)
 tables["classification"] = classification
-classification.groupby(published_tables.CELL)[published_tables.RATES].mean().round(4)
+classification.groupby(compare.CELL)[compare.RATES].mean().round(4)
 
 # %% [markdown]
 # Is each stored AUROC, AUPRC and accuracy the one that its own logits give? The stored AUPRC is the mean over both
@@ -81,7 +79,7 @@ classification.groupby(published_tables.CELL)[published_tables.RATES].mean().rou
 # correct images, which lies up to 0.00015 beside it; newer files store the share.
 
 # %%
-differences = published_tables.differences_from_stored(classification, release.stored_metrics)
+differences = compare.differences_from_stored(classification, release.stored_metrics)
 tables["differences_from_stored"] = differences
 stored_accuracy = differences[["accuracy", "balanced_accuracy"]].abs().min(axis=1)
 is_equal = (differences[["auroc", "auprc"]].abs().max(axis=1) < 1e-5) & (stored_accuracy < 1e-5)
@@ -93,7 +91,7 @@ differences[["auroc", "auprc", "accuracy", "balanced_accuracy"]].abs().max()
 # from the slices, image by image.
 
 # %%
-labels = published_tables.label_agreement(release.predictions)
+labels = compare.label_agreement(release.predictions)
 tables["label_agreement"] = labels
 print(f"labels equal to those of the seeds: {labels['n_equal'].min()} of {labels['n_images'].max()} in every model")
 
@@ -104,11 +102,11 @@ print(f"labels equal to those of the seeds: {labels['n_equal'].min()} of {labels
 # images. The lists of misclassified images are released too: they must follow from the predictions.
 
 # %%
-tables["intersections"] = published_tables.intersections(release.predictions)
+tables["intersections"] = compare.intersections(release.predictions)
 tables["intersections"]
 
 # %%
-lists = published_tables.misclassified_agreement(release.predictions, release.misclassified)
+lists = compare.misclassified_agreement(release.predictions, release.misclassified)
 tables["misclassified"] = lists
 print(f"{lists['equal'].sum()} of {len(lists)} released lists of misclassified images equal the recomputed ones")
 
@@ -118,7 +116,7 @@ print(f"{lists['equal'].sum()} of {len(lists)} released lists of misclassified i
 # pixels in the image. The authors rounded it to two decimals here.
 
 # %%
-tables["incorrect_medians"] = published_tables.incorrect_medians(release.incorrect_ratios).reset_index()
+tables["incorrect_medians"] = compare.incorrect_medians(release.incorrect_ratios).reset_index()
 tables["incorrect_medians"]
 
 # %% [markdown]
@@ -127,7 +125,7 @@ tables["incorrect_medians"]
 # of these images are was not released; chance, dashed, is that of the images whose counts are.
 
 # %%
-scores = published_tables.explanation_scores(release.confusion)
+scores = compare.explanation_scores(release.confusion)
 chance = scores.groupby("selection")["chance"].mean()
 saved = []
 for selection, ratios in release.incorrect_ratios.groupby("selection"):
@@ -143,12 +141,12 @@ for selection, ratios in release.incorrect_ratios.groupby("selection"):
 # The dashed line is the mean score of a random map.
 
 # %%
-tables["explanation_medians"] = published_tables.explanation_medians(release.confusion)
+tables["explanation_medians"] = compare.explanation_medians(release.confusion)
 tables["explanation_medians"].round(4)
 
 # %%
 for selection, maps in scores.query("pretraining == 'none'").groupby("selection"):
-    figure = published_plots.comparison_figure(maps, methods)
+    figure = draw.comparison_figure(maps, methods)
     about = {"parameters": {"folder": folder, "selection": selection}, "inputs": inputs}
     saved.append(save_figure(figure, score_box_data(maps), study, f"comparison_maps_{selection}", **about))
     plt.show(figure)
@@ -170,7 +168,7 @@ print(f"{trained['source'].nunique()} trained models with explanation scores")
 # Two different filters cannot score equally on thousands of images. Which maps do, and are their files the same?
 
 # %%
-equal_maps = published_tables.equal_counts(release)
+equal_maps = compare.equal_counts(release)
 tables["equal_maps"] = equal_maps
 for row in equal_maps.itertuples():
     files = "their files are equal to the byte" if row.equal_bytes else "in different files"
@@ -184,7 +182,7 @@ for row in equal_maps.itertuples():
 # exactly k pixels are counted; where ties at the threshold left fewer, they differ:
 
 # %%
-tables["ties"] = published_tables.tied_rows(release.confusion)
+tables["ties"] = compare.tied_rows(release.confusion)
 tables["ties"].query("n_tied > 0")
 
 # %% [markdown]
@@ -194,7 +192,7 @@ tables["ties"].query("n_tied > 0")
 # ImageNet predictions are of an earlier run with five models per depth, the paper's table has three).
 
 # %%
-comparison = published_tables.side_by_side(release)
+comparison = compare.side_by_side(release)
 tables["side_by_side"] = comparison
 comparison[comparison["recomputed"].notna()].drop(columns="table").round(4)
 
@@ -208,7 +206,7 @@ summary.agg(numbers=("n", "sum"), smallest=("difference", "min"), largest=("diff
 
 # %%
 for selection, numbers in comparison.groupby("selection"):
-    figure = published_plots.medians_figure(numbers, methods, chance.get(selection, float("nan")))
+    figure = draw.medians_figure(numbers, methods, chance.get(selection, float("nan")))
     about = {"parameters": {"selection": selection}, "inputs": inputs}
     saved.append(save_figure(figure, numbers, study, f"paper_medians_{selection}", **about))
     plt.show(figure)
@@ -219,7 +217,7 @@ for selection, numbers in comparison.groupby("selection"):
 # %%
 recomputed = comparison.dropna(subset="recomputed")
 if len(recomputed):
-    figure = published_plots.differences_figure(recomputed)
+    figure = draw.differences_figure(recomputed)
     about = {"parameters": {"folder": folder}, "inputs": inputs}
     saved.append(save_figure(figure, recomputed, study, "differences_from_paper", **about))
     plt.show(figure)
@@ -242,7 +240,7 @@ print(*saved, sep="\n")
 # of trained models. The paper's medians are read off its figures, to within 0.002.
 
 # %%
-same_models = recomputed[recomputed["note"].isin(published_plots.SAME_MODELS)]
+same_models = recomputed[recomputed["note"].isin(draw.SAME_MODELS)]
 print(f"{len(recomputed)} of the paper's {len(comparison)} numbers can be recomputed from {len(inputs)} files;")
 print(f"{len(same_models)} of them from as many models as the paper's,", end=" ")
 print(f"where the largest difference is {same_models['difference'].abs().max():.4f}")

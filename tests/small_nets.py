@@ -1,7 +1,20 @@
-"""Networks that a user might bring: a small ResNet without in-place activations, and what goes wrong."""
+"""Networks that a user might bring: a small ResNet without in-place activations, and what goes wrong; images of noise."""
 
+import numpy as np
+from pretrain_xai.dataset import LabelledImages
 from torch import Tensor, nn
 from torch.nn import functional
+
+
+def noise(n_images: int, seed: int = 0, side: int = 32) -> LabelledImages:
+    """Return images of noise in two classes."""
+    images = np.random.default_rng(seed).random((n_images, side, side), dtype=np.float32)
+    return LabelledImages(images, np.arange(n_images) % 2)
+
+
+def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    """Return whether two networks' states are the same to the bit."""
+    return one.keys() == other.keys() and all(tensor.equal(other[name]) for name, tensor in one.items())
 
 
 class Residual(nn.Module):

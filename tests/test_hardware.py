@@ -4,17 +4,24 @@ import numpy as np
 import pytest
 import torch
 from pretrain_xai import batch
-from pretrain_xai.dataset import LabelledImages
 from pretrain_xai.networks import hardware
-from pretrain_xai.networks.batches import as_batch
-from pretrain_xai.networks.hardware import DeviceError, device_name, find_device, memory_format_of, on_card, place
+from pretrain_xai.networks.hardware import (
+    DeviceError,
+    as_batch,
+    device_name,
+    find_device,
+    memory_format_of,
+    on_card,
+    place,
+)
 from pretrain_xai.networks.models import build_network, freeze_below
 from pretrain_xai.networks.training import predict, train
 from pretrain_xai.settings.sections import Cache, Network, Training
 from pretrain_xai.study import load_study
+from small_nets import noise
 from torch import nn
 
-IMAGES = np.random.default_rng(0).random((6, 32, 32), dtype=np.float32)
+IMAGES = noise(6).images
 
 
 def demo(**changes):
@@ -61,8 +68,7 @@ def test_values_lie_as_the_study_says_in_weights_batches_and_kept_activations(ch
     for layer in placed.modules():
         if isinstance(layer, nn.Conv2d):
             layer.register_forward_pre_hook(lambda layer, given: seen.append(given[0]))
-    data = LabelledImages(IMAGES, np.arange(6) % 2)
-    train(placed, data, data, Training(epochs=1, batch_size=4), learning_rate=0.01, seed=0, cache=Cache())
+    train(placed, noise(6), noise(6), Training(epochs=1, batch_size=4), learning_rate=0.01, seed=0, cache=Cache())
     assert memory_format_of(placed) == order
     assert seen and all(values.is_contiguous(memory_format=order) for values in seen)
 
@@ -70,3 +76,13 @@ def test_values_lie_as_the_study_says_in_weights_batches_and_kept_activations(ch
 def test_the_order_of_values_changes_no_more_than_rounding():
     logits = [predict(place(network(), demo(channels_last=order)), IMAGES) for order in (True, False)]
     np.testing.assert_allclose(*logits, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("colour", [True, False])
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.float64])
+def test_batches_of_grey_and_colour_are_float32_with_three_channels(colour, dtype):
+    images = np.random.default_rng(0).integers(0, 256, (2, 4, 5, 3) if colour else (2, 4, 5), dtype=np.uint8)
+    batch = as_batch(images[::-1] if dtype == np.uint8 else images[::-1].astype(dtype) / 255, nn.Identity())
+    assert batch.dtype == torch.float32 and batch.is_contiguous(memory_format=torch.channels_last)
+    expected = images if colour else np.stack([images] * 3, axis=-1)
+    np.testing.assert_allclose(batch, expected[::-1].transpose(0, 3, 1, 2) / 255, atol=1e-6)

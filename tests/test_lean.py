@@ -7,9 +7,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from pretrain_xai.attribution import attribute_all
-from pretrain_xai.methods.lean import Lean, layers_of, lean
+from pretrain_xai.methods.lean import Lean, lean
 from pretrain_xai.methods.micro_batches import input_gradients, step_spans
-from pretrain_xai.networks.models import build_network
+from pretrain_xai.networks.models import build_network, layers_of
 from pretrain_xai.settings.sections import Network, Standardise
 from torch import nn
 from torchvision.models import vgg11_bn

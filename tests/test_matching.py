@@ -5,8 +5,6 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pretrain_xai.errors import SelfCheckError
-from pretrain_xai.networks.checkpoints import check_restored
 from pretrain_xai.networks.matching import (
     common_accuracy,
     comparable_depths,
@@ -44,41 +42,18 @@ STUDY = {
 
 
 def test_the_highest_accuracy_that_most_networks_reach_and_the_nearest_checkpoints():
-    table = match_checkpoints(trainings(STUDY), SETTINGS)
+    checkpoints = trainings(STUDY)
+    checkpoints.loc[checkpoints["validation_accuracy"] > 0.98, "kept"] = False  # can't be chosen
+    table = match_checkpoints(checkpoints, SETTINGS)
     assert table["target"].unique().tolist() == [0.93], "the weakest of the matched networks is at its best"
-    found = table.set_index(["pretraining", "finetune_depth"])
-    assert found["step"].to_dict() == {
-        ("mri", 1): 20,
-        ("mri", 2): 30,
-        ("mri", 3): 30,
-        ("natural", 1): 30,
-        ("natural", 2): 40,
-        ("natural", 3): 20,
-    }
+    found = table.set_index(["pretraining", "finetune_depth"])  # mri, then natural
+    assert found["step"].tolist() == [20, 30, 30, 30, 40, 20]
     assert found.at[("mri", 3), "gap"] == 0.015
     assert found["matched"].tolist() == [False, True, True, False, True, True]
     assert unmatched_cells(table) == {("natural", 1), ("mri", 1)}
     assert unmatched_runs(table) == [Run("matched", "mri", 1, 0), Run("matched", "natural", 1, 0)]
     assert comparable_depths(table, ["natural", "mri"]) == [2, 3]
     assert not matching_failed(table)
-
-
-def test_a_checkpoint_that_was_not_kept_can_not_be_chosen():
-    checkpoints = trainings(STUDY)
-    checkpoints.loc[checkpoints["step"] == 40, "kept"] = False
-    table = match_checkpoints(checkpoints, SETTINGS).set_index(["pretraining", "finetune_depth"])
-    assert table.at[("natural", 2), "step"] == 30
-
-
-def test_a_restored_network_that_is_another_is_found():
-    labels = np.arange(40) % 2
-    table = pd.DataFrame({"split": ["validation"] * 40 + ["test"] * 40, "label": [*labels, *labels]})
-    table["predicted"] = [*labels[:4], *1 - labels[4:8], *labels[8:], *1 - labels]
-    run = Run("matched", "mri", 3, 0)
-    check_restored(run, 0.9, table)
-    check_restored(run, 0.925, table)  # one image more or less
-    with pytest.raises(SelfCheckError, match=r"matched-mri-depth3-seed0 has a validation accuracy of 0.9000, .*0.9500"):
-        check_restored(run, 0.95, table)
 
 
 def test_too_few_cells_are_a_failure():
@@ -112,14 +87,9 @@ def test_of_two_equally_near_the_first_is_taken():
 
 def literal(networks: list[list[float]], tolerance: float, lowest: float) -> float:
     best, found = -1, lowest
-    for target in sorted({value for values in networks for value in values}):
-        if target < lowest:
-            continue
-        n = 0
-        for values in networks:
-            near = [value for value in values if round(abs(value - target), 6) <= tolerance]
-            if near and max(values) >= target:
-                n += 1
+    for target in sorted({value for values in networks for value in values if value >= lowest}):
+        good = [values for values in networks if max(values) >= target]
+        n = sum(any(round(abs(value - target), 6) <= tolerance for value in values) for values in good)
         if n >= best:
             best, found = n, target
     return found

@@ -15,8 +15,8 @@ from pretrain_xai.drawing.sensitivity_plots import LETTERS, sensitivity_figure
 from pretrain_xai.localization.comparison_maps import COMPARISON_MAPS
 from pretrain_xai.paths import Paths
 from pretrain_xai.protocol import RESCORED
-from pretrain_xai.published import plots as published_plots
-from pretrain_xai.published.tables import NUMBERS
+from pretrain_xai.published import draw
+from pretrain_xai.published.compare import NUMBERS
 from pretrain_xai.running.variants import RETRAINED
 from pretrain_xai.statistics.protocol_effects import ALL_METHODS, CHANCE, RANKING
 from pretrain_xai.statistics.simulated_studies import Size, Spread, as_skills, simulate_scores
@@ -195,12 +195,12 @@ def comparison() -> pd.DataFrame:
 
 def test_the_papers_medians_stand_at_their_place(comparison):
     best = comparison[comparison["selection"] == "best"]
-    figure = published_plots.medians_figure(best, METHODS, chance=0.036)
+    figure = draw.medians_figure(best, METHODS, chance=0.036)
     assert print_faults(figure) == []
     ax = figure.axes[METHODS.index("saliency")]
     assert ax.get_title() == "Saliency"
     saliency = best[best["method"] == "saliency"]
-    for corpus, marker in published_plots.MARKERS.items():
+    for corpus, marker in draw.MARKERS.items():
         rows = saliency[saliency["pretraining"] == corpus].sort_values("finetune_depth")
         (line,) = [line for line in ax.lines if line.get_marker() == marker]
         np.testing.assert_allclose(line.get_ydata(), rows["published"])
@@ -209,18 +209,18 @@ def test_the_papers_medians_stand_at_their_place(comparison):
     untrained = best.query("method == 'saliency' and pretraining == 'none'")["published"].item()
     assert sorted(levels) == sorted([untrained, 0.036])
     matched = comparison[comparison["selection"] == "matched"]
-    assert print_faults(published_plots.medians_figure(matched, METHODS, chance=float("nan"))) == []
+    assert print_faults(draw.medians_figure(matched, METHODS, chance=float("nan"))) == []
 
 
 def test_differences_and_comparison_maps_are_drawn_at_their_values(comparison):
-    figure = published_plots.differences_figure(comparison)
+    figure = draw.differences_figure(comparison)
     assert print_faults(figure) == []
     drawn = np.concatenate([line.get_xdata() for line in figure.axes[0].lines if line.get_marker() in ("o", "s")])
     assert len(drawn) == len(comparison)
     np.testing.assert_allclose(drawn, 0.01)
     maps = pd.DataFrame({"method": ["sobel", "laplace", *METHODS]}).reset_index().assign(chance=0.04)
     maps = pd.concat([maps.assign(value=maps["index"] / 20 + shift) for shift in (-0.01, 0, 0.01)])
-    figure = published_plots.comparison_figure(maps, METHODS)
+    figure = draw.comparison_figure(maps, METHODS)
     assert print_faults(figure) == []
     ax = figure.axes[0]
     medians = [line.get_xdata()[0] for line in ax.lines if line.get_linewidth() == 1.1]

@@ -8,100 +8,92 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from pretrain_xai.dataset import LabelledImages
-from pretrain_xai.networks import training, training_state
+from pretrain_xai.networks import training
+from pretrain_xai.networks.checkpoints import Checkpoints
 from pretrain_xai.networks.models import build_network, freeze_below
-from pretrain_xai.networks.training import train
-from pretrain_xai.networks.training_state import StateFile
+from pretrain_xai.networks.training import Course, state_file, train
 from pretrain_xai.settings.sections import Cache, Network, Training
+from small_nets import noise, same
 from torch import nn
 
 SGD = {"optimizer": "sgd", "schedule": "step"}
 ADAMW = {"optimizer": "adamw", "schedule": "one_cycle", "clip_norm": 1.0}
 
 
-def noise(n_images: int, seed: int) -> LabelledImages:
-    images = np.random.default_rng(seed).random((n_images, 32, 32), dtype=np.float32)
-    return LabelledImages(images, np.arange(n_images) % 2)
-
-
-def network_of(depth: int = 2, batch_norm: bool = False) -> nn.Module:
-    network = build_network(Network(architecture="vgg11", width=1 / 16), 2, seed=0)
-    if batch_norm:
-        network.features[-1] = nn.Sequential(nn.BatchNorm2d(32), nn.MaxPool2d(2))
-    freeze_below(network, depth) if not batch_norm else network.requires_grad_(True)
+def network_of(architecture: str = "vgg11") -> nn.Module:
+    network = build_network(Network(architecture=architecture, width=1 / 16), 2, seed=0)
+    freeze_below(network, 2)
     return network
 
 
 def trained(network: nn.Module, folder: Path, given: dict, *, epochs: int = 5, stop_after: int = 99, seed: int = 3):
-    """Train with a state file in the folder, with an error after some epochs; return the weights and the history."""
-    state = StateFile(folder / "weights.safetensors")
-    keep, calls = state.keep, []
+    """Train with a state file in the folder, with an error after some epochs; return weights, history, epochs trained."""
+    keep, epochs_kept = Course.keep, []
 
-    def keep_and_fail(course, *, now):
-        keep(course, now=True)
-        calls.append(len(course.history))
-        if len(calls) == stop_after:
+    def keep_and_fail(course, *given):
+        course._took = 0.0  # every epoch is kept
+        keep(course, *given)
+        epochs_kept.append(len(course.history))
+        if len(epochs_kept) == stop_after:
             raise KeyboardInterrupt
 
-    state.keep = keep_and_fail
-    settings = Training(epochs=epochs, batch_size=8, **given)
-    data = noise(20, 0), noise(12, 1)
-    history = train(network, *data, settings, learning_rate=0.02, seed=seed, cache=Cache(), state=state)
-    return network.state_dict(), history, calls
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Course, "keep", keep_and_fail)
+        checkpoints = Checkpoints(folder / "checkpoints.csv", per_epoch=2)
+        history = train(
+            *(network, noise(20), noise(12, 1), Training(epochs=epochs, batch_size=8, **given)),
+            **{"learning_rate": 0.02, "seed": seed, "cache": Cache(), "checkpoints": checkpoints},
+            state=state_file(folder / "weights.safetensors"),
+        )
+    checkpoints.save()
+    return network.state_dict(), history, epochs_kept
 
 
-@pytest.mark.parametrize("batch_norm", [False, True])
+def files(folder: Path) -> dict[str, bytes]:
+    """Return what is kept in the end but for the state, whose bytes are not those of a plain run."""
+    return {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.suffix != ".pt"}
+
+
+@pytest.mark.parametrize("architecture", ["vgg11", "vgg11_bn"])
 @pytest.mark.parametrize("given", [SGD, ADAMW], ids=["sgd", "adamw"])
-def test_an_interrupted_training_has_the_same_result(given, batch_norm, tmp_path):
-    expected, history, _ = trained(network_of(batch_norm=batch_norm), tmp_path / "whole", given)
+def test_an_interrupted_training_has_the_same_result_and_checkpoints(given, architecture, tmp_path):
+    expected, history, _ = trained(network_of(architecture), tmp_path / "whole", given)
     for stop_after in (2, 1):  # epochs 0 and 1, then epoch 2
         with pytest.raises(KeyboardInterrupt):
-            trained(network_of(batch_norm=batch_norm), tmp_path / "cut", given, stop_after=stop_after)
+            trained(network_of(architecture), tmp_path / "cut", given, stop_after=stop_after)
     torch.manual_seed(99)
-    found, other, calls = trained(network_of(batch_norm=batch_norm), tmp_path / "cut", given)
-    assert calls == [4, 5], "the first three epochs were not trained again"
-    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
-    assert history.equals(other)
+    found, other, epochs = trained(network_of(architecture), tmp_path / "cut", given)
+    assert epochs == [4, 5], "the first three epochs were not trained again"
+    assert same(found, expected) and history.equals(other)
+    assert files(tmp_path / "cut") == files(tmp_path / "whole")
 
 
 def test_the_best_checkpoint_survives_though_it_is_not_the_last_epoch(tmp_path, monkeypatch):
-    accuracies = [0.5, 0.9, 0.6, 0.7]
+    def validate(_, data, dropout_active, seed):
+        return {"validation_loss": 0.0, "validation_accuracy": [0.5, 0.9, 0.6, 0.7][seed - 3]}
 
-    def script(monkeypatch):
-        left = iter(accuracies)
-        monkeypatch.setattr(
-            training, "_validate", lambda *_: {"validation_loss": 0.0, "validation_accuracy": next(left)}
-        )
-
-    script(monkeypatch)
+    monkeypatch.setattr(training, "_validate", validate)
     expected, history, _ = trained(network_of(), tmp_path / "whole", SGD, epochs=4)
     assert history["checkpoint"].tolist() == [True, True, False, False]
-    script(monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         trained(network_of(), tmp_path / "cut", SGD, epochs=4, stop_after=3)
     found, other, _ = trained(network_of(), tmp_path / "cut", SGD, epochs=4)
-    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
-    assert history.equals(other)
+    assert same(found, expected) and history.equals(other)
 
 
 def test_a_finished_training_is_not_trained_again_before_its_results_are_saved(tmp_path, monkeypatch):
+    monkeypatch.setattr(Checkpoints, "save", lambda _: None)
     expected, history, _ = trained(network_of(), tmp_path, SGD)
     monkeypatch.setattr(training, "behind_frozen_prefix", None)  # not even the frozen layers are run
-    found, other, calls = trained(network_of(), tmp_path, SGD)
-    assert calls == [] and history.equals(other)
-    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
-    StateFile(tmp_path / "weights.safetensors").remove()
-    assert not list(tmp_path.iterdir())
-    StateFile(tmp_path / "weights.safetensors").remove()
+    found, other, epochs = trained(network_of(), tmp_path, SGD)
+    assert epochs == [] and history.equals(other) and same(found, expected)
 
 
-@pytest.mark.parametrize("changed", ["settings", "seed", "weights", "data", "code", "damaged"])
+@pytest.mark.parametrize("changed", ["settings", "seed", "weights", "data", "code", "damaged", "checkpoints"])
 def test_a_state_of_another_training_is_not_taken_up(changed, tmp_path, monkeypatch, caplog):
     with pytest.raises(KeyboardInterrupt):
         trained(network_of(), tmp_path, SGD, stop_after=1)
-    (file,) = tmp_path.iterdir()
-    network, given, seed = network_of(), dict(SGD), 3
+    file, network, given, seed = state_file(tmp_path / "weights.safetensors"), network_of(), dict(SGD), 3
     if changed == "settings":
         given["clip_norm"] = 100.0
     elif changed == "seed":
@@ -111,11 +103,13 @@ def test_a_state_of_another_training_is_not_taken_up(changed, tmp_path, monkeypa
     elif changed == "data":
         monkeypatch.setattr(np.random, "default_rng", lambda seed: np.random.Generator(np.random.PCG64(seed + 7)))
     elif changed == "code":
-        monkeypatch.setattr(training_state, "CODE", training_state.CODE[1:])
+        monkeypatch.setattr(training, "CODE", training.CODE[1:])
+    elif changed == "checkpoints":
+        next((tmp_path / ".checkpoints").iterdir()).unlink()
     else:
         file.write_bytes(file.read_bytes()[:-100])
-    _, history, calls = trained(network, tmp_path, given, seed=seed)
-    assert calls == [1, 2, 3, 4, 5] and history["epoch"].tolist() == list(range(5))
+    _, history, epochs = trained(network, tmp_path, given, seed=seed)
+    assert epochs == [1, 2, 3, 4, 5] and history["epoch"].tolist() == list(range(5))
     assert "begins anew" in caplog.text
 
 
@@ -127,34 +121,30 @@ def test_writing_takes_a_small_share_of_the_time(tmp_path, monkeypatch):
         now[0] += 2
         written.append(now[0])
 
-    monkeypatch.setattr(training_state.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(training_state.torch, "save", save)
-    sgd = torch.optim.SGD([torch.zeros(1)], lr=1)
-    course = training_state.Course(nn.Linear(1, 1), sgd, sgd, np.random.default_rng(0))
-    course.history = [{"checkpoint": True}]
-    state = StateFile(tmp_path / "weights.safetensors")
+    monkeypatch.setattr(training.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(training.torch, "save", save)
+    course = Course(nn.Linear(1, 1), Training(epochs=1), 1.0, 0, 1)
     for _ in range(20):
         now[0] += 10
-        state.keep(course, now=False)
+        course.keep(tmp_path / "state.pt", "key")
     assert written == [12, 74, 136, 198]
-    now[0] += 1
-    state.keep(course, now=True)
-    assert len(written) == 5
+    course.history = [{}]
+    course.keep(tmp_path / "state.pt", "key")
+    assert len(written) == 5, "the training is over"
 
 
 PROGRAM = """
 import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
-from test_training_state import SGD, network_of, trained
-from pretrain_xai.networks.training_state import StateFile
-keep = StateFile.keep
-def keep_then_die(self, course, *, now):
-    keep(self, course, now=now)
-    if len(course.history) == 3:
-        self.path.with_name(f".{{self.path.stem}}-half.pt").write_bytes(b"half")
+from test_training_state import SGD, Course, network_of, trained
+keep = Course.keep
+def keep_then_die(self, path, key):
+    keep(self, path, key)
+    if len(self.history) == 3:
+        path.with_name(f".{{path.stem}}-half.pt").write_bytes(b"half")
         os.kill(os.getpid(), signal.SIGKILL)
-StateFile.keep = keep_then_die
+Course.keep = keep_then_die
 trained(network_of(), Path({folder!r}), SGD)
 """
 
@@ -165,9 +155,11 @@ def test_a_killed_training_goes_on_in_another_process(tmp_path):
     program = PROGRAM.format(tests=str(Path(__file__).parent), folder=str(folder))
     done = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True)
     assert done.returncode == -signal.SIGKILL
-    assert len(list(folder.iterdir())) == 2
-    found, other, calls = trained(network_of(), folder, SGD)
-    assert calls == [4, 5]
-    assert [file.name for file in folder.iterdir()] == [".weights.training.pt"]
-    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
-    assert history.equals(other)
+    assert {file.name for file in folder.iterdir()} == {
+        ".weights.training.pt",
+        "..weights.training-half.pt",
+        ".checkpoints",
+    }
+    found, other, epochs = trained(network_of(), folder, SGD)
+    assert epochs == [4, 5] and same(found, expected) and history.equals(other)
+    assert files(folder) == files(tmp_path / "whole")

@@ -4,8 +4,6 @@ import hashlib
 import json
 import os
 import pickle
-import pickletools
-import random
 import struct
 import zipfile
 from collections.abc import Iterator
@@ -15,23 +13,15 @@ from urllib.error import URLError
 
 import pytest
 import torch
-from fuzz import MUTATIONS, survive_all
-from pretrain_xai import paths
-from pretrain_xai.networks import weight_files
-from pretrain_xai.networks.models import (
-    CONFIGURATIONS,
-    blocks,
-    build_network,
-    load_pretrained,
-    pretrained_state,
-    save_state,
-)
+import torchvision
+from fuzz import MUTATIONS, mutations, survive_all
+from pretrain_xai.networks.models import CONFIGURATIONS, build_network, load_pretrained, pretrained_state
 from pretrain_xai.networks.weight_files import (
-    MAX_INSTRUCTIONS,
     WeightsError,
     cached_file,
     fitting,
     read_state,
+    save_state,
     torchvision_state,
 )
 from pretrain_xai.paths import Paths
@@ -39,8 +29,8 @@ from pretrain_xai.running.prerequisites import check_weights
 from pretrain_xai.settings.sections import Network
 from pretrain_xai.study import Run, StudyError, load_study
 from safetensors.torch import save_file
-from torch import Tensor, nn
-from torchvision.models import vgg
+from small_nets import same
+from torch import nn
 
 ARCHITECTURES = [*CONFIGURATIONS, *(f"{name}_bn" for name in CONFIGURATIONS)]
 KINDS = {
@@ -49,38 +39,21 @@ KINDS = {
     "before 1.6": lambda network, path: torch.save(network.state_dict(), path, _use_new_zipfile_serialization=False),
     "whole network": torch.save,
 }
-STUDY_FEATURES = Path(
-    os.environ.get(
-        "PRETRAIN_XAI_WEIGHTS", paths.REPOSITORY.parent / "shared" / "weights" / "vgg16_imagenet_features.safetensors"
-    )
-)
 
 
-def theirs(architecture: str, n_classes: int = 1000, width: float = 1 / 64) -> vgg.VGG:
-    """Return torchvision's own class with torchvision's own layers, narrow; its ReLUs work in place as released."""
-    letters = vgg.cfgs[CONFIGURATIONS[architecture.removesuffix("_bn")]]
-    layers = [layer if layer == "M" else max(1, round(layer * width)) for layer in letters]
+def theirs(architecture: str, n_classes: int = 1000, width: float = 1 / 64) -> torchvision.models.VGG:
+    """Return torchvision's own class with torchvision's own kinds of layers, narrow; its ReLUs work in place as released."""
+    ours = build_network(Network(architecture=architecture, width=width), n_classes, seed=0)
     with torch.device("meta"):
-        network = vgg.VGG(vgg.make_layers(layers, batch_norm=architecture.endswith("_bn")), init_weights=False)
-    hidden = round(4096 * width)
-    network = network.to_empty(device="cpu")
-    network.classifier = nn.Sequential(
-        nn.Linear(layers[-2] * 49, hidden),
-        nn.ReLU(True),
-        nn.Dropout(),
-        nn.Linear(hidden, hidden),
-        nn.ReLU(True),
-        nn.Dropout(),
-        nn.Linear(hidden, n_classes),
-    )
+        network = torchvision.models.VGG(ours.features, init_weights=False)
+    network.classifier = ours.classifier
     generator = torch.Generator().manual_seed(0)
     for tensor in network.state_dict().values():
         _ = tensor.normal_(generator=generator) if tensor.is_floating_point() else tensor.fill_(3)
+    for layer in network.modules():
+        if isinstance(layer, nn.ReLU):
+            layer.inplace = True
     return network
-
-
-def same(state: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
-    return state.keys() == other.keys() and all(torch.equal(state[name], other[name]) for name in state)
 
 
 def refusal(path: Path) -> str:
@@ -88,8 +61,8 @@ def refusal(path: Path) -> str:
     with pytest.raises(WeightsError) as caught:
         read_state(path)
     message = str(caught.value)
-    assert message.startswith(f"{path}: ") and "\n" not in message and len(message) < len(str(path)) + 320
-    return message.removeprefix(f"{path}: ")
+    assert message.startswith(str(path)) and "\n" not in message and len(message) < len(str(path)) + 400
+    return message
 
 
 # ---------------------------------------------------------------- what is read
@@ -129,11 +102,11 @@ def test_the_mri_model_starts_with_its_own_head_or_a_fresh_one(root, kind, n_cla
 def test_a_head_of_other_classes_can_not_be_kept(root):
     study = load_study("tiny").model_copy(update={"switches": {"head_kept": True}})
     save_state(Paths("tiny").pretrained("mri"), theirs("vgg11", 5, width=1 / 16).state_dict())
-    with pytest.raises(WeightsError, match="head_kept needs a last layer of 2 outputs, it has 5"):
+    with pytest.raises(WeightsError, match=r"classifier\.6\.weight: \(5, 256\), expected \(2, 256\)"):
         load_pretrained(study, Run("best", "mri", 1, 0))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_features_alone_start_with_a_fresh_classifier_of_the_runs_seed(root, dtype):
     study = load_study("tiny")
     state = theirs("vgg11", width=1 / 16).state_dict()
@@ -149,21 +122,6 @@ def test_features_alone_start_with_a_fresh_classifier_of_the_runs_seed(root, dty
     assert torch.equal(first, again) and not torch.equal(first, other)
     fresh = build_network(study.network, 2, seed=1)
     assert torch.equal(networks[2].classifier[6].weight, fresh.classifier[6].weight)
-
-
-def test_the_real_features_only_file():
-    if not STUDY_FEATURES.is_file():
-        pytest.skip(f"{STUDY_FEATURES} is not there (set PRETRAIN_XAI_WEIGHTS)")
-    state = pretrained_state(Network(), str(STUDY_FEATURES))
-    with torch.device("meta"):
-        network = build_network(Network(), 2, seed=0)
-    assert {name: tensor.shape for name, tensor in state.items()} == {
-        f"features.{name}": tensor.shape for name, tensor in network.features.state_dict().items()
-    }
-    assert sum(isinstance(layer, nn.Conv2d) for block in blocks(network) for layer in block) == 13
-    first = state["features.0.weight"]
-    neighbours = torch.stack([first[..., :-1].flatten(), first[..., 1:].flatten()])
-    assert torch.corrcoef(neighbours)[0, 1] > 0.3, "filters of a trained network are smooth"
 
 
 # ---------------------------------------------------------------- what does not fit
@@ -204,13 +162,13 @@ def test_values_that_are_not_finite_are_refused(tmp_path, value):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ({"state_dict": {"a": torch.zeros(2)}, "epoch": 3}, "holds dict under 'state_dict'; tensors by name"),
+        ({"state_dict": {"a": torch.zeros(2)}, "epoch": 3}, "holds dict under 'state_dict'"),
         ([torch.zeros(2)], "holds list"),
-        ({}, "holds dict without entries"),
-        ({1: torch.zeros(2)}, "under '1'; tensors by name"),
-        (torch.zeros(2), "holds Tensor"),
-        ({"a": torch.zeros(2, dtype=torch.complex64)}, "a is no plain tensor"),
-        ({"a": torch.zeros(2, device="meta")}, "a is no plain tensor"),
+        ({}, "holds dict without names"),
+        ({1: torch.zeros(2)}, "Tensor under '1'"),
+        ({"a": torch.zeros(2, dtype=torch.complex64)}, "not of plain numbers"),
+        ({"a": torch.zeros(2, device="meta")}, "not of plain numbers"),
+        ({"a": torch.zeros(1).expand(10**6, 10**6)}, "fewer numbers than its shape says"),
     ],
 )
 def test_what_is_no_state_dict_says_what_it_is(tmp_path, content, words):
@@ -231,31 +189,23 @@ class Code:
 
 @pytest.mark.parametrize("zipped", [True, False])
 @pytest.mark.parametrize("where", ["alone", "in a state dict", "in a whole network"])
-def test_code_in_a_file_is_refused_by_its_name_and_not_executed(tmp_path, where, zipped):
-    marker, path = tmp_path / "hacked", tmp_path / "evil.pt"
-    code: object = Code(marker)
-    if where == "in a state dict":
-        code = {"features.0.weight": torch.zeros(2), "more": code}
-    elif where == "in a whole network":
-        network = theirs("vgg11")
-        network.classifier[1].note = code
-        code = network
-    torch.save(code, path, _use_new_zipfile_serialization=zipped)
-    message = refusal(path)
+def test_code_in_a_file_is_refused_and_not_executed(tmp_path, where, zipped):
+    code = Code(tmp_path / "hacked")
+    network = theirs("vgg11")
+    network.classifier[1].note = code
+    content = {"alone": code, "in a state dict": {"a": torch.zeros(2), "more": code}, "in a whole network": network}
+    torch.save(content[where], tmp_path / "evil.pt", _use_new_zipfile_serialization=zipped)
+    message = refusal(tmp_path / "evil.pt")
     assert "nothing was executed" in message
-    assert ("posix.system" in message) or (where == "in a whole network" and not zipped)
-    assert not marker.exists()
+    assert "posix.system" in message or (where == "in a whole network" and not zipped)
+    (tmp_path / "evil.pt").write_bytes(pickle.dumps(code))
+    assert "nothing was executed" in refusal(tmp_path / "evil.pt")
+    assert not (tmp_path / "hacked").exists()
 
 
 def test_a_class_that_is_no_part_of_a_vgg_is_named(tmp_path):
     torch.save(nn.Sequential(nn.Linear(2, 2), nn.Bilinear(2, 2, 2)), tmp_path / "own.pt")
-    assert "it asks for torch.nn.modules.linear.Bilinear" in refusal(tmp_path / "own.pt")
-
-
-def test_a_plain_pickle_with_code_is_refused_too(tmp_path):
-    (tmp_path / "evil.pkl").write_bytes(pickle.dumps(Code(tmp_path / "hacked")))
-    assert "nothing was executed" in refusal(tmp_path / "evil.pkl")
-    assert not (tmp_path / "hacked").exists()
+    assert "torch.nn.modules.linear.Bilinear" in refusal(tmp_path / "own.pt")
 
 
 def test_a_git_lfs_pointer_says_what_to_do(tmp_path):
@@ -268,10 +218,9 @@ def test_a_git_lfs_pointer_says_what_to_do(tmp_path):
 def test_files_that_are_none_say_so(tmp_path):
     assert "No such file" in refusal(tmp_path / "missing.pt")
     assert "Is a directory" in refusal(tmp_path)
-    (tmp_path / "empty.pt").write_bytes(b"")
-    (tmp_path / "page.pt").write_bytes(b"<html>not found</html>" * 20)
-    for name in ("empty", "page"):
-        assert "not a readable safetensors file, nor one of torch's" in refusal(tmp_path / f"{name}.pt")
+    for content in (b"", b"<html>not found</html>" * 20):
+        (tmp_path / "page.pt").write_bytes(content)
+        assert "SafetensorError" in refusal(tmp_path / "page.pt")
 
 
 @pytest.mark.parametrize(
@@ -283,10 +232,6 @@ def test_files_that_are_none_say_so(tmp_path):
         {"a": {"dtype": "F32", "shape": [2], "data_offsets": [8, 0]}},
         {"a": {"dtype": "F32", "shape": [2], "data_offsets": [-8, 0]}},
         {"a": {"dtype": "F99", "shape": [2], "data_offsets": [0, 8]}},
-        {
-            "a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]},
-            "b": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]},
-        },
         {"a": "code"},
         [],
     ],
@@ -295,69 +240,32 @@ def test_lying_safetensors_headers_are_refused(tmp_path, header):
     text = json.dumps(header).encode()
     for length in (len(text), 2**60, 2**63):
         (tmp_path / "lie.safetensors").write_bytes(struct.pack("<Q", length) + text + bytes(8))
-        assert "not a readable safetensors file" in refusal(tmp_path / "lie.safetensors")
+        assert "SafetensorError" in refusal(tmp_path / "lie.safetensors")
 
 
-def rewritten(path: Path, pickled: bytes | None = None, **options) -> Path:
-    """Write the zip of `path` anew, with another pickle in it or otherwise packed."""
+def rewritten(path: Path, pickled: bytes) -> Path:
+    """Write the zip of `path` anew, with another pickle in it."""
     result = path.with_name("rewritten.pt")
-    with zipfile.ZipFile(path) as old, zipfile.ZipFile(result, "w", **options) as new:
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(result, "w") as new:
         for entry in old.infolist():
-            new.writestr(
-                entry.filename, pickled if pickled and entry.filename.endswith("data.pkl") else old.read(entry)
-            )
+            new.writestr(entry, pickled if entry.filename.endswith("data.pkl") else old.read(entry))
     return result
 
 
-def test_a_zip_that_unpacks_to_more_than_it_is_is_refused(tmp_path):
-    torch.save({"a": torch.zeros(1_000_000)}, tmp_path / "bomb.pt")
-    bomb = rewritten(tmp_path / "bomb.pt", compression=zipfile.ZIP_DEFLATED)
-    assert bomb.stat().st_size < 40_000
-    assert "announces more bytes than it has" in refusal(bomb)
-
-
-def test_a_pickle_that_would_crash_python_by_its_depth_is_refused(tmp_path):
-    """A key of a million nested tuples: hashing it exhausts the C stack."""
+@pytest.mark.parametrize(
+    "pickled", [b"(" * 10**6 + b".", b"\x80\x02" + b"]" * 10**5 + b"a" * (10**5 - 1) + b".", b"\x80\x02\x8a\xff."]
+)
+def test_pickles_that_are_deep_or_cut_are_one_line(tmp_path, pickled):
     torch.save({"a": torch.zeros(2)}, tmp_path / "deep.pt")
-    nested = b"\x80\x02}" + b")" + b"\x85" * 1_000_000 + b"Ns."
-    assert "more than 60,000 instructions" in refusal(rewritten(tmp_path / "deep.pt", nested))
-    network = theirs("vgg19_bn")
-    torch.save(network, tmp_path / "large.pt")
-    with zipfile.ZipFile(tmp_path / "large.pt") as archive:
-        needed = sum(1 for _ in pickletools.genops(archive.read("large/data.pkl")))
-    assert 5 * needed < MAX_INSTRUCTIONS
+    assert "nothing was executed" in refusal(rewritten(tmp_path / "deep.pt", pickled))
 
 
-def test_a_tensor_of_a_shape_that_its_storage_has_not_allocates_nothing(tmp_path):
-    """The shape is compared before any value is touched."""
-    torch.save({"features.0.weight": torch.zeros(1).expand(10**6, 10**6)}, tmp_path / "huge.pt")
-    with pytest.raises(WeightsError, match=r"features\.0\.weight: \(1000000, 1000000\), expected \(1, 3, 3, 3\)"):
-        pretrained_state(Network(architecture="vgg11", width=1 / 64), str(tmp_path / "huge.pt"))
-
-
-def mutated(content: bytes, rng: random.Random) -> bytes:
-    """Flip bits, overwrite, cut, repeat or insert a few bytes; more often near the ends, where headers are."""
-    data = bytearray(content)
-    for _ in range(rng.choice([1, 1, 1, 2, 5, 20])):
-        near = rng.choice([len(data), min(len(data), 600)])
-        place = rng.choice([rng.randrange(near), len(data) - 1 - rng.randrange(near)])
-        length = rng.choice([1, 1, 2, 8, 60])
-        change = rng.choice(["flip", "flip", "overwrite", "cut", "truncate", "repeat", "insert"])
-        if change == "flip":
-            data[place] ^= 1 << rng.randrange(8)
-        elif change == "overwrite":
-            data[place : place + length] = rng.choice([bytes(length), b"\xff" * length, rng.randbytes(length)])
-        elif change == "cut":
-            del data[place : place + length]
-        elif change == "truncate" and rng.random() < 0.3:
-            del data[place:]
-        elif change == "repeat":
-            data[place:place] = data[place : place + length]
-        elif change == "insert":
-            data[place:place] = rng.randbytes(length)
-        if len(data) < 2:
-            break
-    return bytes(data)
+def test_a_flipped_bit_in_a_zip_is_noticed(tmp_path):
+    torch.save({"a": torch.zeros(1000)}, tmp_path / "flipped.pt")
+    content = bytearray((tmp_path / "flipped.pt").read_bytes())
+    content[content.index(bytes(2000)) + 1000] ^= 1
+    (tmp_path / "flipped.pt").write_bytes(content)
+    assert "checksum" in refusal(tmp_path / "flipped.pt")
 
 
 def test_mutated_files_give_weights_that_fit_or_one_line_and_do_no_harm(tmp_path):
@@ -368,13 +276,12 @@ def test_mutated_files_give_weights_that_fit_or_one_line_and_do_no_harm(tmp_path
         originals[kind] = (tmp_path / "original").read_bytes()
     torch.save({"0.weight": Code(marker)}, tmp_path / "original")
     originals["code"] = (tmp_path / "original").read_bytes()
-    rng, path, reading = random.Random(0), tmp_path / "mutated.pt", ""
+    path, reading = tmp_path / "mutated.pt", ""
 
     def contents() -> Iterator[bytes]:
         nonlocal reading
-        for number in range(2 * MUTATIONS):
-            reading = list(originals)[number % len(originals)]
-            yield mutated(originals[reading], rng)
+        for reading, content in originals.items():  # noqa: B007
+            yield from mutations(content, 2 * MUTATIONS // len(originals), 0, 600)
 
     def read() -> None:
         state = fitting(read_state(path), expected, path)
@@ -400,7 +307,7 @@ def torchvisions(tmp_path, monkeypatch):
     def set_cache(content: bytes | None, download=None) -> bytes:
         entry = SimpleNamespace(url=url, get_state_dict=lambda **_: download(cached_file("IMAGENET1K_V1", "vgg11")))
         known = SimpleNamespace(__members__={"IMAGENET1K_V1": entry})
-        monkeypatch.setattr(weight_files, "get_model_weights", lambda architecture: known)
+        monkeypatch.setattr(torchvision.models, "get_model_weights", lambda architecture: known)
         if content is not None:
             cached_file("IMAGENET1K_V1", "vgg11").parent.mkdir(parents=True, exist_ok=True)
             cached_file("IMAGENET1K_V1", "vgg11").write_bytes(content)
@@ -409,12 +316,7 @@ def torchvisions(tmp_path, monkeypatch):
     return set_cache
 
 
-def test_cached_weights_need_no_network(torchvisions):
-    torchvisions(torchvisions(None))
-    assert same(torchvision_state("IMAGENET1K_V1", "vgg11"), theirs("vgg11").state_dict())
-
-
-def test_weights_are_downloaded_into_torchvisions_cache(torchvisions):
+def test_weights_are_downloaded_into_torchvisions_cache_once(torchvisions):
     right = torchvisions(None)
 
     def download(path: Path) -> None:
@@ -422,7 +324,8 @@ def test_weights_are_downloaded_into_torchvisions_cache(torchvisions):
         path.write_bytes(right)
 
     torchvisions(None, download)
-    assert same(torchvision_state("IMAGENET1K_V1", "vgg11"), theirs("vgg11").state_dict())
+    for _ in range(2):  # the second time there is nothing to make a folder for
+        assert same(torchvision_state("IMAGENET1K_V1", "vgg11"), theirs("vgg11").state_dict())
 
 
 def test_without_a_network_the_alternative_is_named(torchvisions):
@@ -433,8 +336,15 @@ def test_without_a_network_the_alternative_is_named(torchvisions):
     with pytest.raises(WeightsError) as error:
         torchvision_state("IMAGENET1K_V1", "vgg11")
     message = str(error.value)
-    assert "can't be downloaded" in message and "Name or service not known" in message and "\n" not in message
-    assert "a local file" in message and "pretraining.weights" in message and "checkpoints" in message
+    assert "\n" not in message
+    for words in (
+        "can't be downloaded",
+        "Name or service not known",
+        "a local file",
+        "pretraining.weights",
+        "checkpoints",
+    ):
+        assert words in message
 
 
 def test_a_damaged_cached_file_is_noticed_by_its_checksum(torchvisions):

@@ -18,7 +18,7 @@ from pretrain_xai.localization.channels import reduce_channels
 from pretrain_xai.localization.comparison_maps import COMPARISON_MAPS, comparison_maps
 from pretrain_xai.localization.masked_maps import MaskedMaps
 from pretrain_xai.memory import within_memory
-from pretrain_xai.networks.batches import as_batch
+from pretrain_xai.networks.hardware import as_batch
 from pretrain_xai.networks.models import evaluation_mode
 from pretrain_xai.networks.training import predict
 from pretrain_xai.protocol import NEW_MAPS, RESCORED, Protocol, switched_protocols

@@ -4,6 +4,7 @@ Every function takes tidy data and axes and returns the axes; none touches globa
 """
 
 from collections.abc import Collection, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -54,12 +55,7 @@ def plot_score_boxes(
         is_map = scores["method"].isin(COMPARISON_MAPS)
         chosen &= (scores["method"] == comparison) if comparison else ~is_map
         if chosen.any():
-            _draw_box(
-                ax,
-                scores.loc[chosen, "value"].dropna().to_numpy(),
-                position,
-                comparison or pretraining,
-            )
+            draw_box(ax, scores.loc[chosen, "value"].dropna().to_numpy(), position, comparison or pretraining)
     if scores["chance"].notna().any():
         ax.axhline(scores["chance"].mean(), color="black", linestyle=(0, (4, 3)), linewidth=0.7, zorder=1)
     if classification is not None:
@@ -264,19 +260,19 @@ def _depth_position(scores: pd.DataFrame, depth: int) -> float:
     return 0.6 * n_left + 0.4 + depth - 1
 
 
-def _draw_box(ax: Axes, values: np.ndarray, position: float, name: str) -> None:
-    face = {"facecolor": colour(name), "hatch": hatch(name), "edgecolor": "black", "linewidth": 0.5}
+def draw_box(ax: Axes, values: np.ndarray, position: float, name: str, **options: Any) -> None:
+    """Draw the box of a corpus or map; `options` are matplotlib's."""
     ax.boxplot(
         values,
         positions=[position],
-        widths=BOX_WIDTH,
         patch_artist=True,
         showfliers=False,
         manage_ticks=False,
-        boxprops=face,
+        boxprops={"facecolor": colour(name), "hatch": hatch(name), "edgecolor": "black", "linewidth": 0.5},
         whiskerprops=_THIN,
         capprops=_THIN,
         medianprops={"color": "black", "linewidth": 1.1},
+        **{"widths": BOX_WIDTH, **options},
     )
 
 

@@ -11,10 +11,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torchvision.models import vgg
 
 from pretrain_xai.methods.deep_lift import LINEAR
-from pretrain_xai.networks import models
+from pretrain_xai.networks.models import is_hooked
 
 
 class Lean(NamedTuple):
@@ -46,32 +45,11 @@ def lean(layers: Sequence[nn.Module], image: Tensor) -> Lean:
     return Lean(beginning, nn.Sequential(*rest))
 
 
-def layers_of(model: nn.Module) -> list[nn.Module] | None:
-    """Return the modules that `model` applies one after the other, or None if it may do anything else.
-
-    Known are torchvision's VGG, the study's, and `nn.Sequential`, unless they have hooks; parts of another kind, or with
-    hooks, are layers as a whole.
-    """
-    forward = type(model).forward
-    if _is_hooked(model):
-        return None
-    if forward is nn.Sequential.forward:
-        parts = list(model.children())
-    elif forward in (vgg.VGG.forward, models.VGG.forward):
-        standardise = getattr(model, "standardise", None)
-        parts = [] if standardise is None else [standardise]
-        features, avgpool, classifier = map(model.get_submodule, ("features", "avgpool", "classifier"))
-        parts += [features, avgpool, nn.Flatten(), classifier]
-    else:
-        return None
-    return [layer for part in parts for layer in (layers_of(part) or [part])]
-
-
 def _pools_first(layers: Sequence[nn.Module]) -> list[nn.Module]:
     result: list[nn.Module] = []
     for layer in layers:
         pair = [*result[-1:], layer]
-        swapped = [type(part) for part in pair] == [nn.ReLU, nn.MaxPool2d] and not any(map(_is_hooked, pair))
+        swapped = [type(part) for part in pair] == [nn.ReLU, nn.MaxPool2d] and not any(map(is_hooked, pair))
         result.insert(len(result) - swapped, layer)
     return result
 
@@ -85,7 +63,7 @@ def _merged_pooling(layers: list[nn.Module], x: Tensor) -> list[nn.Module]:
         if _is_dropout(pool):  # what it draws is for the rows of a pass
             return layers
         if type(linear) is nn.Linear and (type(pool), type(flatten)) == (nn.AdaptiveAvgPool2d, nn.Flatten):
-            if x.numel() >= pool(x).numel() or any(map(_is_hooked, (pool, flatten, linear))):
+            if x.numel() >= pool(x).numel() or any(map(is_hooked, (pool, flatten, linear))):
                 return layers
             merged = nn.utils.skip_init(nn.Linear, x.numel(), linear.out_features, dtype=x.dtype, device=x.device)
             merged.weight = nn.Parameter(_transposed_pooling(pool, linear.weight, x), requires_grad=False)
@@ -105,8 +83,3 @@ def _transposed_pooling(pool: nn.Module, weight: Tensor, x: Tensor) -> Tensor:
 
 def _is_dropout(layer: nn.Module) -> bool:
     return isinstance(layer, nn.Dropout)
-
-
-def _is_hooked(module: nn.Module) -> bool:
-    """Say whether anything listens to what goes into or comes out of a module."""
-    return any(table for name, table in vars(module).items() if name.endswith("_hooks") and "state_dict" not in name)

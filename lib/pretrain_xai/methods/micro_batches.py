@@ -18,8 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from pretrain_xai.methods.deep_lift import Reference, reference_inputs
-from pretrain_xai.methods.lean import Lean, layers_of, lean
+from pretrain_xai.methods.lean import Lean, lean
 from pretrain_xai.methods.model_guard import RowKey, dropout_per_row, guarded
+from pretrain_xai.networks.models import layers_of
 
 #: most pixels of a micro-batch, 32 rows at 96 px and 4 at 224 px: a pass over more costs hardly less per row on a CPU
 PIXEL_BUDGET = 32 * 96 * 96
@@ -82,7 +83,7 @@ class Network:
     """A guarded model and the one shape of its passes."""
 
     model: nn.Module
-    #: of `lean.layers_of`
+    #: of `models.layers_of`
     layers: list[nn.Module] | None
     rows: int
     row_shape: tuple[int, ...]

@@ -6,34 +6,33 @@ the lowest common accuracy the highest is nearest to any, so it alone is kept.
 """
 
 import dataclasses
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import nn
 
-from pretrain_xai.errors import SelfCheckError, UserError
+from pretrain_xai.errors import SelfCheckError
 from pretrain_xai.networks.models import load_finetuned, trained_tensors
-from pretrain_xai.provenance import atomic_path
+from pretrain_xai.networks.weight_files import WeightsError, fitting, read_state, save_state
 from pretrain_xai.study import Run, Study
+from pretrain_xai.tables import write_table
 
 #: validation accuracies closer than this are taken for the same; a match is off by at most so much because of it
 SPACING = 0.005
 
 
-class CheckpointError(UserError):
-    """A checkpoint is missing or broken."""
-
-
 class Checkpoints:
-    """Keeps checkpoints of one training in a folder, `step<n>.safetensors` after the n-th step.
+    """Keeps checkpoints of one training as `step<n>.safetensors` after the n-th step.
+
+    They lie in a hidden folder, which no failed or repeated job removes, until `save` puts them beside their table.
 
     Parameters
     ----------
-    folder : Path
-        What lies there of an earlier training is removed when one begins.
+    table : Path
+        Of the checkpoints, as `Paths.checkpoints` has it; their folder has the same name without its suffix.
     per_epoch : int
         How often the network is validated per epoch.
     lowest_accuracy : float
@@ -45,20 +44,22 @@ class Checkpoints:
         Every validated step: `step` (from 1), `validation_accuracy`, `kept`.
     """
 
-    def __init__(self, folder: Path, per_epoch: int, lowest_accuracy: float = 0.0) -> None:
-        self.folder = folder
-        self.per_epoch = per_epoch
-        self.lowest_accuracy = lowest_accuracy
+    def __init__(self, table: Path, per_epoch: int, lowest_accuracy: float = 0.0) -> None:
+        self.table, self.folder = table, table.with_name(f".{table.stem}")
+        self.per_epoch, self.lowest_accuracy = per_epoch, lowest_accuracy
         self.rows: list[dict[str, Any]] = []
 
-    def take_up(self, rows: list[dict[str, Any]]) -> None:
-        """Go on after the `rows` of an interrupted training, which grow from here on; none: begin anew."""
+    def take_up(self, rows: list[dict[str, Any]]) -> bool:
+        """Go on after the `rows` of an interrupted training, which grow from here on; return whether their files are here.
+
+        Files of an earlier training, or of steps that come again, are removed.
+        """
         self.rows = rows
         kept = {_file(self.folder, row["step"]) for row in rows if row["kept"]}
-        for file in (
-            set(self.folder.glob("*.safetensors")) - kept
-        ):  # of an earlier training, or of steps that come again
+        there = set(self.folder.glob("*.safetensors"))
+        for file in there - kept:
             file.unlink()
+        return kept <= there
 
     def is_due(self, batch: int, n_batches: int) -> bool:
         """Return whether to validate after the batch (from 1) of an epoch: `per_epoch` times, as evenly as batches allow."""
@@ -69,21 +70,22 @@ class Checkpoints:
         kept = [row for row in self.rows if row["kept"]]
         low = [row for row in kept if row["validation_accuracy"] < self.lowest_accuracy]
         is_new = all(abs(accuracy - row["validation_accuracy"]) > SPACING - 1e-6 for row in kept)  # means of float32
-        if accuracy < self.lowest_accuracy:
+        is_low = accuracy < self.lowest_accuracy
+        if is_low:
             is_new &= all(accuracy > row["validation_accuracy"] for row in low)
         self.rows.append({"step": step, "validation_accuracy": accuracy, "kept": is_new})
-        if not is_new:
-            return
-        state = {name: tensor.contiguous() for name, tensor in trained_tensors(network).items()}
-        with atomic_path(_file(self.folder, step)) as temporary:
-            save_file(state, temporary)
-        for row in low if accuracy < self.lowest_accuracy else ():
-            row["kept"] = False
-            _file(self.folder, row["step"]).unlink(missing_ok=True)  # gone before an interruption
+        if is_new:
+            save_state(_file(self.folder, step), trained_tensors(network))
+            for row in low if is_low else ():
+                row["kept"] = False
+                _file(self.folder, row["step"]).unlink(missing_ok=True)  # gone before an interruption
 
-    def table(self) -> pd.DataFrame:
-        """Return the validated steps in order."""
-        return pd.DataFrame(self.rows, columns=["step", "validation_accuracy", "kept"])
+    def save(self) -> None:
+        """Write the table of the validated steps, with the folder of the checkpoints beside it."""
+        final = self.table.with_suffix("")
+        shutil.rmtree(final, ignore_errors=True)
+        os.replace(self.folder, final)
+        write_table(pd.DataFrame(self.rows, columns=["step", "validation_accuracy", "kept"]), self.table)
 
 
 def load_checkpoint(folder: Path, step: int, network: nn.Module) -> None:
@@ -91,19 +93,15 @@ def load_checkpoint(folder: Path, step: int, network: nn.Module) -> None:
 
     Raises
     ------
-    CheckpointError
+    WeightsError
         There is no such checkpoint, or it is not one of this network.
     """
     path = _file(folder, step)
     if not path.is_file():
-        raise CheckpointError(f"{path} is missing: delete {folder.with_suffix('.csv')} and run the study again")
-    try:
-        state = load_file(path)
-        unexpected = network.load_state_dict(state, strict=False).unexpected_keys
-    except (SafetensorError, OSError, RuntimeError) as error:
-        raise CheckpointError(f"{path} is no checkpoint of this network: {' '.join(str(error).split())}") from None
-    if unexpected:
-        raise CheckpointError(f"{path} is no checkpoint of this network: it has {', '.join(unexpected[:3])}")
+        raise WeightsError(f"{path} is missing: delete {folder.with_suffix('.csv')} and run the study again")
+    state = read_state(path)
+    expected = {name: tensor for name, tensor in network.state_dict().items() if name in state}
+    network.load_state_dict(fitting(state, expected, path), strict=False)
 
 
 def restore(study: Study, run: Run, step: int) -> nn.Module:

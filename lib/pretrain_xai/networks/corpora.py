@@ -3,8 +3,6 @@
 from collections.abc import Callable, Mapping
 
 import numpy as np
-from skimage import data as photographs
-from skimage.transform import resize
 
 from pretrain_xai.dataset import LabelledImages
 from pretrain_xai.overlay import clean_at_model_resolution
@@ -13,22 +11,8 @@ from pretrain_xai.study import PRETRAINING_SPLITS, Study
 
 #: colour or grey photographs and textures that scikit-image ships; each is one class
 PHOTOGRAPHS = (
-    "astronaut",
-    "brick",
-    "camera",
-    "chelsea",
-    "coffee",
-    "coins",
-    "grass",
-    "gravel",
-    "hubble_deep_field",
-    "immunohistochemistry",
-    "moon",
-    "page",
-    "retina",
-    "rocket",
-    "text",
-    "clock",
+    *("astronaut", "brick", "camera", "chelsea", "coffee", "coins", "grass", "gravel"),
+    *("hubble_deep_field", "immunohistochemistry", "moon", "page", "retina", "rocket", "text", "clock"),
 )
 #: of each photograph, the share on the right from which only validation crops are cut
 VALIDATION_SHARE = 0.25
@@ -50,14 +34,19 @@ def natural_corpus(study: Study) -> Corpus:
     """
     rng = np.random.default_rng(study.pretraining.seed)
     count, size = study.pretraining.crops_per_photograph, study.dataset.image_size
-    parts: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
+    counts = (count, max(1, count // 4))
+    crops: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
     for name in PHOTOGRAPHS:
         photograph = _load_photograph(name)
-        edge = round(photograph.shape[1] * (1 - VALIDATION_SHARE))
-        sides = photograph.shape[1] * CROP_SHARE[0], photograph.shape[1] * CROP_SHARE[1]
-        parts[0].append(np.stack([_crop(photograph[:, :edge], sides, size, rng) for _ in range(count)]))
-        parts[1].append(np.stack([_crop(photograph[:, edge:], sides, size, rng) for _ in range(max(1, count // 4))]))
-    return _labelled(parts[0]), _labelled(parts[1])
+        width = photograph.shape[1]
+        edge = round(width * (1 - VALIDATION_SHARE))
+        for part, area, n_crops in zip(crops, (photograph[:, :edge], photograph[:, edge:]), counts, strict=True):
+            part += [_crop(area, width, size, rng) for _ in range(n_crops)]
+    training, validation = (
+        LabelledImages(np.stack(part), np.repeat(np.arange(len(PHOTOGRAPHS)), n_crops))
+        for part, n_crops in zip(crops, counts, strict=True)
+    )
+    return training, validation
 
 
 def mri_corpus(study: Study) -> Corpus:
@@ -86,18 +75,18 @@ CORPORA: Mapping[str, Callable[[Study], Corpus]] = {"natural": natural_corpus, "
 
 def _load_photograph(name: str) -> np.ndarray:
     """Return a uint8 array of shape (height, width, 3)."""
-    image = getattr(photographs, name)()
+    from skimage import data
+
+    image = getattr(data, name)()
     return np.repeat(image[..., None], 3, axis=2) if image.ndim == 2 else image[..., :3]
 
 
-def _crop(area: np.ndarray, sides: tuple[float, float], size: int, rng: np.random.Generator) -> np.ndarray:
+def _crop(area: np.ndarray, width: int, size: int, rng: np.random.Generator) -> np.ndarray:
     """Cut a random square, mirror it in half of the cases, and resize it to uint8 (size, size, 3)."""
-    side = round(rng.uniform(*sides))
+    from skimage.transform import resize
+
+    side = round(rng.uniform(width * CROP_SHARE[0], width * CROP_SHARE[1]))
     top, left = (rng.integers(length - side + 1) for length in area.shape[:2])
     crop = area[top : top + side, left : left + side]
     crop = crop[:, ::-1] if rng.random() < 0.5 else crop
     return np.round(resize(crop, (size, size), preserve_range=True)).astype(np.uint8)
-
-
-def _labelled(crops: list[np.ndarray]) -> LabelledImages:
-    return LabelledImages(np.concatenate(crops), np.repeat(np.arange(len(crops)), [len(part) for part in crops]))

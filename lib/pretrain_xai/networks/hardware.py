@@ -1,12 +1,13 @@
 """Where networks run, on the processor or a graphics card, and in which order their values lie in memory.
 
-A network is placed once; the batches that it gets follow it (`batches.as_batch`).
+A network is placed once; the batches that it gets follow it.
 """
 
 from typing import Literal
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pretrain_xai.errors import UserError
 from pretrain_xai.study import Study
@@ -30,7 +31,7 @@ def find_device(setting: Literal["auto", "cpu", "cuda"]) -> torch.device:
             "device: cuda, but torch finds no graphics card here; set device: auto or cpu in the study file, run where there "
             "is a card (on a cluster PROFILE=slurm asks for one), or see that driver and torch fit (`nvidia-smi`)"
         )
-    return torch.device("cuda" if setting == "cuda" or (setting == "auto" and there) else "cpu")
+    return torch.device("cuda" if there and setting != "cpu" else "cpu")
 
 
 def on_card(study: Study) -> bool:
@@ -44,6 +45,18 @@ def place(network: nn.Module, study: Study) -> nn.Module:
     return network.to(find_device(study.device)).to(memory_format=order)
 
 
+def as_batch(images: np.ndarray, network: nn.Module) -> Tensor:
+    """Return images as a float32 tensor of shape (n, 3, height, width) in [0, 1]; grey becomes three copies.
+
+    It is on the network's device and in its order of memory. Activations, float32 of shape (n, height, width, channels), keep
+    their channels and values.
+    """
+    tensor = torch.from_numpy(np.array(images)).to(device_of(network))  # a copy: memory-mapped files are read-only
+    tensor = tensor.float() / 255 if tensor.dtype == torch.uint8 else tensor.float()
+    tensor = tensor[..., None].expand(*tensor.shape, 3) if tensor.ndim == 3 else tensor
+    return tensor.permute(0, 3, 1, 2).contiguous(memory_format=memory_format_of(network))
+
+
 def device_of(network: nn.Module) -> torch.device:
     """Return the device of the network's weights; the processor if it has none."""
     return next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
@@ -51,9 +64,11 @@ def device_of(network: nn.Module) -> torch.device:
 
 def memory_format_of(network: nn.Module) -> torch.memory_format:
     """Return the order in which the network's convolutions have their values, channels last if in doubt."""
-    kernels = (parameter for parameter in network.parameters() if parameter.ndim == 4)
-    decided = (kernel.is_contiguous() for kernel in kernels if kernel.is_contiguous() != _has_channels_last(kernel))
-    return torch.contiguous_format if next(decided, False) else torch.channels_last
+    channels_last = {"memory_format": torch.channels_last}  # a kernel of one pixel is contiguous in both orders
+    kernels = (kernel for kernel in network.parameters() if kernel.ndim == 4)
+    decided = (kernel for kernel in kernels if kernel.is_contiguous() != kernel.is_contiguous(**channels_last))
+    first = next(decided, None)
+    return torch.contiguous_format if first is not None and first.is_contiguous() else torch.channels_last
 
 
 def device_name(network: nn.Module) -> str:
@@ -66,7 +81,3 @@ def generators_of(network: nn.Module) -> list[torch.device]:
     """Return the cards whose generators the network draws from, beside the processor's, for `torch.random.fork_rng`."""
     device = device_of(network)
     return [device] if device.type == "cuda" else []
-
-
-def _has_channels_last(kernel: torch.Tensor) -> bool:
-    return kernel.is_contiguous(memory_format=torch.channels_last)

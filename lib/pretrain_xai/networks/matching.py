@@ -9,12 +9,10 @@ from collections.abc import Collection
 import numpy as np
 import pandas as pd
 
-from pretrain_xai.arrays import Floats
 from pretrain_xai.settings.sections import Matching
 from pretrain_xai.study import MATCHED, NETWORK, Run, Study
 from pretrain_xai.tables import read_table
 
-CELL = NETWORK[:2]
 #: of the cells (corpus x depth), so many must be matched for the comparison to count
 NEEDED_SHARE = 0.6
 
@@ -30,15 +28,13 @@ def common_accuracy(checkpoints: pd.DataFrame, settings: Matching) -> float:
     checkpoints : DataFrame with `pretraining`, `finetune_depth`, `seed`, `validation_accuracy`
     """
     per_network = [rows.to_numpy() for _, rows in checkpoints.groupby(NETWORK)["validation_accuracy"]]
+
+    def n_matched(target: float) -> int:
+        gaps = [np.abs(values - target).min().round(6) for values in per_network if values.max() >= target]
+        return sum(gap <= settings.tolerance for gap in gaps)
+
     candidates = [value for value in checkpoints["validation_accuracy"].unique() if value >= settings.lowest_accuracy]
-    matched = {
-        target: sum(
-            accuracies.max() >= target and _gaps(accuracies, target).min() <= settings.tolerance
-            for accuracies in per_network
-        )
-        for target in candidates
-    }
-    return float(max(candidates, key=lambda target: (matched[target], target), default=settings.lowest_accuracy))
+    return float(max(candidates, key=lambda target: (n_matched(target), target), default=settings.lowest_accuracy))
 
 
 def read_checkpoints(study: Study) -> pd.DataFrame:
@@ -52,7 +48,7 @@ def read_checkpoints(study: Study) -> pd.DataFrame:
 
 
 def read_matching(study: Study) -> pd.DataFrame | None:
-    """Return the table of the matched models, none where the study makes them not of checkpoints."""
+    """Return the table of the matched models; None where the study does not make them of checkpoints."""
     return None if study.finetuning.matching is None else read_table(study.paths.matching)
 
 
@@ -86,7 +82,7 @@ def unmatched_runs(matching: pd.DataFrame) -> list[Run]:
 
 def cell_matched(matching: pd.DataFrame) -> pd.Series:
     """Return for each corpus and depth whether all its networks are matched; bool, indexed by both."""
-    return matching.groupby(CELL)["matched"].all()
+    return matching.groupby(NETWORK[:2])["matched"].all()
 
 
 def unmatched_cells(matching: pd.DataFrame) -> set[tuple[str, int]]:
@@ -104,7 +100,3 @@ def comparable_depths(matching: pd.DataFrame, corpora: Collection[str]) -> list[
 def matching_failed(matching: pd.DataFrame) -> bool:
     """Return whether too few cells are matched, less than `NEEDED_SHARE`."""
     return bool(cell_matched(matching).mean() < NEEDED_SHARE)
-
-
-def _gaps(accuracies: Floats, target: float) -> Floats:
-    return np.abs(accuracies - target).round(6)

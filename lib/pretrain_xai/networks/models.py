@@ -1,54 +1,58 @@
-"""VGG networks of torchvision's family at any width or networks of your own, and the blocks that fine-tuning changes."""
+"""VGG networks of torchvision's family at any width or networks of your own, and the blocks that fine-tuning changes.
 
+A study file names a network of your own as, for instance,
+`network: {module: my_package.nets:build, blocks: [stem, layer1, layer2], classifier: fc}`.
+"""
+
+import importlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
-from torchvision.models import vgg
 
 from pretrain_xai import paths
-from pretrain_xai.errors import SelfCheckError, first_ten
+from pretrain_xai.errors import SelfCheckError, UserError, did_you_mean, first_ten
+from pretrain_xai.networks import weight_files
 from pretrain_xai.networks.hardware import place
-from pretrain_xai.networks.own_network import build_own, own_parts
-from pretrain_xai.networks.weight_files import WeightsError, fitting, read_state, torchvision_state
-from pretrain_xai.provenance import atomic_path
+from pretrain_xai.networks.weight_files import WeightsError, fitting, read_state
+from pretrain_xai.settings.own_code import studies_on_path
 from pretrain_xai.settings.sections import Network, Standardise
 from pretrain_xai.study import UNTRAINED, Run, Study
 
 #: round or irregular lesions
 N_CLASSES = 2
-#: of weights that are read; more would be a damaged file
-MOST_CLASSES = 100_000
-#: torchvision's letters of the configurations; each has a twin with batch normalisation, such as vgg11_bn
-CONFIGURATIONS = {"vgg11": "A", "vgg13": "B", "vgg16": "D", "vgg19": "E"}
+#: convolutions of each block (Simonyan and Zisserman 2015); each network has a twin with batch normalisation, as vgg11_bn
+CONFIGURATIONS = {"vgg11": (1, 1, 2, 2, 2), "vgg13": (2,) * 5, "vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}
+#: channels of each block, and units of each hidden linear layer, at width 1
+CHANNELS, HIDDEN = (64, 128, 256, 512, 512), 4096
 #: what a VGG calls its linear layers, and its fixed first layer, which torchvision's has not
 CLASSIFIER, STANDARDISE = "classifier", "standardise"
 
 
-class VGG(vgg.VGG):
-    """torchvision's VGG at any width, with an optional fixed standardising layer in front.
+class NetworkError(UserError):
+    """The network of a study file can't be built, or is not what the file says."""
+
+
+class VGG(nn.Module):
+    """VGG at any width, its parts named as torchvision's, with an optional fixed standardising layer in front.
 
     Inputs are images of shape (n, 3, height, width) in [0, 1]; outputs are logits of shape (n, n_classes). The standardising
     layer is a 1x1 convolution, because every Captum method has a rule for one, so that maps refer to the image and a
     black baseline stays black.
     """
 
-    features: nn.Sequential
-    classifier: nn.Sequential
-
     def __init__(self, features: nn.Sequential, classifier: nn.Sequential, standardise: nn.Module | None) -> None:
-        with torch.device("meta"):  # torchvision's own classifier, 119 million weights at any width, is replaced
-            super().__init__(features, init_weights=False)
-        self.classifier = classifier
+        super().__init__()
+        self.features, self.avgpool, self.classifier = features, nn.AdaptiveAvgPool2d((7, 7)), classifier
         self.standardise = standardise
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits."""
-        return super().forward(x if self.standardise is None else self.standardise(x))
+        x = x if self.standardise is None else self.standardise(x)
+        return self.classifier(torch.flatten(self.avgpool(self.features(x)), 1))
 
 
 def build_network(settings: Network, n_classes: int, seed: int) -> nn.Module:
@@ -62,68 +66,73 @@ def build_network(settings: Network, n_classes: int, seed: int) -> nn.Module:
     seed : int
         Of the weights: He initialisation (He et al. 2015) with zero biases. torchvision does the same for convolutions, but
         draws linear weights with SD 0.01 at any width, too small for a narrow network.
+
+    Raises
+    ------
+    NetworkError
+        Your own network can't be imported or built, is no module, or its blocks and classifier do not hold each parameter
+        once.
     """
-    if settings.module is not None:
-        return build_own(settings, n_classes, seed)
-    configuration = [
-        layer if isinstance(layer, str) else max(1, round(layer * settings.width))
-        for layer in vgg.cfgs[CONFIGURATIONS[settings.architecture.removesuffix("_bn")]]
-    ]
-    hidden = max(1, round(4096 * settings.width))
-    channels = next(layer for layer in reversed(configuration) if isinstance(layer, int))
-    # explicit dropout and ReLU modules, as in torchvision: explanation methods hook them
-    classifier = nn.Sequential(
-        nn.Linear(channels * 7 * 7, hidden),
-        nn.ReLU(),
-        nn.Dropout(),
-        nn.Linear(hidden, hidden),
-        nn.ReLU(),
-        nn.Dropout(),
-        nn.Linear(hidden, n_classes),
-    )
-    standardise = None if settings.standardise is None else _standardising_layer(settings.standardise)
-    features = vgg.make_layers(configuration, batch_norm=settings.architecture.endswith("_bn"))
-    network = VGG(features, classifier, standardise)
-    for module in network.modules():
-        if isinstance(module, nn.ReLU):
-            module.inplace = False  # attribution hooks need the activations that go in
-    _initialise(network, torch.Generator().manual_seed(seed))
+    build = _vgg if settings.module is None else _own_network
+    network, block_names, classifier = build(settings, n_classes, seed)
+    network.block_names, network.classifier_name = block_names, classifier  # type: ignore[assignment]  # no modules
     return network.eval()
+
+
+def layers_of(model: nn.Module) -> list[nn.Module] | None:
+    """Return the modules that `model` applies one after the other, or None if it may do anything else.
+
+    Known are torchvision's VGG, the study's, and `nn.Sequential`, unless they have hooks; parts of another kind, or with
+    hooks, are layers as a whole.
+    """
+    forward = type(model).forward
+    if is_hooked(model):
+        return None
+    if forward is nn.Sequential.forward:
+        parts = list(model.children())
+    elif forward is VGG.forward or (forward.__module__, forward.__qualname__) == (
+        "torchvision.models.vgg",
+        "VGG.forward",
+    ):
+        standardise = getattr(model, STANDARDISE, None)
+        parts = [] if standardise is None else [standardise]
+        features, avgpool, classifier = map(model.get_submodule, ("features", "avgpool", CLASSIFIER))
+        parts += [features, avgpool, nn.Flatten(), classifier]
+    else:
+        return None
+    return [layer for part in parts for layer in (layers_of(part) or [part])]
+
+
+def is_hooked(module: nn.Module) -> bool:
+    """Return whether anything listens to what goes into or comes out of a module."""
+    return any(table for name, table in vars(module).items() if name.endswith("_hooks") and "state_dict" not in name)
 
 
 def replace_head(network: nn.Module, n_classes: int, seed: int) -> nn.Module:
     """Give the network a freshly initialised last layer with `n_classes` outputs, and return it."""
-    place, _, name = head_name(network).rpartition(".")
-    old = cast("nn.Linear", network.get_submodule(f"{place}.{name}".removeprefix(".")))
+    parent, _, name = head_name(network).rpartition(".")
+    old = cast("nn.Linear", network.get_submodule(head_name(network)))
     head = nn.Linear(old.in_features, n_classes, bias=old.bias is not None)
-    _initialise_linear(head, torch.Generator().manual_seed(seed))
-    setattr(network.get_submodule(place), name, head)
+    _initialise(head, torch.Generator().manual_seed(seed))
+    setattr(network.get_submodule(parent), name, head)
     return network
 
 
 def head_name(network: nn.Module) -> str:
     """Return the name of the layer that gives the logits: the classifier's last linear one."""
-    name = classifier_name(network)
-    layers = network.get_submodule(name).named_modules(prefix=name)
-    return [layer_name for layer_name, layer in layers if isinstance(layer, nn.Linear)][-1]
+    layers = network.get_submodule(classifier_name(network)).named_modules(prefix=classifier_name(network))
+    return [name for name, layer in layers if isinstance(layer, nn.Linear)][-1]
 
 
 def classifier_name(network: nn.Module) -> str:
     """Return the name of the part that is trained at every fine-tuning depth."""
-    own = own_parts(network)
-    return own.classifier if own else CLASSIFIER
+    return cast("str", network.classifier_name)
 
 
 def blocks(network: nn.Module) -> list[list[nn.Module]]:
     """Return the parts of each block from the first; of a VGG its five, each up to and with its max pooling."""
-    if own := own_parts(network):
-        return [[network.get_submodule(name) for name in names] for names in own.blocks]
-    result: list[list[nn.Module]] = [[]]
-    for layer in network.get_submodule("features").children():
-        result[-1].append(layer)
-        if isinstance(layer, nn.MaxPool2d):
-            result.append([])
-    return result[:-1]
+    names = cast("list[list[str]]", network.block_names)
+    return [[network.get_submodule(name) for name in block] for block in names]
 
 
 def freeze_below(network: nn.Module, finetune_depth: int, *, first_conv_frozen: bool = False) -> None:
@@ -156,93 +165,6 @@ def training_mode(network: nn.Module) -> None:
             layer.eval()
 
 
-def trained_tensors(network: nn.Module) -> dict[str, Tensor]:
-    """Return the tensors that training changes, by name: trainable parameters and running statistics."""
-    frozen = {name for name, parameter in network.named_parameters() if not parameter.requires_grad}
-    return {name: tensor for name, tensor in network.state_dict().items() if name not in frozen}
-
-
-def save_weights(path: Path, network: nn.Module) -> None:
-    """Write the network's weights as safetensors, atomically."""
-    save_state(path, network.state_dict())
-
-
-def save_state(path: Path, state: Mapping[str, Tensor]) -> None:
-    """Write tensors by their names as safetensors, atomically."""
-    with atomic_path(path) as temporary:
-        save_file({name: tensor.contiguous() for name, tensor in state.items()}, temporary)
-
-
-def load_weights(path: Path, network: nn.Module) -> None:
-    """Fill the network from a weight file that the study has made.
-
-    Raises
-    ------
-    WeightsError
-        The file is missing or broken, or names and shapes differ from the network's; the first of them are named.
-    """
-    _check_exists(path)
-    network.load_state_dict(fitting(read_state(path), network.state_dict(), path))
-
-
-def pretrained_state(settings: Network, source: str) -> dict[str, Tensor]:
-    """Return weights that others have trained, checked against the network: all of it, or all but the classifier.
-
-    Parameters
-    ----------
-    source : str
-        torchvision's name, such as IMAGENET1K_V1, or a local file; a relative path starts at the folder of `studies/`.
-
-    Raises
-    ------
-    WeightsError
-        As `weight_files.read_state`, `weight_files.torchvision_state` and `weight_files.fitting` say.
-    """
-    if local := paths.weights_file(source):
-        state = read_state(local)
-    elif settings.module is None:
-        state = torchvision_state(source, settings.architecture)
-    else:
-        raise WeightsError(
-            f"pretraining.weights: torchvision has no weights {source!r} of {settings.module}, give a file"
-        )
-    device = "meta" if settings.module is None else "cpu"
-    with torch.device(device):
-        network = build_network(settings, N_CLASSES, seed=0)
-        _with_head_of(network, state, local or source)
-    expected = network.state_dict()
-    return fitting(state, expected, local or source, may_lack=(classifier_name(network), STANDARDISE))
-
-
-def load_pretrained(study: Study, run: Run) -> nn.Module:
-    """Return the network that was pre-trained on the run's corpus, with a last layer for two classes; placed.
-
-    The last layer is new, unless the protocol says `head_kept` and the corpus is MRI, whose head has two classes already.
-    The whole classifier is new if the weights have none.
-    """
-    path = study.paths.pretrained(run.pretraining)
-    _check_exists(path)
-    network, state = build_network(study.network, N_CLASSES, seed=run.seed), read_state(path)
-    n_classes = _with_head_of(network, state, path)
-    may_lack = (classifier_name(network), STANDARDISE)
-    network.load_state_dict(fitting(state, network.state_dict(), path, may_lack), strict=False)
-    if n_classes is None:
-        return place(network, study)
-    if study.protocol.head_kept and run.pretraining == "mri":
-        if n_classes != N_CLASSES:
-            raise WeightsError(f"{path}: head_kept needs a last layer of {N_CLASSES} outputs, it has {n_classes}")
-        return place(network, study)
-    return place(replace_head(network, N_CLASSES, seed=run.seed), study)
-
-
-def load_finetuned(study: Study, run: Run) -> nn.Module:
-    """Return the fine-tuned network of a run, or the untrained network if its corpus is "none"; placed as the study says."""
-    network = build_network(study.network, N_CLASSES, seed=run.seed)
-    if run.pretraining != UNTRAINED:
-        load_weights(study.paths.finetuned(run.name) / "weights.safetensors", network)
-    return place(network, study)
-
-
 @contextmanager
 def evaluation_mode(network: nn.Module, *, dropout_active: bool = False) -> Iterator[nn.Module]:
     """Switch the network to evaluation mode, or to that with dropout alive, and back to what it was.
@@ -266,21 +188,118 @@ def evaluation_mode(network: nn.Module, *, dropout_active: bool = False) -> Iter
             module.training = training
 
 
-def _with_head_of(network: nn.Module, state: Mapping[str, Tensor], source: object) -> int | None:
-    """Give the network as many outputs as the weights have, and return their number; None if they have no classifier."""
-    if not any(name.startswith(f"{classifier_name(network)}.") for name in state):
-        return None
-    head = state.get(f"{head_name(network)}.weight")
-    if head is None or head.ndim != 2 or not 0 < len(head) <= MOST_CLASSES:
-        raise WeightsError(f"{source} does not fit this network: no {head_name(network)}.weight of a last linear layer")
-    if len(head) != N_CLASSES:
-        replace_head(network, len(head), seed=0)
-    return len(head)
+def trained_tensors(network: nn.Module) -> dict[str, Tensor]:
+    """Return the tensors that training changes, by name: trainable parameters and running statistics."""
+    frozen = {name for name, parameter in network.named_parameters() if not parameter.requires_grad}
+    return {name: tensor for name, tensor in network.state_dict().items() if name not in frozen}
 
 
-def _check_exists(path: Path) -> None:
-    if not path.is_file():
-        raise WeightsError(f"{path} is missing: make it first (`make demo`, or the notebook that writes it)")
+def save_weights(path: Path, network: nn.Module) -> None:
+    """Write the network's weights as safetensors, atomically."""
+    weight_files.save_state(path, network.state_dict())
+
+
+def load_weights(path: Path, network: nn.Module) -> None:
+    """Fill the network from a weight file that the study has made.
+
+    Raises
+    ------
+    WeightsError
+        The file is missing or broken, or names and shapes differ from the network's; the first of them are named.
+    """
+    network.load_state_dict(fitting(read_state(path), network.state_dict(), path))
+
+
+def pretrained_state(settings: Network, source: str) -> dict[str, Tensor]:
+    """Return weights that others have trained, checked against the network: all of it, or all but the classifier.
+
+    Parameters
+    ----------
+    source : str
+        torchvision's name, such as IMAGENET1K_V1, or a local file; a relative path starts at the folder of `studies/`.
+
+    Raises
+    ------
+    WeightsError
+        As `weight_files.read_state`, `weight_files.torchvision_state` and `weight_files.fitting` say.
+    """
+    if local := paths.weights_file(source):
+        state = read_state(local)
+    elif settings.module is None:
+        state = weight_files.torchvision_state(source, settings.architecture)
+    else:
+        raise WeightsError(
+            f"pretraining.weights: torchvision has no weights {source!r} of {settings.module}, give a file"
+        )
+    with torch.device("meta" if settings.module is None else "cpu"):
+        network = build_network(settings, N_CLASSES, seed=0)
+    return _fitting_but_for_classes(state, network, local or source)
+
+
+def load_pretrained(study: Study, run: Run) -> nn.Module:
+    """Return the network that was pre-trained on the run's corpus, with a last layer for two classes; placed.
+
+    The last layer is new, unless the protocol says `head_kept` and the corpus is MRI, whose head has two classes already.
+    The whole classifier is new if the weights have none.
+    """
+    path = study.paths.pretrained(run.pretraining)
+    network, state = build_network(study.network, N_CLASSES, seed=run.seed), read_state(path)
+    head = f"{head_name(network)}."
+    if study.protocol.head_kept and run.pretraining == "mri":
+        state = fitting(state, network.state_dict(), path, (classifier_name(network), STANDARDISE))
+    else:
+        state = _fitting_but_for_classes(state, network, path)
+        if any(name.startswith(head) for name in state):
+            replace_head(network, N_CLASSES, seed=run.seed)
+        state = {name: tensor for name, tensor in state.items() if not name.startswith(head)}
+    network.load_state_dict(state, strict=False)
+    return place(network, study)
+
+
+def load_finetuned(study: Study, run: Run) -> nn.Module:
+    """Return the fine-tuned network of a run, or the untrained network if its corpus is "none"; placed as the study says."""
+    network = build_network(study.network, N_CLASSES, seed=run.seed)
+    if run.pretraining != UNTRAINED:
+        load_weights(study.paths.finetuned(run.name) / "weights.safetensors", network)
+    return place(network, study)
+
+
+def _fitting_but_for_classes(state: Mapping[str, Tensor], network: nn.Module, source: object) -> dict[str, Tensor]:
+    """Return the state of a network like this one, if it is one; it may have another number of outputs."""
+    expected, head = network.state_dict(), head_name(network)
+    weight = state.get(f"{head}.weight")
+    for name in (f"{head}.weight", f"{head}.bias"):
+        if name in expected and weight is not None and weight.ndim == 2:
+            expected[name] = expected[name][:1].expand(len(weight), *expected[name].shape[1:])
+    return fitting(state, expected, source, (classifier_name(network), STANDARDISE))
+
+
+def _vgg(settings: Network, n_classes: int, seed: int) -> tuple[nn.Module, list[list[str]], str]:
+    architecture, _, batch_norm = settings.architecture.partition("_")
+    layers: list[nn.Module] = []
+    names, n_in = [], 3
+    for n_convolutions, n_out in zip(CONFIGURATIONS[architecture], _narrowed(settings, *CHANNELS), strict=True):
+        first = len(layers)
+        for _ in range(n_convolutions):
+            normalised = [nn.BatchNorm2d(n_out)] if batch_norm else []
+            layers += [nn.Conv2d(n_in, n_out, kernel_size=3, padding=1), *normalised, nn.ReLU()]
+            n_in = n_out
+        layers.append(nn.MaxPool2d(kernel_size=2, stride=2))
+        names.append([f"features.{number}" for number in range(first, len(layers))])
+    (hidden,) = _narrowed(settings, HIDDEN)
+    classifier = nn.Sequential()  # explicit dropout and ReLU modules, as in torchvision: explanation methods hook them
+    for n_inputs in (n_in * 7 * 7, hidden):
+        classifier.extend([nn.Linear(n_inputs, hidden), nn.ReLU(), nn.Dropout()])
+    classifier.append(nn.Linear(hidden, n_classes))
+    generator = torch.Generator().manual_seed(seed)
+    for layer in [*layers, *classifier]:
+        _initialise(layer, generator)
+    standardise = None if settings.standardise is None else _standardising_layer(settings.standardise)
+    return VGG(nn.Sequential(*layers), classifier, standardise), names, CLASSIFIER
+
+
+def _narrowed(settings: Network, *counts: int) -> list[int]:
+    return [max(1, round(count * settings.width)) for count in counts]
 
 
 def _standardising_layer(settings: Standardise) -> nn.Conv2d:
@@ -291,17 +310,45 @@ def _standardising_layer(settings: Standardise) -> nn.Conv2d:
     return layer.requires_grad_(False)
 
 
-def _initialise(network: VGG, generator: torch.Generator) -> None:
-    for module in network.features:
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu", generator=generator)
-            nn.init.zeros_(cast("Tensor", module.bias))
-    for module in network.classifier:
-        if isinstance(module, nn.Linear):
-            _initialise_linear(module, generator)
-
-
-def _initialise_linear(layer: nn.Linear, generator: torch.Generator) -> None:
-    nn.init.kaiming_normal_(layer.weight, nonlinearity="relu", generator=generator)
-    if layer.bias is not None:
+def _initialise(layer: nn.Module, generator: torch.Generator) -> None:
+    if isinstance(layer, nn.Conv2d):
+        nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu", generator=generator)
+    elif isinstance(layer, nn.Linear):
+        nn.init.kaiming_normal_(layer.weight, nonlinearity="relu", generator=generator)
+    if isinstance(layer, nn.Conv2d | nn.Linear) and layer.bias is not None:
         nn.init.zeros_(layer.bias)
+
+
+def _own_network(settings: Network, n_classes: int, seed: int) -> tuple[nn.Module, list[list[str]], str]:
+    file, _, name = (settings.module or "").partition(":")
+    block_names = [[part] if isinstance(part, str) else part for part in settings.blocks]
+    try:
+        with studies_on_path(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            network = getattr(importlib.import_module(file), name)(n_classes=n_classes)
+    except Exception as error:  # the user's code may raise anything
+        what = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise NetworkError(
+            f"network.module: {settings.module} can't be imported or called ({what}); mend it, install it, set PYTHONPATH, "
+            f"or put {file}.py into {paths.root() / 'studies'}"
+        ) from None
+    if not isinstance(network, nn.Module):
+        raise NetworkError(f"network.module: {settings.module} gives {type(network).__name__}, not an nn.Module")
+    _check_parts(network, [*(name for block in block_names for name in block), settings.classifier])
+    return network.requires_grad_(True), block_names, settings.classifier  # what is trained is decided by depth alone
+
+
+def _check_parts(network: nn.Module, names: list[str]) -> None:
+    known = {name: module for name, module in network.named_modules() if name}
+    for name in names:
+        if name not in known:
+            raise NetworkError(
+                f"network: there is no part {name!r}{did_you_mean(name, known)}, only {first_ten([*known])}"
+            )
+    if not any(isinstance(layer, nn.Linear) for layer in known[names[-1]].modules()):
+        raise NetworkError(f"network.classifier: {names[-1]} has no nn.Linear")
+    for parameter, _ in network.named_parameters():
+        holders = [name for name in names if parameter.startswith(f"{name}.")]
+        if len(holders) != 1:
+            found = " and ".join(holders) or "no block"
+            raise NetworkError(f"network: {parameter} is in {found}; blocks and classifier must hold each once")

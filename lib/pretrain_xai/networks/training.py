@@ -1,34 +1,43 @@
-"""One training loop for pre-training and fine-tuning, and the predictions of a trained network."""
+"""One training loop for pre-training and fine-tuning, which goes on after an interruption, and a network's predictions."""
 
+import contextlib
+import hashlib
+import inspect
 import itertools
+import logging
 import math
 import os
-from collections.abc import Callable, Iterator
-from functools import partial
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import Tensor, nn, optim
 from torch.nn import functional
-from torch.optim import SGD, AdamW, Optimizer
-from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, StepLR
+from torch.optim import lr_scheduler
 from tqdm.auto import tqdm
 
 from pretrain_xai.allocation import keep_freed_memory
 from pretrain_xai.dataset import LabelledImages
 from pretrain_xai.errors import SelfCheckError, UserError
-from pretrain_xai.networks.batches import as_batch
 from pretrain_xai.networks.checkpoints import Checkpoints
 from pretrain_xai.networks.frozen_prefix import behind_frozen_prefix
-from pretrain_xai.networks.hardware import device_name, generators_of, memory_format_of
-from pretrain_xai.networks.models import evaluation_mode, training_mode
-from pretrain_xai.networks.training_state import Course, StateFile, training_key
+from pretrain_xai.networks.hardware import as_batch, device_name, generators_of, memory_format_of
+from pretrain_xai.networks.models import evaluation_mode, trained_tensors, training_mode
+from pretrain_xai.provenance import atomic_path
 from pretrain_xai.settings.sections import Cache, Training
 
 #: images that are predicted at once; fixed, because float32 results depend on the shape of a batch
 PREDICTION_BATCH = 64
+
+
+#: a state is written when so many times the duration of the last write have passed since: at most 3 % of the time is spent
+SPARING = 30
+#: the code that decides a training's result; after a change no old state is taken up
+CODE = sorted(Path(__file__).parent.glob("*.py"))
 
 
 class DivergedError(UserError):
@@ -48,6 +57,11 @@ def configure_torch(threads: int) -> None:
     # a check that costs 6 % of an epoch
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # made at run time
     keep_freed_memory()
+
+
+def state_file(weights: Path) -> Path:
+    """Return the hidden file beside weights-to-be in which `train` keeps their unfinished training."""
+    return weights.with_name(f".{weights.stem}.training.pt")
 
 
 def predict(network: nn.Module, images: np.ndarray, *, dropout_active: bool = False, seed: int = 0) -> np.ndarray:
@@ -73,6 +87,83 @@ def predict(network: nn.Module, images: np.ndarray, *, dropout_active: bool = Fa
     return torch.cat(logits).cpu().numpy()
 
 
+class Course:
+    """Everything that changes while a network is trained.
+
+    Attributes
+    ----------
+    history : list of dict
+        One row per finished epoch.
+    best : dict from name to Tensor
+        The trained tensors of the last checkpoint.
+    validated : list of dict
+        The rows of `checkpoints.Checkpoints`, where the study keeps more checkpoints on the way.
+    """
+
+    def __init__(self, network: nn.Module, settings: Training, learning_rate: float, seed: int, n_batches: int) -> None:
+        self.network, self.settings, self.rng = network, settings, np.random.default_rng(seed)
+        parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+        self.optimizer: optim.Optimizer = optim.AdamW(parameters, lr=learning_rate)
+        if settings.optimizer == "sgd":
+            self.optimizer = optim.SGD(parameters, lr=learning_rate, momentum=settings.momentum)
+        self.schedule: lr_scheduler.LRScheduler = lr_scheduler.StepLR(self.optimizer, step_size=7, gamma=0.1)
+        if settings.schedule == "one_cycle":
+            self.schedule = lr_scheduler.OneCycleLR(self.optimizer, learning_rate, n_batches * settings.epochs)
+        self.history: list[dict[str, Any]] = []
+        self.best: dict[str, Tensor] = {}
+        self.validated: list[dict[str, Any]] = []
+        self._written, self._took = 0.0, 0.0
+
+    @property
+    def is_over(self) -> bool:
+        """Whether all epochs are done, or the published rule has ended the training."""
+        return len(self.history) >= self.settings.epochs or has_settled(self.history, self.settings.stop_value)
+
+    def take_up(self, path: Path, key: str, checkpoints: Checkpoints | None) -> None:
+        """Go on where a training with the same key was interrupted, torch's global generators too, if its state is here."""
+        for left in path.parent.glob(f".{path.stem}-*"):  # half-written, by a killed training
+            left.unlink()
+        if not path.is_file():
+            return
+        try:
+            state = torch.load(path, weights_only=True, map_location="cpu")
+            if state["key"] != key:
+                raise ValueError("it is of a training with other data, settings or code")
+            if checkpoints is not None and not checkpoints.take_up(state["validated"]):
+                raise ValueError("its checkpoints are gone")
+        except Exception as error:  # torch raises nearly anything for a damaged file
+            why = " ".join(str(error).split())[:200]
+            logging.getLogger(__name__).warning("the training begins anew: %s can't be used: %s", path, why)
+            return
+        self.network.load_state_dict(state["network"], strict=False)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.rng.bit_generator.state = state["numpy"]
+        torch.set_rng_state(state["torch"])
+        torch.cuda.set_rng_state_all(state["cards"])
+        self.history, self.best, self.validated = state["history"], state["best"], state["validated"]
+        logging.getLogger(__name__).warning("the training goes on after epoch %d, from %s", len(self.history) - 1, path)
+
+    def keep(self, path: Path, key: str) -> None:
+        """Write the state if it is worth its time, or the training is over."""
+        started = time.monotonic()
+        if not self.is_over and started - self._written < SPARING * self._took:
+            return
+        state = {
+            "key": key,
+            "network": trained_tensors(self.network),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "numpy": self.rng.bit_generator.state,
+            "torch": torch.get_rng_state(),
+            "cards": torch.cuda.get_rng_state_all(),
+        }
+        with atomic_path(path) as temporary:
+            torch.save(state | {"history": self.history, "best": self.best, "validated": self.validated}, temporary)
+        self._written = time.monotonic()
+        self._took = self._written - started
+
+
 def train(
     network: nn.Module,
     training_set: LabelledImages,
@@ -84,7 +175,7 @@ def train(
     dropout_active: bool = False,
     checkpoints: Checkpoints | None = None,
     cache: Cache | None = None,
-    state: StateFile | None = None,
+    state: Path | None = None,
 ) -> pd.DataFrame:
     """Train the network's trainable parameters; leave the weights of the best checkpoint in it.
 
@@ -104,8 +195,9 @@ def train(
     cache : Cache, optional
         Run frozen layers once per image, in batches of their own, and keep what they give; see `frozen_prefix`. How much may
         be kept changes no bit; without it float32 rounds differently. None: the whole network, batch by batch.
-    state : StateFile, optional
-        Where the training is kept after its epochs, to go on after an interruption with the same result to the bit.
+    state : Path, optional
+        File in which the training is kept after its epochs, to go on after an interruption with the same result to the bit;
+        remove it when the results are saved.
 
     Returns
     -------
@@ -118,39 +210,42 @@ def train(
         The loss of an epoch is no number.
     """
     training_mode(network)  # the mode in which the frozen layers are found
-    n_batches = _n_batches(len(training_set), settings)
-    optimizer, schedule = _optimizer(network, settings, learning_rate, n_batches)
-    course = Course(network, optimizer, schedule, np.random.default_rng(seed))
+    n_batches = math.ceil(len(training_set) / settings.batch_size)
+    course = Course(network, settings, learning_rate, seed, n_batches)
     with torch.random.fork_rng(devices=generators_of(network)), tqdm(total=settings.epochs, desc="epochs") as progress:
         torch.manual_seed(seed)
-        data = (training_set, validation_set)
         if state is not None:
             kept = checkpoints and (checkpoints.per_epoch, checkpoints.lowest_accuracy)
-            run_with = (device_name(network), str(memory_format_of(network)))
-            fitted = settings.model_dump(mode="json")
-            given = (fitted, learning_rate, seed, dropout_active, cache is not None, kept, *run_with)
-            state.take_up(course, training_key(network, data, given))
+            given = (settings, learning_rate, seed, dropout_active, cache is not None, kept)
+            key = training_key(network, (training_set, validation_set), given)
+            course.take_up(state, key, checkpoints)
         if checkpoints is not None:
             checkpoints.take_up(course.validated)
-        if not _is_over(course.history, settings):
-            trained, (training_set, validation_set) = behind_frozen_prefix(network, data, cache)
+        if not course.is_over:
+            trained, data = behind_frozen_prefix(network, (training_set, validation_set), cache)
         progress.update(len(course.history))
-        while not _is_over(course.history, settings):
-            epoch = len(course.history)
-            row: dict[str, Any] = {"epoch": epoch, "learning_rate": schedule.get_last_lr()[0]}
-            validate = partial(_validate, trained, validation_set, dropout_active, seed + epoch)
-            offer = partial(_offer, checkpoints, network, epoch * n_batches, n_batches, validate)
-            row |= _train_epoch(trained, training_set, settings, optimizer, schedule, course.rng, offer)
-            _require_finite(row["train_loss"], epoch, learning_rate)
-            row |= validate()
-            if checkpoints is not None:
-                checkpoints.offer((epoch + 1) * n_batches, network, row["validation_accuracy"])
-            row["checkpoint"] = _is_checkpoint(row, course.history, settings.acc_dif)
+        while not course.is_over:
+            epoch, results = len(course.history), []
+            row: dict[str, Any] = {"epoch": epoch, "learning_rate": course.schedule.get_last_lr()[0]}
+            for batch, result in enumerate(_steps(trained, data[0], course), start=1):
+                results.append(result)
+                if batch == n_batches or (checkpoints is not None and checkpoints.is_due(batch, n_batches)):
+                    validated = _validate(trained, data[1], dropout_active, seed + epoch)
+                    if checkpoints is not None:
+                        checkpoints.offer(epoch * n_batches + batch, network, validated["validation_accuracy"])
+            losses, accuracies = zip(*results, strict=True)
+            row |= {"train_loss": float(np.mean(losses)), "train_accuracy": float(np.mean(accuracies))} | validated
+            if not math.isfinite(row["train_loss"]):
+                raise DivergedError(
+                    f"the training diverged in epoch {epoch + 1}: its mean loss is {row['train_loss']}; lower the learning "
+                    f"rate ({learning_rate:g}) or set training.clip_norm in the study file"
+                )
+            row["checkpoint"] = is_checkpoint(row, course.history, settings.acc_dif)
             course.history.append(row)
             if row["checkpoint"]:
-                course.mark_best()
+                course.best = {name: tensor.clone() for name, tensor in trained_tensors(network).items()}
             if state is not None:
-                state.keep(course, now=_is_over(course.history, settings))
+                course.keep(state, key)
             progress.update()
             progress.set_postfix(validation_accuracy=f"{row['validation_accuracy']:.3f}")
     network.load_state_dict(course.best, strict=False)
@@ -158,12 +253,42 @@ def train(
     return pd.DataFrame(course.history)
 
 
-def _require_finite(loss: float, epoch: int, learning_rate: float) -> None:
-    if not math.isfinite(loss):
-        raise DivergedError(
-            f"the training diverged in epoch {epoch + 1}: its mean loss is {loss}; lower the learning rate "
-            f"({learning_rate:g}) or set training.clip_norm in the study file"
-        )
+def training_key(network: nn.Module, data: Sequence[LabelledImages], settings: object) -> str:
+    """Return a digest of what decides a training's result: weights, data, settings, code, device, version of torch."""
+    trainable = [name for name, parameter in network.named_parameters() if parameter.requires_grad]
+    given = (torch.__version__, device_name(network), memory_format_of(network), settings, trainable, network)
+    digest = hashlib.sha256(repr(given).encode())
+    with contextlib.suppress(OSError, TypeError):  # made in a notebook
+        digest.update(inspect.getsource(type(network)).encode())
+    for file in CODE:
+        digest.update(file.read_bytes())
+    arrays = [tensor.detach().cpu().numpy() for tensor in network.state_dict().values()]
+    for array in [*arrays, *(array for part in data for array in (part.images, part.labels))]:
+        digest.update(f"{array.shape} {array.dtype}".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+def _steps(network: nn.Module, data: LabelledImages, course: Course) -> Iterator[tuple[float, float]]:
+    """Take the steps of an epoch, each image once in a random order; yield each one's loss and accuracy."""
+    training_mode(network)
+    settings, order = course.settings, course.rng.permutation(len(data))
+    for start in range(0, len(data), settings.batch_size):
+        chosen = np.sort(order[start : start + settings.batch_size])  # sorted: a memory-mapped file is read forwards
+        images = as_batch(data.images[chosen], network)
+        labels = torch.from_numpy(data.labels[chosen].astype(np.int64)).to(images.device)
+        logits = network(images)
+        loss = functional.cross_entropy(logits, labels)
+        course.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if settings.clip_norm is not None:
+            nn.utils.clip_grad_norm_(network.parameters(), settings.clip_norm)
+        course.optimizer.step()
+        if settings.schedule == "one_cycle":
+            course.schedule.step()
+        yield loss.item(), (logits.argmax(1) == labels).float().mean().item()
+    if settings.schedule == "step":
+        course.schedule.step()
 
 
 def _require_repeatable(network: nn.Module, image: np.ndarray) -> None:
@@ -175,58 +300,6 @@ def _require_repeatable(network: nn.Module, image: np.ndarray) -> None:
         )
 
 
-def _train_epoch(
-    network: nn.Module,
-    data: LabelledImages,
-    settings: Training,
-    optimizer: Optimizer,
-    schedule: LRScheduler,
-    rng: np.random.Generator,
-    after_batch: Callable[[int], None],
-) -> dict[str, float]:
-    training_mode(network)
-    losses, accuracies = [], []
-    for batch, (images, labels) in enumerate(_shuffled_batches(network, data, settings.batch_size, rng), start=1):
-        logits = network(images)
-        loss = functional.cross_entropy(logits, labels)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        if settings.clip_norm is not None:
-            nn.utils.clip_grad_norm_(network.parameters(), settings.clip_norm)
-        optimizer.step()
-        if settings.schedule == "one_cycle":
-            schedule.step()
-        losses.append(loss.item())
-        accuracies.append((logits.argmax(1) == labels).float().mean().item())
-        after_batch(batch)
-    if settings.schedule == "step":
-        schedule.step()
-    return {"train_loss": float(np.mean(losses)), "train_accuracy": float(np.mean(accuracies))}
-
-
-def _offer(
-    checkpoints: Checkpoints | None,
-    network: nn.Module,
-    steps_before: int,
-    n_batches: int,
-    validate: Callable[[], dict[str, float]],
-    batch: int,
-) -> None:
-    """Validate within an epoch where a checkpoint is due; its end is validated anyway."""
-    if checkpoints is not None and batch < n_batches and checkpoints.is_due(batch, n_batches):
-        checkpoints.offer(steps_before + batch, network, validate()["validation_accuracy"])
-
-
-def _shuffled_batches(
-    network: nn.Module, data: LabelledImages, size: int, rng: np.random.Generator
-) -> Iterator[tuple[Tensor, Tensor]]:
-    order = rng.permutation(len(data))
-    for start in range(0, len(data), size):
-        chosen = np.sort(order[start : start + size])  # sorted: a memory-mapped file is read forwards
-        images, labels = as_batch(data.images[chosen], network), torch.from_numpy(data.labels[chosen].astype(np.int64))
-        yield images, labels.to(images.device)
-
-
 def _validate(network: nn.Module, data: LabelledImages, dropout_active: bool, seed: int) -> dict[str, float]:
     logits = torch.from_numpy(predict(network, data.images, dropout_active=dropout_active, seed=seed))
     labels = torch.from_numpy(data.labels.astype(np.int64))
@@ -236,25 +309,8 @@ def _validate(network: nn.Module, data: LabelledImages, dropout_active: bool, se
     }
 
 
-def _optimizer(
-    network: nn.Module, settings: Training, learning_rate: float, batches: int
-) -> tuple[Optimizer, LRScheduler]:
-    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    optimizer: Optimizer
-    if settings.optimizer == "sgd":
-        optimizer = SGD(parameters, lr=learning_rate, momentum=settings.momentum)
-    else:
-        optimizer = AdamW(parameters, lr=learning_rate)
-    if settings.schedule == "step":
-        return optimizer, StepLR(optimizer, step_size=7, gamma=0.1)
-    return optimizer, OneCycleLR(optimizer, max_lr=learning_rate, total_steps=batches * settings.epochs)
-
-
-def _n_batches(n_images: int, settings: Training) -> int:
-    return -(-n_images // settings.batch_size)
-
-
-def _is_checkpoint(row: dict[str, float], history: list[dict[str, float]], acc_dif: float | None) -> bool:
+def is_checkpoint(row: dict[str, float], history: list[dict[str, float]], acc_dif: float | None) -> bool:
+    """Return whether the newest epoch counts as the best, by the published rule (see `train`)."""
     best = max((round(past["validation_accuracy"], 4) for past in history if past["checkpoint"]), default=None)
     if best is None:
         return True
@@ -262,11 +318,8 @@ def _is_checkpoint(row: dict[str, float], history: list[dict[str, float]], acc_d
     return near and round(row["validation_accuracy"], 4) > best
 
 
-def _is_over(history: list[dict[str, float]], settings: Training) -> bool:
-    return len(history) >= settings.epochs or _has_settled(history, settings.stop_value)
-
-
-def _has_settled(history: list[dict[str, float]], stop_value: float | None) -> bool:
+def has_settled(history: list[dict[str, float]], stop_value: float | None) -> bool:
+    """Return whether the training ends by the published rule (see `train`)."""
     if stop_value is None or len(history) < 4:
         return False
     accuracies = [row["validation_accuracy"] for row in history[-4:]]

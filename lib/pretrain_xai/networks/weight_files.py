@@ -5,40 +5,23 @@ hold a pickle, which torch's restricted unpickler reads (`weights_only=True`). A
 classes are replaced by a stand-in that only keeps tensors by their names.
 """
 
-import http.client
-import io
-import pickletools
 import re
 import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor
-from torchvision.models import get_model_weights
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
 from pretrain_xai.errors import UserError, did_you_mean
-from pretrain_xai.files.git_lfs import pointer_size
-from pretrain_xai.provenance import sha256
+from pretrain_xai.provenance import atomic_path, sha256
+from pretrain_xai.safe_pickle import pointer_size
 
-#: of one pickle; five times what VGG-19 with batch normalisation needs as a whole network
-MAX_INSTRUCTIONS = 60_000
-#: pickles in front of the numbers of a file that torch wrote before 1.6
-_LEGACY_PICKLES = 5
-#: where classes of a pickled network may come from, and which; nothing of them is used but their names
-_CLASSES = {
-    "torchvision.models.vgg": ("VGG",),
-    "torch.nn.modules.container": ("Sequential",),
-    "torch.nn.modules.conv": ("Conv2d",),
-    "torch.nn.modules.linear": ("Linear",),
-    "torch.nn.modules.activation": ("ReLU",),
-    "torch.nn.modules.batchnorm": ("BatchNorm2d",),
-    "torch.nn.modules.dropout": ("Dropout",),
-    "torch.nn.modules.pooling": ("MaxPool2d", "AdaptiveAvgPool2d"),
-}
+#: what a pickled network may consist of, besides torchvision's VGG; nothing of these classes is used but their names
+_LAYERS = (nn.Sequential, nn.Conv2d, nn.Linear, nn.ReLU, nn.BatchNorm2d, nn.Dropout, nn.MaxPool2d, nn.AdaptiveAvgPool2d)
+_ADVICE = "get the file again from its authors, best as a state_dict or as safetensors"
 
 
 class WeightsError(UserError):
@@ -47,9 +30,6 @@ class WeightsError(UserError):
 
 def read_state(path: Path) -> dict[str, Tensor]:
     """Return the tensors of a weight file by their names, on the CPU; nothing in the file is ever executed.
-
-    Shapes and values are as the file says: compare shapes before anything is computed (`fitting`). A flipped bit is noticed
-    in a zip, by its checksums; in the other kinds only if it makes a value that is not finite.
 
     Raises
     ------
@@ -61,20 +41,24 @@ def read_state(path: Path) -> dict[str, Tensor]:
         with path.open("rb") as file:
             start = file.read(1024)
     except OSError as error:
-        raise WeightsError(f"{path}: cannot be read ({error.strerror}); check the path of the weights") from None
+        raise WeightsError(f"{path} can't be read ({error.strerror}): make it first, or check its path") from None
     if (size := pointer_size(start)) is not None:
         raise WeightsError(
             f"{path}: a Git LFS pointer in place of the file{size}; run `git lfs pull` in its repository"
         )
     try:
-        state = load_file(path) if not start.startswith((b"PK", b"\x80")) else _read_pickled(path, start)
-    except WeightsError:
-        raise
-    except SafetensorError as error:
-        raise WeightsError(f"{path}: not a readable safetensors file, nor one of torch's ({_line(error)})") from None
+        state = _read_pickled(path) if start.startswith((b"PK", b"\x80")) else load_file(path)
+        if wrong := _not_by_name(state):
+            raise ValueError(f"holds {wrong}; tensors by name are expected")
     except Exception as error:  # a damaged file can fail in any way; all of them mean the same to the reader
         raise WeightsError(f"{path}: damaged or refused, nothing was executed ({_line(error)}); {_ADVICE}") from None
-    return _checked(path, state)
+    return {name: tensor.detach() for name, tensor in state.items()}
+
+
+def save_state(path: Path, state: Mapping[str, Tensor]) -> None:
+    """Write tensors by their names as safetensors, atomically."""
+    with atomic_path(path) as temporary:
+        save_file({name: tensor.contiguous() for name, tensor in state.items()}, temporary)
 
 
 def torchvision_state(name: str, architecture: str) -> dict[str, Tensor]:
@@ -85,15 +69,14 @@ def torchvision_state(name: str, architecture: str) -> dict[str, Tensor]:
     WeightsError
         There are none of this name, they can't be downloaded, or the cached file is damaged.
     """
-    weights = torchvision_weights(name, architecture)
     path = cached_file(name, architecture)
     if not path.is_file():
         try:
-            weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
-        except (OSError, RuntimeError, http.client.HTTPException) as error:
+            torchvision_weights(name, architecture).get_state_dict(progress=False, check_hash=True, weights_only=True)
+        except Exception as error:
             raise WeightsError(
-                f"{name} of {architecture} can't be downloaded ({_line(error)}); bring {path.name} to {path.parent}, or give "
-                "a local file (.pt, .pth or .safetensors with torchvision's names) under pretraining.weights"
+                f"{name} of {architecture} can't be downloaded ({_line(error)}); bring {path.name} to {path.parent}, or "
+                "give a local file (.pt, .pth or .safetensors with torchvision's names) under pretraining.weights"
             ) from None
     digest = re.search(r"-([0-9a-f]{8,})\.", path.name)
     if digest and not sha256(path).startswith(digest[1]):
@@ -103,7 +86,9 @@ def torchvision_state(name: str, architecture: str) -> dict[str, Tensor]:
 
 def torchvision_weights(name: str, architecture: str) -> Any:
     """Return torchvision's entry of this name; a WeightsError names those that there are."""
-    known = get_model_weights(architecture).__members__
+    from torchvision import models  # a second to import
+
+    known = models.get_model_weights(architecture).__members__
     if name not in known:
         raise WeightsError(
             f"pretraining.weights: {name!r} is no path of a .pt, .pth or .safetensors file, and torchvision's "
@@ -146,13 +131,8 @@ def fitting(
         raise WeightsError(f"{source} does not fit this network: {'; '.join(differing[:3])} ({len(differing)} differ)")
     broken = [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]
     if broken:
-        raise WeightsError(
-            f"{source}: {broken[0]} holds values that are not finite ({len(broken)} tensors do); {_ADVICE}"
-        )
+        raise WeightsError(f"{source}: {broken[0]} holds values that are not finite ({len(broken)} tensors); {_ADVICE}")
     return {name: state[name].to(expected[name].dtype) for name in wanted}
-
-
-_ADVICE = "get the file again from its authors, best as a state_dict or as safetensors"
 
 
 class _Part:
@@ -169,63 +149,30 @@ class _Part:
         return own | {name: tensor for part in below for name, tensor in part.items()}
 
 
-def _read_pickled(path: Path, start: bytes) -> Any:
-    with path.open("rb") as file:
-        if start.startswith(b"PK"):
-            _check_zip(file)
-        else:
-            _check_pickles(file, _LEGACY_PICKLES)
-    stand_ins = [(_Part, f"{module}.{name}") for module, names in _CLASSES.items() for name in names]
-    with torch.serialization.safe_globals([*stand_ins]):
+def _read_pickled(path: Path) -> Any:
+    if zipfile.is_zipfile(path) and (damaged := zipfile.ZipFile(path).testzip()):  # torch looks at no checksum
+        raise ValueError(f"the checksum of {damaged[:80]!r} is wrong")
+    stand_ins: list[Any] = [(_Part, f"{layer.__module__}.{layer.__name__}") for layer in _LAYERS]
+    with torch.serialization.safe_globals([*stand_ins, (_Part, "torchvision.models.vgg.VGG")]):
         found = torch.load(path, map_location="cpu", weights_only=True)
     return found.state() if isinstance(found, _Part) else found
 
 
-def _check_zip(file: BinaryIO) -> None:
-    """Refuse a zip that is larger inside than outside, damaged, or whose pickle is too long."""
-    size = file.seek(0, io.SEEK_END)
-    with zipfile.ZipFile(file) as archive:
-        entries = archive.infolist()
-        if sum(entry.file_size for entry in entries) > size:
-            raise ValueError("it announces more bytes than it has")
-        if (damaged := archive.testzip()) is not None:
-            raise ValueError(f"the checksum of {damaged[:80]!r} is wrong")
-        for entry in entries:
-            if entry.filename.endswith(".pkl"):
-                with archive.open(entry) as pickled:
-                    _check_pickles(pickled, 1)
-
-
-def _check_pickles(file: Any, count: int) -> None:
-    """Refuse pickles that are longer than weights need: torch nests what they nest, and Python crashes when that is deep."""
-    for _ in range(count):
-        for number, _instruction in enumerate(pickletools.genops(file)):
-            if number >= MAX_INSTRUCTIONS:
-                raise ValueError(f"its pickle has more than {MAX_INSTRUCTIONS:,} instructions")
-
-
-def _checked(path: Path, state: Any) -> dict[str, Tensor]:
+def _not_by_name(state: Any) -> str | None:
+    """Return what is in the place of tensors by their names: plain numbers on the CPU, as many as their shape says."""
     if not isinstance(state, dict) or not state:
-        raise WeightsError(
-            f"{path}: holds {type(state).__name__} without entries or names; tensors by name are expected"
-        )
+        return f"{type(state).__name__} without names"
     for name, tensor in state.items():
-        if not isinstance(name, str) or type(tensor) not in (Tensor, torch.nn.Parameter):
-            entries = ", ".join(f"{key!s:.40}" for key in list(state)[:3])
-            raise WeightsError(
-                f"{path}: holds {type(tensor).__name__} under {str(name)[:40]!r}; tensors by name are expected "
-                f"(a state_dict, torchvision's names), found {entries} ..."
-            )
-        plain = tensor.layout == torch.strided and tensor.device.type == "cpu" and not tensor.is_quantized
-        if not plain or tensor.is_complex():
-            raise WeightsError(f"{path}: {name:.80} is no plain tensor of numbers; save the network's state_dict")
-    return {name: tensor.detach() for name, tensor in state.items()}
+        if not isinstance(name, str) or type(tensor) not in (Tensor, nn.Parameter):
+            return f"{type(tensor).__name__} under {str(name)[:40]!r}"
+        if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized or tensor.is_complex():
+            return f"a tensor that is not of plain numbers under {name[:80]!r}"
+        if tensor.nbytes > tensor.untyped_storage().nbytes():
+            return f"fewer numbers than its shape says under {name[:80]!r}"
+    return None
 
 
 def _line(error: Exception) -> str:
     """Return one short line of what an error says, without torch's advice to switch its safety off."""
-    text = " ".join(str(error).split())
-    if asked := re.search(r"(?:GLOBAL|class|function) ([\w.]+)", text.partition("following error message")[2] or text):
-        return f"it asks for {asked[1]:.80}"
-    text = text.rpartition("WeightsUnpickler error:")[2].partition("Check the documentation")[0]
-    return f"{type(error).__name__}: {text.partition('. In PyTorch 2.6')[0].strip()}"[:160]
+    text = re.split(r"trusted source\. |WeightsUnpickler error: ", " ".join(str(error).split()))[-1]
+    return f"{type(error).__name__}: {text.partition('. ')[0]}"[:200]

@@ -3,7 +3,7 @@
 import importlib.util
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pretrain_xai import paths
@@ -11,12 +11,10 @@ from pretrain_xai import paths
 
 def source_file(module: str) -> Path | None:
     """Return the file of the module `package.module:function`, without importing it; None if there is none."""
-    with studies_on_path():
-        try:
-            found = importlib.util.find_spec(module.partition(":")[0])
-        except (ImportError, ValueError):
-            return None
-    return Path(found.origin) if found and found.origin and Path(found.origin).is_file() else None
+    with studies_on_path(), suppress(ImportError, ValueError):
+        found = importlib.util.find_spec(module.partition(":")[0])
+        return Path(found.origin) if found and found.origin and found.has_location else None
+    return None
 
 
 @contextmanager

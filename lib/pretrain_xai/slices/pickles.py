@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
+from pretrain_xai import safe_pickle
 from pretrain_xai.errors import UserError
-from pretrain_xai.files import safe_pickle
 from pretrain_xai.settings.slices import Pickle
 from pretrain_xai.slices.checks import BadFileError, Frame, slice_problem, unit_range
 from pretrain_xai.slices.files import SourceError, source_folder
