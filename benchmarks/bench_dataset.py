@@ -23,7 +23,6 @@ from pretrain_xai.protocol import CORRECTED, PUBLISHED, Protocol
 from pretrain_xai.running.peak_memory import peak_memory
 from pretrain_xai.settings.sections import Dataset
 from pretrain_xai.slices.simulated import read_slices, simulate_cohort, simulate_participants
-from pretrain_xai.split_parts import PART
 from released_overlay import released_overlay
 from scipy import ndimage
 from skimage.transform import resize
@@ -40,8 +39,8 @@ SPEED, TOLERANCE, MEMORY_GB = 4.0, 1e-6, 2.0
 N_TIMED, REPEATS = 256, 5
 #: laid over all slices
 PATCHES = generate_patches(10)
-#: parts that are done before the build at full size is killed
-PARTS_BEFORE_KILL = 40
+#: size of the file of images when the build at full size is killed
+BYTES_BEFORE_KILL = 2**29
 
 
 def write_cohort(folder: Path, n_slices: int) -> None:
@@ -122,29 +121,20 @@ def speed(folder: Path, lay: Callable[[np.ndarray, int], tuple[np.ndarray, np.nd
 
 
 def full_size(folder: Path) -> None:
-    """Build all slices in a process of its own, kill it on the way, go on in another, and print what memory it took."""
+    """Build all slices in a process of its own, kill it on the way, build in another, and print what memory it took."""
     write_cohort(folder / "all", N_SLICES)
     command = [sys.executable, __file__, "--build", str(folder / "built"), str(folder / "all")]
-    building = folder / "built" / ".building"
     first = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-    while len(list(building.glob("part-*.npz"))) < PARTS_BEFORE_KILL and first.poll() is None:
+    while not any(f.stat().st_size > BYTES_BEFORE_KILL for f in (folder / "built").glob(".*")) and first.poll() is None:
         time.sleep(0.2)
     first.send_signal(signal.SIGKILL)
     first.wait()
-    done = {file: file.stat().st_mtime_ns for file in building.glob("part-*.npz")}
     started = time.perf_counter()
-    second = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    seen: dict[Path, int] = {}
-    while second.poll() is None:
-        seen |= {file: file.stat().st_mtime_ns for file in done if file.exists()}
-        time.sleep(0.2)
-    again = sum(seen.get(file, time_) != time_ for file, time_ in done.items())
-    print(
-        f"  killed after {len(done)} of {-(-N_SLICES // PART)} parts; the rest took {time.perf_counter() - started:.0f} s"
-    )
-    print(verdict("parts done again after the kill", again, 0, at_most=True))
+    second = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True)
+    print(f"  killed on the way; building takes {time.perf_counter() - started:.0f} s")
+    print(verdict("files left by the kill", len(list((folder / "built").glob(".*"))), 0, at_most=True))
     print(verdict("images missing", N_SLICES - len(read_split(folder / "built")), 0, at_most=True))
-    print(verdict("peak memory of the program, GB", float(second.stdout.read()), MEMORY_GB, at_most=True))
+    print(verdict("peak memory of the program, GB", float(second.stdout), MEMORY_GB, at_most=True))
 
 
 def main() -> None:

@@ -47,7 +47,7 @@ figures.use_style()
 # %% [markdown]
 # ## Lay the lesions
 #
-# Each split draws from its own patches, each slice from its own seed. After an interruption the parts that are done stay.
+# Each split draws from its own patches, each slice from its own seed.
 
 # %%
 patches = load_patches(config.paths.lesions)

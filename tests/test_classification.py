@@ -5,13 +5,8 @@ import pandas as pd
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from pretrain_xai.classification import (
-    METRICS,
-    classification_metrics,
-    classification_table,
-    mean_over_seeds,
-    prediction_table,
-)
+from pretrain_xai import classification
+from pretrain_xai.classification import METRICS, classification_metrics, prediction_table
 from pretrain_xai.study import Run
 from sklearn.metrics import accuracy_score, average_precision_score, recall_score, roc_auc_score
 
@@ -29,19 +24,13 @@ def table_of(labels, scores, run: Run = RUN) -> pd.DataFrame:
 
 
 def test_the_prediction_table_says_model_split_and_image():
-    table = prediction_table(RUN, "validation", np.array([0, 1, 1]), np.array([[2.0, 1.0], [0.5, 3.0], [1.0, -1.0]]))
-    assert table.to_dict("list") == {
-        "selection": ["best"] * 3,
-        "pretraining": ["mri"] * 3,
-        "finetune_depth": [2] * 3,
-        "seed": [7] * 3,
-        "split": ["validation"] * 3,
-        "image_index": [0, 1, 2],
-        "label": [0, 1, 1],
-        "predicted": [0, 1, 0],
-        "logit_0": [2.0, 0.5, 1.0],
-        "logit_1": [1.0, 3.0, -1.0],
-    }
+    table = prediction_table(RUN, "validation", np.array([0, 1]), np.array([[2.0, 1.0], [0.5, 3.0]]))
+    known = {"selection": "best", "pretraining": "mri", "finetune_depth": 2, "seed": 7, "split": "validation"}
+    rows = [
+        {"image_index": 0, "label": 0, "predicted": 0, "logit_0": 2.0, "logit_1": 1.0},
+        {"image_index": 1, "label": 1, "predicted": 1, "logit_0": 0.5, "logit_1": 3.0},
+    ]
+    assert table.to_dict("records") == [known | row for row in rows]
 
 
 def test_metrics_of_a_confusion_counted_by_hand():
@@ -93,22 +82,11 @@ def test_images_of_one_class_are_an_error(label):
 def test_the_table_has_one_row_per_model_and_means_are_over_seeds():
     labels = [1, 0, 1, 0]
     perfect, half = [1, -1, 1, -1], [1, 1, -1, -1]
-    models = {
-        Run("best", "mri", 1, 0): perfect,
-        Run("best", "mri", 1, 1): half,
-        Run("best", "natural", 1, 0): half,
-        Run("matched", "mri", 1, 0): half,
-    }
-    table = classification_table(pd.concat([table_of(labels, scores, run) for run, scores in models.items()]))
-    assert len(table) == 4
+    models = {("best", "mri", 1, 0): perfect, ("best", "mri", 1, 1): half, ("matched", "mri", 1, 0): half}
+    predictions = [table_of(labels, scores, Run(*model)) for model, scores in models.items()]
+    table = classification.classification_table(pd.concat(predictions))
     accuracy = table.set_index(["selection", "pretraining", "finetune_depth", "seed"])["accuracy"].to_dict()
-    assert accuracy == {
-        ("best", "mri", 1, 0): 1.0,
-        ("best", "mri", 1, 1): 0.5,
-        ("best", "natural", 1, 0): 0.5,
-        ("matched", "mri", 1, 0): 0.5,
-    }
-    means = mean_over_seeds(table).set_index(["selection", "pretraining", "finetune_depth"])
-    assert means.loc[("best", "mri", 1), ["accuracy", "n_seeds"]].tolist() == [0.75, 2]
-    assert means.loc[("best", "natural", 1), ["accuracy", "n_seeds"]].tolist() == [0.5, 1]
-    assert len(means) == 3
+    assert accuracy == {model: 1.0 if scores is perfect else 0.5 for model, scores in models.items()}
+    means = classification.mean_over_seeds(table).set_index("selection")
+    assert means.loc["best", ["accuracy", "n_seeds"]].tolist() == [0.75, 2]
+    assert means.loc["matched", ["accuracy", "n_seeds"]].tolist() == [0.5, 1]

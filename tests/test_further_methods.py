@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from pretrain_xai.attribution import METHODS, attribute
-from pretrain_xai.localization.channels import reduce_channels
+from pretrain_xai.localization.comparison_maps import reduce_channels
 from pretrain_xai.methods.further_methods import NOISE_STREAM
 from pretrain_xai.networks.models import build_network
 from pretrain_xai.settings.sections import Network, Standardise

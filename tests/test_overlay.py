@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pretrain_xai import lesions, placement
+from pretrain_xai import lesions, overlay
 from pretrain_xai.lesions import LesionPatch
 from pretrain_xai.overlay import (
     LesionSlice,
@@ -19,14 +19,12 @@ from pretrain_xai.overlay import (
     overlay_lesions,
     to_model_resolution,
 )
-from pretrain_xai.placement import draw_label
 from pretrain_xai.protocol import CORRECTED, PUBLISHED
 from release import RELEASE
 from released_overlay import released_overlay
 from scipy import ndimage
 from skimage.transform import resize
 
-SWITCHES = {"lesion_floor": (0.1, 0.0), "round_never_shuffled": (True, False), "corner_placement": (True, False)}
 BOTH = pytest.mark.parametrize("protocol", [PUBLISHED, CORRECTED], ids=["published", "corrected"])
 
 
@@ -44,14 +42,13 @@ def brain_slice(seed=0, shape=(250, 220), radii=(110, 90)):
     return np.where(brain, 0.2 + ndimage.gaussian_filter(random.uniform(size=shape), 3), 0.0)
 
 
-def released_file(name):
-    file = RELEASE / name
-    if not file.exists():
-        pytest.skip(f"the released file is not at {file}")
-    return file
-
-
 # --- as published
+
+
+def released_file(name):
+    if not (RELEASE / name).exists():
+        pytest.skip(f"the released file is not at {RELEASE / name}")
+    return RELEASE / name
 
 
 @pytest.fixture(scope="module")
@@ -97,23 +94,21 @@ def test_published_labels():
     class TensorUnpickler(pickle.Unpickler):
         def find_class(self, module, name):
             return {
-                ("torch._utils", "_rebuild_tensor_v2"): torch._utils._rebuild_tensor_v2,
-                ("torch.storage", "_load_from_bytes"): lambda data: torch.load(io.BytesIO(data), weights_only=True),
-                ("collections", "OrderedDict"): collections.OrderedDict,
-            }[module, name]
+                "_rebuild_tensor_v2": torch._utils._rebuild_tensor_v2,
+                "_load_from_bytes": lambda data: torch.load(io.BytesIO(data), weights_only=True),
+                "OrderedDict": collections.OrderedDict,
+            }[name]
 
     with released_file("saves/Imagenet/best/to_save.pkl").open("rb") as file:
         published = TensorUnpickler(file).load()[0]["real_labels"].tolist()
-    assert [draw_label(seed, PUBLISHED) for seed in range(50_000, 58_539)] == published
+    laid = (
+        overlay_lesions(np.pad(np.ones((40, 40)), 2), square_patches(), seed, PUBLISHED)
+        for seed in range(50_000, 58_539)
+    )
+    assert [result.label for result in laid] == published
 
 
 # --- as corrected
-
-
-def forced_label(monkeypatch, label):
-    streams_of = placement._Streams.of
-    replaced = lambda *arguments: dataclasses.replace(streams_of(*arguments), label=lambda low, high: label)  # noqa: E731
-    monkeypatch.setattr(placement._Streams, "of", staticmethod(replaced))
 
 
 @pytest.mark.parametrize("changes", [{}, {"round_never_shuffled": True}, {"lesion_floor": 0.1}])
@@ -122,8 +117,13 @@ def test_corrected_positions_do_not_depend_on_the_class(patches, changes):
     slices = [brain_slice(seed) for seed in range(20)]
     results = []
     for label in (0, 1):
+
+        def forced(*given, streams=overlay._streams, label=label):
+            (number, _, position), orders = streams(*given)
+            return [number, lambda low, high: label, position], orders
+
         with pytest.MonkeyPatch.context() as monkeypatch:
-            forced_label(monkeypatch, label)
+            monkeypatch.setattr(overlay, "_streams", forced)
             results.append([overlay_lesions(slice_, patches, k, protocol) for k, slice_ in enumerate(slices)])
     for a_round, irregular in zip(*results, strict=True):
         assert (a_round.label, irregular.label) == (0, 1)
@@ -153,7 +153,6 @@ def test_what_is_reported_is_what_was_laid(patches, protocol, seed):
     slice_ = brain_slice(seed)
     result = overlay_lesions(slice_, patches, seed, protocol)
     pool = patches["round" if result.label == 0 else "irregular"]
-    assert result.label == draw_label(seed, protocol)
     assert 3 <= result.n_lesions <= 5
     assert len(set(result.patch_indices)) == result.n_lesions
 
@@ -189,19 +188,13 @@ def literal_candidates(slice_, patches):
 
 
 @BOTH
-def test_same_seed_same_slice_and_other_seed_another(patches, protocol):
-    slice_ = brain_slice()
-    first, again, other = (overlay_lesions(slice_, patches, seed, protocol).image for seed in (1, 1, 2))
-    np.testing.assert_array_equal(first, again)
-    assert (first != other).any()
-
-
-@BOTH
-def test_global_random_state_and_inputs_are_left_alone(patches, protocol):
+def test_a_seed_decides_all_and_global_random_state_and_inputs_are_left_alone(patches, protocol):
     np.random.seed(3)
     before, slice_ = np.random.get_state()[1].copy(), brain_slice()
     copies = slice_.copy(), [patch.weights.copy() for pool in patches.values() for patch in pool]
-    overlay_lesions(slice_, patches, 0, protocol)
+    first, again, other = (overlay_lesions(slice_, patches, seed, protocol).image for seed in (1, 1, 2))
+    np.testing.assert_array_equal(first, again)
+    assert (first != other).any()
     assert (np.random.get_state()[1] == before).all()
     np.testing.assert_array_equal(slice_, copies[0])
     for patch, copy in zip([patch for pool in patches.values() for patch in pool], copies[1], strict=True):
@@ -268,25 +261,12 @@ def test_shared_seed_ties_the_class_to_the_second_position(patches, protocol):
         results = [overlay_lesions(slice_, patches, seed, variant) for seed in range(300)]
         labels[shared] = [result.label for result in results]
         agreement[shared] = np.mean([result.drawn_indices[1] % 2 == result.label for result in results])
-    assert labels[True] == [draw_label(seed, PUBLISHED) for seed in range(300)]
+    rest = dataclasses.replace(CORRECTED if protocol == PUBLISHED else PUBLISHED, shared_seed=True)
+    assert labels[True] == [overlay_lesions(slice_, square_patches(), seed, rest).label for seed in range(300)]
     assert labels[False] != labels[True]
     assert 0.4 < np.mean(labels[False]) < 0.6
     assert agreement[True] > 0.75
     assert 0.4 < agreement[False] < 0.6
-
-
-@BOTH
-@pytest.mark.parametrize("name", SWITCHES)
-def test_switches_change_nothing_that_is_drawn_before_them(patches, protocol, name):
-    slice_ = brain_slice()
-    for seed in range(8):
-        on, off = (
-            overlay_lesions(slice_, patches, seed, dataclasses.replace(protocol, **{name: value}))
-            for value in SWITCHES[name]
-        )
-        assert (on.label, on.n_lesions) == (off.label, off.n_lesions)
-        if name != "round_never_shuffled":
-            np.testing.assert_array_equal(on.patch_indices, off.patch_indices)
 
 
 # --- built answers
@@ -315,24 +295,16 @@ def test_lesions_go_where_alone_they_fit(protocol):
     # brain 0.7; strongest weight lightens by 0.5: 1 - 0.3 * 0.5; half of it by 0.25: 1 - 0.3 * 0.75
     np.testing.assert_allclose(result.image[top + 1, left + 1 : left + 3], [0.85, 0.775])
     np.testing.assert_allclose(result.clean, islands(5) / 3 * 0.7)
+    assert overlay_lesions(islands(5), square_patches(), 7, protocol, lesion_intensity=1.0).image.max() == 1.0
     assert result.ground_truth.sum() == pytest.approx(1.5 * result.n_lesions)
 
 
 @BOTH
-def test_full_intensity_reaches_white(protocol):
-    result = overlay_lesions(islands(5), square_patches(), 7, protocol, lesion_intensity=1.0)
-    assert result.image.max() == 1.0
-
-
-@BOTH
-def test_no_room_ends_with_an_error_that_names_the_slice(protocol):
+def test_no_room_ends_with_an_error_that_names_the_slice(patches, protocol):
+    with pytest.raises(OverlayError, match=r"s03: (the largest lesion box, \d+ x \d+ px, fits nowhere|no room for)"):
+        overlay_lesions(islands(5), patches, 7, protocol, name="s03", max_attempts=3000)
     with pytest.raises(OverlayError, match=r"slice 17 of s03: no room for \d lesions within 3000 attempts.*leave this"):
         overlay_lesions(islands(2), square_patches(), 7, protocol, name="slice 17 of s03", max_attempts=3000)
-
-
-def test_no_room_for_the_largest_box_is_said_at_once(patches):
-    with pytest.raises(OverlayError, match=r"s03: the largest lesion box, \d+ x \d+ px, fits nowhere"):
-        overlay_lesions(islands(5), patches, 7, CORRECTED, name="s03")
 
 
 def test_stuck_placement_begins_anew():
@@ -340,10 +312,9 @@ def test_stuck_placement_begins_anew():
     strip = np.zeros((6, 26))
     strip[1:5, 1:9] = 1.0  # room for the middles of three patches only if the first lies at an end
     patches = square_patches()
-    seeds = [seed for seed in range(200) if placement._Streams.of(seed, CORRECTED).number(3, 6) == 3]
+    seeds = [seed for seed in range(200) if overlay_lesions(islands(5), patches, seed, CORRECTED).n_lesions == 3]
     results = [overlay_lesions(strip, patches, seed, CORRECTED) for seed in seeds]
-    assert all(result.n_lesions == 3 for result in results)
-    assert any(len(result.drawn_indices) > placement.STUCK_AFTER for result in results)
+    assert any(len(result.drawn_indices) > overlay.STUCK_AFTER for result in results)
 
 
 # --- model resolution
@@ -351,27 +322,18 @@ def test_stuck_placement_begins_anew():
 
 def by_hand(weights, shape=(12, 12), corner=(3, 4)):
     image = np.random.default_rng(0).uniform(size=shape)
-    return LesionSlice(
-        image=image,
-        clean=image / 2,
-        label=0,
-        corners=np.array([corner]),
-        weights=(weights,),
-        patch_indices=np.array([0]),
-        candidate_indices=np.array([0]),
-        drawn_indices=np.array([0]),
-        name="by hand",
-    )
+    none = np.array([0])
+    return LesionSlice(image, image / 2, 0, np.array([corner]), (weights,), none, none, none)
 
 
 def test_mask_is_where_a_lesion_reaches_half_of_its_own_maximum():
+    """However strong others are."""
     weights = np.array([[0.0, 0.1, 0.2], [0.1, 0.4, 0.19]])
-    result = by_hand(weights)
+    result = dataclasses.replace(by_hand(weights), corners=np.array([[3, 4], [7, 1]]), weights=(weights, 0.1 * weights))
     image, strength, clean, support = to_model_resolution(result, 12)
-    mask = lesion_masks(strength, 0.5)
     expected = np.zeros((12, 12), dtype=bool)
-    expected[3, 6] = expected[4, 5] = True
-    np.testing.assert_array_equal(mask, expected)
+    expected[[3, 4, 7, 8], [6, 5, 3, 2]] = True
+    np.testing.assert_array_equal(lesion_masks(strength, 0.5), expected)
     np.testing.assert_array_equal(support, result.ground_truth > 0)
     np.testing.assert_allclose(image, result.image, rtol=0, atol=1e-6)
     np.testing.assert_allclose(clean, result.clean, rtol=0, atol=1e-6)
@@ -401,46 +363,9 @@ def test_clean_slice_is_the_one_under_the_lesions(patches):
     slice_ = brain_slice()
     _, _, clean, _ = to_model_resolution(overlay_lesions(slice_, patches, 0, CORRECTED, brain_intensity=0.6), 96)
     np.testing.assert_array_equal(clean_at_model_resolution(slice_, 96, 0.6), clean)
-    with pytest.raises(OverlayError, match="no pixel is above 0"):
-        clean_at_model_resolution(np.zeros((9, 9)), 96, 0.6)
-
-
-def test_faint_lesion_beside_a_strong_one_has_a_mask_of_its_own(patches):
-    result = overlay_lesions(brain_slice(), patches, 0, CORRECTED)
-    faint = tuple(weights * (0.1 if k == 0 else 1) for k, weights in enumerate(result.weights))
-    masks = [
-        lesion_masks(to_model_resolution(dataclasses.replace(result, weights=weights), 128)[1], 0.5)
-        for weights in (result.weights, faint)
-    ]
-    np.testing.assert_array_equal(*masks)
-
-
-@pytest.mark.parametrize("size", [0, -4])
-def test_model_resolution_refuses_a_size_below_1(size):
-    with pytest.raises(OverlayError, match="size must be at least 1"):
-        to_model_resolution(by_hand(np.eye(3)), size)
-
-
-@pytest.mark.parametrize("threshold", [1.0, -0.1, np.nan])
-def test_a_mask_threshold_out_of_range_is_refused(threshold):
-    with pytest.raises(OverlayError, match=r"mask_threshold must be in \[0, 1\)"):
-        lesion_masks(np.zeros((2, 2)), threshold)
 
 
 # --- bad input
-
-
-@given(
-    data=st.data(),
-    bad=st.sampled_from([np.nan, np.inf, -np.inf]),
-    protocol=st.sampled_from([PUBLISHED, CORRECTED]),
-)
-@settings(deadline=None, max_examples=40)
-def test_a_pixel_that_is_not_finite_is_an_error(data, bad, protocol):
-    slice_ = islands(5)
-    slice_[data.draw(st.integers(0, 5)), data.draw(st.integers(0, 29))] = bad
-    with pytest.raises(OverlayError, match="slice 5: 1 pixels are not finite"):
-        overlay_lesions(slice_, square_patches(), 0, protocol, name="slice 5")
 
 
 @pytest.mark.parametrize(
@@ -452,6 +377,8 @@ def test_a_pixel_that_is_not_finite_is_an_error(data, bad, protocol):
         (-np.eye(9), "no pixel is above 0"),
         (np.empty((0, 4)), "no pixel is above 0"),
         (np.full((9, 9), 2.5), "all pixels are 2.5"),
+        (np.array([[0, 1, np.nan]]), "1 pixels are not finite"),
+        (np.array([[-np.inf, np.inf]]), "2 pixels are not finite"),
     ],
 )
 def test_a_slice_without_a_brain_is_an_error(slice_, message):
@@ -460,18 +387,26 @@ def test_a_slice_without_a_brain_is_an_error(slice_, message):
 
 
 @pytest.mark.parametrize(
-    "pools", [{}, {"round": [], "irregular": []}, {"round": square_patches()["round"]}, {"round": [], "square": []}]
+    ("changed", "message"),
+    [
+        ({"patches": {}}, "at least 5 patches of each class"),
+        (
+            {"patches": {"round": square_patches()["round"], "irregular": square_patches()["round"][:4]}},
+            "'irregular': 4",
+        ),
+        *(({"lesion_intensity": value}, "lesion_floor < lesion_intensity <= 1") for value in (0.0, 0.1, 1.2, np.nan)),
+        *(({"brain_intensity": value}, "0 < brain_intensity <= 1") for value in (0.0, 1.1)),
+    ],
 )
-def test_empty_pools_are_an_error(pools):
-    with pytest.raises(OverlayError, match="at least 5 patches of each class are needed"):
-        overlay_lesions(islands(5), pools, 0, CORRECTED)
-
-
-@pytest.mark.parametrize("intensities", [(0.0, 0.7), (1.2, 0.7), (np.nan, 0.7), (0.5, 0.0), (0.5, 1.1), (0.05, 0.7)])
-def test_intensities_out_of_range_are_an_error(intensities):
-    lesion, brain = intensities
-    with pytest.raises(OverlayError, match=r"lesion_floor < lesion_intensity <= 1|0 < brain_intensity <= 1"):
-        overlay_lesions(islands(5), square_patches(), 0, PUBLISHED, lesion_intensity=lesion, brain_intensity=brain)
+def test_settings_out_of_range_are_an_error(changed, message):
+    given = {"patches": square_patches(), "seed": 0, "protocol": PUBLISHED}
+    with pytest.raises(OverlayError, match=message):
+        overlay_lesions(islands(5), **given | changed)
+    with pytest.raises(OverlayError, match="size must be at least 1, not 0"):
+        to_model_resolution(by_hand(np.eye(3)), 0)
+    for threshold in (1.0, -0.1, np.nan):
+        with pytest.raises(OverlayError, match=r"mask_threshold must be in \[0, 1\)"):
+            lesion_masks(np.zeros((2, 2)), threshold)
 
 
 @given(
@@ -489,7 +424,6 @@ def test_any_brain_carries_its_lesions_or_is_named(density, seed, shape, protoco
     except OverlayError as error:
         assert "this one: " in str(error)
         return
-    assert result.label == draw_label(seed, protocol)
     assert 0 <= result.image.min() <= result.image.max() <= 1
     np.testing.assert_array_equal(result.image[slice_ == 0], result.clean[slice_ == 0])
     assert (result.image >= result.clean - 1e-12).all()

@@ -5,27 +5,19 @@ import warnings
 from functools import partial
 
 import numpy as np
-import pandas as pd
 import pytest
 import quantus
 from pretrain_xai.batch import check_scores
 from pretrain_xai.dataset import LesionMasks, Split
-from pretrain_xai.explain import CHUNK, explain_and_score, score_comparison_maps
-from pretrain_xai.localization import (
-    SCORES,
-    average_precision_chance,
-    find_score,
-    score_masked,
-    top_k_intersection,
-)
+from pretrain_xai.explain import CHUNK, score_comparison_maps
+from pretrain_xai.localization import SCORES, average_precision_chance, find_score, score_masked, top_k_intersection
 from pretrain_xai.localization.masked_maps import MaskedMaps
 from pretrain_xai.localization.quantus_scores import METRICS
-from pretrain_xai.networks.models import build_network
-from pretrain_xai.protocol import CORRECTED, PUBLISHED
-from pretrain_xai.settings.sections import Attribution, Network
+from pretrain_xai.protocol import PUBLISHED
+from pretrain_xai.settings.sections import Attribution
 from pretrain_xai.study import StudyError, load_study
-from pydantic import ValidationError
 from sklearn.metrics import average_precision_score, roc_auc_score
+from test_localization import expected_hits
 
 FAST = [name for name, score in SCORES.items() if not score.is_slow]
 #: pixels of a side
@@ -74,24 +66,14 @@ def test_equals_scikit_learn_on_all_cases(cases, scored, name, oracle):
     np.testing.assert_allclose(scored[name], each_case(cases, oracle), atol=1e-12)
 
 
-def over_orders(inside, values, places):
-    """The expected number of hits among the first so many places: fill them tie by tie, as a literal loop."""
-    hits, left = 0.0, places
-    for level in sorted(set(values), reverse=True):
-        tied = [bool(hit) for hit, value in zip(inside, values, strict=True) if value == level]
-        hits += min(left, len(tied)) * sum(tied) / len(tied)
-        left -= min(left, len(tied))
-    return hits
-
-
 def test_equals_literal_loops_on_all_cases(cases, scored):
     loops = {
-        "relevance_rank_accuracy": lambda i, v: over_orders(i, v, i.sum()) / i.sum(),
+        "relevance_rank_accuracy": lambda i, v: expected_hits(v, i, i.sum()) / i.sum(),
         "true_negative_rate": lambda i, v: (
-            (len(i) - 2 * i.sum() + over_orders(i, v, i.sum())) / (~i).sum() if (~i).any() else np.nan
+            (len(i) - 2 * i.sum() + expected_hits(v, i, i.sum())) / (~i).sum() if (~i).any() else np.nan
         ),
-        "pointing_game": lambda i, v: over_orders(i, v, 1),
-        "top_k_intersection_area": lambda i, v: np.mean([over_orders(i, v, k) / k for k in range(1, i.sum() + 1)]),
+        "pointing_game": lambda i, v: expected_hits(v, i, 1),
+        "top_k_intersection_area": lambda i, v: np.mean([expected_hits(v, i, k) / k for k in range(1, i.sum() + 1)]),
         "relevance_mass_accuracy": lambda i, v: v[i].sum() / v.sum() if v.any() else i.mean(),
         "sparseness": lambda _, v: np.abs(v[:, None] - v).mean() / (2 * v.mean()) if v.any() else 0,
     }
@@ -105,14 +87,12 @@ def test_the_curve_equals_a_literal_loop_and_holds_its_scores(cases, scored):
     sizes = np.arange(1, SIDE**2 + 1)
     curve = top_k_intersection(maps, masks, sizes=sizes)
     for n in range(0, 500, 7):
-        expected = [over_orders(masks[n].ravel(), maps[n].ravel(), k) / k for k in sizes]
+        expected = [expected_hits(maps[n].ravel(), masks[n].ravel(), k) / k for k in sizes]
         np.testing.assert_allclose(curve[n], expected, atol=1e-12)
     k = masks.sum(axis=(1, 2))
     np.testing.assert_allclose(curve[:, 0], scored["pointing_game"])
     np.testing.assert_allclose(curve[np.arange(500), k - 1], scored["relevance_rank_accuracy"])
     np.testing.assert_allclose(curve[:, -1], masks.mean(axis=(1, 2)))
-    with pytest.raises(ValueError, match="sizes from 1 to 81 pixels are expected, found 0 to 82"):
-        top_k_intersection(maps, masks, sizes=[0, 82])
 
 
 QUANTUS = {
@@ -160,7 +140,6 @@ def test_chance_of_average_precision_is_the_mean_over_all_masks():
 def test_any_order_finds_a_mask_that_is_the_whole_image(n_pixels):
     masks = np.ones((1, 1, n_pixels), dtype=bool)
     assert average_precision_chance(masks)[0] == pytest.approx(1, rel=1e-15)
-    assert SCORES["average_precision"].function(np.zeros(masks.shape), masks)[0] == 1
 
 
 def test_scoring_together_equals_scoring_alone(cases):
@@ -168,7 +147,7 @@ def test_scoring_together_equals_scoring_alone(cases):
     together = score_masked(MaskedMaps(maps, masks), FAST, ties="strict")
     for name, (values, level) in together.items():
         options = {"ties": "strict"} if SCORES[name].has_ties else {}
-        np.testing.assert_array_equal(values, SCORES[name].function(maps, masks, **options))
+        np.testing.assert_array_equal(values, SCORES[name](maps, masks, **options))
         np.testing.assert_array_equal(level, SCORES[name].chance(masks))
 
 
@@ -187,103 +166,66 @@ def test_float32_maps_score_as_the_same_values_in_float64(cases):
         np.testing.assert_allclose(values, in_double[name][0], atol=1e-12, err_msg=name)
 
 
-def test_empty_masks_and_broken_maps_name_the_images_by_their_ids():
+def test_empty_masks_name_the_images_by_their_ids():
     maps, masks = np.ones((130, 4, 4)), np.ones((130, 4, 4), dtype=bool)
     masks[[70, 100]] = False
     with pytest.raises(ValueError, match="masks of images 1070, 1100 are empty"):
         MaskedMaps(maps, masks, range(1000, 1130))
-    maps[3] = np.nan
-    with pytest.raises(ValueError, match="maps of images 3 are not finite"):
-        MaskedMaps(maps, masks)
 
 
-def peak_of(function) -> int:
-    tracemalloc.start()
-    try:
-        function()
-        return tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-
-
-def test_ten_times_the_images_need_no_more_memory():
-    """Of the scores nothing but numbers stays: a chunk's maps are gone with the chunk."""
-
-    def score(n_chunks):
+def test_of_a_chunk_that_is_scored_no_memory_stays():
+    def peak_of(n_chunks):
+        tracemalloc.start()
         for chunk in range(n_chunks):
             drawn = np.random.default_rng(chunk).random((CHUNK, 64, 64), dtype=np.float32)
             score_masked(MaskedMaps(drawn - 0.5, drawn < 0.1), FAST)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return peak
 
-    score(1)
-    few, many = (peak_of(partial(score, n_chunks)) for n_chunks in (2, 20))
-    assert many < 1.2 * few
+    few = peak_of(2)
+    assert peak_of(20) < 1.2 * few
     assert few < 128 * 64 * 64 * 4 * 8  # the maps of one chunk some times over, not a matrix of pairs
 
 
-@pytest.fixture(scope="module")
-def split():
+def test_a_studys_scores_reach_its_table_and_the_ties_of_its_protocol_concern_counts_alone():
     rng = np.random.default_rng(0)
-    strength = np.maximum(0, rng.random((70, 32, 32)) - 0.8).astype(np.float32) * 5
-    return Split(rng.random((70, 32, 32)).astype(np.float32), rng.integers(0, 2, 70), LesionMasks(strength, 0.5), None)
-
-
-def test_a_studys_scores_reach_its_table(split):
+    images = rng.integers(0, 3, (3, 32, 32)).astype(np.float32)
+    masks = LesionMasks(rng.random(images.shape), 0.9)
+    split = Split(images, np.array([0, 1, 0]), masks, None)
     settings = Attribution(methods=["saliency"], scores=[*FAST, "quantus:Complexity"])
-    network = build_network(Network(architecture="vgg11", width=0.0625), n_classes=2, seed=1)
-    for table in (
-        explain_and_score(network, split, np.arange(3), ["saliency"], settings, CORRECTED)[0],
-        score_comparison_maps(split, np.arange(3), settings, CORRECTED),
-    ):
-        counts = {"true_positives", "false_positives", "false_negatives", "true_negatives", "k", "all_zero"}
-        assert set(table["metric"]) == {*FAST, "quantus:Complexity", *counts}
-        assert (table.groupby(["method", "metric"]).size() == 3).all()
-        levels = table.groupby("metric")["chance"]
-        assert (levels.get_group("pixel_auroc") == 0.5).all()
-        assert levels.get_group("sparseness").isna().all() and levels.get_group("k").isna().all()
+    table = score_comparison_maps(split, np.arange(3), settings, PUBLISHED)
+    counts = {"true_positives", "false_positives", "false_negatives", "true_negatives", "k", "all_zero"}
+    assert set(table["metric"]) == {*FAST, "quantus:Complexity", *counts}
+    assert (table.groupby(["method", "metric"]).size() == 3).all()
+    levels = table.groupby("metric")["chance"]
+    assert (levels.get_group("pixel_auroc") == 0.5).all()
+    assert levels.get_group("sparseness").isna().all() and levels.get_group("k").isna().all()
+    of_images = table[table["method"] == "intensity"].groupby("metric")["value"]
+    for name in ("relevance_rank_accuracy", "pixel_auroc"):
+        expected = SCORES[name](images, masks[:], ties="strict")
+        np.testing.assert_array_equal(of_images.get_group(name), expected, err_msg=name)
 
 
-def test_the_ties_of_the_protocol_concern_counts_alone(split):
-    flat = Split(np.zeros((2, 32, 32), np.float32), split.labels[:2], split.masks, pd.DataFrame())
-    settings = Attribution(methods=["saliency"], scores=["relevance_rank_accuracy", "pixel_auroc"])
-    table = score_comparison_maps(flat, np.arange(2), settings, PUBLISHED).groupby("metric")["value"]
-    assert (table.get_group("relevance_rank_accuracy") == 0).all()
-    assert (table.get_group("pixel_auroc") == 0.5).all()
+@pytest.mark.parametrize(
+    ("scores", "message"),
+    [
+        (["pixel_aurok"], r"unknown score 'pixel_aurok' \(did you mean 'pixel_auroc'\?\)"),
+        (["quantus:Sparsenes"], r"no metric 'Sparsenes' \(did you mean 'Sparseness'\?\); the metrics of Quantus"),
+        (["quantus:AUC"], r"needs Quantus: .venv/bin/pip install -e '.\[quantus\]'$"),
+    ],
+)
+def test_a_studys_scores_are_checked(scores, message, monkeypatch):
+    study = load_study("tiny")
 
+    def check(scores):
+        given = study.attribution.model_copy(update={"scores": ["relevance_rank_accuracy", *scores]})
+        check_scores(study.model_copy(update={"attribution": given}))
 
-def test_an_empty_mask_is_named_by_its_image_in_the_split(split):
-    strength = split.masks.strength.copy()
-    strength[66] = 0
-    settings = Attribution(methods=["saliency"])
-    with pytest.raises(ValueError, match="masks of images 66 are empty"):
-        score_comparison_maps(
-            Split(split.images, split.labels, LesionMasks(strength, 0.5), None), np.arange(1, 70), settings, CORRECTED
-        )
-
-
-def with_scores(*scores):
-    settings = load_study("tiny")
-    attribution = settings.attribution.model_copy(update={"scores": ["relevance_rank_accuracy", *scores]})
-    return settings.model_copy(update={"attribution": attribution})
-
-
-def test_a_studys_scores_are_checked():
-    check_scores(with_scores(*SCORES, *(f"quantus:{metric}" for metric in METRICS)))
-    with pytest.raises(StudyError, match=r"unknown score 'pixel_aurok' \(did you mean 'pixel_auroc'\?\)"):
-        check_scores(with_scores("pixel_aurok"))
-    with pytest.raises(
-        StudyError, match=r"no metric 'Sparsenes' \(did you mean 'Sparseness'\?\); the metrics of Quantus"
-    ):
-        check_scores(with_scores("quantus:Sparsenes"))
-    with pytest.raises(ValidationError, match="scores must have relevance_rank_accuracy"):
-        Attribution(methods=["saliency"], scores=["pixel_auroc"])
-    with pytest.raises(ValidationError, match="has sparseness more than once"):
-        Attribution(methods=["saliency"], scores=["relevance_rank_accuracy", "sparseness", "sparseness"])
-
-
-def test_a_missing_quantus_is_one_line_that_says_what_to_do(monkeypatch):
+    check([*SCORES, *(f"quantus:{metric}" for metric in METRICS)])
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(StudyError, match=r"needs Quantus: .venv/bin/pip install -e '.\[quantus\]'$"):
-        check_scores(with_scores("quantus:AUC"))
+    with pytest.raises(StudyError, match=message):
+        check(scores)
 
 
 @pytest.mark.parametrize("metric", [metric for metric in METRICS if metric != "TopKIntersection"])
@@ -297,11 +239,6 @@ def test_metrics_of_quantus_are_computed_image_by_image(cases, metric):
     np.testing.assert_array_equal(maps, before)
     if metric == "RelevanceRankAccuracy":
         np.testing.assert_allclose(values, SCORES["relevance_rank_accuracy"].function(maps, masks))
-
-
-def test_directions_of_quantus_metrics_are_its_own():
-    for metric, higher_is_better in METRICS.items():
-        assert (getattr(quantus, metric).score_direction.value == "higher") == higher_is_better, metric
 
 
 def test_what_quantus_refuses_names_the_metric_and_image(cases):

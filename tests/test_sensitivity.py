@@ -13,7 +13,7 @@ from pretrain_xai.batch import check_scores
 from pretrain_xai.drawing.sensitivity_plots import LETTERS, flip_letters, sensitivity_figure
 from pretrain_xai.errors import UserError
 from pretrain_xai.localization import SCORES
-from pretrain_xai.localization.channels import LUMINANCE
+from pretrain_xai.localization.comparison_maps import LUMINANCE
 from pretrain_xai.paths import Paths
 from pretrain_xai.protocol import CORRECTED
 from pretrain_xai.setting_scores import SettingScores, empty_scores, score_comparison_maps_under_settings

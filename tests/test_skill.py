@@ -31,6 +31,7 @@ def test_a_constant_map_has_no_skill_and_a_perfect_one_has_all():
     level = chance(masks)
     np.testing.assert_allclose(skill(relevance_rank_accuracy(np.ones(masks.shape), masks), level), 0, atol=1e-12)
     np.testing.assert_allclose(skill(relevance_rank_accuracy(masks.astype(float), masks), level), 1)
+    assert np.isnan(skill(1.0, 1.0)), "nothing can be better than a chance of 1"
 
 
 @given(st.floats(0, 1), st.floats(0, 0.99))
@@ -38,10 +39,6 @@ def test_skill_is_above_0_exactly_where_the_score_is_above_chance(score, level):
     value = float(skill(score, level))
     assert value <= 1 + 1e-12
     assert np.sign(value) == np.sign(score - level)
-
-
-def test_nothing_can_be_better_than_a_chance_of_1():
-    assert np.isnan(skill(1.0, 1.0))
 
 
 def test_chance_of_the_brain_is_what_a_random_map_within_it_scores():

@@ -4,7 +4,7 @@ A network that can tell the classes by the brains, the places, single patches or
 an explanation method is then punished for finding it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from sklearn.preprocessing import StandardScaler
 
 from pretrain_xai.errors import UserError
 from pretrain_xai.lesions import Patches
-from pretrain_xai.placement import FEWEST
+from pretrain_xai.overlay import FEWEST
 from pretrain_xai.tables import read_table
 
 #: a pixel outside the lesions' support may differ from the lesion-free slice by this much (float32 rounding)
@@ -36,15 +36,12 @@ class AuditError(UserError):
 
 def audit_splits(folder: Path, pools: Mapping[str, Patches], seed: int) -> pd.DataFrame:
     """Audit the splits that `dataset.build_splits` wrote to `folder`; `pools` are the patches that each could carry."""
-    images, lesions, thumbnails = [], [], []
-    offset = 0
-    for split in pools:
-        images.append(read_table(folder / split / "images.csv"))
-        lesions.append(
-            read_table(folder / split / "lesions.csv").assign(image=lambda rows, by=offset: rows["image"] + by)
-        )
-        thumbnails.append(np.load(folder / split / "thumbnails.npy", allow_pickle=False))
-        offset += len(images[-1])
+    images, lesions = (
+        [read_table(folder / split / f"{name}.csv") for split in pools] for name in ("images", "lesions")
+    )
+    starts = np.cumsum([0, *map(len, images)])
+    lesions = [rows.assign(image=rows["image"] + start) for rows, start in zip(lesions, starts, strict=False)]
+    thumbnails = [np.load(folder / split / "thumbnails.npy", allow_pickle=False) for split in pools]
     # patches have no name: those of equal bytes are the same
     identities = {
         split: [patch.weights.tobytes() for patches in pool.values() for patch in patches]
@@ -77,10 +74,10 @@ def audit_dataset(
     -------
     DataFrame with `check`, `value`, `bound`, `passed` and `meaning`, one row per check.
     """
-    labels = images["label"].to_numpy()
-    rng = np.random.default_rng(seed)
+    labels, rng = images["label"].to_numpy(), np.random.default_rng(seed)
+    outside = "a pixel that no lesion covers differs from the lesion-free slice"
     rows = [
-        _check_outside(images["outside_difference"]),
+        _row("difference outside the lesions", images["outside_difference"].max(), MAX_OUTSIDE_DIFFERENCE, outside),
         _check_probe("class from lesion-free slices", thumbnails, labels, rng),
         _check_probe("class from lesion positions", position_features(images, lesions), labels, rng),
         *_check_balance(images),
@@ -145,42 +142,32 @@ def fair_coin(labels: pd.Series) -> float:
     return float(binomtest(int(labels.sum()), len(labels)).pvalue) if labels.isin([0, 1]).all() else 0.0
 
 
-def _check_outside(difference: pd.Series) -> dict[str, Any]:
-    return _row(
-        "difference outside the lesions",
-        difference.max(),
-        MAX_OUTSIDE_DIFFERENCE,
-        "a pixel that no lesion covers differs from the lesion-free slice",
-    )
-
-
 def _check_probe(check: str, features: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> dict[str, Any]:
     accuracy, bound = probe_accuracy(features, labels, rng)
     return _row(check, accuracy, bound, "accuracy of a linear probe; the bound is the 99 % quantile of permuted labels")
 
 
-def _check_balance(images: pd.DataFrame) -> list[dict[str, Any]]:
+def _check_balance(images: pd.DataFrame) -> Iterator[dict[str, Any]]:
     """Check per split that there are about as many images of one class as of the other."""
     meaning = "a fair coin hardly gives so unequal classes: who always says one of them is right too often"
-    return [
-        _chance_row(f"balance of labels ({name})", fair_coin(labels), BALANCE_LEVEL, meaning)
-        for name, labels in images.groupby("split", sort=False)["label"]
-    ]
+    for name, labels in images.groupby("split", sort=False)["label"]:
+        yield _row(f"balance of labels ({name})", fair_coin(labels), BALANCE_LEVEL, meaning, at_least=True)
 
 
 def _check_patch_usage(
     images: pd.DataFrame, lesions: pd.DataFrame, pools: Mapping[str, list[bytes]]
-) -> list[dict[str, Any]]:
+) -> Iterator[dict[str, Any]]:
     """Check per split that every patch of a class is used about equally often."""
-    split = images["split"].to_numpy()[lesions["image"]]
-    worst = {name: 1.0 for name in pools}
-    for (name, _), group in lesions.groupby([split, "label"]):
-        counts = np.bincount(group["patch"], minlength=len(pools[name]) // 2)
-        worst[name] = min(worst[name], float(chisquare(counts).pvalue))
     meaning = "patches of a class are not used equally often: single patches tell the class"
-    return [
-        _chance_row(f"patch usage ({name})", p, USAGE_LEVEL, meaning) for name, p in worst.items() if name in set(split)
-    ]
+    split = images["split"].to_numpy()[lesions["image"]]
+    for name, pool in pools.items():
+        counts = [
+            np.bincount(patches, minlength=len(pool) // 2)
+            for _, patches in lesions[split == name].groupby("label")["patch"]
+        ]
+        if counts:
+            worst = min(1.0, *(float(chisquare(count).pvalue) for count in counts))
+            yield _row(f"patch usage ({name})", worst, USAGE_LEVEL, meaning, at_least=True)
 
 
 def _check_disjoint(check: str, members: Mapping[str, list[Any]]) -> dict[str, Any]:
@@ -188,16 +175,7 @@ def _check_disjoint(check: str, members: Mapping[str, list[Any]]) -> dict[str, A
     return _row(check, len(everyone) - len(set(everyone)), 0, "members that appear in more than one split")
 
 
-def _row(check: str, value: float, bound: float, meaning: str) -> dict[str, Any]:
-    return {
-        "check": check,
-        "value": float(value),
-        "bound": float(bound),
-        "passed": bool(value <= bound),
-        "meaning": meaning,
-    }
-
-
-def _chance_row(check: str, p: float, level: float, meaning: str) -> dict[str, Any]:
-    """Return a row of a test whose p-value must not be below a level."""
-    return {"check": check, "value": p, "bound": level, "passed": p >= level, "meaning": meaning}
+def _row(check: str, value: float, bound: float, meaning: str, *, at_least: bool = False) -> dict[str, Any]:
+    value, bound = float(value), float(bound)
+    passed = value >= bound if at_least else value <= bound
+    return {"check": check, "value": value, "bound": bound, "passed": passed, "meaning": meaning}

@@ -1,6 +1,6 @@
 """How well each model tells round from irregular lesions."""
 
-from collections.abc import Mapping
+from dataclasses import asdict
 
 import numpy as np
 import pandas as pd
@@ -19,17 +19,10 @@ def prediction_table(run: Run, split: str, labels: np.ndarray, logits: np.ndarra
     labels : int array of shape (n_images,)
     logits : float array of shape (n_images, 2)
     """
-    return pd.DataFrame(
-        {
-            **_model(run),
-            "split": split,
-            "image_index": np.arange(len(labels)),
-            "label": labels,
-            "predicted": logits.argmax(axis=1),
-            "logit_0": logits[:, 0],
-            "logit_1": logits[:, 1],
-        }
-    )
+    table = pd.DataFrame({"image_index": np.arange(len(labels)), "label": labels, "predicted": logits.argmax(axis=1)})
+    table[["logit_0", "logit_1"]] = logits
+    known = pd.DataFrame(asdict(run) | {"split": split}, index=table.index)
+    return pd.concat([known, table], axis=1)
 
 
 def classification_metrics(predictions: pd.DataFrame, *, swapped_rates: bool = False) -> dict[str, float]:
@@ -45,19 +38,18 @@ def classification_metrics(predictions: pd.DataFrame, *, swapped_rates: bool = F
     -------
     dict with `auroc`, `auprc`, `accuracy`, `sensitivity` = TP / (TP + FN), `specificity` = TN / (TN + FP), range [0, 1].
     """
-    label, predicted = (predictions[name].to_numpy() for name in ("label", "predicted"))
-    if set(np.unique(label)) != {0, 1}:
-        raise ValueError(f"metrics need images of both classes, found the labels {np.unique(label).tolist()}")
-    score = (predictions["logit_1"] - predictions["logit_0"]).to_numpy()
-    sensitivity, specificity = np.mean(predicted[label == 1] == 1), np.mean(predicted[label == 0] == 0)
-    if swapped_rates:
-        sensitivity, specificity = specificity, sensitivity
+    label, predicted = predictions["label"], predictions["predicted"]
+    if (found := sorted(set(label))) != [0, 1]:
+        raise ValueError(f"metrics need images of both classes, found the labels {found}")
+    score = predictions["logit_1"] - predictions["logit_0"]
+    rates = [float((predicted == label)[label == positive].mean()) for positive in (1, 0)]
+    sensitivity, specificity = reversed(rates) if swapped_rates else rates
     return {
         "auroc": float(roc_auc_score(label, score)),
         "auprc": float(average_precision_score(label, score)),
-        "accuracy": float(np.mean(predicted == label)),
-        "sensitivity": float(sensitivity),
-        "specificity": float(specificity),
+        "accuracy": float((predicted == label).mean()),
+        "sensitivity": sensitivity,
+        "specificity": specificity,
     }
 
 
@@ -74,7 +66,3 @@ def mean_over_seeds(table: pd.DataFrame) -> pd.DataFrame:
     """Return the mean of each metric over the seeds of a selection, corpus and depth, and the number of seeds."""
     cells = table.groupby(MODEL_COLUMNS[:-1], observed=True)
     return cells[METRICS].mean().assign(n_seeds=cells.size()).reset_index()
-
-
-def _model(run: Run) -> Mapping[str, str | int]:
-    return {name: getattr(run, name) for name in MODEL_COLUMNS}

@@ -2,41 +2,29 @@
 
 import itertools
 import logging
-from collections.abc import Hashable, Mapping
+import mmap
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+import joblib
 import numpy as np
 import pandas as pd
+from tqdm.auto import tqdm
 
+from pretrain_xai import overlay
+from pretrain_xai.arrays import keep_freed_memory
 from pretrain_xai.lesions import Patches, split_patches
-from pretrain_xai.overlay import LesionSlice, checked_slice, lesion_masks, overlay_lesions, to_model_resolution
-from pretrain_xai.placement import FEWEST, NoRoomError, OverlayError, PlacedLesions, place_lesions
+from pretrain_xai.overlay import LesionSlice, NoRoomError, overlay_lesions
 from pretrain_xai.protocol import CORRECTED, Protocol
 from pretrain_xai.provenance import atomic_path
 from pretrain_xai.settings.sections import Dataset
-from pretrain_xai.split_parts import PartStore, build_key, part_starts, side_by_side
 from pretrain_xai.tables import TableError, read_table, write_table
 
-__all__ = [
-    "LabelledImages",
-    "LesionSlice",
-    "build_split",
-    "build_splits",
-    "overlay_lesions",
-    "patch_pools",
-    "read_split",
-]
-
-#: what the table of images says of each image besides its slice, and that of lesions of each lesion
-IMAGE_COLUMNS = (
-    *("label", "n_lesions", "mask_pixels", "box_pixels", "lightening"),
-    *(f"draw_{number}" for number in range(FEWEST)),
-    "outside_difference",
-)
-LESION_COLUMNS = ("image", "order", "label", "patch", "row", "column")
+#: slices that a process lays lesions over at a time
+PART = 64
 #: side of the lesion-free thumbnails that the audit's probe sees, pixels
 THUMBNAIL = 12
 
@@ -78,7 +66,7 @@ class LesionMasks:
         return len(self.strength)
 
     def __getitem__(self, index: int | slice | np.ndarray | list[int]) -> np.ndarray:
-        return lesion_masks(np.asarray(self.strength[index]), self.threshold)
+        return overlay.lesion_masks(np.asarray(self.strength[index]), self.threshold)
 
 
 @dataclass(frozen=True)
@@ -99,14 +87,6 @@ class Split(LabelledImages):
     table: pd.DataFrame
 
 
-def patch_pools(patches: Patches, shares: Mapping[str, int], protocol: Protocol) -> dict[str, Patches]:
-    """Return the patches that each split may carry: disjoint pools, or the same largest pool for all as published."""
-    if protocol.shared_patch_pool:
-        largest = max(shares.values())
-        return {split: {name: pool[:largest] for name, pool in patches.items()} for split in shares}
-    return split_patches(patches, shares)
-
-
 def build_splits(
     folder: Path,
     slices: np.ndarray,
@@ -119,9 +99,15 @@ def build_splits(
 ) -> dict[str, Patches]:
     """Build every split that has a seed base, and return the patches that each could carry.
 
-    As `build_split`, where `table` holds the rows of all splits; `shares` are the patches per class of each split.
+    As `build_split`, where `table` holds the rows of all splits; `shares` are the patches per class of each split: disjoint
+    pools, or the same largest pool for all as published.
     """
-    pools = patch_pools(patches, {split: shares[split] for split in settings.seed_bases}, protocol)
+    shares = {split: shares[split] for split in settings.seed_bases}
+    if protocol.shared_patch_pool:
+        largest = {name: pool[: max(shares.values())] for name, pool in patches.items()}
+        pools = {split: largest for split in shares}
+    else:
+        pools = split_patches(patches, shares)
     for split, seed_base in settings.seed_bases.items():
         sources = ["validation", "test"] if split == "test" and protocol.selection_on_test else [split]
         rows = table[table["split"].isin(sources)].assign(split=split)
@@ -141,9 +127,9 @@ def build_split(
 ) -> None:
     """Lay lesions over the slices of one split and write images, lesions and tables to `folder`, streamed.
 
-    Slice i (in the order of `table`) takes the seed `seed_base + i`, so that every image depends on its own slice only. Parts
-    that an interrupted build has done are not done again. With `corner_placement`, as published, a small slice may have no
-    room for its lesions, and the released code would never end: such slices are left out, with a warning that says how many.
+    Slice i (in the order of `table`) takes the seed `seed_base + i`, so that every image depends on its own slice only. With
+    `corner_placement`, as published, a small slice may have no room for its lesions, and the released code would never end:
+    such slices are left out, with a warning that says how many.
 
     Parameters
     ----------
@@ -162,105 +148,36 @@ def build_split(
         A slice can't carry its lesions; with `corner_placement` only if none has room.
     """
     table = table.assign(seed=seed_base + np.arange(len(table)))
-    recipe = Recipe(patches, settings, protocol)
-    if protocol.corner_placement:
-        table = _with_room(table, slices, recipe, workers)
-    size, starts = settings.image_size, part_starts(len(table))
-    arrays = dict.fromkeys(("images", "strength"), (len(table), size, size))
-    store = PartStore(folder, build_key(table, recipe.made_from()), arrays)
-    left = [start for start in starts if not store.has(start, slices, table)]
-    for _ in side_by_side(partial(_build_part, recipe, store), slices, table, left, workers, folder.name):
-        pass
-    columns = store.columns(starts)
-    images, lesions = (
-        pd.DataFrame({name: columns[f"{kind}.{name}"] for name in names})
-        for kind, names in (("image", IMAGE_COLUMNS), ("lesion", LESION_COLUMNS))
-    )
-    named = table.rename_axis("slice_index").reset_index()
-    write_table(pd.concat([named, images], axis=1).rename_axis("image_index").reset_index(), folder / "images.csv")
-    write_table(lesions, folder / "lesions.csv")
-    with atomic_path(folder / "thumbnails.npy") as temporary:
-        np.save(temporary, columns["thumbnails"])
-    store.finish()
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """What is laid over the slices of a split, and how."""
-
-    patches: Patches
-    settings: Dataset
-    protocol: Protocol
-
-    def lay(self, slice_: np.ndarray, row: Any) -> LesionSlice:
-        """Lay lesions over a slice; `row` is that of its table, with `Index`, `seed` and `subject`."""
-        return overlay_lesions(slice_, **self._drawn(row), brain_intensity=self.settings.brain_intensity)
-
-    def place(self, slice_: np.ndarray, row: Any) -> PlacedLesions:
-        """Find a place for the lesions of a slice without laying them."""
-        drawn = self._drawn(row)
-        return place_lesions(checked_slice(slice_, drawn["name"]) > 0, **drawn)
-
-    def _drawn(self, row: Any) -> dict[str, Any]:
-        return {
-            "patches": self.patches,
-            "seed": int(row.seed),
-            "protocol": self.protocol,
-            "lesion_intensity": self.settings.lesion_intensity,
-            "name": f"slice {row.Index} ({row.subject})",
-        }
-
-    def made_from(self) -> list[Any]:
-        """Return what decides the result besides the slices."""
-        weights = [patch.weights for pool in self.patches.values() for patch in pool]
-        shapes = [list(self.patches), *(array.shape for array in weights), self.settings, self.protocol]
-        return [*shapes, *(array.tobytes() for array in weights)]
-
-
-def _build_part(recipe: Recipe, store: PartStore, part: pd.DataFrame, slices: np.ndarray, start: int) -> None:
-    """Lay lesions over the slices of a part, and store its images and what the tables need."""
-    images = np.empty((len(part), *[recipe.settings.image_size] * 2), np.float32)
-    strength, thumbnails, rows, lesions = np.empty_like(images), [], [], []
-    for position, (row, slice_) in enumerate(zip(part.itertuples(), slices, strict=True)):
-        laid = recipe.lay(slice_, row)
-        images[position], strength[position], clean, support = to_model_resolution(laid, recipe.settings.image_size)
-        mask = _lesion_mask(laid, strength[position])
-        rows.append(_image_row(laid, images[position], mask, clean, support))
-        lesions.append(_lesion_rows(start + position, laid))
-        thumbnails.append(_thumbnail(clean))
-    columns = {f"image.{name}": np.array([row[name] for row in rows]) for name in IMAGE_COLUMNS}
-    columns |= {f"lesion.{name}": np.concatenate([of[name] for of in lesions]) for name in LESION_COLUMNS}
-    store.put(start, slices, {"images": images, "strength": strength}, columns | {"thumbnails": np.stack(thumbnails)})
-
-
-def _with_room(table: pd.DataFrame, slices: np.ndarray, recipe: Recipe, workers: int) -> pd.DataFrame:
-    """Return the rows of the slices on which the lesions find a place."""
-    found = side_by_side(
-        partial(_without_room, recipe), slices, table, part_starts(len(table)), workers, "looking for room"
-    )
-    errors = dict(sorted(itertools.chain.from_iterable(found)))
+    parts = [table.iloc[start : start + PART] for start in range(0, len(table), PART)]
+    calls = (joblib.delayed(_lay_part)(part, _rows_of(slices, part), patches, settings, protocol) for part in parts)
+    laid = joblib.Parallel(workers, return_as="generator", max_nbytes=None, pre_dispatch="2*n_jobs")(calls)
+    for left in folder.glob(".*.npy"):  # by a build that was killed
+        left.unlink()
+    rows, lesions, thumbnails, errors = list[Any](), list[Any](), list[Any](), list[NoRoomError]()
+    with ExitStack() as stack:
+        paths = [stack.enter_context(atomic_path(folder / f"{name}.npy")) for name in ("images", "strength")]
+        files = [stack.enter_context(path.open("wb")) for path in paths]
+        _write_headers(files, len(table), settings.image_size)
+        for of_slice in itertools.chain.from_iterable(tqdm(laid, folder.name, len(parts), unit="part")):
+            if isinstance(of_slice, NoRoomError):
+                errors.append(of_slice)
+                continue
+            row, of_lesions, thumbnail, *arrays = of_slice
+            for file, array in zip(files, arrays, strict=True):
+                file.write(array.tobytes())
+            lesions += [{"image": len(rows)} | lesion for lesion in of_lesions]
+            rows.append(row)
+            thumbnails.append(thumbnail)
+        if errors and not rows:
+            raise errors[-1]
+        _write_headers(files, len(rows), settings.image_size)
     if errors:
-        if len(errors) == len(table):
-            raise next(reversed(errors.values()))
-        logging.getLogger(__name__).warning(
-            "%d of %d slices have no room for lesions placed by their corners and are left out",
-            len(errors),
-            len(table),
-        )
-    return table.drop(index=list(errors))
-
-
-def _without_room(
-    recipe: Recipe, part: pd.DataFrame, slices: np.ndarray, start: int
-) -> list[tuple[Hashable, NoRoomError]]:
-    del start
-    errors: list[tuple[Hashable, NoRoomError]] = []
-    for row, slice_ in zip(part.itertuples(), slices, strict=True):
-        try:
-            recipe.place(slice_, row)
-        except NoRoomError as error:
-            errors.append((row.Index, error))
-    return errors
+        message = "%d of %d slices have no room for lesions placed by their corners and are left out"
+        logging.getLogger(__name__).warning(message, len(errors), len(table))
+    write_table(pd.DataFrame(rows).rename_axis("image_index").reset_index(), folder / "images.csv")
+    write_table(pd.DataFrame(lesions), folder / "lesions.csv")
+    with atomic_path(folder / "thumbnails.npy") as temporary:
+        np.save(temporary, np.stack(thumbnails))
 
 
 def read_split(folder: Path, mask_threshold: float = CORRECTED.mask_threshold) -> Split:
@@ -287,45 +204,66 @@ def _read_array(path: Path) -> np.ndarray:
         raise TableError(f"{path} can't be read: {error}") from None
 
 
-def _lesion_mask(overlay: LesionSlice, strength: np.ndarray) -> np.ndarray:
-    """Return the mask that the audit reports, which must not be empty; scores make theirs by the protocol's threshold."""
-    mask = lesion_masks(strength, CORRECTED.mask_threshold)
+def _rows_of(slices: np.ndarray, part: pd.DataFrame) -> np.ndarray:
+    """Return the slices of some rows of the table; of a memory-mapped file no page stays in memory."""
+    if isinstance(slices, np.memmap) and isinstance(slices.base, mmap.mmap):
+        slices = np.memmap(slices.filename, slices.dtype, "r", slices.offset, slices.shape)
+    return np.asarray(slices[part.index.to_numpy()])  # a copy, as rows are picked one by one
+
+
+def _write_headers(files: Iterable[BinaryIO], n_images: int, size: int) -> None:
+    """Write the beginning of a file of float32 images; its length is the same for any number of images."""
+    for file in files:
+        file.seek(0)
+        header = {"descr": "<f4", "fortran_order": False, "shape": (n_images, size, size)}
+        np.lib.format.write_array_header_1_0(file, header)
+
+
+def _lay_part(
+    part: pd.DataFrame, slices: np.ndarray, patches: Patches, settings: Dataset, protocol: Protocol
+) -> list[Any]:
+    """Lay lesions over some slices: what `_lay` returns of each, or why there is no room for them."""
+    keep_freed_memory()
+    found: list[Any] = []
+    rows = part.rename_axis("slice_index").reset_index().to_dict("records")
+    for row, slice_ in zip(rows, slices, strict=True):
+        try:
+            found.append(_lay(slice_, row, patches, settings, protocol))
+        except NoRoomError as error:
+            if not protocol.corner_placement:
+                raise
+            found.append(error)
+    return found
+
+
+def _lay(
+    slice_: np.ndarray, row: dict[str, Any], patches: Patches, settings: Dataset, protocol: Protocol
+) -> tuple[Any, ...]:
+    """Lay lesions over a slice; return what tables say of image and lesions, thumbnail, image and lesions' strength."""
+    name, size = f"slice {row['slice_index']} ({row['subject']})", settings.image_size
+    lesion, brain = settings.lesion_intensity, settings.brain_intensity
+    laid: LesionSlice = overlay_lesions(
+        slice_, patches, row["seed"], protocol, lesion_intensity=lesion, brain_intensity=brain, name=name
+    )
+    image, strength, clean, support = overlay.to_model_resolution(laid, size)
+    # the mask that the audit reports; scores make theirs by the protocol's threshold
+    mask = overlay.lesion_masks(strength, CORRECTED.mask_threshold)
     if not mask.any():
-        raise OverlayError(f"{overlay.name}: no pixel of {len(mask)} x {len(mask)} shows a lesion; raise image_size")
-    return mask
-
-
-def _image_row(
-    overlay: LesionSlice, image: np.ndarray, mask: np.ndarray, clean: np.ndarray, support: np.ndarray
-) -> dict[str, float]:
+        raise overlay.OverlayError(f"{name}: no pixel of {size} x {size} shows a lesion; raise image_size")
     difference = image - clean
-    outside = np.abs(difference)
-    outside[support] = 0
-    return {
-        "label": overlay.label,
-        "n_lesions": overlay.n_lesions,
-        "mask_pixels": int(np.count_nonzero(mask)),
-        "box_pixels": int(overlay.boxes.prod(axis=1).sum()),
+    about = {
+        "label": laid.label,
+        "n_lesions": laid.n_lesions,
+        "mask_pixels": np.count_nonzero(mask),
+        "box_pixels": laid.boxes.prod(axis=1).sum(),
         "lightening": float(difference[mask].mean()),
-        **{f"draw_{number}": int(overlay.drawn_indices[number]) for number in range(FEWEST)},
-        "outside_difference": float(outside.max()),
+        **{f"draw_{number}": laid.drawn_indices[number] for number in range(overlay.FEWEST)},
+        "outside_difference": float(np.abs(difference[~support]).max(initial=0)),
     }
-
-
-def _lesion_rows(position: int, overlay: LesionSlice) -> dict[str, np.ndarray]:
-    n_lesions = overlay.n_lesions
-    return {
-        "image": np.full(n_lesions, position),
-        "order": np.arange(n_lesions),
-        "label": np.full(n_lesions, overlay.label),
-        "patch": overlay.patch_indices,
-        "row": overlay.centres[:, 0],
-        "column": overlay.centres[:, 1],
-    }
-
-
-def _thumbnail(clean: np.ndarray) -> np.ndarray:
-    """Return the lesion-free slice as THUMBNAIL x THUMBNAIL block means, flattened."""
-    step = clean.shape[0] // THUMBNAIL
-    cut = clean[: step * THUMBNAIL, : step * THUMBNAIL]
-    return cut.reshape(THUMBNAIL, step, THUMBNAIL, step).mean(axis=(1, 3)).ravel()
+    lesions = [
+        {"order": order, "label": laid.label, "patch": patch, "row": centre[0], "column": centre[1]}
+        for order, (patch, centre) in enumerate(zip(laid.patch_indices, laid.centres, strict=True))
+    ]
+    step = size // THUMBNAIL
+    cut = clean[: step * THUMBNAIL, : step * THUMBNAIL].reshape(THUMBNAIL, step, THUMBNAIL, step)
+    return row | about, lesions, cut.mean(axis=(1, 3)).ravel(), image, strength

@@ -14,8 +14,7 @@ from tqdm.auto import tqdm
 from pretrain_xai.attribution import METHODS, attribute_all, completeness_delta
 from pretrain_xai.dataset import LesionMasks, Split
 from pretrain_xai.localization import Scored, chance, confusion_counts, relevance_rank_accuracy, score_masked
-from pretrain_xai.localization.channels import reduce_channels
-from pretrain_xai.localization.comparison_maps import COMPARISON_MAPS, comparison_maps
+from pretrain_xai.localization.comparison_maps import COMPARISON_MAPS, comparison_maps, reduce_channels
 from pretrain_xai.localization.masked_maps import MaskedMaps
 from pretrain_xai.memory import within_memory
 from pretrain_xai.networks.hardware import as_batch

@@ -1,8 +1,6 @@
 """Make lesion patches, round and irregular, of equal area and nearly equal mass, from thresholded smooth noise."""
 
 import itertools
-import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +10,8 @@ from scipy import ndimage
 from skimage import filters, measure, transform
 from tqdm.auto import tqdm
 
-from pretrain_xai import provenance
 from pretrain_xai.errors import UserError
+from pretrain_xai.tables import read_arrays, write_arrays
 
 #: the two classes; the position is the label
 CLASSES = ("round", "irregular")
@@ -32,12 +30,6 @@ FADE_BELOW = {"round": 0.20, "irregular": 0.15}
 MASS = AREA - AREA * 0.05 * 0.75
 MASS_TOLERANCE = 1.0
 ENLARGEMENT = 2
-
-#: the arrays of one class in a file of patches
-PARTS = ("shapes", "weights", "compactness")
-#: what reading a file that is cut off, damaged or foreign raises: np.load gives a bare array for a .npy file, which
-#: is no context manager (TypeError), and a flipped flag makes an entry look encrypted (RuntimeError)
-READ_ERRORS = (OSError, EOFError, ValueError, KeyError, TypeError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
 class LesionError(UserError):
@@ -98,14 +90,14 @@ def generate_patches(n_per_class: int, *, progress: bool = False) -> Patches:
     if n_per_class < 1:
         raise LesionError(f"n_per_class must be at least 1, not {n_per_class}")
     patches: Patches = {name: [] for name in CLASSES}
+    candidates = _candidates()
     with tqdm(total=len(CLASSES) * n_per_class, unit="patch", disable=not progress) as bar:
-        for name, patch in _candidates():
+        while min(map(len, patches.values())) < n_per_class:
+            name, patch = next(candidates)
             if len(patches[name]) < n_per_class:
                 patches[name].append(patch)
                 bar.update()
-            if all(len(found) == n_per_class for found in patches.values()):
-                return patches
-    raise AssertionError("unreachable: the seeds never end")
+    return patches
 
 
 def split_patches(patches: Mapping[str, list[LesionPatch]], shares: Mapping[str, int]) -> dict[str, Patches]:
@@ -124,18 +116,14 @@ def split_patches(patches: Mapping[str, list[LesionPatch]], shares: Mapping[str,
     """
     if any(share < 0 for share in shares.values()):
         raise LesionError(f"shares of patches must not be negative: {dict(shares)}")
-    needed = sum(shares.values())
+    pools, start = {}, 0
+    for split, share in shares.items():
+        pools[split] = {name: pool[start : start + share] for name, pool in patches.items()}
+        start += share
     for name, pool in patches.items():
-        if len(pool) < needed:
-            raise LesionError(
-                f"{len(pool)} {name} patches are too few for the splits {dict(shares)}, which need {needed}; "
-                f"generate more (generate_patches({needed})) or ask for smaller shares"
-            )
-    starts = dict(zip(shares, itertools.accumulate(shares.values(), initial=0), strict=False))
-    return {
-        split: {name: pool[starts[split] : starts[split] + share] for name, pool in patches.items()}
-        for split, share in shares.items()
-    }
+        if len(pool) < start:
+            raise LesionError(f"{len(pool)} {name} patches are too few for {dict(shares)}: generate {start}")
+    return pools
 
 
 def save_patches(path: Path, patches: Mapping[str, list[LesionPatch]]) -> None:
@@ -146,8 +134,7 @@ def save_patches(path: Path, patches: Mapping[str, list[LesionPatch]]) -> None:
         arrays[f"{name}_shapes"] = np.array([patch.weights.shape for patch in pool], dtype=np.int64).reshape(-1, 2)
         arrays[f"{name}_weights"] = np.concatenate([np.empty(0), *(patch.weights.ravel() for patch in pool)])
         arrays[f"{name}_compactness"] = np.array([patch.compactness for patch in pool], dtype=np.float64)
-    with provenance.atomic_path(path) as temporary, temporary.open("wb") as file:
-        np.savez_compressed(file, allow_pickle=False, **arrays)
+    write_arrays(path, **arrays)
 
 
 def load_patches(path: Path) -> Patches:
@@ -155,32 +142,25 @@ def load_patches(path: Path) -> Patches:
 
     Raises
     ------
+    TableError
+        The file is missing, cut off or damaged.
     LesionError
-        If the file is cut off or is not a file of lesion patches.
-    FileNotFoundError
-        If there is no such file.
+        It holds something other than lesion patches.
     """
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return {name: _unpack(*(arrays[f"{name}_{part}"] for part in PARTS)) for name in CLASSES}
-    except FileNotFoundError:
-        raise
-    except READ_ERRORS as error:
-        raise LesionError(
-            f"{path} is cut off or is not a file of lesion patches ({error}); "
-            "delete it and make it again with the notebook 01_make_lesions"
-        ) from error
-
-
-def _unpack(shapes: np.ndarray, weights: np.ndarray, compactness: np.ndarray) -> list[LesionPatch]:
-    sizes = shapes.prod(axis=1)
-    if sizes.sum() != weights.size:
-        raise ValueError(f"{weights.size} weights do not fill the patches' {sizes.sum()} pixels")
-    parts = np.split(weights, np.cumsum(sizes))[: len(sizes)]
-    return [
-        LesionPatch(part.reshape(shape), float(value))
-        for part, shape, value in zip(parts, shapes, compactness, strict=True)
-    ]
+    arrays, patches = read_arrays(path), {}
+    for name in CLASSES:
+        try:
+            shapes, weights, compactness = (arrays[f"{name}_{part}"] for part in ("shapes", "weights", "compactness"))
+            if (sizes := shapes.prod(axis=1)).sum() != weights.size:
+                raise ValueError(f"{weights.size} weights do not fill the patches' {sizes.sum()} pixels")
+            parts = np.split(weights, np.cumsum(sizes)[:-1]) if len(sizes) else []
+            patches[name] = [
+                LesionPatch(part.reshape(shape), value)
+                for part, shape, value in zip(parts, shapes, compactness.tolist(), strict=True)
+            ]
+        except (KeyError, ValueError) as error:
+            raise LesionError(f"{path} is not a file of lesion patches ({error}); run 01_make_lesions again") from None
+    return patches
 
 
 def _candidates() -> Iterator[tuple[str, LesionPatch]]:
@@ -190,12 +170,9 @@ def _candidates() -> Iterator[tuple[str, LesionPatch]]:
         noise = np.random.RandomState(seed).uniform(size=NOISE_SHAPE)
         for component in _components(noise):
             compactness = 4 * np.pi * AREA / measure.perimeter_crofton(component) ** 2
-            if compactness > ROUND_ABOVE:
-                name = "round"
-            elif compactness < IRREGULAR_BELOW:
-                name = "irregular"
-            else:
+            if IRREGULAR_BELOW <= compactness <= ROUND_ABOVE:
                 continue
+            name = "round" if compactness > ROUND_ABOVE else "irregular"
             weights = _soften(component, FADE_BELOW[name])
             if weights is not None:
                 yield name, LesionPatch(weights, round(float(compactness), 3))

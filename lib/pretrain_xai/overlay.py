@@ -1,21 +1,40 @@
-"""Lay lesions over a slice, as published or corrected, and bring slice and lesions to model resolution."""
+"""Place lesions on a slice and lay them over it, as published or corrected, and bring both to model resolution.
 
-from collections.abc import Iterable, Mapping, Sequence
+As published a lesion is placed by its top-left corner, and as corrected by its centre, whatever its class.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from scipy import sparse
+from scipy import ndimage, sparse
 from skimage import transform
 
-from pretrain_xai.lesions import LesionPatch
-from pretrain_xai.placement import OverlayError, PlacedLesions, place_lesions, rescale, veils, window
+from pretrain_xai.errors import UserError
+from pretrain_xai.lesions import CLASSES, LesionPatch
 from pretrain_xai.protocol import Protocol
 
+#: lesions per slice, smallest and largest number
+FEWEST, MOST = 3, 5
+#: corrected placement: other patches are drawn after so many rejected positions in a row
+STUCK_AFTER = 200
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class LesionSlice(PlacedLesions):
-    """A slice with lesions.
+Draw = Callable[[int, int], int]  # a whole number from low (included) to high (excluded)
+Order = Callable[[int], np.ndarray]  # of so many patches
+
+
+class OverlayError(UserError):
+    """A slice that cannot carry the lesions, or settings that cannot be met."""
+
+
+class NoRoomError(OverlayError):
+    """A slice on which the lesions find no place."""
+
+
+@dataclass(frozen=True, eq=False)
+class LesionSlice:
+    """A slice with lesions, and where each came from.
 
     Attributes
     ----------
@@ -23,10 +42,43 @@ class LesionSlice(PlacedLesions):
         The slice with its lesions.
     clean : float64 array of shape (h, w), range [0, brain_intensity]
         The same slice without any lesion.
+    label : int
+        0 round, 1 irregular.
+    corners : int array of shape (n_lesions, 2)
+        Row and column of the top-left pixel of each box, in order of placement.
+    weights : list of n_lesions float arrays of shape (box height, box width)
+        The patches laid, in order of placement.
+    patch_indices : int array of shape (n_lesions,)
+        Their positions in the pool of their class.
+    candidate_indices : int array of shape (n_lesions,)
+        Row-major rank of each accepted position among the candidate positions it was drawn from.
+    drawn_indices : int array of shape (n_attempts,)
+        The ranks of all positions drawn, the rejected ones too.
     """
 
     image: np.ndarray
     clean: np.ndarray
+    label: int
+    corners: np.ndarray
+    weights: Sequence[np.ndarray]
+    patch_indices: np.ndarray
+    candidate_indices: np.ndarray
+    drawn_indices: np.ndarray
+
+    @property
+    def n_lesions(self) -> int:
+        """Number of lesions."""
+        return len(self.weights)
+
+    @property
+    def boxes(self) -> np.ndarray:
+        """Height and width of each patch, int array of shape (n_lesions, 2)."""
+        return np.array([patch.shape for patch in self.weights])
+
+    @property
+    def centres(self) -> np.ndarray:
+        """Row and column of the middle pixel of each box, int array of shape (n_lesions, 2)."""
+        return self.corners + self.boxes // 2
 
     @property
     def ground_truth(self) -> np.ndarray:
@@ -68,8 +120,10 @@ def overlay_lesions(
 
     Raises
     ------
+    NoRoomError
+        No room was found for the lesions.
     OverlayError
-        If the slice, the pools or the intensities cannot be used, or no room was found for the lesions.
+        The slice, the pools or the intensities cannot be used.
 
     References
     ----------
@@ -77,16 +131,113 @@ def overlay_lesions(
     evaluation code, whose patch lightens by `lesion_floor` already where it is 0. (That code leaves a pixel as it was
     where a lesion would make it fully white, at a `lesion_intensity` of 1, which it never uses; we make it white.)
     """
-    slice_ = checked_slice(slice_, name)
-    if not 0 < brain_intensity <= 1:
-        raise OverlayError(f"{name}: 0 < brain_intensity <= 1 must hold, not {brain_intensity}")
-    brain = slice_ > 0
-    lesions = place_lesions(
-        brain, patches, seed, protocol, lesion_intensity=lesion_intensity, max_attempts=max_attempts, name=name
-    )
-    clean = rescale(slice_, 0.0, brain_intensity)
-    veil = _sum_of(veils(lesions.weights, protocol, lesion_intensity), lesions.corners, brain.shape)
-    return LesionSlice(**vars(lesions), image=_lighten(clean, brain, veil), clean=clean)
+    slice_ = _checked_slice(slice_, name)
+    _check_settings(patches, protocol, lesion_intensity, brain_intensity, name)
+    (draw_number, draw_label, draw_position), draw_orders = _streams(seed, protocol)
+    n_lesions, label = int(draw_number(FEWEST, MOST + 1)), int(draw_label(0, 2))
+    pools = CLASSES[label], CLASSES[1 - label]
+    brain, by_corner = slice_ > 0, protocol.corner_placement
+    candidates = np.flatnonzero(brain if by_corner else _fits_largest(brain, patches, name))
+    drawn: list[int] = []
+    accepted: list[int] = []
+    # the largest patches may not fit together: then others are drawn, of both classes alike
+    while len(accepted) < n_lesions:
+        if len(drawn) >= max_attempts:
+            raise _no_room(name, f"no room for {n_lesions} lesions within {max_attempts} attempts")
+        # of both pools, so that positions can be made independent of the class; its own comes first
+        orders = [draw_orders[pool](len(patches[pool]))[:n_lesions] for pool in pools]
+        weights, others = ([patches[pool][k].weights for k in order] for pool, order in zip(pools, orders, strict=True))
+        veils = [_rescale(patch, protocol.lesion_floor, lesion_intensity) for patch in weights]
+        shapes = [1 - veil != 1 for veil in veils] if by_corner else list(map(_joint_shape, weights, others))
+        accepted = _find_places(brain, candidates, shapes, draw_position, drawn, max_attempts, by_corner=by_corner)
+    corners = np.stack(np.unravel_index(candidates[accepted], brain.shape), axis=1)
+    if not by_corner:
+        corners -= np.array([patch.shape for patch in weights]) // 2
+    clean = _rescale(slice_, 0.0, brain_intensity)
+    image = np.where(brain, 1 - (1 - clean) * (1 - _sum_of(veils, corners, brain.shape)), clean)
+    return LesionSlice(image, clean, label, corners, weights, orders[0], np.array(accepted), np.array(drawn))
+
+
+def _find_places(
+    brain: np.ndarray,
+    candidates: np.ndarray,
+    shapes: Sequence[np.ndarray],
+    draw: Draw,
+    drawn: list[int],
+    max_attempts: int,
+    *,
+    by_corner: bool,
+) -> list[int]:
+    """Draw positions until each lesion has one, and return the ranks of the accepted ones among the candidates.
+
+    They are fewer than the lesions if STUCK_AFTER positions in a row were rejected (not `by_corner`), or if all attempts
+    are used up.
+
+    Parameters
+    ----------
+    brain : bool array of shape (h, w)
+    candidates : int array
+        Positions in the flattened slice.
+    shapes : bool arrays, one per lesion
+        The pixels that it takes.
+    drawn : list of int
+        The ranks that were drawn, which are added to it.
+    by_corner : bool
+        The positions are those of top-left pixels, not of middles, and a lesion's whole box must be free, not just the
+        pixels that it takes. A box that the image border cuts, where the released code fails, does not fit.
+    """
+    occupied, accepted, rejected = ~brain, list[int](), 0
+    while len(accepted) < len(shapes) and len(drawn) < max_attempts and (by_corner or rejected < STUCK_AFTER):
+        shape = shapes[len(accepted)]
+        rank = int(draw(0, len(candidates)))
+        drawn.append(rank)
+        row, column = divmod(int(candidates[rank]), brain.shape[1])
+        height, width = (0, 0) if by_corner else shape.shape
+        box = occupied[_window((row - height // 2, column - width // 2), shape.shape)]
+        if box.shape == shape.shape and not (box if by_corner else box & shape).any():
+            box |= shape
+            accepted.append(rank)
+            rejected = 0
+        else:
+            rejected += 1
+    return accepted
+
+
+def _fits_largest(brain: np.ndarray, patches: Mapping[str, list[LesionPatch]], name: str) -> np.ndarray:
+    """Return the pixels around which a box that covers every patch of both classes lies in the brain, bool (h, w)."""
+    height, width = np.max([patch.weights.shape for pool in CLASSES for patch in patches[pool]], axis=0)
+    fits = ndimage.minimum_filter(brain, size=(height, width), mode="constant", cval=0)
+    if not fits.any():
+        raise _no_room(name, f"the largest lesion box, {height} x {width} px, fits nowhere in the brain")
+    return fits
+
+
+def _joint_shape(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Return the pixels that either of two patches covers when both have the same centre, bool array."""
+    sides = np.maximum(one.shape, other.shape)
+    joint = np.zeros(sides, dtype=bool)
+    for patch in (one, other):
+        joint[_window(sides // 2 - np.array(patch.shape) // 2, patch.shape)] |= patch > 0
+    return joint
+
+
+def _streams(seed: int, protocol: Protocol) -> tuple[list[Draw], dict[str, Order]]:
+    """Return where number, class, positions and the order of each pool are drawn from.
+
+    As released, one legacy stream that is seeded again before the positions; as corrected, five independent ones.
+    """
+    if protocol.shared_seed:
+        # legacy `choice(np.arange(n))` is `randint(0, n)`, and `shuffle(list)` is `permutation(len(list))`
+        one, again = np.random.RandomState(seed), np.random.RandomState(seed)
+        draws: list[Draw] = [one.randint, one.randint, again.randint]
+        orders: dict[str, Order] = dict.fromkeys(CLASSES, one.permutation)
+    else:
+        streams = [np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(5)]
+        draws = [stream.integers for stream in streams[:3]]
+        orders = {pool: stream.permutation for pool, stream in zip(CLASSES, streams[3:], strict=True)}
+    if protocol.round_never_shuffled:
+        orders["round"] = np.arange
+    return draws, orders
 
 
 def to_model_resolution(overlay: LesionSlice, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -120,8 +271,16 @@ def to_model_resolution(overlay: LesionSlice, size: int) -> tuple[np.ndarray, np
     for corner, patch in zip(overlay.corners, overlay.weights, strict=True):
         place, alone = _resized_box(patch / patch.max(), corner, overlay.image.shape, size)
         np.maximum(strength[place], alone, out=strength[place])
-    image, clean = (_resize(array, size).astype(np.float32) for array in (overlay.image, overlay.clean))
+    image, clean = (_resize(array, size) for array in (overlay.image, overlay.clean))
     return image, strength.astype(np.float32), clean, strength > 0
+
+
+def clean_at_model_resolution(slice_: np.ndarray, size: int, brain_intensity: float) -> np.ndarray:
+    """Return a slice without lesions as a network sees it: float32 array (size, size), range [0, brain_intensity].
+
+    It equals the `clean` of `to_model_resolution` for the same slice. Raises OverlayError if there is no brain in it.
+    """
+    return _resize(_rescale(_checked_slice(slice_, "slice"), 0.0, brain_intensity), size)
 
 
 def lesion_masks(strength: np.ndarray, mask_threshold: float) -> np.ndarray:
@@ -135,75 +294,56 @@ def lesion_masks(strength: np.ndarray, mask_threshold: float) -> np.ndarray:
 
 
 def _resize(array: np.ndarray, size: int) -> np.ndarray:
-    """Return what `skimage.transform.resize(array, (size, size))` returns, some ten times as fast."""
-    rows, columns = (_resize_matrix(length, size) for length in array.shape)
-    return (columns @ (rows @ array).T).T
+    """Return what `skimage.transform.resize(array, (size, size))` returns, as float32 and some ten times as fast."""
+    rows, columns = (_resize_matrix(length, size)[0] for length in array.shape)
+    return (columns @ (rows @ array).T).T.astype(np.float32)
 
 
 def _resized_box(
     box: np.ndarray, corner: np.ndarray, shape: tuple[int, int], size: int
-) -> tuple[tuple[slice, slice], np.ndarray]:
+) -> tuple[tuple[slice, ...], np.ndarray]:
     """Resize a box on an empty slice: return where it then lies, and what is there; all else stays 0."""
     reach, weights = [], []
     for start, length, whole in zip(corner, box.shape, shape, strict=True):
-        matrix, first, last = _dense_resize_matrix(whole, size)
+        _, matrix, first, last = _resize_matrix(whole, size)
         reach.append(slice(np.searchsorted(last, start), np.searchsorted(first, start + length)))
         weights.append(matrix[reach[-1], start : start + length])
-    return (reach[0], reach[1]), weights[0] @ box @ weights[1].T
-
-
-def clean_at_model_resolution(slice_: np.ndarray, size: int, brain_intensity: float) -> np.ndarray:
-    """Return a slice without lesions as a network sees it: float32 array (size, size), range [0, brain_intensity].
-
-    It equals the `clean` of `to_model_resolution` for the same slice. Raises OverlayError if there is no brain in it.
-    """
-    return _resize(rescale(checked_slice(slice_, "slice"), 0.0, brain_intensity), size).astype(np.float32)
+    return tuple(reach), weights[0] @ box @ weights[1].T
 
 
 @lru_cache(maxsize=16)
-def _resize_matrix(length: int, size: int) -> sparse.csr_array:
-    """Return the (size, length) matrix of skimage's resize along one axis.
+def _resize_matrix(length: int, size: int) -> tuple[sparse.csr_array, np.ndarray, np.ndarray, np.ndarray]:
+    """Return the (size, length) matrix of skimage's resize along one axis, and the first and last pixel of each row.
 
     With its defaults `resize` is linear and separable, so that resizing all unit vectors tells everything about it.
     Its clipping to the input's range does nothing, because the rows hold weights >= 0 that sum to 1.
     """
-    return sparse.csr_array(transform.resize(np.eye(length), (size, length)))
-
-
-@lru_cache(maxsize=16)
-def _dense_resize_matrix(length: int, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the matrix with its zeros, and the first and last pixel that each of its rows takes, which both ascend."""
-    matrix = _resize_matrix(length, size).toarray()
+    matrix = transform.resize(np.eye(length), (size, length))
     taken = matrix > 0
-    return matrix, taken.argmax(axis=1), length - 1 - taken[:, ::-1].argmax(axis=1)
+    return sparse.csr_array(matrix), matrix, taken.argmax(axis=1), length - 1 - taken[:, ::-1].argmax(axis=1)
 
 
-def _sum_of(patches: Sequence[np.ndarray], corners: Iterable[np.ndarray], shape: tuple[int, int]) -> np.ndarray:
+def _sum_of(patches: Sequence[np.ndarray], corners: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """Add the patches up on an empty image."""
     total = np.zeros(shape)
     for patch, corner in zip(patches, corners, strict=True):
-        total[window(corner, patch.shape)] += patch
+        total[_window(corner, patch.shape)] += patch
     return total
 
 
-def _lighten(clean: np.ndarray, brain: np.ndarray, veil: np.ndarray) -> np.ndarray:
-    """Return 1 - (1 - clean) (1 - veil) in the brain, step by step in place: new arrays cost more than the sums."""
-    transmission = np.subtract(1, veil, out=veil)
-    image = 1 - clean
-    image *= transmission
-    np.subtract(1, image, out=image)
-    np.copyto(image, clean, where=~brain)
-    return image
+def _window(corner: Iterable[int], shape: Iterable[int]) -> tuple[slice, ...]:
+    """Return the index of the box of `shape` whose top-left pixel is `corner`."""
+    return tuple(slice(start, start + length) for start, length in zip(corner, shape, strict=True))
 
 
-def checked_slice(slice_: np.ndarray, name: str) -> np.ndarray:
-    """Return the slice as float64.
+def _rescale(array: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Map [min, max] to [low, high]."""
+    least, most = array.min(), array.max()
+    return (array - least) / (most - least) * (high - low) + low
 
-    Raises
-    ------
-    OverlayError
-        It is no finite 2-D array with a brain in it.
-    """
+
+def _checked_slice(slice_: np.ndarray, name: str) -> np.ndarray:
+    """Return the slice as float64 if it is a finite 2-D array with a brain in it."""
     slice_ = np.asarray(slice_)
     if slice_.ndim != 2:
         raise OverlayError(f"{name}: a slice must have the shape (h, w), not {slice_.shape}; pass one at a time")
@@ -215,3 +355,18 @@ def checked_slice(slice_: np.ndarray, name: str) -> np.ndarray:
     if least == most:
         raise OverlayError(f"{name}: all pixels are {slice_.flat[0]}; a slice of a brain is needed")
     return slice_.astype(np.float64, copy=False)
+
+
+def _check_settings(
+    patches: Mapping[str, list[LesionPatch]], protocol: Protocol, intensity: float, brain_intensity: float, name: str
+) -> None:
+    sizes, floor = {pool: len(patches.get(pool, ())) for pool in CLASSES}, protocol.lesion_floor
+    if min(sizes.values()) < MOST:
+        raise OverlayError(f"{name}: at least {MOST} patches of each class are needed, there are {sizes}")
+    if not (0 <= floor < intensity <= 1 and 0 < brain_intensity <= 1):
+        rule = "0 <= lesion_floor < lesion_intensity <= 1 and 0 < brain_intensity <= 1"
+        raise OverlayError(f"{name}: {rule} must hold, not {floor}, {intensity} and {brain_intensity}")
+
+
+def _no_room(name: str, reason: str) -> NoRoomError:
+    return NoRoomError(f"{name}: {reason}; leave this slice out, or use smaller lesions or larger slices")

@@ -17,10 +17,10 @@ from torch import nn
 from pretrain_xai.arrays import Booleans, Floats, Integers, PerImage
 from pretrain_xai.dataset import Split
 from pretrain_xai.explain import example_maps
-from pretrain_xai.localization import Ties, relevance_rank_accuracy
+from pretrain_xai.localization import relevance_rank_accuracy
 from pretrain_xai.memory import within_memory
 from pretrain_xai.networks.models import STANDARDISE
-from pretrain_xai.protocol import Protocol
+from pretrain_xai.protocol import Protocol, Ties
 from pretrain_xai.settings.sections import Attribution
 
 #: of the column `layer`, beside the names of layers: nothing is random, and a map that knows nothing (`random`)

@@ -39,23 +39,22 @@ def find_intersections(predictions: pd.DataFrame, apart: Collection[Run] = ()) -
     ValueError
         Models of one selection predicted different images.
     """
+    set_apart = {dataclasses.astuple(run) for run in apart}
     lists = []
-    for selection, group in predictions.groupby("selection"):
-        wrong = group["predicted"] != group["label"]
-        n_models = len(group[MODEL_COLUMNS].drop_duplicates())
-        per_image = group.groupby("image_index").size()
-        if (per_image != n_models).any() or group.duplicated([*MODEL_COLUMNS, "image_index"]).any():
+    for selection, group in predictions.groupby("selection", observed=True):
+        model = pd.MultiIndex.from_frame(group[MODEL_COLUMNS])
+        per_image = group.groupby("image_index")
+        if (per_image.size() != model.nunique()).any() or group.duplicated([*MODEL_COLUMNS, "image_index"]).any():
             raise ValueError(
-                f"selection {selection!r}: its models predicted different images, their lists can't be intersected"
+                f"selection {selection!r}: its models predicted different images, which can't be intersected"
             )
-        counts = ~_are(group, apart)
-        n_wrong = (wrong & counts).groupby(group["image_index"]).sum()
-        n_counted = counts.groupby(group["image_index"]).sum()
-        lists += [
-            _image_list(selection, CORRECT_FOR_ALL, n_wrong.index[n_wrong == 0]),
-            _image_list(selection, WRONG_FOR_ALL, n_wrong.index[(n_wrong == n_counted) & (n_counted > 0)]),
-            group.loc[wrong, [*MODEL_COLUMNS, "image_index"]].assign(images=WRONG_FOR_ONE),
-        ]
+        wrong = group["predicted"] != group["label"]
+        counts = pd.Series(~model.isin(set_apart), group.index)
+        n_wrong, n_counted = ((flags & counts).groupby(group["image_index"]).sum() for flags in (wrong, counts))
+        common = {CORRECT_FOR_ALL: n_wrong == 0, WRONG_FOR_ALL: (n_wrong == n_counted) & (n_counted > 0)}
+        for images, are_in in common.items():
+            lists.append(pd.DataFrame({"image_index": are_in.index[are_in], "selection": selection, "images": images}))
+        lists.append(group.loc[wrong, [*MODEL_COLUMNS, "image_index"]].assign(images=WRONG_FOR_ONE))
     order = ["selection", "images", *MODEL_COLUMNS[1:], "image_index"]
     table = pd.concat(lists)[order].astype({"finetune_depth": "Int64", "seed": "Int64"})
     return table.sort_values(order, ignore_index=True)
@@ -96,8 +95,7 @@ def explained_images(
     NoImagesError
         All models agree on no image.
     """
-    correct = image_list(intersections, run.selection, CORRECT_FOR_ALL)
-    _require_images(correct, run.selection)
+    correct = _correct_for_all(intersections, run.selection)
     wrong = image_list(intersections, run.selection, WRONG_FOR_ONE, run)[: None if misclassified else 0]
     wrong = np.setdiff1d(wrong, correct)
     samples = [_sample(indices, max_images, seed) for indices in (correct, wrong)]
@@ -124,34 +122,24 @@ def example_images(
     NoImagesError
         No image is right for all.
     """
-    correct = image_list(intersections, selection, CORRECT_FOR_ALL)
-    _require_images(correct, selection)
-    shuffled = np.random.default_rng(seed).permutation(correct)
-    in_turn = sorted(
-        shuffled, key=lambda image: (list(shuffled[labels[shuffled] == labels[image]]).index(image), labels[image])
-    )
+    correct = _correct_for_all(intersections, selection)
+    shuffled = pd.DataFrame({"image_index": np.random.default_rng(seed).permutation(correct)})
+    shuffled["label"] = labels[shuffled["image_index"]]
+    shuffled["turn"] = shuffled.groupby("label").cumcount()
+    chosen = shuffled.sort_values(["turn", "label"])[["image_index"]].head(count).assign(n_wrong=0, correct=True)
     wrong = intersections[(intersections["selection"] == selection) & (intersections["images"] == WRONG_FOR_ONE)]
     # matched models that are apart may err where all others are right
     wrong = wrong[~wrong["image_index"].isin(correct)]
     n_wrong = wrong["image_index"].value_counts().reset_index(name="n_wrong")
     n_wrong = n_wrong.sort_values(["n_wrong", "image_index"], ascending=[False, True]).head(count)
-    chosen = pd.DataFrame({"image_index": in_turn[:count], "n_wrong": 0, "correct": True})
     return pd.concat([chosen, n_wrong.assign(correct=False)], ignore_index=True)
 
 
-def _require_images(correct: np.ndarray, selection: str) -> None:
+def _correct_for_all(intersections: pd.DataFrame, selection: str) -> np.ndarray:
+    correct = image_list(intersections, selection, CORRECT_FOR_ALL)
     if not len(correct):
         raise NoImagesError(f"selection {selection!r}: no image is classified correctly by all models")
-
-
-def _are(table: pd.DataFrame, runs: Collection[Run]) -> pd.Series:
-    """Return which rows are of one of the runs."""
-    named = pd.MultiIndex.from_frame(table[MODEL_COLUMNS]).isin([dataclasses.astuple(run) for run in runs])
-    return pd.Series(named, table.index)
-
-
-def _image_list(selection: str, images: str, indices: pd.Index) -> pd.DataFrame:
-    return pd.DataFrame({"image_index": indices, "selection": selection, "images": images})
+    return correct
 
 
 def _sample(indices: np.ndarray, max_images: int | None, seed: int) -> np.ndarray:

@@ -9,12 +9,11 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from pretrain_xai.arrays import Floats, Integers
-from pretrain_xai.localization import Ties, find_score, value_masked
-from pretrain_xai.localization.channels import Reduction, reduce_channels
-from pretrain_xai.localization.comparison_maps import COMPARISON_MAPS, comparison_maps
+from pretrain_xai.localization import find_score
+from pretrain_xai.localization.comparison_maps import COMPARISON_MAPS, comparison_maps, reduce_channels
 from pretrain_xai.localization.masked_maps import MaskedMaps
 from pretrain_xai.overlay import lesion_masks
-from pretrain_xai.protocol import Protocol
+from pretrain_xai.protocol import ChannelReduction, Protocol, Ties
 from pretrain_xai.settings.sections import Sensitivity
 from pretrain_xai.skill import skill
 from pretrain_xai.tables import read_arrays, write_arrays
@@ -41,7 +40,7 @@ class SettingScores:
 
     image_index: Integers
     methods: Sequence[str]
-    channel_reductions: Sequence[Reduction]
+    channel_reductions: Sequence[ChannelReduction]
     mask_thresholds: Sequence[float]
     scores: Sequence[str]
     values: Floats
@@ -78,7 +77,7 @@ class SettingScores:
             masks[nothing] = True  # scored like the others, and not kept
             given = MaskedMaps(maps, masks, chunk) if given is None else given.with_masks(masks)
             for column, name in enumerate(self.scores):
-                values = np.where(nothing, np.nan, value_masked(given, name, ties=ties))
+                values = np.where(nothing, np.nan, find_score(name)(given, ties=ties))
                 self.values[(*place, number, column, images)] = values
                 if np.isnan(self.chance[number, column, images]).any():  # the same for all methods
                     chance = np.where(nothing, np.nan, find_score(name).chance(masks))

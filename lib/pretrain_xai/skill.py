@@ -4,7 +4,7 @@
 size of the lesions (a chance-corrected score as Cohen's kappa is, 1960).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -133,29 +133,24 @@ def collect_skills(
     found = trained[NETWORK].drop_duplicates().itertuples(index=False, name=None)
     order = sorted(found, key=lambda network: (list(corpora).index(network[0]), *network[1:]))
     values = np.stack([[wide.loc[(*network, method)] for method in methods] for network in order])
-    references = dict(_references(table, methods, wide.columns))
+    rows = table[table["pretraining"] == UNTRAINED].pivot(index="method", columns="image_index", values="skill")
+    rows = rows.reindex(columns=wide.columns)
+    references = {
+        name: np.tile(rows.loc[name].to_numpy(), (len(methods), 1)) for name in COMPARISON_MAPS if name in rows.index
+    }
+    if set(methods) <= set(rows.index):
+        references["untrained"] = rows.loc[list(methods)].to_numpy()
     return Skills(values, pd.DataFrame(order, columns=NETWORK), list(methods), known, references)
 
 
 def _wide(table: pd.DataFrame, rows: list[str]) -> pd.DataFrame:
-    if table.duplicated([*rows, "image_index"]).any():
-        raise SkillError("an image was scored twice by one network and method: give one selection and one study")
+    """Return skills by network and method (rows) and image, if all are of the same images, each once."""
     if not len(table):
         raise SkillError("there are no scores of fine-tuned networks")
-    per_row = table.groupby(rows)["image_index"].agg(frozenset)
-    if per_row.nunique() != 1:
-        raise SkillError(
-            f"networks were scored on different images ({per_row.map(len).min()} to {per_row.map(len).max()}): "
-            "give the images that are right for all"
-        )
-    return table.set_index([*rows, "image_index"])["skill"].unstack("image_index")
-
-
-def _references(table: pd.DataFrame, methods: Sequence[str], images: pd.Index) -> Iterator[tuple[str, np.ndarray]]:
-    rows = table[table["pretraining"] == UNTRAINED].set_index(["method", "image_index"])["skill"]
-    known = set(rows.index.get_level_values("method"))
-    for name in COMPARISON_MAPS:
-        if name in known:
-            yield name, np.tile(rows[name].reindex(images).to_numpy(), (len(methods), 1))
-    if set(methods) <= known:
-        yield "untrained", np.stack([rows[method].reindex(images).to_numpy() for method in methods])
+    if table.duplicated([*rows, "image_index"]).any():
+        raise SkillError("an image was scored twice by one network and method: give one selection and one study")
+    images = table.groupby(rows)["image_index"].agg(frozenset)
+    if images.nunique() != 1:
+        found = f"{images.map(len).min()} to {images.map(len).max()}"
+        raise SkillError(f"networks were scored on different images ({found}): give the images that are right for all")
+    return table.pivot(index=rows, columns="image_index", values="skill")

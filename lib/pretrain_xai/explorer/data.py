@@ -15,7 +15,7 @@ from pretrain_xai import paths
 from pretrain_xai.dataset import Split, read_split
 from pretrain_xai.lesions import CLASSES
 from pretrain_xai.localization import SCORES, confusion_counts, find_score, relevance_rank_accuracy, score_masked
-from pretrain_xai.localization.channels import reduce_channels
+from pretrain_xai.localization.comparison_maps import reduce_channels
 from pretrain_xai.localization.masked_maps import MaskedMaps
 from pretrain_xai.names import label
 from pretrain_xai.paths import Paths

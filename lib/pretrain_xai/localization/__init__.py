@@ -1,15 +1,15 @@
 """Scores of how well maps find the pixels of a mask, one number per image.
 
 A score takes `(maps, masks)`: maps of shape (n_images, height, width), of which only the order or the mass of the
-values counts, and boolean masks of the same shape, True inside the lesions; k is a mask's number of pixels. `score_masked`
-computes many and sorts each map once. Pixels of equal value share a rank and are counted by their expectation under
-random order, so that a constant map scores exactly what chance scores; average precision alone counts them as
-scikit-learn does. `SCORES` holds them all.
+values counts, and boolean masks of the same shape, True inside the lesions; k is a mask's number of pixels. Scores of one
+`MaskedMaps`, as `score_masked` computes them, share one sort of each map. Pixels of equal value share a rank and are
+counted by their expectation under random order, so that a constant map scores exactly what chance scores; average
+precision alone counts them as scikit-learn does. `SCORES` holds them all.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -19,11 +19,11 @@ from pretrain_xai.errors import did_you_mean
 from pretrain_xai.localization.earth_mover import earth_mover_score, earth_mover_top_k
 from pretrain_xai.localization.masked_maps import Levels, MaskedMaps, masked_maps
 from pretrain_xai.localization.quantus_scores import PREFIX, quantus_score
+from pretrain_xai.protocol import Ties
 
 Maps = ArrayLike | MaskedMaps
 #: values and chance levels by the name of the score
 Scored = dict[str, tuple[PerImage, PerImage]]
-Ties = Literal["expected", "strict"]
 
 
 class ConfusionCounts(NamedTuple):
@@ -210,24 +210,32 @@ def no_chance(masks: ArrayLike) -> PerImage:
 
 @dataclass(frozen=True)
 class Score:
-    """A per-image score: `function(maps, masks)` and, by `chance(masks)`, what a random map scores in expectation.
+    """A per-image score, called with maps, masks and the rule for ties.
 
     Attributes
     ----------
+    function : callable
+        Takes maps and masks, or `MaskedMaps` alone.
+    chance : callable
+        Takes masks and returns what a random map scores in expectation.
     has_ties : bool
         The function takes `ties`, the switch of the protocol.
     of_mass : bool
-        The function takes no negative values: `score_masked` gives it absolute values, as XAI-TRIS does.
+        The function takes no negative values: it is given absolute values, as XAI-TRIS does.
     is_slow : bool
         It takes a second a map, not milliseconds.
     """
 
     function: Callable[..., PerImage]
-    higher_is_better: bool = True
     chance: Callable[[ArrayLike], PerImage] = chance
     has_ties: bool = False
     of_mass: bool = False
     is_slow: bool = False
+
+    def __call__(self, maps: Maps, masks: ArrayLike | None = None, ties: Ties = "expected") -> PerImage:
+        """Return the score of each map; scores of mass take the absolute values of signed ones."""
+        given = masked_maps(maps, masks)
+        return self.function(given.magnitudes if self.of_mass else given, **({"ties": ties} if self.has_ties else {}))
 
 
 _MASS_ACCURACY = Score(relevance_mass_accuracy, of_mass=True)
@@ -243,7 +251,7 @@ SCORES: Mapping[str, Score] = {
     "top_k_intersection_area": Score(top_k_intersection_area),
     "sparseness": Score(sparseness, chance=no_chance),
     "earth_mover_score": Score(earth_mover_score, chance=no_chance, of_mass=True, is_slow=True),
-    "earth_mover_top_k": Score(earth_mover_top_k, higher_is_better=False, chance=no_chance, is_slow=True),
+    "earth_mover_top_k": Score(earth_mover_top_k, chance=no_chance, is_slow=True),
 }
 
 
@@ -256,8 +264,7 @@ def find_score(name: str) -> Score:
         If there is none; the closest and the known ones are named.
     """
     if name.startswith(PREFIX):
-        function, higher_is_better = quantus_score(name)
-        return Score(function, higher_is_better, chance=no_chance)
+        return Score(quantus_score(name), chance=no_chance)
     if name not in SCORES:
         known = f"scores are {', '.join(SCORES)} and {PREFIX}<metric>"
         raise ValueError(f"unknown score {name!r}{did_you_mean(name, SCORES)}; {known}")
@@ -269,8 +276,6 @@ def score_masked(given: MaskedMaps, scores: Sequence[str], *, ties: Ties = "expe
 
     Parameters
     ----------
-    given : MaskedMaps
-        Scores of mass take the absolute values of signed maps, such as the released edge filters.
     scores : names in `SCORES`, or `quantus:<metric>`
     ties : "expected" or "strict"
         For the scores of counts, as in `confusion_counts`.
@@ -279,14 +284,8 @@ def score_masked(given: MaskedMaps, scores: Sequence[str], *, ties: Ties = "expe
     -------
     dict from each name to its values and chance levels, float64 of shape (n_images,)
     """
-    return {name: (value_masked(given, name, ties=ties), find_score(name).chance(given.masks)) for name in scores}
-
-
-def value_masked(given: MaskedMaps, name: str, *, ties: Ties = "expected") -> PerImage:
-    """Return the values of one score of maps that further scores share; as `score_masked`."""
-    score = find_score(name)
-    options = {"ties": ties} if score.has_ties else {}
-    return score.function(given.magnitudes if score.of_mass else given, **options)
+    found = {name: find_score(name) for name in scores}
+    return {name: (score(given, ties=ties), score.chance(given.masks)) for name, score in found.items()}
 
 
 def _each_level(given: MaskedMaps, of_levels: Callable[[Levels, float], ArrayLike], k: PerImage) -> PerImage:
@@ -295,9 +294,9 @@ def _each_level(given: MaskedMaps, of_levels: Callable[[Levels, float], ArrayLik
 
 
 def _pairs_out_of_order(levels: Levels, _: float) -> float:
-    added, added_misses = levels.hits_reached - levels.hits_above, levels.reached - levels.above
-    misses_above = levels.above - levels.hits_above
-    return float(added @ (misses_above + (added_misses - added) / 2))
+    added = levels.hits_reached - levels.hits_above
+    misses_above, misses = levels.above - levels.hits_above, levels.reached - levels.above - added
+    return float(added @ (misses_above + misses / 2))
 
 
 def _average_precision(levels: Levels, k: float) -> float:
@@ -305,7 +304,7 @@ def _average_precision(levels: Levels, k: float) -> float:
     return float(added @ (levels.hits_reached / levels.reached) / k)
 
 
-def _curve_area(levels: Levels, k: float) -> float:
+def _curve_area(levels: Levels, k: float) -> ArrayLike:
     sizes = np.arange(1, k + 1)
     return (levels.expected_hits(sizes) / sizes).mean()
 

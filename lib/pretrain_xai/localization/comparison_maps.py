@@ -1,10 +1,56 @@
-"""Edge filters and the image itself as maps that know nothing of any network, to compare explanations with."""
+"""Maps to score: one of an attribution's three channels, and of an image alone, which knows nothing of any network."""
 
 from collections.abc import Callable, Mapping
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import ndimage
+from scipy.ndimage import laplace, sobel
+
+from pretrain_xai.errors import first_ten
+from pretrain_xai.protocol import ChannelReduction
+
+#: weights of red, green and blue (ITU-R BT.601), as in the released code; their sum is 0.9999
+LUMINANCE = (0.2989, 0.5870, 0.1140)
+
+#: each takes one image (height, width) and whether edges are signed: gradient magnitude or the derivative along the rows,
+#: and the absolute or signed Laplacian. The released code filters a copy in three equal channels, which only multiplies
+#: the Sobel filter by 4: no score changes.
+COMPARISON_MAPS: Mapping[str, Callable[[np.ndarray, bool], np.ndarray]] = {
+    "sobel": lambda image, signed: sobel(image, -1) if signed else np.hypot(sobel(image, -1), sobel(image, -2)),
+    "laplace": lambda image, signed: laplace(image) if signed else np.abs(laplace(image)),
+    "intensity": lambda image, signed: image,
+}
+
+
+def reduce_channels(attributions: ArrayLike, how: ChannelReduction = "sum_abs") -> np.ndarray:
+    """Make one nonnegative map of the three channels of signed attributions.
+
+    Parameters
+    ----------
+    attributions : float array of shape (n_images, 3, height, width)
+    how : "sum_abs", "abs_sum" or "luminance"
+        Absolute value of the sum (the channels are copies of one grey image, whose attribution is the sum); sum of the
+        absolute values; or sum of the absolute values times `LUMINANCE` (as published).
+
+    Returns
+    -------
+    float array of shape (n_images, height, width), >= 0
+
+    Raises
+    ------
+    ValueError
+        If the shape is another or `how` is unknown.
+    """
+    attributions = np.asarray(attributions)
+    if attributions.ndim != 4 or attributions.shape[1] != 3:
+        raise ValueError(f"attributions have shape {attributions.shape}, (n_images, 3, height, width) is expected")
+    if how == "sum_abs":
+        return np.abs(attributions.sum(1))
+    if how == "abs_sum":
+        return np.abs(attributions).sum(1)
+    if how == "luminance":
+        return np.einsum("nchw,c->nhw", np.abs(attributions), np.asarray(LUMINANCE, dtype=attributions.dtype))
+    raise ValueError(f"unknown channel reduction {how!r}; known are sum_abs, abs_sum, luminance")
 
 
 def comparison_maps(images: ArrayLike, name: str, *, signed_edges: bool = False) -> np.ndarray:
@@ -35,35 +81,9 @@ def comparison_maps(images: ArrayLike, name: str, *, signed_edges: bool = False)
         raise ValueError(f"unknown comparison map {name!r}; known are {', '.join(COMPARISON_MAPS)}")
     if images.ndim != 3:
         raise ValueError(f"images have shape {images.shape}, (n_images, height, width) is expected: give one channel")
-    bad = np.flatnonzero(~((images >= 0) & np.isfinite(images)).all(axis=(1, 2)))
-    if len(bad):
-        raise ValueError(f"images {', '.join(map(str, bad[:10]))} have negative, NaN or infinite values")
-    maps = [COMPARISON_MAPS[name](image, signed_edges) for image in images]
-    return np.stack(maps) if maps else images
-
-
-def _sobel(image: np.ndarray, signed_edges: bool) -> np.ndarray:
-    """Gradient magnitude, or the derivative along the rows.
-
-    The released code filters a copy in three equal channels, which only multiplies this by 4: no score changes.
-    """
-    along_rows = ndimage.sobel(image, axis=-1)
-    return along_rows if signed_edges else np.hypot(along_rows, ndimage.sobel(image, axis=-2))
-
-
-def _laplace(image: np.ndarray, signed_edges: bool) -> np.ndarray:
-    """Absolute Laplacian, or signed; its term across three equal channels, as in the released code, is 0."""
-    laplacian = ndimage.laplace(image)
-    return laplacian if signed_edges else np.abs(laplacian)
-
-
-def _intensity(image: np.ndarray, signed_edges: bool) -> np.ndarray:
-    return image
-
-
-#: each takes one image (height, width) and whether edges are signed
-COMPARISON_MAPS: Mapping[str, Callable[[np.ndarray, bool], np.ndarray]] = {
-    "sobel": _sobel,
-    "laplace": _laplace,
-    "intensity": _intensity,
-}
+    if bad := np.flatnonzero(~((images >= 0) & np.isfinite(images)).all(axis=(1, 2))).tolist():
+        raise ValueError(f"images {first_ten(bad)} have negative, NaN or infinite values")
+    maps = np.empty_like(images)
+    for place, image in enumerate(images):
+        maps[place] = COMPARISON_MAPS[name](image, signed_edges)
+    return maps

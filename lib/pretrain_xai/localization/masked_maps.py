@@ -52,6 +52,8 @@ class MaskedMaps:
     ----------
     values : float array of shape (n_images, n_pixels)
     inside : bool array of shape (n_images, n_pixels)
+    k : float64 array of shape (n_images,)
+        Pixels of each mask.
     shape : (height, width)
 
     Raises
@@ -61,38 +63,23 @@ class MaskedMaps:
     """
 
     def __init__(self, maps: ArrayLike, masks: ArrayLike, image_ids: Sequence[int] | np.ndarray | None = None) -> None:
-        maps, masks = np.asarray(maps), np.asarray(masks)
-        if maps.ndim != 3 or maps.shape != masks.shape:
-            raise ValueError(f"maps {maps.shape} and masks {masks.shape} must both be (n_images, height, width)")
-        if masks.dtype != np.bool_:
-            raise TypeError(f"masks are {masks.dtype}, bool is expected: binarise the ground truth first")
+        maps, self.masks = np.asarray(maps), np.asarray(masks)
+        if maps.ndim != 3 or maps.shape != self.masks.shape:
+            raise ValueError(f"maps {maps.shape} and masks {self.masks.shape} must both be (n_images, height, width)")
+        if self.masks.dtype != np.bool_:
+            raise TypeError(f"masks are {self.masks.dtype}, bool is expected: binarise the ground truth first")
         if maps.dtype not in (np.float32, np.float64):
             maps = maps.astype(np.float64)
+        self.maps, self.image_ids = maps, range(len(maps)) if image_ids is None else image_ids
         self.shape: tuple[int, int] = maps.shape[1:]
-        self.values, self.inside = maps.reshape(len(maps), -1), masks.reshape(len(masks), -1)
-        self.image_ids = range(len(maps)) if image_ids is None else image_ids
+        self.values, self.inside = (array.reshape(len(maps), -1) for array in (maps, self.masks))
+        self.n_pixels = self.values.shape[1]
+        self.k: PerImage = self.inside.sum(1).astype(np.float64)
         self.require(np.isfinite(self.values).all(1), "maps", "are not finite (NaN or infinite)")
-        self.require(
-            np.any(self.inside, axis=1), "masks", "are empty: there is nothing to find, leave these images out"
-        )
+        self.require(self.k > 0, "masks", "are empty: there is nothing to find, leave these images out")
 
     def __len__(self) -> int:
         return len(self.values)
-
-    @property
-    def n_pixels(self) -> int:
-        """Pixels of a map."""
-        return self.values.shape[1]
-
-    @property
-    def masks(self) -> Booleans:
-        """The masks as they were given, (n_images, height, width)."""
-        return self.inside.reshape(-1, *self.shape)
-
-    @cached_property
-    def k(self) -> PerImage:
-        """Pixels of each mask."""
-        return self.inside.sum(1).astype(np.float64)
 
     @cached_property
     def sorted_values(self) -> np.ndarray:
@@ -104,22 +91,18 @@ class MaskedMaps:
         """The levels of each map."""
         return list(map(_levels, self.sorted_values, self.hit_values()))
 
+    @cached_property
+    def _absolute(self) -> "MaskedMaps | None":
+        return None if (self.values >= 0).all() else MaskedMaps(np.abs(self.maps), self.masks, self.image_ids)
+
     @property
     def magnitudes(self) -> "MaskedMaps":
         """The same with absolute values; itself if no map is signed."""
-        return (
-            self if self._absolute is None else self._absolute
-        )  # itself is not cached: a cycle would keep a chunk in memory past its use
-
-    @cached_property
-    def _absolute(self) -> "MaskedMaps | None":
-        if (self.values >= 0).all():
-            return None
-        return MaskedMaps(np.abs(self.values).reshape(-1, *self.shape), self.masks, self.image_ids)
+        return self._absolute or self  # itself is not cached: a cycle would keep a chunk in memory past its use
 
     def with_masks(self, masks: ArrayLike) -> "MaskedMaps":
         """Return the same maps with other masks; what is sorted is not sorted again."""
-        other = MaskedMaps(self.values.reshape(-1, *self.shape), masks, self.image_ids)
+        other = MaskedMaps(self.maps, masks, self.image_ids)
         other.sorted_values = self.sorted_values
         return other
 
@@ -152,12 +135,8 @@ def masked_maps(maps: ArrayLike | MaskedMaps, masks: ArrayLike | None) -> Masked
 
 def _levels(sorted_values: np.ndarray, hit_values: np.ndarray) -> Levels:
     levels, count = np.unique(hit_values, return_counts=True)
-    hits_reached = np.cumsum(count[::-1])
-    n_pixels = len(sorted_values)
-    counts = (
-        n_pixels - np.searchsorted(sorted_values, levels, side="right")[::-1],
-        n_pixels - np.searchsorted(sorted_values, levels, side="left")[::-1],
-        hits_reached - count[::-1],
-        hits_reached,
-    )
+    # how many pixels of the map are weaker, or at most as strong, from the strongest level
+    weaker, at_most = (np.searchsorted(sorted_values, levels, side)[::-1] for side in ("left", "right"))
+    hits_reached, n_pixels = np.cumsum(count[::-1]), len(sorted_values)
+    counts = n_pixels - at_most, n_pixels - weaker, hits_reached - count[::-1], hits_reached
     return Levels(*(numbers.astype(np.float64) for numbers in counts))

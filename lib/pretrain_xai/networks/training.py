@@ -20,7 +20,7 @@ from torch.nn import functional
 from torch.optim import lr_scheduler
 from tqdm.auto import tqdm
 
-from pretrain_xai.allocation import keep_freed_memory
+from pretrain_xai.arrays import keep_freed_memory
 from pretrain_xai.dataset import LabelledImages
 from pretrain_xai.errors import SelfCheckError, UserError
 from pretrain_xai.networks.checkpoints import Checkpoints

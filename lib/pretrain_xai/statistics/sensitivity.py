@@ -16,7 +16,7 @@ from scipy import stats
 
 from pretrain_xai.arrays import Floats
 from pretrain_xai.errors import UserError
-from pretrain_xai.localization.channels import Reduction
+from pretrain_xai.protocol import ChannelReduction
 from pretrain_xai.skill import Skills
 from pretrain_xai.statistics.effects import Contrast, contrasts, holm, is_paired
 from pretrain_xai.statistics.intervals import Interval, by_images, by_units
@@ -34,7 +34,7 @@ _ROUNDING = 1e-12
 #: columns of `flips`
 FLIP_COLUMNS = [*SETTING, "conclusion", "contrast", "default", "found", "change", "estimate", "low", "high"]
 
-Names = tuple[Reduction, float, str]  # of a setting: channel reduction, mask threshold, score
+Names = tuple[ChannelReduction, float, str]  # of a setting: channel reduction, mask threshold, score
 
 
 def mean_ranks(values: np.ndarray, image_weights: np.ndarray, network_weights: np.ndarray) -> Floats:
