@@ -35,7 +35,7 @@ from pretrain_xai.audit import assert_passed, audit_splits
 from pretrain_xai.dataset import build_splits, read_split
 from pretrain_xai.lesions import load_patches
 from pretrain_xai.provenance import record
-from pretrain_xai.slices.simulated import read_slices
+from pretrain_xai.slices.store import read_slices
 from pretrain_xai.study import load_study
 from pretrain_xai.tables import write_table
 

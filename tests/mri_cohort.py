@@ -1,12 +1,14 @@
 """Cohorts on disk for tests: NIfTI volumes cut from the template, whole and broken, with their table of participants."""
 
-import gzip
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
 from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, ornt_transform
-from pretrain_xai.slices.simulated import load_template
+from pretrain_xai.slices.reading import BadFileError, rejecting
+from pretrain_xai.slices.template import load_template
 
 #: heights of the axial slices, mm
 HEIGHTS = np.arange(0, 29, 4)
@@ -15,8 +17,8 @@ ORIENTATIONS = ("RAS", "LPI", "PIR", "ASL", "SAR", "LAS")
 
 def brain_volume(seed: int, male: bool) -> nibabel.Nifti1Image:
     """Return a few axial slices of the template, int16 in RAS, with a brightness, a shift and a size of their own."""
-    template, rng = load_template(), np.random.default_rng(seed)
-    slab = template.volume[(HEIGHTS - template.first_z).astype(int)][:, ::-1].transpose(2, 1, 0)
+    (volume, first_z, _), rng = load_template(), np.random.default_rng(seed)
+    slab = volume[(HEIGHTS - first_z).astype(int)][:, ::-1].transpose(2, 1, 0)
     slab = np.roll(slab, rng.integers(-2, 3, 2), axis=(0, 1)) ** rng.uniform(0.9, 1.1)
     data = np.rint(np.where(slab > 0.1, slab * rng.integers(500, 900), 0)).astype(np.int16)
     if not male:
@@ -70,6 +72,9 @@ def volume_path(folder: Path, number: int, suffix: str) -> Path:
     return path
 
 
-def repack(path: Path, content: bytes) -> None:
-    """Write bytes as the content of a .nii or .nii.gz."""
-    path.write_bytes(gzip.compress(content, 1) if path.suffix == ".gz" else content)
+def or_refuse(read: Callable[[], Any]) -> Any:
+    """Return what `read` returns; if the file is refused, raise a BadFileError with the reason that a study gives."""
+    rejected: list[dict[str, Any]] = []
+    with rejecting(rejected):
+        return read()
+    raise BadFileError(rejected[0]["reason"])

@@ -16,7 +16,7 @@ from pretrain_xai.lesions import LesionPatch, generate_patches
 from pretrain_xai.overlay import OverlayError, clean_at_model_resolution
 from pretrain_xai.protocol import CORRECTED
 from pretrain_xai.settings.sections import Dataset
-from pretrain_xai.slices.simulated import simulate_cohort, simulate_participants
+from pretrain_xai.slices.template import simulate_cohort, simulate_participants
 
 SHARES = {"train": 8, "validation": 6, "test": 6}
 SUBJECTS = {"train": 30, "validation": 10, "test": 10}

@@ -9,7 +9,7 @@ from pretrain_xai.networks import corpora
 from pretrain_xai.networks.corpora import CORPORA, PHOTOGRAPHS, VALIDATION_SHARE, mri_corpus, natural_corpus
 from pretrain_xai.paths import Paths
 from pretrain_xai.settings.sections import Pretraining
-from pretrain_xai.slices.simulated import write_slices
+from pretrain_xai.slices.store import write_slices
 from pretrain_xai.study import Study, load_study
 
 SPLITS = {"pretraining": 3, "pretraining_validation": 2, "train": 2}
@@ -35,7 +35,7 @@ def slices_folder(root):
             brain[:, 8:20, 6:15] = (row + 1) / 10
             yield brain, pd.DataFrame({"subject": [f"{split}{number}"], "sex": ["FM"[row % 2]], "split": [split]})
 
-    write_slices(Paths("tiny").slices, cohort(), n_slices=len(subjects))
+    write_slices(Paths("tiny").slices, cohort())
 
 
 def test_crops_of_every_photograph_are_a_class(study):

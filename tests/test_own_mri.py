@@ -2,8 +2,6 @@
 
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import nibabel
@@ -17,8 +15,8 @@ from pretrain_xai.batch import main
 from pretrain_xai.paths import Paths
 from pretrain_xai.run_notebook import check_parameters, run_notebook
 from pretrain_xai.running.stages import fingerprint
-from pretrain_xai.slices.simulated import read_slices
 from pretrain_xai.slices.sources import make_slices
+from pretrain_xai.slices.store import read_slices
 from pretrain_xai.study import Study, StudyError, load_study
 from test_batch import batch, planned
 
@@ -48,14 +46,10 @@ def write_study(root: Path, recipe: dict, name: str = "own") -> Path:
     return path
 
 
-@pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe["slices"]["folder"])
-def test_every_recipe_is_a_valid_study(recipe):
-    study = Study.model_validate(study_with(recipe))
-    assert study.slices.splits == set(SUBJECTS)
-
-
-def test_there_is_a_recipe_for_every_source():
+def test_there_is_a_recipe_for_every_source_and_each_is_a_valid_study():
     assert {recipe["slices"]["source"] for recipe in RECIPES} == {"nifti", "pickle", "arrays"}
+    for recipe in RECIPES:
+        assert Study.model_validate(study_with(recipe)).slices.splits == set(SUBJECTS)
 
 
 def save(path: Path, data: np.ndarray) -> None:
@@ -103,11 +97,10 @@ def test_the_recipes_read_the_folders_that_they_name(root, monkeypatch):
     [
         ({"slices": COHORT | {"source": "dicom"}}, "slices: .*'dicom'.*'template', 'nifti', 'pickle', 'arrays'"),
         ({"slices": COHORT | {"patern": "x"}}, r"slices\.nifti\.patern: .*not permitted"),
-        ({"slices": COHORT | {"pattern": "sub-*/anat/*.nii"}}, r"must say with \{subject\} where the subject's name"),
+        ({"slices": COHORT | {"pattern": "sub-*/anat/*.nii"}}, "should match pattern.*subject"),
         ({"slices": COHORT | {"pattern": "/data/{subject}.nii"}}, "must be relative to `folder`"),
         ({"slices": COHORT | {"z_range": [3.0, 1.0]}}, "the lower end comes first"),
         ({"slices": COHORT | {"subjects": {"train": 0.7, "test": 0.4}}}, "shares must sum to at most 1, found 1.1"),
-        ({"slices": COHORT | {"subjects": {"train": 0}}}, "every split needs a number above 0"),
         ({"slices": COHORT | {"subjects": {"train": 5, "validation": 5}}}, "slices has no entry for the split 'test'"),
         (
             {"slices": COHORT | {"subjects": {"train": 5, "validation": 5, "test": 5}}},
@@ -134,7 +127,7 @@ def test_a_missing_folder_is_one_line_before_anything_runs(root, capfd):
     printed = capfd.readouterr()
     assert printed.out == ""
     (line,) = printed.err.splitlines()
-    assert str(root / "bids") in line and "is missing; set it to where the MRI lies" in line
+    assert str(root / "bids") in line and "set it to where the MRI lies" in line
 
 
 def test_changed_files_and_another_target_count_for_the_slices_only(root):
@@ -146,25 +139,9 @@ def test_changed_files_and_another_target_count_for_the_slices_only(root):
     nibabel.save(brain_volume(7, male=True), volume_path(root / "bids", 7, ".nii"))
     assert fingerprint(study, "02_make_slices") != before
     assert "source" not in fingerprint(study, "03_build_dataset")
-    settings = study.model_dump()
-    settings["pretraining"]["target"] = "handedness"
-    assert fingerprint(Study.model_validate(settings), "02_make_slices")["pretraining.target"] == "handedness"
-
-
-def test_volumes_need_little_memory(tmp_path):
-    """At most 13 bytes per voxel, which is the bound of `nifti.MAX_VOXELS`."""
-    code = (
-        "import resource, sys, pathlib; from pretrain_xai.slices.nifti import read_volume;"
-        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024;"
-        "before = peak(); size = read_volume(pathlib.Path(sys.argv[1])).data.size; print((peak() - before) / size)"
-    )
-    data = np.zeros((130, 155, 130), np.float32)
-    data[20:-20, 20:-20] = np.random.default_rng(0).random((90, 115, 130), np.float32)
-    nibabel.save(nibabel.Nifti1Image(data, np.eye(4)), tmp_path / "a.nii.gz")
-    printed = subprocess.run(
-        [sys.executable, "-c", code, tmp_path / "a.nii.gz"], capture_output=True, text=True, check=True
-    )
-    assert float(printed.stdout) < 13
+    other = study.pretraining.model_copy(update={"target": "handedness"})
+    changed = fingerprint(study.model_copy(update={"pretraining": other}), "02_make_slices")
+    assert changed["pretraining.target"] == "handedness"
 
 
 @pytest.mark.system

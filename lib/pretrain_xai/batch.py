@@ -24,7 +24,7 @@ from pretrain_xai.running.cluster import job_prefix, profile_folder, uses_slurm,
 from pretrain_xai.running.pairs import check_pairs
 from pretrain_xai.running.stages import STAGES
 from pretrain_xai.running.variants import finished_variants, retrained_variants, variant_name, variant_states
-from pretrain_xai.slices.files import check_source
+from pretrain_xai.slices.files import source_state
 from pretrain_xai.study import Study, StudyError, load_study
 
 
@@ -222,7 +222,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         check_methods(settings)
         check_scores(settings)
         check_files_and_network(settings, options.profile)
-        check_source(settings.slices)
+        source_state(settings.slices)
         check_pairs(paths.NOTEBOOKS, STAGES)
         status = run_batch(options.study, snakemake_options, options.profile)
         if status == 0 and options.protocols:

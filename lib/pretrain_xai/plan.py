@@ -212,11 +212,11 @@ def requested(study: Study, rule: str) -> dict[str, int]:
 def missing(study: Study) -> list[str]:
     """Return in words what a study needs and has not: data, weights, its network, methods that can explain it."""
     from pretrain_xai.running import prerequisites
-    from pretrain_xai.slices.files import check_source
+    from pretrain_xai.slices.files import source_state
 
     checks = (prerequisites.check_weights, prerequisites.check_network, prerequisites.check_device)
     found = []
-    for check in (lambda study: check_source(study.slices), *checks):
+    for check in (lambda study: source_state(study.slices), *checks):
         try:
             check(study)
         except UserError as error:

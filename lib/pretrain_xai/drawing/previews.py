@@ -56,7 +56,7 @@ def slice_figure(slices: np.ndarray, table: pd.DataFrame, n_subjects: int, unit:
 def quality_figure(quality: pd.DataFrame, rejected: pd.DataFrame) -> Figure:
     """Draw the brightness of the brain by split, the share of brain by class, and what was rejected why, if anything was.
 
-    Both tables are those of `slices.quality`.
+    Both tables are those of `slices.store`.
     """
     ratios = (1, 1) if rejected.empty else (1, 1, 1.2)
     figure, axes = plt.subplots(1, len(ratios), figsize=(TWO_COLUMNS, 2), layout="constrained", width_ratios=ratios)

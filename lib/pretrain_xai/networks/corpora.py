@@ -6,7 +6,7 @@ import numpy as np
 
 from pretrain_xai.dataset import LabelledImages
 from pretrain_xai.overlay import clean_at_model_resolution
-from pretrain_xai.slices.simulated import read_slices
+from pretrain_xai.slices.store import read_slices
 from pretrain_xai.study import PRETRAINING_SPLITS, Study
 
 #: colour or grey photographs and textures that scikit-image ships; each is one class

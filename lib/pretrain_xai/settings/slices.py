@@ -7,15 +7,12 @@ from pydantic import AfterValidator, Field, model_validator
 
 from pretrain_xai.settings.sections import Seed, Settings
 
-#: shares are written with few digits: their sum may miss 1 by so much
-ROUNDING = 1e-6
-
 
 def _counts_or_shares(subjects: dict[str, Any]) -> dict[str, Any]:
     """Check numbers of subjects (whole numbers from 1), or shares of all subjects (more than 0, at most 1 together)."""
     if not subjects or min(subjects.values()) <= 0:
         raise ValueError(f"every split needs a number above 0, found {subjects}")
-    if is_shares(subjects) and sum(subjects.values()) > 1 + ROUNDING:
+    if is_shares(subjects) and sum(subjects.values()) > 1.000001:  # shares are written with few digits
         raise ValueError(f"shares must sum to at most 1, found {sum(subjects.values()):g}; whole numbers are counts")
     return subjects
 
@@ -31,12 +28,6 @@ def _of_files(pattern: str) -> str:
     return pattern
 
 
-def _of_subjects(pattern: str) -> str:
-    if "{subject}" not in _of_files(pattern):
-        raise ValueError(f"must say with {{subject}} where the subject's name stands, found {pattern!r}")
-    return pattern
-
-
 def _ascending_pair(pair: list[float]) -> list[float]:
     if not pair[0] < pair[1]:
         raise ValueError(f"the lower end comes first, found {pair}")
@@ -45,28 +36,36 @@ def _ascending_pair(pair: list[float]) -> list[float]:
 
 #: subjects of each split, or their shares
 Subjects = Annotated[dict[str, int] | dict[str, float], AfterValidator(_counts_or_shares)]
+Count = Annotated[int, Field(gt=0)]
 #: lowest and highest axial position
 Range = Annotated[list[float], Field(min_length=2, max_length=2), AfterValidator(_ascending_pair)]
 #: height and width of all slices, pixels
 Shape = Annotated[list[Annotated[int, Field(ge=16, le=1024)]], Field(min_length=2, max_length=2)]
-Share = Annotated[float, Field(ge=0, lt=1)]
+Pattern = Annotated[str, AfterValidator(_of_files)]
 
 
-class Template(Settings):
-    """A cohort simulated from the MNI152 template."""
+class _OfSubjects(Settings):
+    """Sources that are told how many subjects each split gets."""
 
-    source: Literal["template"]
-    #: subjects of each split
-    subjects: dict[str, Annotated[int, Field(gt=0)]]
-    slices_per_subject: int = Field(gt=0)
-    #: mm above the anterior commissure
-    z_range: Range
+    #: as counts (subjects that are left over stand in for those whose files are broken) or as shares of all
+    subjects: Subjects
+    #: of the simulation, or what decides which subject belongs to which split
     seed: Seed = 0
 
     @property
     def splits(self) -> set[str]:
         """The splits that get slices."""
         return set(self.subjects)
+
+
+class Template(_OfSubjects):
+    """A cohort simulated from the MNI152 template."""
+
+    source: Literal["template"]
+    subjects: dict[str, Count]
+    slices_per_subject: Count
+    #: mm above the anterior commissure
+    z_range: Range
 
 
 class Participants(Settings):
@@ -80,27 +79,18 @@ class Participants(Settings):
     age: str | None = "age"
 
 
-class Files(Settings):
+class Files(_OfSubjects):
     """What files of a folder have in common, one or more of each subject."""
 
     #: from the folder of studies/, or absolute; ~ is your home
     folder: str
     #: the files in `folder`; {subject} stands for the subject's name, other names in braces for anything, ** for any folders
-    pattern: Annotated[str, AfterValidator(_of_subjects)]
+    pattern: Annotated[Pattern, Field(pattern=r"\{subject\}")]
     participants: Participants = Participants()
-    #: as counts (subjects that are left over stand in for those whose files are broken) or as shares of all
-    subjects: Subjects
     #: a slice is used if at least this share of its pixels is brain
-    min_brain_share: Share = 0.1
+    min_brain_share: float = Field(0.1, ge=0, lt=1)
     #: brains are centred in slices of this shape; none: the largest height and width there are
     shape: Shape | None = None
-    #: decides which subject belongs to which split
-    seed: Seed = 0
-
-    @property
-    def splits(self) -> set[str]:
-        """The splits that get slices."""
-        return set(self.subjects)
 
 
 class Nifti(Files):
@@ -108,13 +98,13 @@ class Nifti(Files):
 
     source: Literal["nifti"]
     #: the brain mask of each volume; the names in braces stand for what they stand for in `pattern`
-    mask: Annotated[str, AfterValidator(_of_files)] | None = None
+    mask: Pattern | None = None
     #: none: from the lowest to the highest slice with enough brain
     z_range: Range | None = None
     #: mm of the volume's own coordinates, or share of the way from the lowest to the highest slice with brain
     z_unit: Literal["mm", "share"] = "mm"
     #: evenly spaced; none: all
-    slices_per_volume: int | None = Field(None, gt=0)
+    slices_per_volume: Count | None = None
 
 
 class Arrays(Files):
@@ -132,8 +122,8 @@ class Pickle(Settings):
     #: of each file, which share of its subjects goes to which splits
     files: dict[str, Annotated[dict[str, float], AfterValidator(_counts_or_shares)]] = Field(min_length=1)
     #: at most so many slices of a split, drawn at random
-    max_slices: dict[str, Annotated[int, Field(gt=0)]] = Field(default_factory=dict)
-    min_brain_share: Share = 0.0
+    max_slices: dict[str, Count] = Field(default_factory=dict)
+    min_brain_share: float = Field(0.0, ge=0, lt=1)
     shape: Shape | None = None
     seed: Seed = 0
 
