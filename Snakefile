@@ -397,6 +397,7 @@ rule statistics:
         [figure("13_statistics", name) for name in ("skill_intervals", "ranks", "redundancy")],
         [figure("13_statistics", f"effect_{second}_{first}") for first, second in combinations(study.pretraining.corpora, 2)],
         figure("13_statistics", "power") if study.n_seeds(SELECTION) > 1 else [],
+        [f"{near(study.paths.figures)}/tables/{name}{suffix}" for name in MANUSCRIPT for suffix in (".tex", ".md")],
     log:
         log_of("13_statistics"),
     params:
@@ -429,19 +430,6 @@ rule equal_accuracy:
         **asks("13b_equal_accuracy"),
     shell:
         command("13b_equal_accuracy")
-
-
-rule manuscript_tables:
-    input:
-        [f"{near(study.paths.statistics)}/{name}.csv" for name in ("cells", "effects", "ranks")],
-    output:
-        [f"{near(study.paths.figures)}/tables/{name}{suffix}" for name in MANUSCRIPT for suffix in (".tex", ".md")],
-    log:
-        log_of("13d_manuscript_tables"),
-    params:
-        fingerprint(study, "13d_manuscript_tables"),
-    shell:
-        command("13d_manuscript_tables", f"-p selection {SELECTION}")
 
 
 rule sensitivity:
@@ -553,7 +541,6 @@ rule report:
         [f"{near(study.paths.figures)}/boxplots_tpr_{selection}.png" for selection in OTHERS],
         rules.statistics.output,
         rules.sensitivity.output,
-        rules.manuscript_tables.output,
         rules.equal_accuracy.output,
         rules.sanity_checks.output,
     output:

@@ -7,12 +7,12 @@ import time
 import numpy as np
 import pandas as pd
 from pretrain_xai.paths import Paths
-from pretrain_xai.statistics.coverage import coverage_table
-from pretrain_xai.statistics.effects import Contrast
+from pretrain_xai.statistics.effects import by_cell
 from pretrain_xai.statistics.intervals import by_units
 from pretrain_xai.statistics.mixed_model import fit_mixed_model
-from pretrain_xai.statistics.simulated_studies import Size, Spread, as_skills, simulate_scores
+from pretrain_xai.statistics.power import Spread
 from pretrain_xai.tables import TableError, read_table
+from simulated_studies import Size, as_skills, coverage_table, simulate_scores
 
 N_STUDIES = 1000
 #: what networks of one seed number share, as a part of the deviation between networks: pairing by number is put to the test
@@ -41,10 +41,7 @@ def largest_difference(spread: Spread, n_seeds: int, n_studies: int = 10) -> flo
     differences = []
     for study in scores:
         skills = as_skills(study)
-        contrast = Contrast("corpus", "", weights)
-        table = pd.DataFrame(contrast.weights, columns=skills.methods)
-        keys = [skills.networks[name].to_numpy() for name in ("pretraining", "finetune_depth")]
-        fitted = fit_mixed_model(skills.network_means()).interval(table.groupby(keys).sum().stack())
+        fitted = fit_mixed_model(skills.network_means()).interval(by_cell(skills, weights))
         contributions = np.einsum("rm,rmi->ri", weights, skills.values)
         closed = by_units(contributions, np.repeat(np.arange(2 * size.n_depths), n_seeds), pooled=True)
         differences += [abs(fitted.estimate - closed.estimate) / closed.se, abs(fitted.se / closed.se - 1)]

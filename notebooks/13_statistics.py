@@ -12,15 +12,16 @@
 # **Question.** Which methods find the lesions, do corpus and depth matter, and how sure is it?
 #
 # **Reads** the scores of all models, their example maps and the test images. **Writes** the tables in
-# `data/<study>/statistics` and the figures `skill_intervals`, `effect_<corpus>_<corpus>`, `ranks`, `redundancy` and, with
-# several seeds, `power`. **Takes** half a minute.
+# `data/<study>/statistics`, the figures `skill_intervals`, `effect_<corpus>_<corpus>`, `ranks`, `redundancy` and, with
+# several seeds, `power`, and in `figures/<study>/tables` skill, effects and ranks as LaTeX and Markdown. **Takes** half a
+# minute.
 
 # %% [markdown]
-# What is drawn anew when a study is repeated? Networks: with another seed each comes out differently. So the seed is the
+# What changes when a study is repeated? Networks: with another seed each comes out differently. So the seed is the
 # unit, and images, which all networks share, are nested in it. Pooling all images of all networks as independent cases
 # finds effects that are not there: `make bench-statistics` counts how often.
 #
-# Each corpus has one pre-trained network. A difference of the corpora is one of these two networks, fine-tuned anew; whether
+# Each corpus has one pre-trained network. A difference of the corpora is one of these two networks, fine-tuned again; whether
 # another pre-training on the same corpus would show it, this design can't tell.
 
 # %% tags=["parameters"]
@@ -30,12 +31,12 @@ metric: str = "relevance_rank_accuracy"  # a score that has a chance level
 seed: int = 0  # of the bootstraps and of the simulation of power
 
 # %%
-from itertools import combinations
-
 import matplotlib.pyplot as plt
 
-from pretrain_xai.drawing import figures, statistics_plots
+from IPython.display import Markdown, display
+from pretrain_xai.drawing import figures, manuscript_tables, statistics_plots
 from pretrain_xai.dataset import read_split
+from pretrain_xai.names import pairs
 from pretrain_xai.statistics.findings import findings
 from pretrain_xai.statistics.power import seeds_needed
 from pretrain_xai.provenance import record
@@ -83,10 +84,10 @@ print(f"chance: {images['chance_brain'].mean():.3f} in the brain, {skills.images
 # %% [markdown]
 # ## Compute all tables
 #
-# Each effect in five ways: a t interval on seed means (paired by seed where all cells have the same seeds, else Welch's),
-# which is about other networks on these images and leads the answers; the bootstrap-t; a hierarchical bootstrap of seeds,
-# then subjects; a t interval over seeds and images, for other networks on other images; a linear mixed model with a
-# random intercept per network. p values are Holm-corrected within each family of questions.
+# Each effect in four ways: a t interval on seed means (paired by seed where all cells have the same seeds, else Welch's),
+# which is about other networks on these images and leads the answers; a hierarchical bootstrap of seeds, then subjects; a
+# t interval over seeds and images, for other networks on other images; a linear mixed model with a random intercept per
+# network. p values are Holm-corrected within each family of questions.
 
 # %%
 parameters = {"study": study, "selection": selection, "metric": metric, "images": CORRECT_FOR_ALL, "seed": seed}
@@ -113,10 +114,10 @@ plt.show(figure)
 
 # %%
 effects = tables["effects"]
-for first, second in combinations(corpora, 2):
-    figure = statistics_plots.corpus_figure(effects, f"{second} - {first}")
-    data = effects[effects["contrast"] == f"{second} - {first}"]
-    figures.save_figure(figure, data, study, f"effect_{second}_{first}", parameters=parameters, inputs=inputs)
+for contrast in pairs(corpora):
+    figure = statistics_plots.corpus_figure(effects, contrast)
+    data, name = effects[effects["contrast"] == contrast], f"effect_{contrast.replace(' - ', '_')}"
+    figures.save_figure(figure, data, study, name, parameters=parameters, inputs=inputs)
     plt.show(figure)
 
 # %% [markdown]
@@ -143,8 +144,8 @@ accuracy.groupby(["pretraining", "finetune_depth"])["accuracy"].mean().unstack()
 
 # %%
 ranks = tables["ranks"]
-pairs = tables["nemenyi"].pivot(index="method", columns="other", values="p")
-figure = statistics_plots.ranks_figure(ranks, pairs)
+nemenyi = tables["nemenyi"].pivot(index="method", columns="other", values="p")
+figure = statistics_plots.ranks_figure(ranks, nemenyi)
 figures.save_figure(figure, ranks, study, "ranks", parameters=parameters, inputs=inputs)
 plt.show(figure)
 
@@ -172,6 +173,29 @@ if skills.n_seeds > 1:
     plt.show(figure)
 needed = seeds_needed(tables["power"]).pivot(index=["averaged", "difference"], columns="n_images", values="seeds")
 needed if len(needed) else print("one seed per cell: no power is simulated")
+
+# %% [markdown]
+# ## Tables for a paper
+#
+# Each estimate with its 95 % interval, as LaTeX and Markdown. The LaTeX is a `tabular` with booktabs rules, to be read in
+# by `\input` within a `table` of your own; nothing in it depends on the day, so a paper changes only when its numbers do.
+
+# %%
+units = {"seed": "networks of other seeds on these images", "image": "other images of the same networks, by subject"}
+about = f"Skill above chance with 95 % intervals for {units[tables['cells']['unit'].iloc[0]]}."
+test = "p by t tests, and after Holm's correction within each kind of difference; n: units."
+difference = f"{ranks['critical_difference'].iloc[0]:.2f}"
+captions = {
+    "skill": (manuscript_tables.cells_table(tables["cells"]), f"{about} Columns: fine-tuned blocks."),
+    "effects": (manuscript_tables.effects_table(effects), f"Differences of skill. {about} {test}"),
+    "ranks": (
+        manuscript_tables.ranks_table(ranks),
+        f"Methods by mean rank over networks. Ranks further apart than {difference} differ by Nemenyi's test.",
+    ),
+}
+for name, (table, caption) in captions.items():
+    saved = manuscript_tables.save_table(table, study, name, caption, parameters=parameters, inputs=inputs)
+    display(Markdown(saved[1].read_text()))
 
 # %% [markdown]
 # ## Read the result

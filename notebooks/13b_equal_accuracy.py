@@ -21,7 +21,7 @@
 # networks of the whole trainings, with test accuracy as a covariate, skill ~ depth + corpus + accuracy.
 #
 # Matching compares networks that have seen fewer images; the covariate takes accuracy to act linearly and in both
-# corpora alike. Where both say the same, the answer does not hang on either.
+# corpora alike. Where both say the same, the answer does not depend on either.
 
 # %% tags=["parameters"]
 study: str = "demo"  # a file in studies/
@@ -29,14 +29,13 @@ metric: str = "relevance_rank_accuracy"  # a score that has a chance level
 seed: int = 0  # of the bootstraps
 
 # %%
-from itertools import combinations
-
 import matplotlib.pyplot as plt
 
 from pretrain_xai.drawing import figures
 from pretrain_xai.dataset import read_split
 from pretrain_xai.statistics.equal_accuracy import equal_accuracy_tables
-from pretrain_xai.statistics.equality_findings import equality_findings
+from pretrain_xai.statistics.findings import equality_findings
+from pretrain_xai.names import pairs
 from pretrain_xai.networks.matching import cell_matched, read_matching
 from pretrain_xai.drawing.matching_plots import accuracy_figure, equality_figure
 from pretrain_xai.provenance import record
@@ -105,10 +104,9 @@ correlations.style.format(precision=3).hide(axis="index")
 
 # %%
 effects = tables["equal_accuracy"]
-for first, second in combinations(corpora, 2):
-    name = f"equal_accuracy_{second}_{first}"
-    shown = effects[effects["contrast"] == f"{second} - {first}"]
-    figure = equality_figure(shown, f"{second} - {first}")
+for contrast in pairs(corpora):
+    name, shown = f"equal_accuracy_{contrast.replace(' - ', '_')}", effects[effects["contrast"] == contrast]
+    figure = equality_figure(shown, contrast)
     figures.save_figure(figure, shown, study, name, parameters=parameters, inputs=inputs)
     plt.show(figure)
 

@@ -28,7 +28,6 @@ EVERYTHING_AFTER_FINETUNING = {
     "statistics",
     "equal_accuracy",
     "sensitivity",
-    "manuscript_tables",
     "sanity_checks",
     "report",
 }

@@ -8,22 +8,21 @@ import pytest
 from pretrain_xai.skill import Skills
 from pretrain_xai.statistics import intervals
 from pretrain_xai.statistics.effects import ALL, WAYS, cell_table, contrasts, contributions, effect_table, holm
-from pretrain_xai.statistics.simulated_studies import Size, Spread, as_skills, simulate_scores
+from pretrain_xai.statistics.power import Spread
+from simulated_studies import Size, as_skills, simulate_scores
 from statsmodels.stats.multitest import multipletests
-
-SPREAD = Spread(network=0.02)
 
 
 def study(n_seeds: int = 4, **options) -> Skills:
     size = Size(n_seeds, n_depths=3, n_methods=3, n_images=24)
-    return as_skills(simulate_scores(1, size, SPREAD, np.random.default_rng(2), **options)[0], n_subjects=8)
+    scores = simulate_scores(1, size, Spread(network=0.02), np.random.default_rng(2), **options)
+    return as_skills(scores[0], n_subjects=8)
 
 
 @pytest.fixture(scope="module")
 def skills() -> Skills:
     one = study(corpus_effect=0.1, depth_effect=0.2)
-    sobel = np.tile(np.linspace(0, 0.1, 24), (3, 1))
-    return dataclasses.replace(one, references={"sobel": sobel})
+    return dataclasses.replace(one, references={"sobel": np.tile(np.linspace(0, 0.1, 24), (3, 1))})
 
 
 @pytest.fixture(scope="module")
@@ -42,91 +41,80 @@ def estimate(effects: pd.DataFrame, family: str, **names) -> float:
 def test_effects_are_differences_of_cell_means(skills, effects):
     means = skills.network_means().groupby(["pretraining", "finetune_depth", "method"])["skill"].mean()
     mri, natural = means["mri"], means["natural"]
-    assert estimate(effects, "corpus") == pytest.approx(mri.mean() - natural.mean())
     by_method = mri.groupby("method").mean() - natural.groupby("method").mean()
-    assert estimate(effects, "corpus_by_method", method="method1") == pytest.approx(by_method["method1"])
-    assert estimate(effects, "corpus_by_depth", finetune_depth="2") == pytest.approx((mri[2] - natural[2]).mean())
-    by_depth = means.groupby("finetune_depth").mean()
-    assert estimate(effects, "depth") == pytest.approx(by_depth[3] - by_depth[1])
-    assert estimate(effects, "depth_slope") == pytest.approx(np.polyfit([1, 2, 3], by_depth, 1)[0])
-    assert estimate(effects, "corpus_x_depth") == pytest.approx((mri[3] - mri[1] - natural[3] + natural[1]).mean())
-    methods = means.groupby("method").mean()
-    expected = methods["method0"] - methods["method2"]
-    assert estimate(effects, "methods", contrast="method0 - method2") == pytest.approx(expected)
-    expected = methods["method2"] - skills.references["sobel"].mean()
-    assert estimate(effects, "sobel", method="method2") == pytest.approx(expected)
+    by_depth, methods = means.groupby("finetune_depth").mean(), means.groupby("method").mean()
+    expected = {
+        ("corpus", "method", ALL): mri.mean() - natural.mean(),
+        ("corpus_by_method", "method", "method1"): by_method["method1"],
+        ("corpus_by_depth", "finetune_depth", "2"): (mri[2] - natural[2]).mean(),
+        ("corpus_x_depth", "method", ALL): (mri[3] - mri[1] - natural[3] + natural[1]).mean(),
+        ("depth", "method", ALL): by_depth[3] - by_depth[1],
+        ("depth_slope", "method", ALL): np.polyfit([1, 2, 3], by_depth, 1)[0],
+        ("depth_by_corpus", "pretraining", "mri"): (mri[3] - mri[1]).mean(),
+        ("methods", "contrast", "method0 - method2"): methods["method0"] - methods["method2"],
+        ("sobel", "method", "method2"): methods["method2"] - skills.references["sobel"].mean(),
+    }
+    assert {family for family, *_ in expected} == set(effects["family"])
+    for (family, column, name), value in expected.items():
+        assert estimate(effects, family, **{column: name}) == pytest.approx(value), family
 
 
-def test_every_effect_is_made_in_every_way_with_seeds_as_units(effects):
+def test_every_effect_has_every_way_with_seeds_as_units_and_all_ways_estimate_the_same(effects):
     assert set(effects["unit"]) == {"seed"}
-    ways = effects[effects["family"] != "sobel"].groupby(
-        ["family", "contrast", "method", "finetune_depth", "pretraining"]
-    )
-    assert (ways["way"].agg(tuple).map(set) == set(WAYS)).all()
+    own = effects[effects["family"] != "sobel"]
+    by_effect = own.groupby(["family", "contrast", "method", "finetune_depth", "pretraining"])
+    assert (by_effect["way"].agg(tuple) == WAYS).all()
+    assert (by_effect["estimate"].agg(np.ptp) < 1e-6).all()
     assert (effects["low"] <= effects["estimate"]).mean() > 0.99
 
 
-def test_all_ways_estimate_the_same(effects):
-    corpus = effects[effects["family"] == "corpus"]
-    np.testing.assert_allclose(corpus["estimate"], corpus["estimate"].iloc[0], rtol=1e-6)
+def test_the_draws_of_an_effect_do_not_depend_on_what_else_is_asked(skills, effects):
+    one = dataclasses.replace(skills, references={})
+    np.testing.assert_array_equal(effect_table(one)["low"], effects.loc[effects["family"] != "sobel", "low"])
 
 
 def test_seeds_of_the_same_numbers_are_paired(skills):
     (corpus,) = (c for c in contrasts(skills) if c.family == "corpus")
     units, strata, sides = contributions(skills, corpus)
-    assert units.shape == (4, 24)
-    assert set(strata) == {0} and sides == 1
+    assert units.shape == (4, 24) and set(strata) == {0} and sides == 1
     by_seed = skills.network_means().pivot_table(index="seed", columns="pretraining", values="skill")
     np.testing.assert_allclose(4 * units.mean(1), by_seed["mri"] - by_seed["natural"])
 
 
 def test_seeds_of_other_numbers_are_units_of_their_own(skills):
     """As in the paper, whose seeds differ between cells."""
-    table = skills.networks.assign(seed=np.arange(len(skills.networks)))
-    other = dataclasses.replace(skills, networks=table)
+    other = dataclasses.replace(skills, networks=skills.networks.assign(seed=np.arange(len(skills.networks))))
+    of = {contrast.contrast: contributions(other, contrast) for contrast in contrasts(other) if contrast.method == ALL}
+    pair = of["method0 - method1"]
     (corpus,) = (c for c in contrasts(other) if c.family == "corpus")
     units, strata, sides = contributions(other, corpus)
-    assert len(units) == 24
-    assert np.bincount(strata).tolist() == [4] * 6 and sides == 2
-    (pair,) = (c for c in contrasts(other) if c.contrast == "method0 - method1")
-    assert contributions(other, pair)[2] == 1
-    assert intervals.by_units(units, strata).estimate == pytest.approx(
-        estimate(effect_table(skills, 0, ("t",)), "corpus")
-    )
+    assert units.shape == (24, 24) and np.bincount(strata).tolist() == [4] * 6
+    assert (sides, pair[2]) == (2, 1)
+    assert intervals.by_units(units, strata).estimate == pytest.approx(estimate(effect_table(other), "corpus"))
 
 
 def test_one_seed_gives_intervals_over_subjects_only_and_says_so():
     one = study(n_seeds=1)
-    table = effect_table(one)
-    assert set(table["unit"]) == {"image"}
-    assert set(table["way"]) == {"t"}
-    assert set(table["n_units"]) == {8}
-    cells = cell_table(one)
+    table, cells = effect_table(one), cell_table(one)
+    assert [set(table[name]) for name in ("unit", "way", "n_units")] == [{"image"}, {"t"}, {8}]
     assert set(cells["unit"]) == {"image"} and set(cells["df"]) == {7}
 
 
 def test_cells_have_the_t_interval_of_their_seeds(skills):
-    cells = cell_table(skills).set_index(["pretraining", "finetune_depth", "method"])
-    table = skills.network_means()
-    chosen = table[(table["pretraining"] == "mri") & (table["finetune_depth"] == 2) & (table["method"] == "method1")]
-    row = cells.loc[("mri", 2, "method1")]
+    row = cell_table(skills).set_index(["pretraining", "finetune_depth", "method"]).loc[("mri", 2, "method1")]
+    chosen = skills.network_means().query("pretraining == 'mri' and finetune_depth == 2 and method == 'method1'")
     assert row["estimate"] == pytest.approx(chosen["skill"].mean())
     assert row["high"] - row["estimate"] == pytest.approx(3.18244631 * chosen["skill"].std() / 2)
     assert row["chance"] == 0.03
 
 
-def test_holm_by_hand():
-    np.testing.assert_allclose(holm(pd.Series([0.01, 0.04, np.nan, 0.03])), [0.03, 0.06, np.nan, 0.06])
-
-
 @pytest.mark.parametrize("count", [1, 2, 9])
-def test_holm_is_statsmodels(count):
+def test_holm_is_statsmodels_and_passes_over_what_is_missing(count):
     p = np.random.default_rng(count).random(count) ** 2
-    np.testing.assert_allclose(holm(pd.Series(p)), multipletests(p, method="holm")[1])
+    expected = [*multipletests(p, method="holm")[1], np.nan]
+    np.testing.assert_allclose(holm([*p, np.nan]), expected)
 
 
-def test_p_values_are_corrected_within_their_family(effects):
-    family = effects[(effects["family"] == "corpus_by_depth") & (effects["way"] == "t")]
-    np.testing.assert_allclose(family["p_holm"], holm(family["p"]))
-    assert effects.loc[effects["family"] == "corpus", "p_holm"].equals(effects.loc[effects["family"] == "corpus", "p"])
-    assert (effects.loc[effects["family"] == "corpus", "method"] == ALL).all()
+def test_p_values_are_corrected_within_their_family_and_way(effects):
+    for _, rows in effects.groupby(["family", "way"]):
+        np.testing.assert_allclose(rows["p_holm"], holm(rows["p"]))

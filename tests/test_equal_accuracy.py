@@ -1,8 +1,5 @@
 """The corpus effect at equal accuracy: studies whose answer is known, a regression as oracle, and what is said of them."""
 
-import dataclasses
-import re
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,49 +9,34 @@ from pretrain_xai.drawing.matching_plots import accuracy_figure, equality_figure
 from pretrain_xai.networks.matching import match_checkpoints
 from pretrain_xai.settings.sections import Matching
 from pretrain_xai.skill import Skills
-from pretrain_xai.statistics.equal_accuracy import (
-    adjusted_contrast,
-    adjusted_weights,
-    correlation_table,
-    equal_accuracy_tables,
-    network_table,
-    regression,
-)
-from pretrain_xai.statistics.equality_findings import equality_findings
-from pretrain_xai.statistics.table_names import EQUAL_ACCURACY
+from pretrain_xai.statistics import equal_accuracy
+from pretrain_xai.statistics.equal_accuracy import adjusted_weights, correlation_table, equal_accuracy_tables
+from pretrain_xai.statistics.findings import equality_findings
 from pretrain_xai.study import NETWORK
-from pretrain_xai.tables import read_table
 from scipy import stats
+from sentence_numbers import check_findings, save
 from statsmodels.formula.api import ols
 
 CORPORA = ["natural", "mri"]
+Tables = dict[str, pd.DataFrame]
 
 
-def networks_of(n_seeds: int = 3, n_depths: int = 5, seed: int = 0) -> pd.DataFrame:
+def networks_of(n_seeds: int = 3, n_depths: int = 5) -> pd.DataFrame:
     """Return networks whose accuracy rises with the depth, is higher for MRI, and varies."""
-    rng = np.random.default_rng(seed)
-    rows = [
-        {"pretraining": corpus, "finetune_depth": depth, "seed": number}
-        | {"accuracy": 0.7 + 0.04 * depth + 0.03 * (corpus == "mri") + rng.normal(0, 0.015)}
-        for corpus in CORPORA
-        for depth in range(1, n_depths + 1)
-        for number in range(n_seeds)
-    ]
-    return pd.DataFrame(rows)
+    index = pd.MultiIndex.from_product([CORPORA, range(1, n_depths + 1), range(n_seeds)], names=NETWORK)
+    table = index.to_frame(index=False)
+    noise = np.random.default_rng(0).normal(0, 0.015, len(table))
+    return table.assign(accuracy=0.7 + 0.04 * table["finetune_depth"] + 0.03 * (table["pretraining"] == "mri") + noise)
 
 
-def study(networks: pd.DataFrame, corpus_effect: float, slope: float, noise: float = 0.004) -> Skills:
+def study(networks: pd.DataFrame, corpus_effect: float, slope: float) -> Skills:
     """Return a study in which skill is made of corpus, depth and accuracy, with the noise of a network."""
     rng = np.random.default_rng(1)
     own = 0.1 + 0.02 * networks["finetune_depth"] + slope * networks["accuracy"]
-    own = (own + corpus_effect * (networks["pretraining"] == "mri") + rng.normal(0, noise, len(networks))).to_numpy()
+    own = (own + corpus_effect * (networks["pretraining"] == "mri") + rng.normal(0, 0.004, len(networks))).to_numpy()
     values = own[:, None, None] + rng.normal(0, 0.02, (2, 1)) + rng.normal(0, 0.03, 40)
     images = pd.DataFrame({"image_index": range(40), "subject": np.arange(40) // 4, "chance": 0.03})
     return Skills(values, networks[NETWORK], ["saliency", "lrp"], images, {})
-
-
-def classification_of(networks: pd.DataFrame, selection: str = "best") -> pd.DataFrame:
-    return networks.assign(selection=selection)
 
 
 def matching_of(networks: pd.DataFrame, unmatched: tuple[int, ...] = (1,)) -> pd.DataFrame:
@@ -66,19 +48,27 @@ def matching_of(networks: pd.DataFrame, unmatched: tuple[int, ...] = (1,)) -> pd
 
 def tables_of(
     corpus_effect: float, slope: float, unmatched: tuple[int, ...] = (1,), n_seeds: int = 3, shift: float = 0.0
-):
+) -> Tables:
     """Return the tables of a study; matched networks have accuracy .9 and the effect of the corpus, or `shift` more."""
     networks = networks_of(n_seeds)
     equal = networks.assign(accuracy=0.9 + np.random.default_rng(2).normal(0, 0.002, len(networks)))
     skills = {"best": study(networks, corpus_effect, slope), "matched": study(equal, corpus_effect + shift, slope)}
-    classification = pd.concat([classification_of(networks), classification_of(equal, "matched")])
+    classification = pd.concat([networks.assign(selection="best"), equal.assign(selection="matched")])
     return equal_accuracy_tables(skills, classification, matching_of(networks, unmatched))
 
 
-def row(tables: dict[str, pd.DataFrame], answer: str, way: str = "t") -> pd.Series:
-    effects = tables["equal_accuracy"]
-    (found,) = [rows for _, rows in effects[(effects["answer"] == answer) & (effects["way"] == way)].iterrows()]
+def unmatched_tables(networks: pd.DataFrame, corpus_effect: float = 0.02) -> Tables:
+    """Return the tables of a study without a matched selection, whose skill rises with accuracy."""
+    return equal_accuracy_tables({"best": study(networks, corpus_effect, 1.0)}, networks.assign(selection="best"))
+
+
+def row(tables: Tables, answer: str, way: str = "t") -> pd.Series:
+    (found,) = tables["equal_accuracy"].query("answer == @answer and way == @way").iloc
     return found
+
+
+def texts_of(tables: Tables) -> str:
+    return "\n".join(finding.text for finding in equality_findings(tables))
 
 
 def test_an_effect_of_accuracy_alone_is_gone_at_equal_accuracy():
@@ -90,132 +80,108 @@ def test_an_effect_of_accuracy_alone_is_gone_at_equal_accuracy():
         assert abs(row(tables, answer)["estimate"]) < 0.015
     assert row(tables, "unadjusted")["accuracy_difference"] == pytest.approx(0.03, abs=0.01)
     assert row(tables, "matched")["depths"] == row(tables, "same_depths")["depths"] == "2 3 4 5"
-    texts = " ".join(finding.text for finding in equality_findings(tables))
-    assert "both ways agree: the corpora make no clear difference" in texts
-    assert "8 of 10 cells" in texts
+    assert "both ways agree: the corpora make no clear difference" in texts_of(tables)
+    assert "8 of 10 cells" in texts_of(tables)
 
 
 def test_an_effect_of_the_corpus_is_found_both_ways_though_accuracy_hides_it():
     tables = tables_of(corpus_effect=-0.06, slope=2.0)
-    unadjusted = row(tables, "unadjusted")
-    assert abs(unadjusted["estimate"]) < 0.02
+    assert abs(row(tables, "unadjusted")["estimate"]) < 0.02
     for answer in ("matched", "adjusted"):
         assert row(tables, answer)["estimate"] == pytest.approx(-0.06, abs=0.015)
         assert row(tables, answer)["high"] < 0
-    texts = " ".join(finding.text for finding in equality_findings(tables))
-    assert "both ways agree: networks pre-trained on photographs are explained better" in texts
+    assert "both ways agree: networks pre-trained on photographs are explained better" in texts_of(tables)
 
 
 def test_ways_that_differ_are_said_to_differ():
-    texts = " ".join(f.text for f in equality_findings(tables_of(corpus_effect=0.0, slope=2.0, shift=0.2)))
-    assert "the two ways do not agree: by matching networks pre-trained on MRI (sex) are explained better" in texts
-    assert "by the covariate the corpora make no clear difference" in texts
+    text = texts_of(tables_of(corpus_effect=0.0, slope=2.0, shift=0.2))
+    assert "the two ways do not agree: by matching networks pre-trained on MRI (sex) are explained better" in text
+    assert "by the covariate the corpora make no clear difference; their intervals do not overlap" in text
 
 
-def test_failed_matching_is_said_and_not_used():
-    tables = tables_of(corpus_effect=0.0, slope=2.0, unmatched=(1, 2, 3))
-    texts = [finding.text for finding in equality_findings(tables)]
-    assert texts[0].startswith("Matching by accuracy failed: only 4 of 10 cells")
-    assert "on matched networks" not in " ".join(texts)
-    assert "by the covariate alone (there is no answer by the matching)" in texts[1]
-
-
-def test_without_any_matched_depth_there_is_the_covariate():
-    tables = tables_of(corpus_effect=0.0, slope=2.0, unmatched=(1, 2, 3, 4, 5))
-    assert set(tables["equal_accuracy"]["answer"]) == {"unadjusted", "adjusted"}
-    assert equality_findings(tables)[0].text.startswith("Matching by accuracy failed: only 0 of 10")
+@pytest.mark.parametrize(("unmatched", "cells"), [((1, 2, 3), 4), ((1, 2, 3, 4, 5), 0)])
+def test_failed_matching_is_said_and_not_used(unmatched, cells):
+    tables = tables_of(corpus_effect=0.0, slope=2.0, unmatched=unmatched)
+    text = texts_of(tables)
+    assert text.startswith(f"Matching by accuracy failed: only {cells} of 10 cells")
+    assert "on matched networks" not in text
+    assert "no answer by the matching; by the covariate the corpora" in text
+    assert ("matched" in set(tables["equal_accuracy"]["answer"])) == (cells > 0)
 
 
 def test_the_adjusted_effect_is_that_of_statsmodels_formula():
     networks = networks_of()
-    skills = study(networks, 0.02, 1.0)
-    table = network_table("best", skills, classification_of(networks))
-    fit = ols("skill ~ C(finetune_depth) + C(pretraining, Treatment('natural')) + accuracy", table).fit()
-    name = "C(pretraining, Treatment('natural'))[T.mri]"
+    table = equal_accuracy.network_table("best", study(networks, 0.02, 1.0), networks.assign(selection="best"))
+    formula, name = "skill ~ C(finetune_depth) + C(pretraining, Treatment('natural')) + accuracy", "natural'))[T.mri]"
+    fit = ols(formula, table).fit().params.filter(like=name)
     weights = adjusted_weights(table, "natural", "mri")
-    assert weights @ table["skill"] == pytest.approx(fit.params[name])
+    assert weights @ table["skill"] == pytest.approx(fit.iloc[0])
     assert weights @ table["accuracy"] == pytest.approx(0, abs=1e-9), "accuracy is held equal"
-    blocks = ols("skill ~ C(finetune_depth) + C(pretraining, Treatment('natural')) + accuracy + C(seed)", table).fit()
-    interval = regression(table, "natural", "mri", accuracy=True)
-    low, high = blocks.conf_int().loc[name]
-    assert (interval.estimate, interval.low, interval.high) == pytest.approx((blocks.params[name], low, high))
-    assert interval.p == pytest.approx(blocks.pvalues[name])
+    blocks = ols(f"{formula} + C(seed)", table).fit()
+    interval = equal_accuracy.regression(table, "natural", "mri", accuracy=True)
+    expected = (blocks.params, *blocks.conf_int().to_numpy().T, blocks.pvalues)
+    place = list(blocks.params.index.str.endswith(name)).index(True)
+    found = interval.estimate, interval.low, interval.high, interval.p
+    assert found == pytest.approx([np.asarray(values)[place] for values in expected])
 
 
 def test_seeds_are_units_of_the_adjusted_effect_one_analysis_each():
-    networks = networks_of()
-    skills = study(networks, 0.02, 1.0)
-    table = network_table("best", skills, classification_of(networks))
-    single = []
-    for number in range(3):
-        one = table[table["seed"] == number].reset_index(drop=True)
-        single.append(adjusted_weights(one, "natural", "mri") @ one["skill"])
-    tables = equal_accuracy_tables({"best": skills}, classification_of(networks))
+    tables = unmatched_tables(networks_of())
+    parts = [part.reset_index(drop=True) for _, part in tables["accuracy_and_skill"].groupby("seed")]
+    single = [adjusted_weights(one, "natural", "mri") @ one["skill"] for one in parts]
     found = row(tables, "adjusted")
     assert found["unit"] == "seed" and found["n_units"] == 3
-    low, high = stats.t.interval(0.95, 2, np.mean(single), np.std(single, ddof=1) / np.sqrt(3))
+    low, high = stats.t.interval(0.95, 2, np.mean(single), stats.sem(single))
     assert (found["estimate"], found["low"], found["high"]) == pytest.approx((np.mean(single), low, high))
 
 
 def test_one_seed_has_intervals_over_subjects_and_the_regression_beside_them():
     tables = tables_of(corpus_effect=-0.06, slope=2.0, n_seeds=1)
-    for answer in ("unadjusted", "matched", "adjusted"):
-        assert row(tables, answer)["unit"] == "image"
-        assert row(tables, answer)["n_units"] == 10
+    found = [row(tables, answer) for answer in ("unadjusted", "matched", "adjusted")]
+    assert [(one["unit"], one["n_units"]) for one in found] == [("image", 10)] * 3
     assert row(tables, "adjusted", "regression")["df"] == 3
-    assert equality_findings(tables)
+    assert "the tested networks pre-trained on photographs" in texts_of(tables)
 
 
 def test_networks_that_can_not_tell_accuracy_from_corpus_have_no_adjusted_effect():
     """At one depth with one seed the two networks differ in both at once."""
-    networks = networks_of(n_seeds=1, n_depths=1)
-    skills = study(networks, 0.02, 1.0)
-    table = network_table("best", skills, classification_of(networks))
-    assert adjusted_contrast(skills, table, "natural", "mri") is None
-    tables = equal_accuracy_tables({"best": skills}, classification_of(networks))
+    tables = unmatched_tables(networks_of(n_seeds=1, n_depths=1))
     assert set(tables["equal_accuracy"]["answer"]) == {"unadjusted"}
-    assert "can't compare the corpora" in equality_findings(tables)[0].text
+    assert "can't compare the corpora" in texts_of(tables)
 
 
-def test_seeds_of_other_numbers_leave_the_regression():
+def test_seeds_of_other_numbers_leave_the_regression_which_is_of_other_networks_too():
     networks = networks_of()
     networks["seed"] += 100 * (networks["pretraining"] == "mri")
-    tables = equal_accuracy_tables({"best": study(networks, 0.02, 1.0)}, classification_of(networks))
-    effects = tables["equal_accuracy"]
-    assert set(effects.loc[effects["answer"] == "adjusted", "way"]) == {"regression"}
-    assert "30 networks" in equality_findings(tables)[0].text
+    tables = unmatched_tables(networks, corpus_effect=0.1)
+    assert set(tables["equal_accuracy"].query("answer == 'adjusted'")["way"]) == {"regression"}
+    assert "30 networks" in texts_of(tables) and "tested networks" not in texts_of(tables)
 
 
 def test_one_corpus_has_a_correlation_and_no_effect():
-    networks = networks_of().query("pretraining == 'mri'").reset_index(drop=True)
-    tables = equal_accuracy_tables({"best": study(networks, 0, 1.0)}, classification_of(networks))
+    tables = unmatched_tables(networks_of().query("pretraining == 'mri'").reset_index(drop=True))
     assert not len(tables["equal_accuracy"])
     assert [finding.table for finding in equality_findings(tables)] == ["accuracy_correlations"]
 
 
 def test_correlations_are_scipys_and_the_partial_one_is_that_of_residuals():
-    networks = networks_of()
-    table = network_table("best", study(networks, 0.0, 1.0), classification_of(networks))
+    table = unmatched_tables(networks_of(), corpus_effect=0.0)["accuracy_and_skill"]
     found = correlation_table(table).set_index("of")
     expected = stats.pearsonr(table["accuracy"], table["skill"])
     interval = expected.confidence_interval()
     assert found.loc["all", ["r", "low", "high"]].tolist() == pytest.approx([expected.statistic, *interval])
     assert found.at["all", "p"] == pytest.approx(expected.pvalue, rel=1e-6)
-    rest = {
-        name: ols(f"{name} ~ C(finetune_depth) + C(pretraining)", table).fit().resid for name in ("accuracy", "skill")
-    }
+    rest = [ols(f"{name} ~ C(finetune_depth) + C(pretraining)", table).fit().resid for name in ("accuracy", "skill")]
     partial = found.loc["given corpus and depth"]
-    assert partial["r"] == pytest.approx(np.corrcoef(rest["accuracy"], rest["skill"])[0, 1])
+    assert partial["r"] == pytest.approx(np.corrcoef(*rest)[0, 1])
     # p of a partial correlation is that of the covariate in the regression
     fit = ols("skill ~ C(finetune_depth) + C(pretraining) + accuracy", table).fit()
     assert partial["p"] == pytest.approx(fit.pvalues["accuracy"])
-    equal = correlation_table(table.assign(accuracy=0.9))
-    assert equal["r"].isna().all()
+    assert correlation_table(table.assign(accuracy=0.9))["r"].isna().all()
 
 
 def test_networks_that_are_not_matched_do_not_count_for_the_correlation():
-    tables = tables_of(0.0, 2.0)
-    counts = tables["accuracy_correlations"].set_index(["selection", "of"])["n_networks"]
+    counts = tables_of(0.0, 2.0)["accuracy_correlations"].set_index(["selection", "of"])["n_networks"]
     assert counts["best", "all"] == 30 and counts["matched", "all"] == 24
     none = tables_of(0.0, 2.0, unmatched=(1, 2, 3, 4, 5))
     found = none["accuracy_correlations"].query("selection == 'matched'")
@@ -224,34 +190,24 @@ def test_networks_that_are_not_matched_do_not_count_for_the_correlation():
     assert figure.axes[1].get_title() == "matched"
 
 
-def test_every_number_of_the_sentences_stands_in_its_table_and_files_say_the_same(tmp_path):
+def test_numbers_of_the_sentences_stand_in_their_tables_and_files_say_the_same(tmp_path):
     for made in (tables_of(-0.06, 2.0), tables_of(0, 2.0, n_seeds=1), tables_of(0, 2.0, unmatched=(1, 2, 3))):
-        for name, table in made.items():
-            table.to_csv(tmp_path / f"{name}.csv", index=False)
-        assert equality_findings(
-            {name: read_table(tmp_path / f"{name}.csv") for name in EQUAL_ACCURACY}
-        ) == equality_findings(made)
-        for finding in equality_findings(made):
-            words = (tmp_path / f"{finding.table}.csv").read_text()
-            table = pd.read_csv(tmp_path / f"{finding.table}.csv")
-            values = [value for name in table.select_dtypes("number") for value in table[name].dropna()]
-            for number in re.findall(r"[+-]?\d+(?:\.\d+)?", finding.text.replace("95 %", "")):
-                style = f"{'+' if number[0] in '+-' else ''}.{len(number.partition('.')[2])}f"
-                assert number in {format(value, style) for value in values} or re.search(
-                    rf"(?<![\d.]){re.escape(number)}(?![\d.])", words
-                ), (number, finding.text)
+        found = equality_findings(made)
+        assert equality_findings(save(made, tmp_path)) == found
+        assert check_findings(found, tmp_path) > 10
 
 
-def test_a_study_of_one_depth_is_told_from_its_files(tmp_path):
-    """Depths that are read as numbers."""
-    networks = networks_of(n_depths=1)
-    skills = study(networks, 0.02, 1.0)
-    classification = pd.concat([classification_of(networks), classification_of(networks, "matched")])
-    made = equal_accuracy_tables({"best": skills, "matched": skills}, classification, matching_of(networks, ()))
-    for name, table in made.items():
-        table.to_csv(tmp_path / f"{name}.csv", index=False)
-    read = {name: read_table(tmp_path / f"{name}.csv") for name in EQUAL_ACCURACY}
-    assert equality_findings(read) == equality_findings(made)
+def test_matched_networks_without_checkpoints_all_count_and_one_depth_is_read_back(tmp_path):
+    """A selection `matched` that was trained by itself, as published; of one depth, which files give as a number."""
+    for n_depths in (5, 1):
+        networks = networks_of(n_depths=n_depths)
+        skills = study(networks, 0.02, 1.0)
+        classification = pd.concat([networks.assign(selection=name) for name in ("best", "matched")])
+        tables = equal_accuracy_tables({"best": skills, "matched": skills}, classification)
+        assert row(tables, "matched")["n_networks"] == 6 * n_depths
+        assert "on matched networks" in texts_of(tables)
+    read = save(tables, tmp_path)
+    assert equality_findings(read) == equality_findings(tables)
     equality_figure(read["equal_accuracy"], "mri - natural")
 
 
@@ -293,13 +249,3 @@ def test_the_figure_of_the_matching_has_every_training_and_the_chosen_checkpoint
     chosen = [line for line in figure.axes[1].lines if line.get_marker() in "os"]
     assert [(line.get_xdata()[0], line.get_ydata()[0]) for line in chosen] == [(40, 0.9)] * 2
     assert {line.get_markerfacecolor() for line in figure.axes[0].lines if line.get_marker() in "os"} == {"white"}
-
-
-def test_matched_networks_without_checkpoints_all_count():
-    """A selection `matched` that was trained by itself, as published."""
-    networks = networks_of()
-    skills = study(networks, 0.02, 1.0)
-    classification = pd.concat([classification_of(networks), classification_of(networks, "matched")])
-    tables = equal_accuracy_tables({"best": skills, "matched": dataclasses.replace(skills)}, classification)
-    assert row(tables, "matched")["n_networks"] == 30
-    assert "matched networks" in equality_findings(tables)[0].text

@@ -16,123 +16,121 @@ UNPAIRED = RNG.normal(0.3, 0.1, (13, 30)) * np.where(GROUPS == 0, -1 / 5, 1 / 8)
 CLUSTERS = np.arange(30) % 11
 
 
+def is_test(interval: intervals.Interval, test, estimate: float) -> None:
+    """Check every number of an interval against a test of scipy."""
+    low, high = test.confidence_interval()
+    found = (interval.estimate, interval.low, interval.high, interval.p, interval.df, interval.se)
+    assert found == pytest.approx((estimate, low, high, test.pvalue, test.df, estimate / test.statistic))
+
+
+def two_groups(values: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the unit means of both groups, the second first."""
+    return tuple(sign * values[groups == g].mean(1) * (groups == g).sum() for sign, g in ((1, 1), (-1, 0)))
+
+
 def test_one_stratum_is_the_paired_t_test():
     units = PAIRED.mean(1) * 7
-    test = stats.ttest_1samp(units, 0)
-    interval = intervals.by_units(PAIRED)
-    assert interval.p == pytest.approx(test.pvalue)
-    assert (interval.low, interval.high) == pytest.approx(tuple(test.confidence_interval()))
+    is_test(intervals.by_units(PAIRED), stats.ttest_1samp(units, 0), units.mean())
 
 
-@pytest.mark.parametrize("equal", [False, True])
-def test_two_strata_are_welchs_test_and_pooled_is_students_where_groups_are_as_large(equal):
-    groups = GROUPS if not equal else np.repeat([0, 1], 6)
+@pytest.mark.parametrize(("equal", "groups"), [(False, GROUPS), (True, np.repeat([0, 1], 6))])
+def test_two_strata_are_welchs_test_and_pooled_is_students_where_groups_are_as_large(equal, groups):
     values = UNPAIRED[: len(groups)]
-    second = values[groups == 1].mean(1) * (groups == 1).sum()
-    first = -values[groups == 0].mean(1) * (groups == 0).sum()
+    second, first = two_groups(values, groups)
     test = stats.ttest_ind(second, first, equal_var=equal)
-    interval = intervals.by_units(values, groups, pooled=equal)
-    assert interval.estimate == pytest.approx(second.mean() - first.mean())
-    assert interval.p == pytest.approx(test.pvalue)
-    assert (interval.low, interval.high) == pytest.approx(tuple(test.confidence_interval()))
+    options = {"pooled": True} if equal else {}
+    is_test(intervals.by_units(values, groups, **options), test, second.mean() - first.mean())
 
 
 def test_images_alone_are_the_t_test_over_images():
-    test = stats.ttest_1samp(PAIRED.sum(0), 0)
-    interval = intervals.by_images(PAIRED)
-    assert interval.p == pytest.approx(test.pvalue)
-    assert (interval.low, interval.high) == pytest.approx(tuple(test.confidence_interval()))
+    is_test(intervals.by_images(PAIRED), stats.ttest_1samp(PAIRED.sum(0), 0), PAIRED.sum(0).mean())
 
 
 def test_clustered_images_are_statsmodels_clustered_regression():
     fit = sm.OLS(PAIRED.sum(0), np.ones(30)).fit(cov_type="cluster", cov_kwds={"groups": CLUSTERS}, use_t=True)
-    interval = intervals.by_images(PAIRED, CLUSTERS)
-    assert interval.se == pytest.approx(fit.bse[0])
-    assert interval.df == 10
-    assert interval.p == pytest.approx(fit.pvalues[0])
+    interval = intervals.by_images(PAIRED, CLUSTERS + 3)
+    assert (interval.se, interval.df, interval.p) == pytest.approx((fit.bse[0], 10, fit.pvalues[0]))
+    assert (interval.low, interval.high) == pytest.approx(tuple(fit.conf_int()[0]))
 
 
-def test_units_and_images_are_the_two_way_random_analysis_of_variance():
-    table = 7 * PAIRED + RNG.normal(0, 0.2, (1, 30)) + RNG.normal(0, 0.2, (7, 1))
-    n_units, n_images = table.shape
-    mean = table.mean()
-    of_units = n_images * ((table.mean(1) - mean) ** 2).sum() / (n_units - 1)
-    of_images = n_units * ((table.mean(0) - mean) ** 2).sum() / (n_images - 1)
+@pytest.mark.parametrize("clusters", [None, np.repeat(range(15), 2)])
+def test_units_and_images_are_the_two_way_random_analysis_of_variance(clusters):
+    noise = np.random.default_rng(4).normal
+    table = noise(0, 0.2, (7, 1)) + np.repeat(7 * PAIRED[:, ::2] + noise(0, 0.2, (1, 15)), 2, axis=1)
+    interval = intervals.by_both((table if clusters is not None else table[:, ::2]) / 7, None, clusters)
+    table = table[:, ::2]  # a subject's images are alike: its mean is the unit of analysis
+    (n_units, n_images), mean = table.shape, table.mean()
+    of_units = n_images * ((table.mean(1) - mean) ** 2).sum() / (n_units - 1) / table.size
+    of_images = n_units * ((table.mean(0) - mean) ** 2).sum() / (n_images - 1) / table.size
     rest = table - table.mean(1, keepdims=True) - table.mean(0) + mean
-    of_rest = (rest**2).sum() / (n_units - 1) / (n_images - 1)
-    interval = intervals.by_both(table / n_units)
-    assert interval.se == pytest.approx(np.sqrt((of_units + of_images - of_rest) / table.size))
-    assert interval.estimate == pytest.approx(mean)
+    of_rest = (rest**2).sum() / (n_units - 1) / (n_images - 1) / table.size
+    variance = of_units + of_images - of_rest
+    df = variance**2 / (of_units**2 / 6 + of_images**2 / 14)
+    np.testing.assert_allclose(interval, intervals.t_interval(mean, np.sqrt(variance), df))
 
 
-def test_units_and_images_are_never_narrower_than_units():
+def test_units_and_images_of_two_strata_add_their_variances():
+    """As each stratum's own analysis; with differences that differ little, so that no source is larger than the sum."""
+    values = UNPAIRED + RNG.normal(0, 0.02, (13, 1)) + RNG.normal(0, 0.02, 30)
+    parts = [values[GROUPS == 0], values[GROUPS == 1]]
+    centred = [p - p.mean(1, keepdims=True) - p.mean(0) + p.mean() for p in parts]
+    images = values.sum(0).var(ddof=1) / 30
+    both = sum((c.T @ c).trace() / 30 / 29 * len(c) / (len(c) - 1) for c in centred)
+    units = sum(len(p) * p.mean(1).var(ddof=1) for p in parts)
+    assert intervals.by_both(values, GROUPS).se == pytest.approx(np.sqrt(units + images - both))
+
+
+def test_units_and_images_are_never_narrower_than_units_or_less_than_either_source():
     values = RNG.normal(0, 1, (50, 3, 20)) + RNG.normal(0, 1, (50, 3, 1))
-    both, units = intervals.by_both(values), intervals.by_units(values)
+    both, units, images = (way(values) for way in (intervals.by_both, intervals.by_units, intervals.by_images))
     assert (both.high - both.low >= units.high - units.low - 1e-12).all()
-
-
-def test_bootstrap_t_is_the_slow_loop():
-    n_draws, units = 400, PAIRED.mean(1)
-    fast = intervals.bootstrap_t(PAIRED, None, np.random.default_rng(3), n_draws)
-    chosen = np.random.default_rng(3).choice(np.arange(7), (n_draws, 7))
-    estimate, pivots = units.sum(), []
-    for draw in chosen:
-        sample = units[draw] * 7
-        pivots.append((sample.mean() - estimate) / (sample.std(ddof=1) / np.sqrt(7)))
-    low, high = np.quantile(pivots, [0.025, 0.975])
-    se = (units * 7).std(ddof=1) / np.sqrt(7)
-    assert (fast.low, fast.high) == pytest.approx((estimate - high * se, estimate - low * se))
-
-
-def test_draws_of_one_unit_alone_do_not_make_the_bootstrap_t_infinite():
-    interval = intervals.bootstrap_t(PAIRED[:3], None, np.random.default_rng(0), 500)
-    assert np.isfinite([interval.low, interval.high, interval.p]).all()
+    wider = both.se != units.se
+    assert (both.se >= np.maximum(units.se, images.se) - 1e-12)[wider].all() and 0 < wider.sum() < 50
 
 
 def test_hierarchical_bootstrap_is_the_slow_loop():
     n_draws = 200
     fast = intervals.hierarchical_bootstrap(UNPAIRED, GROUPS, np.random.default_rng(4), CLUSTERS, n_draws)
     rng = np.random.default_rng(4)
-    counts = [rng.multinomial(n, np.full(n, 1 / n), n_draws) for n in (5, 8)]
+    counts = np.hstack([rng.multinomial(n, np.full(n, 1 / n), n_draws) for n in (5, 8)])
     subjects = rng.multinomial(11, np.full(11, 1 / 11), n_draws)
     drawn = []
     for draw in range(n_draws):
-        units = np.repeat(np.arange(13), np.concatenate([counts[0][draw], counts[1][draw]]))
         images = np.concatenate([np.flatnonzero(c == CLUSTERS) for c in np.repeat(np.arange(11), subjects[draw])])
-        drawn.append(UNPAIRED[np.ix_(units, images)].mean(1).sum())
-    assert (fast.low, fast.high) == pytest.approx(tuple(np.quantile(drawn, [0.025, 0.975])))
+        drawn.append(UNPAIRED[np.ix_(np.repeat(np.arange(13), counts[draw]), images)].mean(1).sum())
+    expected = UNPAIRED.mean(1).sum(), *np.quantile(drawn, [0.025, 0.975]), np.std(drawn, ddof=1)
+    assert (fast.estimate, fast.low, fast.high, fast.se) == pytest.approx(expected)
+    tail = min(np.sum(np.array(drawn) >= 0), np.sum(np.array(drawn) <= 0))
+    assert np.isnan(fast.df) and fast.p == pytest.approx(min(1, 2 * (tail + 1) / (n_draws + 1)))
 
 
-def test_pooling_is_the_test_over_all_images_as_if_independent():
-    second = (UNPAIRED[GROUPS == 1] * 8).ravel()
-    first = (-UNPAIRED[GROUPS == 0] * 5).ravel()
-    test = stats.ttest_ind(second, first, equal_var=False)
-    assert intervals.pooled_images(UNPAIRED, GROUPS).p == pytest.approx(test.pvalue)
+def test_the_bootstraps_p_is_at_most_one_and_as_small_as_its_draws_allow():
+    p = [intervals.hierarchical_bootstrap(x, None, np.random.default_rng(0)).p for x in (0 * PAIRED, PAIRED**2)]
+    assert p == pytest.approx([1, 2 / 2000])
 
 
 def test_effect_size_is_cohens_d_with_hedges_correction():
+    def correction(df: int) -> float:
+        return stats.chi(df).mean() ** -1 * np.sqrt(df) * (df - 1) / df  # by the mean of a chi distribution
+
     units = PAIRED.mean(1) * 7
-    expected = units.mean() / units.std(ddof=1) * (1 - 3 / (4 * 6 - 1))
-    assert intervals.effect_size(PAIRED) == pytest.approx(expected, rel=5e-3)
-    groups, values = np.repeat([0, 1], 6), UNPAIRED[:12]
-    second, first = values[groups == 1].mean(1) * 6, -values[groups == 0].mean(1) * 6
+    assert intervals.effect_size(PAIRED) == pytest.approx(units.mean() / units.std(ddof=1) * correction(6))
+    groups = np.repeat([0, 1], 6)
+    second, first = two_groups(UNPAIRED[:12], groups)
     pooled = np.sqrt((second.var(ddof=1) + first.var(ddof=1)) / 2)
-    expected = (second.mean() - first.mean()) / pooled * (1 - 3 / (4 * 10 - 1))
-    assert intervals.effect_size(values, groups, sides=2) == pytest.approx(expected, rel=5e-3)
+    expected = (second.mean() - first.mean()) / pooled * correction(10)
+    assert intervals.effect_size(UNPAIRED[:12], groups, sides=2) == pytest.approx(expected)
+    assert np.isnan(intervals.effect_size(PAIRED[:2])) and np.isnan(intervals.effect_size(np.ones((4, 3))))
 
 
 def test_many_effects_at_once_are_each_alone():
     many = RNG.normal(0, 1, (4, 5, 12))
-    rng = np.random.default_rng
-    for way in (
-        intervals.by_units,
-        intervals.by_images,
-        intervals.by_both,
-        lambda x: intervals.bootstrap_t(x, None, rng(0), 99),
-        lambda x: intervals.hierarchical_bootstrap(x, None, rng(0), None, 99),
-    ):
-        together = np.array(way(many))
-        np.testing.assert_allclose(together, np.stack([way(one) for one in many], axis=-1))
+
+    def hierarchical(values: np.ndarray) -> intervals.Interval:
+        return intervals.hierarchical_bootstrap(values, None, np.random.default_rng(0), None, 99)
+
+    for way in (intervals.by_units, intervals.by_images, intervals.by_both, hierarchical):
+        np.testing.assert_allclose(np.array(way(many)), np.stack([way(one) for one in many], axis=-1))
 
 
 @given(st.floats(0.1, 10), st.floats(-5, 5))
@@ -143,8 +141,12 @@ def test_intervals_move_and_stretch_with_the_scores(scale, shift):
             assert getattr(after, end) == pytest.approx(getattr(before, end) * scale + shift)
 
 
-def test_one_unit_has_no_variance_and_says_so():
-    with pytest.raises(ValueError, match="by_images"):
-        intervals.by_units(PAIRED[:1])
-    with pytest.raises(ValueError, match="by_images"):
-        intervals.by_units(PAIRED[:3], [0, 0, 1])
+def test_without_spread_there_is_a_width_of_nothing_and_without_units_a_reason():
+    alike = intervals.by_units(np.ones((4, 6)))
+    assert (alike.low, alike.high, alike.df) == (4, 4, 3)
+    assert np.isnan(intervals.by_images(PAIRED[:, :1]).se), "one image has no variance over images"
+    is_test(intervals.by_images(PAIRED[:, :2]), stats.ttest_1samp(PAIRED[:, :2].sum(0), 0), PAIRED[:, :2].sum(0).mean())
+    assert np.isfinite(intervals.effect_size(PAIRED[:3]))
+    for values, strata in ((PAIRED[:1], None), (PAIRED[:3], [0, 0, 1])):
+        with pytest.raises(ValueError, match="by_images"):
+            intervals.by_units(values, strata)

@@ -18,10 +18,11 @@ from pretrain_xai.protocol import RESCORED
 from pretrain_xai.published import draw
 from pretrain_xai.published.compare import NUMBERS
 from pretrain_xai.running.variants import RETRAINED
+from pretrain_xai.statistics.power import Spread
 from pretrain_xai.statistics.protocol_effects import ALL_METHODS, CHANCE, RANKING
-from pretrain_xai.statistics.simulated_studies import Size, Spread, as_skills, simulate_scores
 from pretrain_xai.statistics.summary import study_statistics
 from pretrain_xai.study import load_study
+from simulated_studies import Size, as_skills, simulate_scores
 
 METHODS = load_study("demo").attribution.methods
 CORPORA = ["natural", "mri"]

@@ -67,7 +67,7 @@ def test_make_help_lists_the_targets_of_the_readme():
 
 def test_light_modules_do_not_import_torch():
     """A notebook that only draws starts fast."""
-    light = "lesions localization published dataset tables selection statistics.summary statistics.coverage"
+    light = "lesions localization published dataset tables selection statistics.summary"
     light += " drawing.boxplots drawing.statistics_plots"
     imports = "".join(f"import pretrain_xai.{module};" for module in light.split())
     subprocess.run([sys.executable, "-c", f"{imports} import sys; sys.exit('torch' in sys.modules)"], check=True)

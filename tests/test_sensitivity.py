@@ -29,12 +29,13 @@ from pretrain_xai.statistics.populations import (
     common_images,
     populations,
 )
+from pretrain_xai.statistics.power import Spread
 from pretrain_xai.statistics.sensitivity import judge, mean_ranks, network_draws, sensitivity_tables
-from pretrain_xai.statistics.simulated_studies import Size, Spread, as_skills, simulate_scores
 from pretrain_xai.statistics.survival import survival_sentences
 from pretrain_xai.study import Study, StudyError, load_study
 from pretrain_xai.tables import read_scores, read_table
 from scipy import stats
+from simulated_studies import Size, as_skills, simulate_scores
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 RNG = np.random.default_rng(3)
@@ -265,7 +266,7 @@ def test_conclusions_are_those_of_the_effect_table(n_seeds, shift):
     skills = as_skills(values.reshape(2, 3, n_seeds, 4, -1), n_subjects=20)
     references = {"sobel": np.full((4, 60), 0.33), "untrained": values[0] - 0.05}
     skills = dataclasses.replace(skills, networks=networks, references=references)
-    table = effect_table(skills, ways=("t",)).rename(columns={"family": "conclusion"})
+    table = effect_table(skills).query("way == 't'").rename(columns={"family": "conclusion"})
     table = table.set_index(["conclusion", "contrast"])
     found = judge(skills)
     assert set(found.index.get_level_values(0)) == {"corpus", "depth", "methods", "sobel", "untrained"}

@@ -1,5 +1,8 @@
 """How methods, corpora and comparison maps are called, ordered and coloured in every figure and table."""
 
+from collections.abc import Sequence
+from itertools import combinations
+
 from seaborn import color_palette
 
 from pretrain_xai.study import UNTRAINED
@@ -64,3 +67,8 @@ def colour(name: str) -> tuple[float, float, float] | str:
 def hatch(name: str) -> str:
     """Return the hatch of a corpus."""
     return _HATCHES.get(name, "")
+
+
+def pairs(corpora: Sequence[str]) -> list[str]:
+    """Return the contrasts of corpora, "later - earlier"; figures of one are called by it with "_" for " - "."""
+    return [f"{second} - {first}" for first, second in combinations(corpora, 2)]

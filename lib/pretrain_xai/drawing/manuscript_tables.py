@@ -21,7 +21,7 @@ _FAMILIES = {
     "corpus_x_depth": "change with depth",
     "depth": "all",
     "depth_by_corpus": "{pretraining}",
-}
+} | dict.fromkeys((*COMPARISON_MAPS, "untrained"), "{method}")
 
 
 def cells_table(cells: pd.DataFrame) -> pd.DataFrame:
@@ -32,15 +32,10 @@ def cells_table(cells: pd.DataFrame) -> pd.DataFrame:
     cells : DataFrame
         From `effects.cell_table`.
     """
-    shown = cells.assign(
-        skill=[with_interval(row) for row in cells.itertuples()],
-        Corpus=[label(name) for name in cells["pretraining"]],
-        Method=[label(name) for name in cells["method"]],
-        blocks=[_blocks(depth) for depth in cells["finetune_depth"]],
-    )
-    wide = shown.pivot(index=["Corpus", "Method"], columns="blocks", values="skill")
-    order = pd.MultiIndex.from_frame(shown[["Corpus", "Method"]].drop_duplicates())
-    return wide.loc[order, sorted(wide.columns)].rename_axis(columns=None).reset_index()
+    names = {"Corpus": cells["pretraining"].map(label), "Method": cells["method"].map(label)}
+    shown = cells.assign(skill=with_interval(cells), blocks=cells["finetune_depth"].map(_blocks), **names)
+    wide = shown.set_index([*names, "blocks"])["skill"].unstack("blocks", sort=False)
+    return wide.rename_axis(columns=None).reset_index()
 
 
 def effects_table(effects: pd.DataFrame) -> pd.DataFrame:
@@ -51,17 +46,23 @@ def effects_table(effects: pd.DataFrame) -> pd.DataFrame:
     effects : DataFrame
         From `effects.effect_table`.
     """
-    primary = effects[effects["way"] == "t"]
-    families = _FAMILIES | dict.fromkeys((*COMPARISON_MAPS, "untrained"), "{method}")
-    rows = []
-    for family, name in families.items():
-        for row in primary[primary["family"] == family].to_dict("records"):
-            shown = {key: label(str(value)) for key, value in row.items() if isinstance(value, str)}
-            shown["finetune_depth"] = _blocks(row["finetune_depth"])
-            rows.append({"Difference": _contrast(family, row["contrast"]), "Of": name.format(**shown)} | _numbers(row))
-    columns = ["Difference", "Of", "Skill", "p", "p (Holm)", "d", "n"]
-    table = pd.DataFrame(rows, columns=columns)
-    return table.drop(columns=[name for name in ("d",) if (table[name] == "").all()])
+    order = list(_FAMILIES)
+    rows = effects[(effects["way"] == "t") & effects["family"].isin(order)]
+    rows = rows.sort_values("family", key=lambda family: family.map(order.index), kind="stable")
+    labels = rows[["pretraining", "method"]].map(label).assign(finetune_depth=rows["finetune_depth"].map(_blocks))
+    kinds = [
+        _FAMILIES[family].format(**row) for family, row in zip(rows["family"], labels.to_dict("records"), strict=True)
+    ]
+    columns = {
+        "Difference": [_contrast(*pair) for pair in zip(rows["family"], rows["contrast"], strict=True)],
+        "Of": kinds,
+        "Skill": with_interval(rows),
+        "p": rows["p"].map(p_value),
+        "p (Holm)": rows["p_holm"].map(p_value),
+        "d": ["" if pd.isna(size) else number(size, 1) for size in rows["effect_size"]],
+        "n": rows["n_units"].astype(str),
+    }
+    return pd.DataFrame(columns).reset_index(drop=True).drop(columns=[] if rows["effect_size"].notna().any() else ["d"])
 
 
 def ranks_table(ranks: pd.DataFrame) -> pd.DataFrame:
@@ -72,19 +73,16 @@ def ranks_table(ranks: pd.DataFrame) -> pd.DataFrame:
     ranks : DataFrame
         The table of `ranks.rank_methods`.
     """
+    columns = {"Method": ranks["method"].map(label), "Mean rank": ranks["mean_rank"].map("{:.2f}".format)}
     return pd.DataFrame(
-        {
-            "Method": [label(method) for method in ranks["method"]],
-            "Mean rank": [f"{rank:.2f}" for rank in ranks["mean_rank"]],
-            "Mean skill": [number(skill) for skill in ranks["mean_skill"]],
-            "Networks": [str(n) for n in ranks["n_networks"]],
-        }
+        columns | {"Mean skill": ranks["mean_skill"].map(number), "Networks": ranks["n_networks"].astype(str)}
     )
 
 
-def with_interval(row: Any) -> str:
-    """Return `estimate [low, high]` with three decimals; a missing end is a dash."""
-    return f"{number(row.estimate)} [{number(row.low)}, {number(row.high)}]"
+def with_interval(rows: pd.DataFrame) -> list[str]:
+    """Return `estimate [low, high]` of every row, with three decimals."""
+    numbers = rows[["estimate", "low", "high"]].map(number)
+    return [f"{row.estimate} [{row.low}, {row.high}]" for row in numbers.itertuples()]
 
 
 def number(value: float, decimals: int = 3) -> str:
@@ -153,15 +151,3 @@ def _contrast(family: str, contrast: str) -> str:
     if family.startswith("depth"):
         return f"{one} − {other} blocks"
     return f"{label(one)} − {label(other)}" if family.startswith("corpus") else f"method − {label(other)}"
-
-
-def _numbers(row: Mapping[str, Any]) -> dict[str, str]:
-    skill = f"{number(row['estimate'])} [{number(row['low'])}, {number(row['high'])}]"
-    size = "" if pd.isna(row["effect_size"]) else number(row["effect_size"], 1)
-    return {
-        "Skill": skill,
-        "p": p_value(row["p"]),
-        "p (Holm)": p_value(row["p_holm"]),
-        "d": size,
-        "n": str(row["n_units"]),
-    }

@@ -111,7 +111,6 @@ STAGES = {
         ("channel_reduction", "mask_threshold", "ties", "signed_edges"),
         draws=True,
     ),
-    "13d_manuscript_tables": Stage("scores", ("pretraining.target", "main_selection"), draws=True),
     "15_sanity_checks": Stage(
         "scores",
         ("attribution", "network", *_RUNNING),

@@ -9,7 +9,7 @@ model, by which accuracy acts linearly and in both corpora alike; matching assum
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -20,18 +20,15 @@ from statsmodels.regression.linear_model import OLS
 from pretrain_xai.arrays import Floats
 from pretrain_xai.networks.matching import cell_matched, comparable_depths
 from pretrain_xai.skill import Skills
-from pretrain_xai.statistics.effects import EFFECT_COLUMNS, WAYS, Contrast, contrasts, is_paired, rows_of
+from pretrain_xai.statistics.effects import EFFECT_COLUMNS, Contrast, as_row, contrasts, is_paired, rows_of
 from pretrain_xai.statistics.intervals import LEVEL, Interval, t_interval
 from pretrain_xai.statistics.table_names import EQUAL_ACCURACY
 from pretrain_xai.study import NETWORK
 
-#: which networks an effect is of: all; those at the depths that are compared at equal accuracy; the matched ones; all, with
-#: accuracy as a covariate
-ANSWERS = ("unadjusted", "same_depths", "matched", "adjusted")
-#: what is known of a comparison beside its interval
-FACTS = ["depths", "n_networks", "lowest_accuracy", "highest_accuracy", "accuracy_difference"]
-COLUMNS = ["answer", *FACTS, *(name for name in EFFECT_COLUMNS if name not in ("family", "p_holm"))]
-MATCHING_FACTS = ["cells", "cells_matched", "target", "largest_gap"]
+#: `answer` says which networks an effect is of: `unadjusted` all; `same_depths` those at the depths that are compared at
+#: equal accuracy; `matched` the matched ones; `adjusted` all, with accuracy as a covariate. Beside its interval:
+FACTS = ["answer", "depths", "n_networks", "lowest_accuracy", "highest_accuracy", "accuracy_difference"]
+COLUMNS = [*FACTS, *(name for name in EFFECT_COLUMNS if name not in ("family", "p_holm"))]
 
 
 def equal_accuracy_tables(
@@ -58,15 +55,18 @@ def equal_accuracy_tables(
         name: network_table(name, skills, classification, matching if name == "matched" else None)
         for name, skills in selections.items()
     }
+    facts = dict.fromkeys(("cells", "cells_matched", "target", "largest_gap"), np.nan)
+    if matching is not None:
+        cells, gaps = cell_matched(matching), matching.loc[matching["matched"], "gap"].abs()
+        facts = {"cells": len(cells), "cells_matched": int(cells.sum()), "target": matching["target"].iloc[0]}
+        facts["largest_gap"] = gaps.max()
+    effects = pd.DataFrame(_effects(selections, networks, matching, seed), columns=COLUMNS).assign(**facts)
     points = pd.concat(networks.values(), ignore_index=True)
-    rng = np.random.default_rng(seed)
-    rows = list(_effects(selections, networks, matching, rng))
-    effects = pd.DataFrame(rows, columns=COLUMNS).assign(**_matching_facts(matching))
-    correlations = [
-        correlation_table(table[table["matched"]].reset_index(drop=True)).assign(selection=name)
-        for name, table in networks.items()
-    ]
-    return dict(zip(EQUAL_ACCURACY, (effects, points, pd.concat(correlations, ignore_index=True)), strict=True))
+    correlations = pd.concat(
+        [correlation_table(table[table["matched"]]).assign(selection=name) for name, table in networks.items()],
+        ignore_index=True,
+    )
+    return dict(zip(EQUAL_ACCURACY, (effects, points, correlations), strict=True))
 
 
 def network_table(
@@ -74,27 +74,26 @@ def network_table(
 ) -> pd.DataFrame:
     """Return test accuracy and mean skill of every network, in the order of `skills.networks`; and whether it is matched."""
     own = classification[classification["selection"] == selection]
+    matched = own.assign(matched=True) if matching is None else own.merge(matching[[*NETWORK, "matched"]], on=NETWORK)
     table = skills.networks.assign(selection=selection, skill=skills.values.mean((1, 2)))
-    table = table.merge(own[[*NETWORK, "accuracy"]], on=NETWORK, how="left", validate="one_to_one")
-    if matching is None:
-        return table.assign(matched=True)
-    return table.merge(matching[[*NETWORK, "matched"]], on=NETWORK, how="left", validate="one_to_one")
+    known = matched[[*NETWORK, "accuracy", "matched"]]
+    return table.merge(known, on=NETWORK, how="left", validate="one_to_one")
 
 
-def adjusted_weights(networks: pd.DataFrame, first: str, second: str, *, accuracy: bool = True) -> Floats | None:
-    """Return the weights of the networks whose sum of skills is the effect second - first, by least squares.
+def adjusted_weights(networks: pd.DataFrame, first: str, second: str) -> Floats | None:
+    """Return the weights of the networks whose sum of skills is the effect second - first at equal accuracy.
+
+    By least squares.
 
     Parameters
     ----------
     networks : DataFrame with `pretraining`, `finetune_depth`, `accuracy`
-    accuracy : bool
-        Hold accuracy equal.
 
     Returns
     -------
     float array of shape (n_networks,), or None where these networks can't tell accuracy from corpus and depth.
     """
-    design = _design(networks, first, accuracy=accuracy)
+    design = _design(networks, first, accuracy=True)
     if np.linalg.matrix_rank(design.to_numpy()) < design.shape[1]:
         return None
     return np.linalg.pinv(design.to_numpy())[design.columns.get_loc(second)]
@@ -105,17 +104,16 @@ def adjusted_contrast(skills: Skills, networks: pd.DataFrame, first: str, second
 
     None where a seed's networks can't tell accuracy from corpus and depth.
     """
+    blocks = networks["seed"] if is_paired(networks) else np.zeros(len(networks))
+    parts = networks.groupby(blocks).indices.values()
     total = np.zeros(len(networks))
-    paired = is_paired(skills.networks)
-    for _, places in networks.groupby(networks["seed"] if paired else np.zeros(len(networks))).indices.items():
+    for places in parts:
         weights = adjusted_weights(networks.iloc[places], first, second)
         if weights is None:
             return None
         total[places] = weights
-    if paired:
-        total /= networks["seed"].nunique()
     methods = np.full(len(skills.methods), 1 / len(skills.methods))
-    return Contrast("corpus", f"{second} - {first}", total[:, None] * methods)
+    return Contrast("corpus", f"{second} - {first}", (total / len(parts))[:, None] * methods)
 
 
 def regression(networks: pd.DataFrame, first: str, second: str, *, accuracy: bool) -> Interval | None:
@@ -143,80 +141,57 @@ def correlation_table(networks: pd.DataFrame) -> pd.DataFrame:
     DataFrame with `of`, `n_networks`, `r`, `low`, `high`, `p`; NaN where there is no spread or there are too few networks,
     and the first row alone without any.
     """
-    parts = {"all": networks} | dict(iter(networks.groupby("pretraining", sort=False)))
-    rows = [{"of": name} | _correlation(rows["accuracy"], rows["skill"], 0) for name, rows in parts.items()]
-    if not len(networks):
-        return pd.DataFrame(rows)
-    design = _design(networks, networks["pretraining"].iloc[0], accuracy=False).to_numpy()
-    rest = [_residuals(networks[name].to_numpy(dtype=float), design) for name in ("accuracy", "skill")]
-    rows.append({"of": "given corpus and depth"} | _correlation(rest[0], rest[1], design.shape[1] - 1))
-    return pd.DataFrame(rows)
+    both = networks[["accuracy", "skill"]].astype(float)
+    parts = {"all": (both, 0)}
+    parts |= {name: (rows, 0) for name, rows in both.groupby(networks["pretraining"], sort=False)}
+    if len(networks):
+        design = _design(networks, networks["pretraining"].iloc[0], accuracy=False).to_numpy()
+        rest = both.apply(lambda column: column - design @ np.linalg.lstsq(design, column, rcond=None)[0])
+        parts["given corpus and depth"] = rest, design.shape[1] - 1
+    return pd.DataFrame([{"of": name} | _correlation(rows, given) for name, (rows, given) in parts.items()])
 
 
 def _effects(
-    selections: Mapping[str, Skills],
-    networks: Mapping[str, pd.DataFrame],
-    matching: pd.DataFrame | None,
-    rng: np.random.Generator,
+    selections: Mapping[str, Skills], networks: Mapping[str, pd.DataFrame], matching: pd.DataFrame | None, seed: int
 ) -> Iterator[dict[str, Any]]:
     main = next(iter(selections))
     skills, table = selections[main], networks[main]
     for contrast in _corpus_contrasts(skills):
-        yield from _rows("unadjusted", skills, table, contrast, rng)
+        yield from _rows("unadjusted", skills, table, contrast, seed)
         second, first = contrast.contrast.split(" - ")
         if (adjusted := adjusted_contrast(skills, table, first, second)) is not None:
-            # weights of networks without pairs differ within a cell: over seeds there is the regression alone
-            ways = WAYS if is_paired(table) or skills.n_seeds == 1 else ()
-            yield from _rows("adjusted", skills, table, adjusted, rng, ways)
+            yield from _rows("adjusted", skills, table, adjusted, seed)
         if "matched" not in selections:
             continue
         corpora = [first, second]
         depths = skills.depths if matching is None else comparable_depths(matching, corpora)
         for answer, name in (("same_depths", main), ("matched", "matched")):
-            some = _subset(selections[name], corpora, depths)
-            if some is not None:
-                kept = networks[name].merge(some.networks, on=NETWORK)
-                yield from _rows(answer, some, kept, next(_corpus_contrasts(some)), rng)
+            whole = selections[name]
+            chosen = whole.networks["pretraining"].isin(corpora) & whole.networks["finetune_depth"].isin(depths)
+            if chosen.any():
+                kept = networks[name][chosen].reset_index(drop=True)
+                some = dataclasses.replace(whole, values=whole.values[chosen.to_numpy()], networks=kept[NETWORK])
+                yield from _rows(answer, some, kept, next(_corpus_contrasts(some)), seed)
 
 
 def _rows(
-    answer: str,
-    skills: Skills,
-    networks: pd.DataFrame,
-    contrast: Contrast,
-    rng: np.random.Generator,
-    ways: Sequence[str] = WAYS,
+    answer: str, skills: Skills, networks: pd.DataFrame, contrast: Contrast, seed: int
 ) -> Iterator[dict[str, Any]]:
     second, first = contrast.contrast.split(" - ")
-    accuracy = networks.groupby(["pretraining"])["accuracy"].mean()
-    facts = {
-        "answer": answer,
-        "depths": " ".join(map(str, skills.depths)),
-        "n_networks": len(networks),
-        "lowest_accuracy": networks["accuracy"].min(),
-        "highest_accuracy": networks["accuracy"].max(),
-        "accuracy_difference": accuracy[second] - accuracy[first],
-    }
-    made = list(rows_of(skills, contrast, rng, tuple(ways))) if ways else []
+    accuracy = networks.groupby("pretraining")["accuracy"].mean()
+    depths, difference = " ".join(map(str, skills.depths)), accuracy[second] - accuracy[first]
+    values = answer, depths, len(networks), networks["accuracy"].min(), networks["accuracy"].max(), difference
+    facts = dict(zip(FACTS, values, strict=True))
+    # the adjusted weights of networks without pairs differ within a cell: over seeds there is the regression alone
+    if answer != "adjusted" or is_paired(networks) or skills.n_seeds == 1:
+        yield from (facts | row for row in rows_of(skills, contrast, seed))
     over_all = regression(networks, first, second, accuracy=answer == "adjusted")
     if over_all is not None:
-        names = {name: getattr(contrast, name) for name in ("contrast", "pretraining", "finetune_depth", "method")}
-        numbers = {name: float(value) for name, value in over_all._asdict().items()}
-        made.append(names | {"way": "regression", "unit": "network", "n_units": len(networks)} | numbers)
-    yield from (facts | row for row in made)
+        yield facts | as_row(contrast, "regression", over_all, unit="network", n_units=len(networks))
 
 
 def _corpus_contrasts(skills: Skills) -> Iterator[Contrast]:
     return (contrast for contrast in contrasts(skills) if contrast.family == "corpus")
-
-
-def _subset(skills: Skills, corpora: Sequence[str], depths: Sequence[int]) -> Skills | None:
-    chosen = skills.networks["pretraining"].isin(corpora) & skills.networks["finetune_depth"].isin(depths)
-    if not chosen.any():
-        return None
-    return dataclasses.replace(
-        skills, values=skills.values[chosen.to_numpy()], networks=skills.networks[chosen].reset_index(drop=True)
-    )
 
 
 def _design(networks: pd.DataFrame, first: str, *, accuracy: bool) -> pd.DataFrame:
@@ -227,29 +202,14 @@ def _design(networks: pd.DataFrame, first: str, *, accuracy: bool) -> pd.DataFra
     return design.assign(accuracy=networks["accuracy"] - networks["accuracy"].mean()) if accuracy else design
 
 
-def _correlation(accuracy: pd.Series | np.ndarray, skill: pd.Series | np.ndarray, given: int) -> dict[str, float]:
+def _correlation(both: pd.DataFrame, given: int) -> dict[str, float]:
     """Return r with Fisher's interval; `given` covariates cost as many networks."""
-    n = len(accuracy)
-    x, y = (np.asarray(values, dtype=float) for values in (accuracy, skill))
-    none = {"n_networks": n, "r": np.nan, "low": np.nan, "high": np.nan, "p": np.nan}
-    if n - given < 4 or min(x.std(), y.std()) < 1e-12:
-        return none
-    r = float(np.corrcoef(x, y)[0, 1])
+    n = len(both)
+    if n - given < 4 or both.std(ddof=0).min() < 1e-12:
+        return {"n_networks": n} | dict.fromkeys(("r", "low", "high", "p"), np.nan)
+    r = float(np.corrcoef(both.to_numpy().T)[0, 1])
     half = stats.norm.ppf((1 + LEVEL) / 2) / np.sqrt(n - given - 3)
     df = n - given - 2
     p = 2 * stats.t.sf(abs(r) * np.sqrt(df / max(1 - r**2, 1e-300)), df)
     low, high = np.tanh(np.arctanh(np.clip(r, -1 + 1e-15, 1 - 1e-15)) + np.array([-half, half]))
-    return none | {"r": r, "low": float(low), "high": float(high), "p": float(p)}
-
-
-def _residuals(values: Floats, design: Floats) -> Floats:
-    return values - design @ np.linalg.lstsq(design, values, rcond=None)[0]
-
-
-def _matching_facts(matching: pd.DataFrame | None) -> dict[str, float]:
-    if matching is None:
-        return dict.fromkeys(MATCHING_FACTS, np.nan)
-    cells = cell_matched(matching)
-    gaps = matching.loc[matching["matched"], "gap"].abs()
-    numbers = len(cells), int(cells.sum()), matching["target"].iloc[0], gaps.max()
-    return dict(zip(MATCHING_FACTS, numbers, strict=True))
+    return {"n_networks": n, "r": r, "low": float(low), "high": float(high), "p": float(p)}

@@ -1,9 +1,9 @@
 """Intervals and tests of one effect, when a few networks were scored on the same images.
 
 An effect is a sum of *contributions*, an array of shape (..., n_units, n_images): the effect is their sum over the units,
-of their mean over the images. A unit is what was drawn anew: a seed with all its networks (paired), or a single network.
-Units of one stratum are exchangeable; an effect paired by seed has one stratum, a difference of independent groups has
-one per group. Leading axes are further effects or simulated studies.
+of their mean over the images. A unit is what another study would draw again: a seed with all its networks (paired), or a
+single network. Units of one stratum are exchangeable; an effect paired by seed has one stratum, a difference of independent
+groups has one per group. Leading axes are further effects or simulated studies.
 
 `by_units` asks for networks of other seeds on the images tested; `by_images` for other images of the networks at hand,
 all that one seed allows; `by_both` for other networks on other images.
@@ -18,12 +18,10 @@ from scipy import special, stats
 from pretrain_xai.arrays import Floats
 
 LEVEL = 0.95
-#: units below which `bootstrap_t` has no interval
-FEWEST_OF_BOOTSTRAP_T = 3
 
 
 class Interval(NamedTuple):
-    """An estimate, its 95 % interval and its test against 0; float arrays of the leading shape, NaN: has none."""
+    """An estimate, its 95 % interval and its test against 0; float arrays of the leading shape, NaN where there is none."""
 
     estimate: Floats
     low: Floats
@@ -49,7 +47,7 @@ def by_units(contributions: ArrayLike, strata: ArrayLike | None = None, *, poole
     means = np.asarray(contributions, dtype=np.float64).mean(-1)
     variances, dfs = _unit_variances(means, _strata(strata, means.shape[-1]))
     total = variances.sum(-1)
-    df = np.broadcast_to(dfs.sum(), total.shape) if pooled else _satterthwaite(variances, dfs)
+    df = np.broadcast_to(dfs.sum(), total.shape) if pooled else _satterthwaite(variances, dfs, total)
     return t_interval(means.sum(-1), np.sqrt(total), df)
 
 
@@ -64,8 +62,7 @@ def by_images(contributions: ArrayLike, clusters: ArrayLike | None = None) -> In
     """
     per_image = np.asarray(contributions, dtype=np.float64).sum(-2)
     member = _members(clusters, per_image.shape[-1])
-    variance = _cluster_variance(per_image - per_image.mean(-1, keepdims=True), member)
-    return t_interval(per_image.mean(-1), np.sqrt(variance), np.full(variance.shape, member.shape[1] - 1.0))
+    return t_interval(per_image.mean(-1), np.sqrt(_image_variance(per_image, member)), member.shape[1] - 1)
 
 
 def by_both(contributions: ArrayLike, strata: ArrayLike | None = None, clusters: ArrayLike | None = None) -> Interval:
@@ -78,59 +75,22 @@ def by_both(contributions: ArrayLike, strata: ArrayLike | None = None, clusters:
     """
     values = np.asarray(contributions, dtype=np.float64)
     groups, member = _strata(strata, values.shape[-2]), _members(clusters, values.shape[-1])
-    unit_variances, unit_df = _unit_variances(values.mean(-1), groups)
-    narrow = by_units(values, groups)
-    per_image = values.sum(-2)
-    images = _cluster_variance(per_image - per_image.mean(-1, keepdims=True), member)
+    unit_variances, dfs = _unit_variances(values.mean(-1), groups)
+    units, images = unit_variances.sum(-1), _image_variance(values.sum(-2), member)
     both = np.zeros_like(images)
     for group in np.unique(groups):
         part = values[..., groups == group, :]
         n = part.shape[-2]
-        residual = (
-            part - part.mean(-1, keepdims=True) - part.mean(-2, keepdims=True) + part.mean((-2, -1), keepdims=True)
-        )
-        both += _cluster_variance(residual, member).sum(-1) * n / (n - 1)
-    units = unit_variances.sum(-1)
+        rest = part - part.mean(-1, keepdims=True) - part.mean(-2, keepdims=True) + part.mean((-2, -1), keepdims=True)
+        both += _cluster_variance(rest, member).sum(-1) * n / (n - 1)
     # both sources hold the noise of single scores; the difference must not fall below either
     total = np.maximum(units + images - both, np.maximum(units, images))
-    dfs = np.append(unit_df, member.shape[1] - 1.0)
-    df = _satterthwaite(np.concatenate([unit_variances, images[..., None]], axis=-1), dfs, total)
+    sources = np.concatenate([unit_variances, images[..., None]], axis=-1)
+    df = _satterthwaite(sources, np.append(dfs, member.shape[1] - 1.0), total)
+    narrow = by_units(values, groups)
     wide = t_interval(narrow.estimate, np.sqrt(total), df)
     wider = wide.high - wide.low >= narrow.high - narrow.low
     return Interval(*(np.where(wider, *pair) for pair in zip(wide, narrow, strict=True)))
-
-
-def bootstrap_t(
-    contributions: ArrayLike, strata: ArrayLike | None, rng: np.random.Generator, n_draws: int = 1999
-) -> Interval:
-    """Return the bootstrap-t interval on unit means (Efron and Tibshirani 1993, chapter 12).
-
-    Draws whose units are all the same have no standard error and are left out: with three seeds one of nine. With two seeds
-    the others are all the sample itself, so that there is no interval: FEWEST_OF_BOOTSTRAP_T are needed.
-    """
-    means = np.asarray(contributions, dtype=np.float64).mean(-1)
-    groups = _strata(strata, means.shape[-1])
-    observed = by_units(means[..., None], groups)
-    chosen = np.empty((n_draws, means.shape[-1]), dtype=np.int64)
-    for group in np.unique(groups):
-        places = np.flatnonzero(groups == group)
-        chosen[:, places] = rng.choice(places, (n_draws, len(places)))
-    drawn = means[..., chosen]
-    error = np.sqrt(_unit_variances(drawn, groups)[0].sum(-1))
-    usable = error > 1e-9 * observed.se[..., None]
-    pivots = np.full(error.shape, np.nan)
-    np.divide(drawn.sum(-1) - observed.estimate[..., None], error, out=pivots, where=usable)
-    low, high = np.nanquantile(pivots, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=-1)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        t = (observed.estimate / observed.se)[..., None]
-    tails = np.minimum((pivots >= t).sum(-1), (pivots <= t).sum(-1))
-    p = np.minimum(2 * (tails + 1) / (usable.sum(-1) + 1), 1)
-    return observed._replace(
-        low=observed.estimate - high * observed.se,
-        high=observed.estimate - low * observed.se,
-        p=p,
-        df=np.full_like(observed.df, np.nan),
-    )
 
 
 def hierarchical_bootstrap(
@@ -149,36 +109,16 @@ def hierarchical_bootstrap(
     groups, member = _strata(strata, values.shape[-2]), _members(clusters, values.shape[-1])
     units = np.empty((n_draws, values.shape[-2]))
     for group in np.unique(groups):
-        n = int((groups == group).sum())
-        units[:, groups == group] = rng.multinomial(n, np.full(n, 1 / n), n_draws)
-    n_clusters = member.shape[1]
-    images = rng.multinomial(n_clusters, np.full(n_clusters, 1 / n_clusters), n_draws) @ member.T
+        units[:, groups == group] = _draw(rng, int((groups == group).sum()), n_draws)
+    images = _draw(rng, member.shape[1], n_draws) @ member.T
     images = images / images.sum(1, keepdims=True)
     flat = values.reshape(-1, *values.shape[-2:])
     drawn = np.stack([np.einsum("bi,bi->b", units @ study, images) for study in flat])
     drawn = drawn.reshape(*values.shape[:-2], n_draws)
     low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=-1)
     tails = np.minimum((drawn >= 0).sum(-1), (drawn <= 0).sum(-1))
-    estimate = values.mean(-1).sum(-1)
-    return Interval(
-        estimate,
-        low,
-        high,
-        drawn.std(-1, ddof=1),
-        np.full_like(estimate, np.nan),
-        np.minimum(2 * (tails + 1) / (n_draws + 1), 1),
-    )
-
-
-def pooled_images(contributions: ArrayLike, strata: ArrayLike) -> Interval:
-    """Return the interval that takes every image of every network for an independent case, as the released code pools them.
-
-    Here to show what it does; see the benchmark. As `by_units` with each image of each unit a unit of its own.
-    """
-    values = np.asarray(contributions, dtype=np.float64)
-    n_images = values.shape[-1]
-    flat = values.reshape(*values.shape[:-2], -1, 1) / n_images
-    return by_units(flat, np.repeat(np.asarray(strata), n_images))
+    p = np.minimum(2 * (tails + 1) / (n_draws + 1), 1)
+    return Interval(values.mean(-1).sum(-1), low, high, drawn.std(-1, ddof=1), np.full(p.shape, np.nan), p)
 
 
 def effect_size(contributions: ArrayLike, strata: ArrayLike | None = None, *, sides: int = 1) -> Floats:
@@ -191,10 +131,8 @@ def effect_size(contributions: ArrayLike, strata: ArrayLike | None = None, *, si
         standard deviations of one group (their mean variance).
     """
     means = np.asarray(contributions, dtype=np.float64).mean(-1)
-    groups = _strata(strata, means.shape[-1])
-    variances, dfs = _unit_variances(means, groups)
-    counts = dfs + 1
-    deviation = np.sqrt((variances * counts).sum(-1) / sides)
+    variances, dfs = _unit_variances(means, _strata(strata, means.shape[-1]))
+    deviation = np.sqrt((variances * (dfs + 1)).sum(-1) / sides)
     df = dfs.sum()
     correction = np.exp(special.gammaln(df / 2) - special.gammaln((df - 1) / 2)) / np.sqrt(df / 2) if df > 1 else np.nan
     estimate = means.sum(-1)
@@ -216,8 +154,12 @@ def _unit_variances(means: Floats, strata: np.ndarray) -> tuple[Floats, Floats]:
     counts = np.array([group.shape[-1] for group in groups], dtype=np.float64)
     if (counts < 2).any():
         raise ValueError("a stratum has one unit: there is no variance between units; use by_images")
-    variances = np.stack([n * group.var(-1, ddof=1) for n, group in zip(counts, groups, strict=True)], axis=-1)
-    return variances, counts - 1
+    variances = [n * group.var(-1, ddof=1) for n, group in zip(counts, groups, strict=True)]
+    return np.stack(variances, axis=-1), counts - 1
+
+
+def _image_variance(per_image: Floats, member: Floats) -> Floats:
+    return _cluster_variance(per_image - per_image.mean(-1, keepdims=True), member)
 
 
 def _cluster_variance(residuals: Floats, member: Floats) -> Floats:
@@ -228,10 +170,14 @@ def _cluster_variance(residuals: Floats, member: Floats) -> Floats:
     return ((residuals @ member) ** 2).sum(-1) * n_clusters / (n_clusters - 1) / n_images**2
 
 
-def _satterthwaite(variances: Floats, dfs: Floats, total: Floats | None = None) -> Floats:
-    total = variances.sum(-1) if total is None else total
+def _satterthwaite(variances: Floats, dfs: Floats, total: Floats) -> Floats:
     bottom = (variances**2 / dfs).sum(-1)
     return np.divide(total**2, bottom, out=np.broadcast_to(dfs.sum(), total.shape).copy(), where=bottom > 0)
+
+
+def _draw(rng: np.random.Generator, n: int, n_draws: int) -> np.ndarray:
+    """Return how often each of n is drawn, of n with replacement; shape (n_draws, n)."""
+    return rng.multinomial(n, np.full(n, 1 / n), n_draws)
 
 
 def _members(clusters: ArrayLike | None, n_images: int) -> Floats:

@@ -29,7 +29,6 @@ class MixedModel:
     covariance : DataFrame, both axes indexed as `means`
     network_variance, residual_variance : float
     n_networks : int
-    converged : bool
     """
 
     means: pd.Series
@@ -37,7 +36,6 @@ class MixedModel:
     network_variance: float
     residual_variance: float
     n_networks: int
-    converged: bool
 
     def interval(self, weights: pd.Series) -> Interval:
         """Return the effect with these weights of the cells and its t interval.
@@ -51,29 +49,20 @@ class MixedModel:
         weights : Series indexed by corpus, depth and method
         """
         aligned = weights.reindex(self.means.index, fill_value=0.0)
-        between = np.abs(aligned.groupby(level=[0, 1]).sum()).max() > 1e-12
-        estimate = float(aligned @ self.means)
-        se = float(np.sqrt(aligned @ self.covariance @ aligned))
-        return t_interval(np.asarray(estimate), np.asarray(se), self.df_between if between else self.df_within)
-
-    @property
-    def df_between(self) -> int:
-        """Degrees of freedom between networks."""
-        return self.n_networks - len(self.means.groupby(level=[0, 1]))
-
-    @property
-    def df_within(self) -> int:
-        """Degrees of freedom of the residual."""
-        n_methods = len(self.means.groupby(level=2))
-        return self.df_between * (n_methods - 1)
+        of_networks = aligned.groupby(level=[0, 1]).sum()
+        df = self.n_networks - len(of_networks)
+        if np.abs(of_networks).max() <= 1e-12:
+            df *= len(self.means) // len(of_networks) - 1
+        se = np.sqrt(aligned @ self.covariance @ aligned)
+        return t_interval(np.asarray(aligned @ self.means), np.asarray(se), df)
 
 
 def fit_mixed_model(table: pd.DataFrame) -> MixedModel:
     """Fit the model to seed x cell means.
 
     The random intercept is that of a network, a corpus x depth x seed; networks of one seed number are taken to be
-    independent. The residual is taken to be equally large for all
-    methods, which it is not quite: trust pairs of methods to the paired t interval first.
+    independent. The residual is taken to be equally large for all methods, which it is not quite: trust pairs of methods
+    to the paired t interval first.
 
     Parameters
     ----------
@@ -82,23 +71,17 @@ def fit_mixed_model(table: pd.DataFrame) -> MixedModel:
     """
     rows = table.sort_values([*CELL, "seed"], ignore_index=True)
     cells = pd.MultiIndex.from_frame(rows[CELL].drop_duplicates())
-    number = cells.get_indexer(pd.MultiIndex.from_frame(rows[CELL]))
+    n, number = len(cells), cells.get_indexer(pd.MultiIndex.from_frame(rows[CELL]))
     network = rows.groupby(NETWORK).ngroup().to_numpy()
     # in units of the scores' spread: the optimiser's tolerances are absolute
     scale = float(rows["skill"].std()) or 1.0
-    model = MixedLM(rows["skill"].to_numpy() / scale, np.eye(len(cells))[number], groups=network)
+    model = MixedLM(rows["skill"].to_numpy() / scale, np.eye(n)[number], groups=network)
     with warnings.catch_warnings():
         # no variance between networks is an answer, not a failure
         warnings.simplefilter("ignore", ConvergenceWarning)
         warnings.simplefilter("ignore", UserWarning)
         # there is one variance to find; the methods with gradients, statsmodels' default, fail where it is near 0
         result = model.fit(reml=True, method=["powell"])
-    n = len(cells)
-    return MixedModel(
-        means=pd.Series(result.fe_params * scale, cells),
-        covariance=pd.DataFrame(np.asarray(result.cov_params())[:n, :n] * scale**2, cells, cells),
-        network_variance=float(np.asarray(result.cov_re)[0, 0] * scale**2),
-        residual_variance=float(result.scale * scale**2),
-        n_networks=int(network.max() + 1),
-        converged=bool(result.converged),
-    )
+    covariance = pd.DataFrame(np.asarray(result.cov_params())[:n, :n] * scale**2, cells, cells)
+    variances = float(np.asarray(result.cov_re)[0, 0] * scale**2), float(result.scale * scale**2)
+    return MixedModel(pd.Series(result.fe_params * scale, cells), covariance, *variances, int(network.max() + 1))

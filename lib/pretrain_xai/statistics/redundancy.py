@@ -19,8 +19,7 @@ def score_correlation(skills: Skills) -> pd.DataFrame:
 
     Within each network, so that methods do not correlate because some networks are better than others.
     """
-    matrix = spearman(skills.values).mean(0)
-    return pd.DataFrame(matrix, skills.methods, skills.methods)
+    return pd.DataFrame(spearman(skills.values).mean(0), skills.methods, skills.methods)
 
 
 def map_correlation(maps: Iterable[Mapping[str, np.ndarray]], methods: Sequence[str]) -> pd.DataFrame:
@@ -30,10 +29,8 @@ def map_correlation(maps: Iterable[Mapping[str, np.ndarray]], methods: Sequence[
     ----------
     maps : of each network the arrays of shape (n_images, height, width) by method
     """
-    matrices = []
-    for network in maps:
-        stack = np.stack([network[method].reshape(len(network[method]), -1) for method in methods], axis=1)
-        matrices.append(spearman(stack))
+    stacks = (np.stack([network[method] for method in methods], axis=1) for network in maps)
+    matrices = [spearman(stack.reshape(*stack.shape[:2], -1)) for stack in stacks]
     return pd.DataFrame(np.concatenate(matrices).mean(0), methods, methods)
 
 
@@ -60,10 +57,14 @@ def effective_number(correlation: ArrayLike) -> dict[str, float]:
     eigenvalues = np.clip(np.linalg.eigvalsh(np.asarray(correlation, dtype=np.float64)), 0, None)
     shares = eigenvalues / eigenvalues.sum()
     positive = shares[shares > 0]
-    return {
-        "participation_ratio": float(1 / (shares**2).sum()),
-        "entropy": float(np.exp(-(positive * np.log(positive)).sum())),
-    }
+    entropy = float(np.exp(-(positive * np.log(positive)).sum()))
+    return {"participation_ratio": float(1 / (shares**2).sum()), "entropy": entropy}
+
+
+def effective_numbers(correlations: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Return the effective numbers of methods by kind of correlation: `of`, `n_methods`, `participation_ratio`, `entropy`."""
+    rows = [{"of": kind, "n_methods": len(matrix)} | effective_number(matrix) for kind, matrix in correlations.items()]
+    return pd.DataFrame(rows)
 
 
 def redundancy_table(correlations: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
@@ -75,19 +76,9 @@ def redundancy_table(correlations: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     ----------
     correlations : dict such as {"scores": matrix, "maps": matrix}
     """
-    first = next(iter(correlations.values()))
-    places = list(zip(*np.triu_indices(len(first), 1), strict=True))
-    rows = [
-        {"method": first.index[i], "other": first.index[j]}
-        | {kind: matrix.to_numpy()[i, j] for kind, matrix in correlations.items()}
-        for i, j in places
-    ]
-    table = pd.DataFrame(rows, columns=["method", "other", *correlations])
-    table["same"] = (table[list(correlations)] > SAME).all(axis=1)
-    return table.sort_values([*correlations, "method"], ascending=False, ignore_index=True)
-
-
-def effective_numbers(correlations: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """Return the effective numbers of methods by kind of correlation: `of`, `n_methods`, `participation_ratio`, `entropy`."""
-    rows = [{"of": kind, "n_methods": len(matrix)} | effective_number(matrix) for kind, matrix in correlations.items()]
-    return pd.DataFrame(rows)
+    methods = next(iter(correlations.values())).index
+    first, second = np.triu_indices(len(methods), 1)
+    kinds = {kind: matrix.to_numpy()[first, second] for kind, matrix in correlations.items()}
+    table = pd.DataFrame({"method": methods[first], "other": methods[second]} | kinds)
+    table["same"] = (table[list(kinds)] > SAME).all(axis=1)
+    return table.sort_values([*kinds, "method"], ascending=False, ignore_index=True)

@@ -1,18 +1,8 @@
 """What the tables of the statistics are called: known without computing any, as the Snakefile must."""
 
-#: of `summary`; those of a study with one seed are the same but for the last two, which need several
-STATISTICS = (
-    "images",
-    "network_means",
-    "cells",
-    "effects",
-    "ranks",
-    "nemenyi",
-    "redundancy",
-    "effective_methods",
-    "spread",
-    "power",
-)
+#: of `summary`; the last two need several seeds and have no rows with one
+STATISTICS: tuple[str, ...] = ("images", "network_means", "cells", "effects", "ranks", "nemenyi")
+STATISTICS += ("redundancy", "effective_methods", "spread", "power")
 #: of `equal_accuracy`
 EQUAL_ACCURACY = ("equal_accuracy", "accuracy_and_skill", "accuracy_correlations")
 #: of `sensitivity`
