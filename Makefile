@@ -60,7 +60,7 @@ screenshots: $(READY)  ## photograph the demo's explorer for the README (needs C
 	$(RUN) tests/screenshots.py
 
 test: $(READY)  ## unit tests, oracle tests and the tiny study
-	$(RUN) -m pytest -m "not system"
+	$(RUN) -m pytest -m "not system" --numprocesses 2 --dist loadfile
 
 test-system: $(READY)  ## tests that kill batches or need a browser: minutes
 	$(RUN) -m pytest -m system

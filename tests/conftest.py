@@ -8,6 +8,7 @@ from pathlib import Path
 
 import matplotlib as mpl
 import pytest
+from filelock import FileLock
 from hypothesis import settings
 from pretrain_xai import paths
 
@@ -18,15 +19,20 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 def tiny_root(tmp_path_factory) -> Path:
     """Return a root folder in which the batch ran the tiny study and its switches, as a user would.
 
-    With PRETRAIN_XAI_TINY it is that folder, in which the next session finds it done.
+    It runs once, in PRETRAIN_XAI_TINY if that is set, where the next session finds it done. Each process of pytest-xdist
+    works on a copy of its own.
     """
     from pretrain_xai.batch import main
 
-    root = Path(os.environ.get("PRETRAIN_XAI_TINY") or tmp_path_factory.mktemp("tiny"))
-    shutil.copytree(REPOSITORY / "studies", root / "studies", dirs_exist_ok=True)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PRETRAIN_XAI_ROOT", str(root))
+    shared = tmp_path_factory.getbasetemp().parent / "tiny"
+    made = Path(os.environ.get("PRETRAIN_XAI_TINY") or shared)
+    made.mkdir(parents=True, exist_ok=True)
+    with FileLock(made / ".lock"), pytest.MonkeyPatch.context() as patch:
+        shutil.copytree(REPOSITORY / "studies", made / "studies", dirs_exist_ok=True)
+        patch.setenv("PRETRAIN_XAI_ROOT", str(made))
         assert main(["tiny", "--protocols", "rescored"]) == 0
+    root = tmp_path_factory.mktemp("tiny")
+    shutil.copytree(made, root, dirs_exist_ok=True)
     return root
 
 

@@ -1,23 +1,32 @@
 """The plan: its jobs are those of the batch, its sums are those of a literal count, and it names what is missing."""
 
 import json
-import math
 import re
 import shutil
 import subprocess
 
 import pytest
 import yaml
-from pretrain_xai import paths, plan
-from pretrain_xai.plan import RIGHT_FOR_ALL, WRONG, Job, Plan, _jobs_of, image_counts, main, missing, planned_jobs
-from pretrain_xai.running import micro_benchmark
-from pretrain_xai.running.micro_benchmark import MeasurementError
-from pretrain_xai.running.resources import count_images
+from pretrain_xai import measure, paths, plan
+from pretrain_xai.measure import MeasurementError
+from pretrain_xai.plan import (
+    RIGHT_FOR_ALL,
+    WRONG,
+    Job,
+    Plan,
+    _jobs_of,
+    image_counts,
+    main,
+    missing,
+    planned_jobs,
+    requested,
+)
+from pretrain_xai.provenance import write_text
 from pretrain_xai.study import StudyError, load_study
 
 #: seconds and bytes that are easy to follow
 MEASURED = {
-    "notebooks": {"plain": 1.0, "torch": 2.0, "memory": 0.1},
+    "notebook": {"start": 2.0, "memory": 0.1},
     "slices": {"patch": 0.02, "subject": 0.5, "slice": 0.01, "memory": 0.2},
     "training": {
         "by_depth": {str(depth): {"epoch": 0.001 * depth, "before": 0.1} for depth in (1, 2, 3, 4, 5)},
@@ -65,8 +74,7 @@ def test_the_jobs_are_those_that_the_batch_runs(jobs):
 def test_the_paper_can_be_planned_without_its_data(root, jobs):
     jobs = jobs["paper"]
     numbers = {rule: sum(job.rule == rule for job in jobs) for rule in {job.rule for job in jobs}}
-    assert (numbers["finetune"], numbers["explanation_metrics"], numbers["take_weights"]) == (60, 62, 2)
-    assert "pretrain" not in numbers
+    assert (numbers["finetune"], numbers["explanation_metrics"], numbers["pretrain"]) == (60, 62, 2)
     lacking = "\n".join(missing(load_study("paper")))
     for word in ("data/hcp", "MRI_pretrained_model.pt", "IMAGENET1K_V1", "528 MB"):
         assert word in lacking
@@ -74,12 +82,12 @@ def test_the_paper_can_be_planned_without_its_data(root, jobs):
 
 def test_nothing_is_planned_of_what_is_finished(tiny):
     assert planned_jobs(tiny) == []
-    assert sum(image_counts(tiny, load_study(tiny)).values()) == (8 + 4 + 12 + 6 + 8) * 4
+    assert sum(image_counts(load_study(tiny)).values()) == (8 + 4 + 12 + 6 + 8) * 4
 
 
 def test_costs_are_those_of_a_literal_count(root, jobs):
     study = load_study("demo")
-    counts = image_counts("demo", study)
+    counts = image_counts(study)
     assert (counts["train"], counts["test"]) == (1600, 480)
     costs = Plan(study, jobs["demo"], counts, MEASURED).costs()
     fine_tuned = 0.0
@@ -87,39 +95,48 @@ def test_costs_are_those_of_a_literal_count(root, jobs):
         epochs = 10 * 0.001 * run.finetune_depth * (1600 + 400)
         checkpoints = 10 * (4 - 1) * 400 * 0.003
         fine_tuned += 2.0 + 0.1 * (1600 + 400) + epochs + checkpoints + 0.003 * (400 + 480)
-    assert costs["finetune"].seconds == pytest.approx(fine_tuned)
-    assert (costs["finetune"].jobs, costs["finetune"].memory) == (10, 6.0)
+    assert costs.loc["finetune"].tolist() == pytest.approx([10, fine_tuned, 6.0])
     right, wrong = min(150, RIGHT_FOR_ALL * 480), min(150, WRONG * 480)
     explained = 10 * (2.0 + 0.5 * (right + wrong + 6)) + 2.0 + 0.5 * (right + 6)
     explained += 11 * (2.0 + 0.5 * (50 + 6))  # matched models: as many as the study file says, none that is wrong
-    assert costs["match_accuracy"].seconds == pytest.approx(2.0 + 10 * 0.003 * (400 + 480))
-    assert costs["explanation_metrics"].seconds == pytest.approx(explained, rel=0.01)
+    assert costs.seconds["match_accuracy"] == pytest.approx(2.0 + 10 * 0.003 * (400 + 480))
+    assert costs.seconds["explanation_metrics"] == pytest.approx(explained, rel=0.01)
     natural = 2.0 + 16 * (100 + 25) * (0.1 + 8 * 0.005)
     mri = 2.0 + (120 + 30) * 8 * (0.1 + 8 * 0.005)
-    assert costs["pretrain"].seconds == pytest.approx(natural + mri)
-    assert costs["make_slices"].seconds == pytest.approx(1.0 + 0.5 * (120 + 30 + 200 + 50 + 60))
-    assert costs["make_lesions"].seconds == pytest.approx(1.0 + 0.02 * 90)
-    assert costs["build_dataset"].seconds == pytest.approx(1.0 + 0.01 * (1600 + 400 + 480))
-    assert costs["sanity_checks"].seconds == pytest.approx(2.0 + 0.5 * 16 * 12)
-    assert costs["report"].seconds == 1.0
+    assert costs.seconds["pretrain"] == pytest.approx(natural + mri)
+    assert costs.seconds["make_slices"] == pytest.approx(2.0 + 0.5 * (120 + 30 + 200 + 50 + 60))
+    assert costs.seconds["make_lesions"] == pytest.approx(2.0 + 0.02 * 90)
+    assert costs.seconds["build_dataset"] == pytest.approx(2.0 + 0.01 * (1600 + 400 + 480))
+    assert costs.seconds["sanity_checks"] == pytest.approx(2.0 + 0.5 * 16 * 12)
+    assert costs.seconds["report"] == 2.0
 
 
 def test_what_runs_on_a_card_is_unknown_and_not_invented(root, jobs):
     study = load_study("demo")
-    on_card = Plan(study, jobs["demo"], image_counts("demo", study), MEASURED, on_card=True)
+    on_card = Plan(study, jobs["demo"], image_counts(study), MEASURED, on_card=True)
     costs = on_card.costs()
-    unknown = {rule for rule, cost in costs.items() if math.isnan(cost.seconds)}
+    unknown = set(costs.index[costs["seconds"].isna()])
     assert unknown == {"pretrain", "finetune", "match_accuracy", "explanation_metrics", "sanity_checks"}
-    printed = "\n".join(plan._report("demo", on_card, []))
-    assert re.search(r"^finetune +10 +unknown +unknown", printed, re.MULTILINE)
-    known = sum(cost.seconds for rule, cost in costs.items() if rule not in unknown) / 3600
-    assert re.search(rf"^all that is known +{len(jobs['demo'])} +{known:.2f}$", printed, re.MULTILINE)
-    assert "unknown: what runs on a graphics card" in printed
+    printed = "\n".join(plan._report(on_card, []))
+    assert re.search(r"^ *finetune +10 +unknown +unknown", printed, re.MULTILINE)
+    assert "without what runs on a graphics card" in printed
+    asked = on_card.requests()
+    assert "runtime" not in asked["finetune"] and asked["finetune"]["mem_mb"] > 6 * 1.5 * 1000
+
+
+def test_a_cluster_is_asked_for_what_the_last_plan_found(root, jobs):
+    study = load_study("demo")
+    assert requested(study, "finetune") == {}
+    asked = Plan(study, jobs["demo"], image_counts(study), MEASURED).requests()
+    write_text(study.paths.data / "plan.json", json.dumps(asked))
+    assert requested(study, "finetune") == asked["finetune"] and asked["finetune"]["runtime"] > 10
+    card = study.model_copy(update={"device": "cuda"})
+    assert requested(card, "finetune")["gpu"] == 1 and "gpu" not in requested(card, "make_slices")
 
 
 def test_the_disk_of_the_paper_is_that_of_its_weights_and_images(root, jobs):
     study = load_study("paper")
-    disk = Plan(study, jobs["paper"], image_counts("paper", study), MEASURED).disk()
+    disk = Plan(study, jobs["paper"], image_counts(study), MEASURED).disk()
     assert disk["finetuned"] == 60 and disk["pretrained"] == 2
     assert disk["dataset"] * 2**30 == 2 * 4 * 224 * 224 * (2500 + 2500 + 6039)
 
@@ -127,17 +144,17 @@ def test_the_disk_of_the_paper_is_that_of_its_weights_and_images(root, jobs):
 def test_as_published_the_images_of_validation_are_test_images_too(root):
     study = load_study("paper")
     published = study.model_copy(update={"base_protocol": "published"})
-    assert image_counts("paper", published) == {"train": 2500, "validation": 2500, "test": 8539}
-    assert image_counts("paper", study)["test"] == 6039
+    assert image_counts(published) == {"train": 2500, "validation": 2500, "test": 8539}
+    assert image_counts(study)["test"] == 6039
     demo = load_study("demo+selection_on_test")
-    assert image_counts("demo", demo)["test"] == count_images(demo, slices=None)["test"] == (50 + 60) * 8
+    assert image_counts(demo)["test"] == (50 + 60) * 8
 
 
 def test_slices_that_can_not_be_counted_are_named(root):
     settings = yaml.safe_load((root / "studies" / "paper.yaml").read_text())
     (root / "studies" / "uncounted.yaml").write_text(yaml.safe_dump(settings | {"expected_slices": {}}))
     with pytest.raises(StudyError, match="set expected_slices"):
-        image_counts("uncounted", load_study("uncounted"))
+        image_counts(load_study("uncounted"))
     (root / "studies" / "uncounted.yaml").write_text(yaml.safe_dump(settings | {"expected_slices": {"train": 3}}))
     with pytest.raises(StudyError, match="expected_slices has no entry for test, validation"):
         load_study("uncounted")
@@ -152,12 +169,12 @@ def test_it_prints_a_line_per_stage_and_what_is_missing(root, jobs, capsys, monk
     assert "days with 1 jobs side by side" in printed or "hours with" in printed
     assert main(["papre"]) == 2
     assert "did you mean 'paper'" in capsys.readouterr().err
-    assert not (root / "data").exists()
+    assert (root / "data" / "paper" / "plan.json").is_file()
 
 
 @pytest.mark.system
 def test_every_part_can_be_measured(root):
-    measured = micro_benchmark.measure("tiny")
+    measured = measure.measure("tiny")
     assert measured.keys() == MEASURED.keys()
     for part, numbers in measured.items():
         assert numbers.keys() == MEASURED[part].keys()
@@ -168,11 +185,11 @@ def test_every_part_can_be_measured(root):
 
 def test_a_part_that_fails_is_one_line(monkeypatch):
     failed = subprocess.CompletedProcess([], returncode=1, stdout="", stderr="Traceback ...\nMemoryError: too much\n")
-    monkeypatch.setattr(micro_benchmark.subprocess, "run", lambda *_, **__: failed)
-    with pytest.raises(MeasurementError, match=r"measuring notebooks failed: Traceback \.\.\. MemoryError: too much"):
-        micro_benchmark.measure("tiny")
+    monkeypatch.setattr(measure.subprocess, "run", lambda *_, **__: failed)
+    with pytest.raises(MeasurementError, match=r"measuring notebook failed: Traceback \.\.\. MemoryError: too much"):
+        measure.measure("tiny")
 
 
 def test_the_slices_are_measured_with_lesions_of_the_study(root):
-    numbers = micro_benchmark.PARTS["slices"](load_study("tiny"))
+    numbers = measure.PARTS["slices"](load_study("tiny"))
     assert json.dumps(numbers) and numbers["subject"] > 0 and numbers["slice"] > 0

@@ -12,8 +12,10 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pretrain_xai.errors import UserError
+from pretrain_xai.protocol import DATASET_SWITCHES
 
 #: the checkout: notebooks, library, Snakefile
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -24,25 +26,11 @@ LIBRARY = Path(__file__).resolve().parent
 VARIANT_MARK = "+"
 #: what a study computes, in this order
 ARTEFACTS = ("lesions", "slices", "pretrained", "dataset", "finetuned", "classification", "intersections", "scores")
-#: the first of these that a switch of the protocol changes
+#: the first of these that a switch of the protocol changes; of the others it is the scores
 FIRST_CHANGED = {
-    "lesion_floor": "dataset",
-    "round_never_shuffled": "dataset",
-    "shared_patch_pool": "dataset",
-    "corner_placement": "dataset",
-    "shared_seed": "dataset",
-    "selection_on_test": "dataset",
-    "first_conv_frozen": "finetuned",
-    "head_kept": "finetuned",
-    "dropout_active": "finetuned",
-    "swapped_rates": "classification",
-    "channel_reduction": "scores",
-    "mask_threshold": "scores",
-    "ties": "scores",
-    "signed_edges": "scores",
-    "captum_deep_lift": "scores",
-    "gradient_shap_unseeded": "scores",
-    "published": "dataset",
+    **dict.fromkeys((*DATASET_SWITCHES, "published"), "dataset"),
+    **dict.fromkeys(("first_conv_frozen", "head_kept", "dropout_active"), "finetuned"),
+    **{"swapped_rates": "classification", "": "lesions"},
 }
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,99}")
 #: the variant `reseed<n>` is the study itself, fine-tuned with the n-th set of further seeds
@@ -81,7 +69,7 @@ def reseed_number(variant: str) -> int:
 def owner(study: str, artefact: str) -> str:
     """Return whose `artefact` the study uses: its own, or that of the study whose variant it is."""
     base, variant = split_name(study)
-    first = "finetuned" if reseed_number(variant) else FIRST_CHANGED.get(variant, ARTEFACTS[0])
+    first = "finetuned" if reseed_number(variant) else FIRST_CHANGED.get(variant, "scores")
     return study if ARTEFACTS.index(artefact) >= ARTEFACTS.index(first) else base
 
 
@@ -99,108 +87,56 @@ def weights_file(source: str) -> Path | None:
     return root() / Path(source).expanduser() if is_path else None
 
 
+def _of(artefact: str, *parts: str) -> Any:
+    """Return a property of `Paths`: a place in the folder of whoever owns the artefact."""
+    return property(lambda self: Paths(owner(self.study, artefact)).data.joinpath(*parts))
+
+
 @dataclass(frozen=True)
 class Paths:
     """Where everything of one study or variant lies; a variant shares what its switch does not change."""
 
     study: str
 
-    def _data(self, artefact: str) -> Path:
-        return Paths(owner(self.study, artefact)).data
+    #: the file of the lesion patches
+    lesions = _of("lesions", "lesions.npz")
+    #: the folder with `slices.npy`, its table `slices.csv` and `participants.csv`
+    slices = _of("slices", "slices")
+    #: the folder with one sub-folder of images, lesions and labels per split, and the audit
+    dataset = _of("dataset", "dataset")
+    #: the table of the matched models: which checkpoints, and how far from the common accuracy
+    matching = _of("finetuned", "matching.csv")
+    #: the table with one row of classification metrics per model
+    classification = _of("classification", "classification.csv")
+    #: the table of the image lists: right for all models, wrong for one, wrong for all
+    intersections = _of("intersections", "intersections.csv")
+    #: folders with one file per model: explanation scores; a few maps; what its maps score under every setting of the
+    #: sensitivity table, and under each switch that needs no training; and its predictions with dropout alive
+    scores, example_maps = _of("scores", "scores"), _of("scores", "example_maps")
+    setting_scores, switch_scores = _of("scores", "setting_scores"), _of("scores", "switch_scores")
+    switch_predictions = _of("scores", "switch_predictions")
+    #: the folder of the tables of intervals, effects, ranks, redundancy and power
+    statistics = _of("scores", "statistics")
+    #: of everything that the study computes; of its figures and report; of its executed notebooks
+    data = property(lambda self: root() / "data" / self._folder)
+    figures = property(lambda self: root() / "figures" / self._folder)
+    executed = property(lambda self: root() / "papermill_runs" / self._folder)
+    #: the mark of a variant all of whose results are made, which says with what code and settings
+    finished = property(lambda self: self.data / "finished.json")
 
     @property
     def _folder(self) -> Path:
         base, variant = split_name(self.study)
         return Path(base, "protocols", variant) if variant else Path(base)
 
-    @property
-    def data(self) -> Path:
-        """The folder of everything that the study computes."""
-        return root() / "data" / self._folder
-
-    @property
-    def figures(self) -> Path:
-        """The folder of the figures and of the report."""
-        return root() / "figures" / self._folder
-
-    @property
-    def executed(self) -> Path:
-        """The folder of the executed notebooks."""
-        return root() / "papermill_runs" / self._folder
-
-    @property
-    def lesions(self) -> Path:
-        """The file of the lesion patches."""
-        return self._data("lesions") / "lesions.npz"
-
-    @property
-    def slices(self) -> Path:
-        """The folder with `slices.npy`, its table `slices.csv` and `participants.csv`."""
-        return self._data("slices") / "slices"
-
     def pretrained(self, pretraining: str) -> Path:
         """Return the weight file of a network that was pre-trained on the corpus `pretraining`."""
-        return self._data("pretrained") / "pretrained" / f"{pretraining}.safetensors"
-
-    @property
-    def dataset(self) -> Path:
-        """The folder with one sub-folder of images, lesions and labels per split, and the audit."""
-        return self._data("dataset") / "dataset"
+        return Paths(owner(self.study, "pretrained")).data / "pretrained" / f"{pretraining}.safetensors"
 
     def finetuned(self, run: str) -> Path:
         """Return the folder with the weights, the history and the predictions of one fine-tuned model."""
-        return self._data("finetuned") / "finetuned" / run
+        return Paths(owner(self.study, "finetuned")).data / "finetuned" / run
 
     def checkpoints(self, run: str) -> Path:
         """Return the table of the checkpoints of one fine-tuning; their weights lie in the folder of the same name."""
         return self.finetuned(run) / "checkpoints.csv"
-
-    @property
-    def matching(self) -> Path:
-        """The table of the matched models: which checkpoints, and how far from the common accuracy."""
-        return self._data("finetuned") / "matching.csv"
-
-    @property
-    def classification(self) -> Path:
-        """The table with one row of classification metrics per model."""
-        return self._data("classification") / "classification.csv"
-
-    @property
-    def intersections(self) -> Path:
-        """The table of the image lists: right for all models, wrong for one, wrong for all."""
-        return self._data("intersections") / "intersections.csv"
-
-    @property
-    def scores(self) -> Path:
-        """The folder with one file of explanation scores per model."""
-        return self._data("scores") / "scores"
-
-    @property
-    def example_maps(self) -> Path:
-        """The folder with one file of example attribution maps per model."""
-        return self._data("scores") / "example_maps"
-
-    @property
-    def setting_scores(self) -> Path:
-        """The folder with one file per model: what its maps score under every setting of the sensitivity table."""
-        return self._data("scores") / "setting_scores"
-
-    @property
-    def statistics(self) -> Path:
-        """The folder of the tables of intervals, effects, ranks, redundancy and power."""
-        return self._data("scores") / "statistics"
-
-    @property
-    def switch_scores(self) -> Path:
-        """The folder with one file per model: its scores under each switch that needs no training."""
-        return self._data("scores") / "switch_scores"
-
-    @property
-    def switch_predictions(self) -> Path:
-        """The folder with one file per model: its predictions of the test images with dropout alive."""
-        return self._data("scores") / "switch_predictions"
-
-    @property
-    def finished(self) -> Path:
-        """The mark of a variant all of whose results are made, which says with what code and settings."""
-        return self.data / "finished.json"

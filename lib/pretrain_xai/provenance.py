@@ -19,16 +19,7 @@ from pretrain_xai import paths
 
 #: the packages whose version can change a number
 PACKAGES = (
-    "torch",
-    "torchvision",
-    "captum",
-    "zennit",
-    "numpy",
-    "scipy",
-    "scikit-image",
-    "scikit-learn",
-    "pandas",
-    "POT",
+    *("torch", "torchvision", "captum", "zennit", "numpy", "scipy", "scikit-image", "scikit-learn", "pandas", "POT"),
     "statsmodels",
 )
 

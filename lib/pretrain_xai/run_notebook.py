@@ -9,6 +9,7 @@ import argparse
 import ast
 import logging
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -21,13 +22,13 @@ import nbformat
 from pydantic import TypeAdapter, ValidationError
 
 from pretrain_xai.errors import UserError, did_you_mean
-from pretrain_xai.files.bounded_yaml import YamlError, read_yaml
 from pretrain_xai.provenance import atomic_path, write_sums
+from pretrain_xai.study import read_yaml
 
 #: what Jupyter draws with
 INLINE = "module://matplotlib_inline.backend_inline"
-#: what an annotation in a parameters cell may be made of
-TYPES = {"str": str, "int": int, "float": float, "bool": bool, "list": list, "dict": dict, "None": None}
+#: what an annotation in a parameters cell may be made of; papermill would make texts of other names in a mapping
+TYPES = {"str": str, "int": int, "float": float, "bool": bool, "list": list, "dict": dict[str, Any], "None": None}
 
 
 class ParameterError(UserError):
@@ -51,11 +52,8 @@ def declared_parameters(notebook: Path) -> dict[str, Any]:
         raise ParameterError(f"{notebook}: expected one cell with the tag 'parameters', found {len(tagged)}")
     try:
         statements = ast.parse(tagged[0]).body
-    except SyntaxError as error:
-        raise ParameterError(f"{notebook}: parameters cell, line {error.lineno}: {error.msg}") from None
-    except (TypeError, ValueError, RecursionError, MemoryError) as error:  # no text, zero bytes, nested too deeply
-        what = f"{type(error).__name__}: {error}".removesuffix(": ")
-        raise ParameterError(f"{notebook}: parameters cell: no Python ({what})") from None
+    except Exception as error:  # no Python, no text, nested too deeply
+        raise ParameterError(f"{notebook}: parameters cell: no Python ({' '.join(str(error).split())})") from None
     declared = {}
     for statement in statements:
         if not isinstance(statement, ast.AnnAssign) or not isinstance(statement.target, ast.Name):
@@ -97,21 +95,15 @@ def run_notebook(notebook: Path, output: Path, parameters: dict[str, Any]) -> No
     sockets = Path(tempfile.mkdtemp(prefix="px"))
     connection_file = sockets / "k.json"
     connection = {"transport": "ipc", "connection_file": str(connection_file), "ip": str(sockets / "k")}
+    # what a kernel says besides its cells is QuietKernel's
+    kernel = {"kernel_manager_class": QuietKernel, "extra_arguments": ["--IPKernelApp.capture_fd_output=False"]}
+    settings = {"config": Config({"KernelManager": connection}), "progress_bar": False, "start_timeout": 120}
+    failure: Exception | None = None
     try:
-        failure: Exception | None = None
         with atomic_path(output) as temporary:
             shutil.copyfile(notebook, temporary)
             try:
-                papermill.execute_notebook(
-                    notebook,
-                    temporary,
-                    parameters=parameters,
-                    progress_bar=False,
-                    start_timeout=120,
-                    config=Config({"KernelManager": connection}),
-                    kernel_manager_class=QuietKernel,
-                    extra_arguments=["--IPKernelApp.capture_fd_output=False"],  # its own words are QuietKernel's
-                )
+                papermill.execute_notebook(notebook, temporary, parameters=parameters, **settings, **kernel)
             except RuntimeError as error:  # the kernel died, or did not start
                 failure = type(error)(": ".join(filter(None, [str(error), last_words(connection_file)])))
             except Exception as error:  # raised below, after what was executed has its name
@@ -124,24 +116,16 @@ def run_notebook(notebook: Path, output: Path, parameters: dict[str, Any]) -> No
 
 def _to_type(notebook: Path, annotation: ast.expr) -> Any:
     text = ast.unparse(annotation)
-    wrong = ParameterError(f"{notebook}: parameters cell: unknown type {text[:80]!r}; use {', '.join(TYPES)}")
-    if not all(_is_of_types(node) for node in ast.walk(annotation)):
-        raise wrong
     try:
-        # all parts were checked, so that this evaluates nothing but types such as `list[str]` or `int | None`
+        if not re.fullmatch(r"[\w\[\], |]+", text) or not set(re.findall(r"\w+", text)) <= TYPES.keys():
+            raise ValueError
+        # made of nothing but types, such as `list[str]` or `int | None`
         kind = eval(text, {"__builtins__": {}}, TYPES)
         TypeAdapter(kind)
-    except Exception:  # such as `str[int]` or `dict[int]`
-        raise wrong from None
+    except Exception:  # also of `str[int]`
+        known = ", ".join(TYPES)
+        raise ParameterError(f"{notebook}: parameters cell: unknown type {text[:80]!r}; use {known}") from None
     return kind
-
-
-def _is_of_types(node: ast.AST) -> bool:
-    if isinstance(node, ast.Name):
-        return node.id in TYPES
-    if isinstance(node, ast.Constant):
-        return node.value is None
-    return isinstance(node, ast.Subscript | ast.Tuple | ast.BinOp | ast.BitOr | ast.expr_context)
 
 
 def _check(notebook: Path, name: str, text: str, declared: dict[str, Any]) -> Any:
@@ -149,50 +133,24 @@ def _check(notebook: Path, name: str, text: str, declared: dict[str, Any]) -> An
         hint = did_you_mean(name[:80], declared)
         raise ParameterError(f"{notebook}: no parameter {name[:80]!r}{hint}; it has {', '.join(declared)}")
     expected = declared[name]
-    if any("\ud800" <= character <= "\udfff" for character in text):  # bytes that the command line could not decode
-        raise ParameterError(f"{notebook}: parameter {name!r} is not UTF-8, found {text[:80]!r}")
     if expected is str:
         return text
     try:
-        value = TypeAdapter(expected).validate_python(read_yaml(text), strict=True)
-        return _checked_names(value)
-    except (ValidationError, YamlError) as error:
-        kind = getattr(expected, "__name__", str(expected)) if "[" not in str(expected) else str(expected)
-        why = f" ({error})" if isinstance(error, YamlError) else ""
+        return TypeAdapter(expected).validate_python(read_yaml(text), strict=True)
+    except ValueError as error:
+        kind = expected.__name__ if type(expected) is type else str(expected).partition("[str, ")[0]
+        why = "" if isinstance(error, ValidationError) else f" ({error})"
         raise ParameterError(f"{notebook}: parameter {name!r} must be {kind}, found {text[:80]!r}{why}") from None
-
-
-def _checked_names(value: Any) -> Any:
-    """Return a value all of whose mappings have texts as names; papermill would make texts of others."""
-    parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for name, part in parts:
-        if isinstance(value, dict) and not isinstance(name, str):
-            raise YamlError(f"the name {name!r} is no text; put it in quotes")
-        _checked_names(part)
-    return value
-
-
-def _further(made: Sequence[Path], patterns: Sequence[str]) -> list[Path]:
-    return sorted({file for pattern in patterns for file in made[0].parent.glob(pattern)} - set(made))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return 0, or 1 after one line that says what failed."""
-    parser = argparse.ArgumentParser(
-        prog="python -m pretrain_xai.run_notebook", description=(__doc__ or "").split("\n")[0]
-    )
+    about = (__doc__ or "").split("\n")[0]
+    parser = argparse.ArgumentParser(prog="python -m pretrain_xai.run_notebook", description=about)
     parser.add_argument("notebook", type=Path)
     parser.add_argument("output", type=Path, help="where the executed notebook goes")
-    parser.add_argument(
-        "--made", nargs="+", type=Path, default=[], metavar="FILE", help="what it makes: digests go beside the output"
-    )
-    parser.add_argument(
-        "--also",
-        nargs="+",
-        default=[],
-        metavar="PATTERN",
-        help="what else it may make, from the folder of the first FILE",
-    )
+    made = "what it makes: digests go beside the output"
+    parser.add_argument("--made", nargs="+", type=Path, default=[], metavar="FILE", help=made)
     parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="a parameter")
     options = parser.parse_args(arguments)
     started = time.monotonic()
@@ -202,7 +160,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parameters = check_parameters(options.notebook, dict(options.p))
         sums.unlink(missing_ok=True)  # those of an earlier run don't fit to what is made from here on
         run_notebook(options.notebook, options.output, parameters)
-        write_sums(sums, [*options.made, *_further(options.made, options.also)])
+        write_sums(sums, options.made)
     except ParameterError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

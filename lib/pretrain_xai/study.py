@@ -2,29 +2,18 @@
 
 import dataclasses
 import typing
-from collections.abc import Collection, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Collection, Hashable, Iterator, Mapping
 from typing import Annotated, Any, Literal
 
+import yaml
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from pretrain_xai import paths
 from pretrain_xai.errors import UserError, did_you_mean
-from pretrain_xai.files.bounded_yaml import YamlError, read_yaml
 from pretrain_xai.paths import Paths
 from pretrain_xai.protocol import PROTOCOLS, PUBLISHED, Protocol
-from pretrain_xai.settings.sections import (
-    Attribution,
-    Cell,
-    Dataset,
-    Finetuning,
-    Lesions,
-    Network,
-    Pretraining,
-    Protocols,
-    Selection,
-    Settings,
-)
+from pretrain_xai.settings import sections
+from pretrain_xai.settings.sections import Cell, Selection, Settings
 from pretrain_xai.settings.slices import Slices
 
 #: the columns that name a model in every table
@@ -75,16 +64,16 @@ class Study(Settings):
     channels_last: bool = True
     #: processes that build the dataset side by side; results are the same for any number
     workers: int = Field(1, gt=0)
-    lesions: Lesions
+    lesions: sections.Lesions
     slices: Slices
     #: slices of each split that `make plan` counts with while they are not made yet; those of the template are known
     expected_slices: dict[str, Annotated[int, Field(gt=0)]] = Field(default_factory=dict)
-    dataset: Dataset
-    network: Network
-    pretraining: Pretraining
-    finetuning: Finetuning
-    attribution: Attribution
-    protocols: Protocols = Protocols()
+    dataset: sections.Dataset
+    network: sections.Network
+    pretraining: sections.Pretraining
+    finetuning: sections.Finetuning
+    attribution: sections.Attribution
+    protocols: sections.Protocols = sections.Protocols()
 
     @model_validator(mode="after")
     def _consistent(self) -> "Study":
@@ -101,23 +90,18 @@ class Study(Settings):
                 raise ValueError(f"finetuning.selections.{selection} must have one entry per pretraining corpus")
         if unknown := set(self.protocols.depths or ()) - set(self.finetuning.depths):
             raise ValueError(f"protocols.depths: {sorted(unknown)} is not among finetuning.depths")
-        for split in self.dataset.seed_bases:
-            for section, splits in (("lesions.patches", self.lesions.patches), ("slices", self.slices.splits)):
-                if split not in splits:
-                    raise ValueError(f"{section} has no entry for the split {split!r}")
-        if "mri" in self.pretraining.trained and (missing := {*PRETRAINING_SPLITS} - self.slices.splits):
-            raise ValueError(f"slices has no entry for {', '.join(sorted(missing))}, which the corpus mri needs")
+        for_mri = PRETRAINING_SPLITS if "mri" in self.pretraining.trained else ()
+        used = {*self.dataset.seed_bases, *for_mri}
+        have = {"lesions.patches": self.lesions.patches, "slices": self.slices.splits}
+        have |= {"expected_slices": self.expected_slices} if self.expected_slices else {}
+        for section, splits in have.items():
+            needed = used - {*for_mri} if section == "lesions.patches" else used
+            if absent := needed - set(splits):
+                raise ValueError(f"{section} has no entry for {', '.join(sorted(absent))}, which the study uses")
         if self.pretraining.target in ("subject", "age", "split", "z", "file"):
             raise ValueError(f"pretraining.target can't be {self.pretraining.target}, which is no class")
         if self.slices.source in ("template", "pickle") and self.pretraining.target != "sex":
             raise ValueError(f"pretraining.target: slices of the source {self.slices.source} tell only sex")
-        return self
-
-    @model_validator(mode="after")
-    def _all_or_none_expected(self) -> "Study":
-        needed = {*self.dataset.seed_bases, *(PRETRAINING_SPLITS if "mri" in self.pretraining.trained else ())}
-        if self.expected_slices and (absent := needed - set(self.expected_slices)):
-            raise ValueError(f"expected_slices has no entry for {', '.join(sorted(absent))}")
         return self
 
     @property
@@ -265,31 +249,47 @@ def load_study(name: str) -> Study:
         raise StudyError(
             f"there is no study {base!r} ({path}); there are {', '.join(known)}{did_you_mean(base, known)}"
         )
-    settings = _settings(path)
-    if not isinstance(settings, dict):
-        raise StudyError(f"{path}: expected settings by name, found {type(settings).__name__}")
     try:
+        settings = read_yaml(path.read_text(encoding="utf-8-sig"))
+        if not isinstance(settings, dict):
+            raise ValueError(f"expected settings by name, found {type(settings).__name__}")
         study = Study.model_validate(settings | {"name": name})
     except ValidationError as error:
         wrong = [_one_line(detail) for detail in error.errors()]
         more = f"; and {len(wrong) - 5} more" if len(wrong) > 5 else ""
         raise StudyError(f"{path}: {'; '.join(wrong[:5])}{more}") from None
+    except UnicodeDecodeError as error:
+        raise StudyError(f"{path}: not UTF-8 (byte {error.start}); save it as UTF-8 text") from None
+    except (ValueError, OSError) as error:
+        raise StudyError(f"{path}: {error}") from None
     return _variant(study, variant) if variant else study
 
 
-#: a study file is smaller, bytes
-MAX_BYTES = 100_000
+class _Loader(yaml.SafeLoader):
+    """Plain values only; a name that comes twice is a mistake, of which PyYAML would keep the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen = set()
+        for name, _ in node.value:
+            if str(name.value) in seen:
+                raise ValueError(f"line {name.start_mark.line + 1}: {str(name.value)[:60]!r} comes twice")
+            seen.add(str(name.value))
+        return super().construct_mapping(node, deep)
 
 
-def _settings(path: Path) -> Any:
-    if path.stat().st_size > MAX_BYTES:
-        raise StudyError(f"{path}: larger than {MAX_BYTES:,} bytes; a study file is expected")
+def read_yaml(text: str) -> Any:
+    """Return what a YAML text says: nothing, truth values, numbers and texts, in lists and mappings.
+
+    Raises
+    ------
+    ValueError
+        The text is no YAML, asks for another kind of value, or has a name twice in one mapping.
+    """
     try:
-        return read_yaml(path.read_bytes().decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise StudyError(f"{path}: not UTF-8 (byte {error.start}); save it as UTF-8 text") from None
-    except (YamlError, OSError) as error:
-        raise StudyError(f"{path}: {error}") from None
+        return yaml.load(text, _Loader)
+    except Exception as error:  # PyYAML raises nearly anything for numbers and names that are none
+        what = str(error) if isinstance(error, yaml.YAMLError | ValueError) else f"{type(error).__name__}: {error}"
+        raise ValueError(f"not a YAML file: {' '.join(what.split())[:300]}") from None
 
 
 #: added to every seed for each further set of seeds, or more where the seeds of a study are further apart

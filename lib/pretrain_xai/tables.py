@@ -15,33 +15,10 @@ from pretrain_xai.study import MODEL_COLUMNS, Run, Study, load_study
 
 #: a row of scores: one number of one map, how it was made, and what a random map is expected to score
 SCORE_COLUMNS = [
-    "study",
-    "protocol",
-    "selection",
-    "pretraining",
-    "finetune_depth",
-    "seed",
-    "method",
-    "channel_reduction",
-    "mask_threshold",
-    "image_index",
-    "label",
-    "predicted",
-    "metric",
-    "value",
-    "chance",
+    *("study", "protocol", *MODEL_COLUMNS, "method", "channel_reduction", "mask_threshold"),
+    *("image_index", "label", "predicted", "metric", "value", "chance"),
 ]
-CLASSIFICATION_COLUMNS = [
-    "selection",
-    "pretraining",
-    "finetune_depth",
-    "seed",
-    "auroc",
-    "auprc",
-    "accuracy",
-    "sensitivity",
-    "specificity",
-]
+CLASSIFICATION_COLUMNS = [*MODEL_COLUMNS, "auroc", "auprc", "accuracy", "sensitivity", "specificity"]
 #: score columns that repeat few values: stored and held as categories
 _CATEGORIES = ["study", "protocol", "selection", "pretraining", "method", "channel_reduction", "metric"]
 
@@ -71,11 +48,9 @@ def read_table(path: Path) -> pd.DataFrame:
         raise TableError(_missing(path))
     try:
         # only an empty field is missing: "none" and "NA" are words
-        return (
-            pd.read_parquet(path)
-            if path.suffix == ".parquet"
-            else pd.read_csv(path, keep_default_na=False, na_values=[""])
-        )
+        if path.suffix == ".parquet":
+            return pd.read_parquet(path)
+        return pd.read_csv(path, keep_default_na=False, na_values=[""])
     except Exception as error:  # pandas and Arrow raise nearly anything for a damaged file
         raise TableError(f"{path} can't be read as a table: {' '.join(str(error).split())}") from None
 
@@ -146,13 +121,8 @@ def read_predictions(study: str, runs: Iterable[Run]) -> pd.DataFrame:
 def identify_scores(scores: pd.DataFrame, study: Study, run: Run) -> pd.DataFrame:
     """Add the columns that say of which study, protocol and model the scores are."""
     protocol = study.protocol
-    return scores.assign(
-        study=study.name,
-        protocol=study.protocol_name,
-        **dataclasses.asdict(run),
-        channel_reduction=protocol.channel_reduction,
-        mask_threshold=protocol.mask_threshold,
-    )
+    scored = {name: getattr(protocol, name) for name in ("channel_reduction", "mask_threshold")}
+    return scores.assign(study=study.name, protocol=study.protocol_name, **dataclasses.asdict(run), **scored)
 
 
 def write_arrays(path: Path, **arrays: np.ndarray) -> None:

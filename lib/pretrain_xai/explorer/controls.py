@@ -14,16 +14,22 @@ from pretrain_xai import paths
 from pretrain_xai.drawing.figures import save_figure
 from pretrain_xai.errors import UserError
 from pretrain_xai.explorer.data import IMAGES, ORDERS, RANK_ACCURACY, Choice, Explorer, finished_studies
-from pretrain_xai.explorer.view import MODES, MOST_METHODS, MOST_NETWORKS, ExplorerView
+from pretrain_xai.explorer.view import MODES, MOST_METHODS, MOST_NETWORKS, as_png, explorer_figure
 from pretrain_xai.lesions import CLASSES
 from pretrain_xai.names import label
 from pretrain_xai.settings.sections import Selection
 from pretrain_xai.study import UNTRAINED
 
-_MENU = {"style": {"description_width": "5em"}, "layout": {"width": "20em"}}
-_LIST = {"style": {"description_width": "5em"}, "layout": {"width": "16em"}}
-_WIDE = {"style": {"description_width": "initial"}, "layout": {"width": "22em"}}
-_TALL = {"flex_flow": "column", "align_items": "stretch", "width": "23em", "height": "36em"}
+#: the class of the explorer's element in the page
+_ROOT = "pretrain-xai-explorer"
+
+
+class ExplorerError(UserError):
+    """What is chosen can't be shown."""
+
+
+def _menu(kind: type[widgets.Widget], width: str = "20em", **options: Any) -> widgets.Widget:
+    return kind(style={"description_width": "initial"}, layout={"width": width}, **options)
 
 
 class ExplorerControls(widgets.VBox):  # type: ignore[misc]  # ipywidgets has no types
@@ -50,22 +56,13 @@ class ExplorerControls(widgets.VBox):  # type: ignore[misc]  # ipywidgets has no
         self._make_picture()
         self._load(study, selection)
         self._listen()
-        networks = [
-            widgets.VBox([self.study, self.selection, self.seed]),
-            self.corpora,
-            self.depths,
-            widgets.VBox([self.methods, self.further]),
-        ]
-        images = [self.listed, self.order, self.image]
-        picture = [
-            _row(self.mode, self.strength),
-            _row(self.compute, self.progress, self.status),
-            self.picture,
-            self.numbers,
-            _row(self.file_name, self.export),
-        ]
-        right = widgets.VBox(picture, layout={"flex": "1 1 30em", "min_width": "20em"})
-        super().__init__([_row(*networks), _row(widgets.VBox(images, layout={"width": "24em"}), right), _keys_stay()])
+        first, last = [self.study, self.selection, self.seed], [self.methods, self.further]
+        networks = [widgets.VBox(first), self.corpora, self.depths, widgets.VBox(last)]
+        images = widgets.VBox([self.listed, self.order, self.image], layout={"width": "24em"})
+        above = [_row(self.mode, self.strength), _row(self.compute, self.progress, self.status)]
+        below = [self.picture, self.numbers, _row(self.file_name, self.export)]
+        right = widgets.VBox([*above, *below], layout={"flex": "1 1 30em", "min_width": "20em"})
+        super().__init__([_row(*networks), _row(images, right), _keys_stay()])
         self.add_class(_ROOT)
 
     @property
@@ -75,28 +72,26 @@ class ExplorerControls(widgets.VBox):  # type: ignore[misc]  # ipywidgets has no
         return Choice(self.image.value, tuple(runs), tuple(self.methods.value))
 
     def _make_menus(self, study: str) -> None:
-        studies = sorted({*finished_studies(), study})
-        self.study = widgets.Dropdown(options=studies, value=study, description="study", **_MENU)
-        self.selection = widgets.Dropdown(description="selection", **_MENU)
-        self.corpora = widgets.SelectMultiple(description="corpora", rows=4, **_LIST)
-        self.depths = widgets.SelectMultiple(description="depths", rows=5, **_LIST)
-        self.seed = widgets.Dropdown(description="seed", **_MENU)
-        self.methods = widgets.SelectMultiple(description="methods", rows=6, **_MENU)
-        self.further = widgets.Button(description="list methods that were not run", layout={"width": "20em"})
-        self.listed = widgets.Dropdown(options=IMAGES, description="images", **_MENU)
-        self.order = widgets.Dropdown(options=ORDERS, description="sorted by", **_MENU)
-        self.image = widgets.Select(description="image", layout=_TALL, style={"description_width": "initial"})
+        studies, several = sorted({*finished_studies(), study}), widgets.SelectMultiple
+        self.study = _menu(widgets.Dropdown, options=studies, value=study, description="study")
+        self.selection = _menu(widgets.Dropdown, description="selection")
+        self.corpora = _menu(several, "16em", description="corpora", rows=4)
+        self.depths = _menu(several, "10em", description="depths", rows=5)
+        self.seed = _menu(widgets.Dropdown, description="seed")
+        self.methods = _menu(several, description="methods", rows=6)
+        self.further = _menu(widgets.Button, description="list methods that were not run")
+        self.listed = _menu(widgets.Dropdown, options=IMAGES, description="images")
+        self.order = _menu(widgets.Dropdown, options=list(ORDERS), description="sorted by")
+        self.image = _menu(widgets.Select, "23em", description="image", rows=24)
 
     def _make_picture(self) -> None:
-        self.mode = widgets.ToggleButtons(options=MODES, description="show", style={"button_width": "10em"})
-        self.strength = widgets.FloatSlider(
-            0.8, min=0, max=1, step=0.1, description="overlay strength", continuous_update=False, **_WIDE
-        )
+        self.mode = widgets.ToggleButtons(options=list(MODES), description="show", style={"button_width": "10em"})
+        slider = {"value": 0.8, "min": 0, "max": 1, "step": 0.1, "continuous_update": False}
+        self.strength = _menu(widgets.FloatSlider, "22em", description="overlay strength", **slider)
         self.compute = widgets.Button(layout={"width": "14em"})
         self.progress = widgets.IntProgress(layout={"width": "10em", "visibility": "hidden"})
-        self.status = widgets.HTML()
-        self.picture, self.numbers = widgets.HTML(), widgets.HTML()
-        self.file_name = widgets.Text(description="file name", **_WIDE)
+        self.status, self.picture, self.numbers = widgets.HTML(), widgets.HTML(), widgets.HTML()
+        self.file_name = _menu(widgets.Text, "22em", description="file name")
         self.export = widgets.Button(description="export this view")
 
     def _listen(self) -> None:
@@ -118,19 +113,19 @@ class ExplorerControls(widgets.VBox):  # type: ignore[misc]  # ipywidgets has no
         explorer = Explorer(name)
         study = explorer.study
         selected = study.check_selection(selection or study.main_selection)
-        self.explorer, self.view = explorer, ExplorerView(explorer)
-        corpora, n_seeds = study.pretraining.corpora, study.n_seeds(selected)
+        self.explorer = explorer
+        corpora, depths, methods = study.pretraining.corpora, study.finetuning.depths, study.attribution.methods
+        n_seeds = study.n_seeds(selected)
+        seeds = [*((f"{n + 1} of {n_seeds}", n) for n in range(n_seeds)), ("all", None)]
         with self._changing():
-            self.selection.options = tuple(study.selections)
-            self.selection.value = selected
-            self.corpora.options = [(explorer.corpus_name(name), name) for name in [*corpora, UNTRAINED]]
-            self.corpora.value = tuple(corpora[:2])
-            self.depths.options = tuple(study.finetuning.depths)
-            self.depths.value = (study.finetuning.depths[-1],)
-            self.seed.options = [*((f"{n + 1} of {n_seeds}", n) for n in range(n_seeds)), ("all", None)]
-            self.seed.value = 0
-            self.methods.options = [(label(method), method) for method in study.attribution.methods]
-            self.methods.value = tuple(study.attribution.methods[:3])
+            for menu, options, value in (
+                (self.selection, study.selections, selected),
+                (self.corpora, [(explorer.corpus_name(name), name) for name in [*corpora, UNTRAINED]], corpora[:2]),
+                (self.depths, depths, depths[-1:]),
+                (self.seed, seeds, 0),
+                (self.methods, [(label(method), method) for method in methods], methods[:3]),
+            ):
+                menu.options, menu.value = tuple(options), tuple(value) if isinstance(value, list) else value
             self.listed.value = IMAGES[1]
             self.further.disabled = False
         self._list_images()
@@ -161,9 +156,9 @@ class ExplorerControls(widgets.VBox):  # type: ignore[misc]  # ipywidgets has no
         with self._reported():
             self._require_drawable()
             choice = self.choice
-            table = self.view.show(choice, self.mode.value, self.strength.value)
+            figure, table = explorer_figure(self.explorer, choice, self.mode.value, self.strength.value)
             named = table.assign(pretraining=table["pretraining"].map(self.explorer.corpus_name))
-            self.picture.value = _image_tag(self.view.png(), _alternative_text(named))
+            self.picture.value = _image_tag(as_png(figure), _alternative_text(named))
             self.numbers.value = _table_html(named, self.explorer.score_names)
             missing = len(self.explorer.missing(choice, signed=self._signed))
             self.compute.disabled = not missing
@@ -221,17 +216,13 @@ class ExplorerControls(widgets.VBox):  # type: ignore[misc]  # ipywidgets has no
             if not re.fullmatch(r"[\w-]+", name, re.ASCII):
                 raise ExplorerError(f"file name {name!r}: letters, digits, _ and - are expected")
             choice = self.choice
-            table = self.view.show(choice, self.mode.value, self.strength.value)
-            parameters = {
-                "study": self.explorer.name,
-                "image": choice.image,
-                "models": [run.name for run in choice.runs],
-                "methods": choice.methods,
-                "shown": self.mode.value,
-                "overlay_strength": self.strength.value,
-            }
+            shown = {"shown": self.mode.value, "overlay_strength": self.strength.value}
+            figure, table = explorer_figure(self.explorer, choice, *shown.values())
+            models = [run.name for run in choice.runs]
+            chosen = {"image": choice.image, "models": models, "methods": choice.methods}
+            parameters = {"study": self.explorer.name} | chosen | shown
             inputs = [self.explorer.study.paths.scores / f"{run.name}.parquet" for run in choice.runs]
-            path = save_figure(self.view.figure, table, self.explorer.name, name, parameters=parameters, inputs=inputs)
+            path = save_figure(figure, table, self.explorer.name, name, parameters=parameters, inputs=inputs)
             written = path.relative_to(paths.root()) if path.is_relative_to(paths.root()) else path
             self.status.value = _status(f"wrote {written} with PDF, CSV and JSON")
 
@@ -254,10 +245,6 @@ class ExplorerControls(widgets.VBox):  # type: ignore[misc]  # ipywidgets has no
             self.picture.value = self.numbers.value = ""
 
 
-class ExplorerError(UserError):
-    """What is chosen can't be shown."""
-
-
 def _row_words(row: Any, name: str, n_runs: int, order: str) -> str:
     """Return the words of an image in the list: the number that it is sorted by, what it is, who gets it wrong."""
     value = row.disagreement if order == "methods disagree" else row.score
@@ -278,11 +265,8 @@ def _alternative_text(table: pd.DataFrame) -> str:
         f"{label(row.method)}, {row.pretraining} depth {row.finetune_depth}: {getattr(row, RANK_ACCURACY):.2f}"
         for row in table.itertuples()
     ]
-    chance = first[f"{RANK_ACCURACY}_chance"]
-    return (
-        f"Test image {first['image_index']} with {first['class']} lesions and its maps. Relevance Rank Accuracies, "
-        f"chance {chance:.2f}: {'; '.join(maps)}."
-    )
+    shown = f"Test image {first['image_index']} with {first['class']} lesions and its maps"
+    return f"{shown}. Relevance Rank Accuracies, chance {first[f'{RANK_ACCURACY}_chance']:.2f}: {'; '.join(maps)}."
 
 
 def _table_html(table: pd.DataFrame, scores: list[str]) -> str:
@@ -305,10 +289,6 @@ def _number(value: float) -> str:
 
 def _row(*children: widgets.Widget) -> widgets.HBox:
     return widgets.HBox(children, layout={"flex_flow": "row wrap"})
-
-
-#: the class of the explorer's element in the page
-_ROOT = "pretrain-xai-explorer"
 
 
 def _keys_stay() -> widgets.HTML:

@@ -5,29 +5,45 @@ Nothing here draws, and torch is loaded only where a map is computed that was no
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import NamedTuple
+from functools import cached_property, lru_cache
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from pretrain_xai import paths
 from pretrain_xai.dataset import Split, read_split
-from pretrain_xai.explorer.maps import Heatmap, MapShelf
 from pretrain_xai.lesions import CLASSES
 from pretrain_xai.localization import SCORES, confusion_counts, find_score, relevance_rank_accuracy, score_masked
+from pretrain_xai.localization.comparison_maps import reduce_channels
 from pretrain_xai.localization.masked_maps import MaskedMaps
 from pretrain_xai.names import label
 from pretrain_xai.paths import Paths
 from pretrain_xai.settings.sections import Selection
 from pretrain_xai.study import MODEL_COLUMNS, UNTRAINED, Run, Study, load_study
-from pretrain_xai.tables import read_predictions, read_table
+from pretrain_xai.tables import read_arrays, read_predictions, read_table
 
 RANK_ACCURACY = "relevance_rank_accuracy"
 #: which images are listed, by the words of the menu
 IMAGES = ("scored", "with kept maps", "wrong for a network", "whole test set")
-#: how they are sorted
-ORDERS = ("lowest score", "highest score", "methods disagree", "image number")
+#: how they are sorted: by which column, and whether it ascends
+ORDERS = {
+    "lowest score": ("score", True),
+    "highest score": ("score", False),
+    "methods disagree": ("disagreement", False),
+    "image number": ("image_index", True),
+}
+
+
+class Heatmap(NamedTuple):
+    """A map of one image, each float array of shape (height, width).
+
+    `absolute` is what is scored: the three channels reduced as the protocol says. `signed` is their sum, positive where
+    a pixel speaks for the true class; None for maps that the study kept, since it keeps what it scores.
+    """
+
+    absolute: np.ndarray
+    signed: np.ndarray | None = None
 
 
 class Prediction(NamedTuple):
@@ -54,9 +70,12 @@ class Explorer:
         self.name = name
         self.study: Study = load_study(name)
         self.test: Split = read_split(Paths(name).dataset / "test", self.study.protocol.mask_threshold)
-        self.shelf = MapShelf(self.study, self.test)
-        self._ranks: dict[Run, pd.DataFrame] = {}
-        self._predictions: dict[Run, pd.DataFrame] = {}
+        self._computed: dict[tuple[Run, str, int], Heatmap] = {}
+        # read once; two networks stay in memory
+        self.kept = lru_cache(maxsize=None)(self._kept)
+        self.rank_accuracies = lru_cache(maxsize=None)(self._rank_accuracies)
+        self.predictions = lru_cache(maxsize=None)(self._predictions)
+        self._network = lru_cache(maxsize=2)(self._load)
 
     def runs(
         self, selection: Selection, corpora: Sequence[str], depths: Sequence[int], position: int | None = 0
@@ -85,23 +104,27 @@ class Explorer:
         seed = f", seed {run.seed}" if self.study.n_seeds(run.selection) > 1 else ""
         return f"{self.corpus_name(run.pretraining)}, depth {run.finetune_depth}{seed}"
 
-    def rank_accuracies(self, run: Run) -> pd.DataFrame:
+    def _kept(self, run: Run) -> dict[str, np.ndarray]:
+        """Return the kept maps of a network by method, float arrays (n_images, height, width), and their `image_index`."""
+        return read_arrays(self.study.paths.example_maps / f"{run.name}.npz")
+
+    def _rank_accuracies(self, run: Run) -> pd.DataFrame:
         """Return one network's Relevance Rank Accuracy: a row per scored image or kept map, a column per method."""
-        if run not in self._ranks:
-            table = read_table(self.study.paths.scores / f"{run.name}.parquet")
-            table = table[table["metric"] == RANK_ACCURACY]
-            scored = table.pivot(index="image_index", columns="method", values="value")
-            self._ranks[run] = scored.combine_first(self._of_kept_maps(run))
-        return self._ranks[run]
+        table = read_table(self.study.paths.scores / f"{run.name}.parquet").query("metric == @RANK_ACCURACY")
+        scored = table.pivot(index="image_index", columns="method", values="value")
+        images, ties = self.kept(run)["image_index"], self.study.protocol.ties
+        maps = {method: found for method, found in self.kept(run).items() if method != "image_index"}
+        values = {name: relevance_rank_accuracy(found, self.test.masks[images], ties) for name, found in maps.items()}
+        return scored.combine_first(pd.DataFrame(values, index=pd.Index(images, name="image_index")))
+
+    def _predictions(self, run: Run) -> pd.DataFrame:
+        return read_predictions(self.name, [run]).query("split == 'test'").set_index("image_index")
 
     def prediction(self, run: Run, image: int) -> Prediction | None:
         """Return what a network says of an image; None for the untrained network, which is not asked."""
         if run.pretraining == UNTRAINED:
             return None
-        if run not in self._predictions:
-            table = read_predictions(self.name, [run])
-            self._predictions[run] = table[table["split"] == "test"].set_index("image_index")
-        row = self._predictions[run].loc[image]
+        row = self.predictions(run).loc[image]
         logits = row[["logit_0", "logit_1"]].to_numpy(dtype=np.float64)
         probabilities = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
         predicted = int(row["predicted"])
@@ -121,41 +144,42 @@ class Explorer:
         -------
         DataFrame with `image_index`, `score`, `disagreement`, `n_wrong` (of `runs`) and `kept` (maps of all `runs`)
         """
-        scores = self._mean_scores(runs)
+        found = [self.rank_accuracies(run) for run in runs]
+        scores = pd.concat(found).groupby(level="image_index").mean() if found else pd.DataFrame()
         chosen = [method for method in methods if method in scores]
         compared = chosen if len(chosen) > 1 else list(scores)
         table = pd.DataFrame(index=pd.RangeIndex(len(self.test), name="image_index"))
         table["score"] = scores[chosen].mean(axis=1)
         table["disagreement"] = scores[compared].max(axis=1) - scores[compared].min(axis=1)
-        table["n_wrong"] = self._n_wrong(runs)
+        wrong = [
+            self.predictions(run).query("predicted != label").index for run in runs if run.pretraining != UNTRAINED
+        ]
+        table["n_wrong"] = sum((table.index.isin(images).astype(int) for images in wrong), np.zeros(len(table), int))
         table["kept"] = table.index.isin(self.kept_images(runs))
-        listings = {
-            "scored": table.index.isin(scores.index),
-            "with kept maps": table["kept"],
-            "wrong for a network": table["n_wrong"] > 0,
-            "whole test set": np.ones(len(table), dtype=bool),
-        }
-        table = table[listings[listed]].reset_index()
-        column, ascending = {
-            "lowest score": ("score", True),
-            "highest score": ("score", False),
-            "methods disagree": ("disagreement", False),
-            "image number": ("image_index", True),
-        }[order]
+        every = np.ones(len(table), dtype=bool)
+        parts = (table.index.isin(scores.index), table["kept"], table["n_wrong"] > 0, every)
+        table = table[dict(zip(IMAGES, parts, strict=True))[listed]].reset_index()
+        column, ascending = ORDERS[order]
         return table.sort_values([column, "image_index"], ascending=[ascending, True], ignore_index=True)
 
     def kept_images(self, runs: Sequence[Run]) -> list[int]:
         """Return the images of which the study kept maps of all `runs`."""
-        kept = [set(self.shelf.kept(run)["image_index"].tolist()) for run in runs]
+        kept = [set(self.kept(run)["image_index"].tolist()) for run in runs]
         return sorted(set.intersection(*kept)) if kept else []
 
     def heatmaps(self, choice: Choice) -> dict[tuple[Run, str], Heatmap | None]:
         """Return the maps of a choice by network and method, None for those that are neither kept nor computed."""
         return {
-            (run, method): self.shelf.find(run, method, choice.image)
+            (run, method): self._computed.get((run, method, choice.image)) or self.kept_map(run, method, choice.image)
             for run in choice.runs
             for method in choice.methods
         }
+
+    def kept_map(self, run: Run, method: str, image: int) -> Heatmap | None:
+        """Return a map if the study kept it."""
+        arrays = self.kept(run)
+        place = np.flatnonzero(arrays["image_index"] == image)
+        return Heatmap(arrays[method][place[0]]) if method in arrays and len(place) else None
 
     def missing(self, choice: Choice, *, signed: bool) -> list[tuple[Run, str]]:
         """Return the networks and methods whose map must be computed first; kept maps have no sign."""
@@ -167,8 +191,25 @@ class Explorer:
         todo = self.missing(choice, signed=signed)
         for done, (run, method) in enumerate(todo):
             progress(done, len(todo), f"{label(method)}, {self.run_name(run)}")
-            self.shelf.compute(run, method, choice.image)
+            self._computed[run, method, choice.image] = self._compute(run, method, choice.image)
         progress(len(todo), len(todo), "")
+
+    def _compute(self, run: Run, method: str, image: int) -> Heatmap:
+        """Compute a map as the study would, to the bit, with its sign; any key of `attribution.METHODS`."""
+        from pretrain_xai.explain import signed_attributions
+
+        protocol, images = self.study.protocol, np.array([image])
+        pixels, labels = self.test.images[images], self.test.labels[images]
+        given = self._network(run), pixels, labels, images, [method], self.study.attribution, protocol
+        maps, _ = signed_attributions(*given)[method]
+        return Heatmap(reduce_channels(maps, protocol.channel_reduction)[0], maps[0].sum(axis=0))
+
+    def _load(self, run: Run) -> Any:
+        from pretrain_xai.networks.models import load_finetuned
+        from pretrain_xai.networks.training import configure_torch
+
+        configure_torch(self.study.threads)
+        return load_finetuned(self.study, run)
 
     @cached_property
     def score_names(self) -> list[str]:
@@ -187,13 +228,10 @@ class Explorer:
             prediction = self.prediction(run, choice.image)
             row = {name: getattr(run, name) for name in MODEL_COLUMNS}
             row |= {"method": method, "image_index": choice.image, "class": CLASSES[truth]}
-            row |= {
-                "predicted": CLASSES[prediction.predicted] if prediction else None,
-                "probability": prediction.probability if prediction else np.nan,
-            }
-            rows.append(
-                row | (self._written(run, method, choice.image) if heatmap is None else self._scores(heatmap, mask))
-            )
+            said, p = (CLASSES[prediction.predicted], prediction.probability) if prediction else (None, np.nan)
+            row |= {"predicted": said, "probability": p}
+            known = self._written(run, method, choice.image) if heatmap is None else self._scores(heatmap, mask)
+            rows.append(row | known)
         return pd.DataFrame(rows)
 
     def _scores(self, heatmap: Heatmap, mask: np.ndarray) -> dict[str, float]:
@@ -208,35 +246,8 @@ class Explorer:
     def _written(self, run: Run, method: str, image: int) -> dict[str, float]:
         ranks = self.rank_accuracies(run)
         value = ranks[method].get(image, np.nan) if method in ranks else np.nan
-        masks = self.test.masks[[image]]
-        return {
-            RANK_ACCURACY: float(value),
-            f"{RANK_ACCURACY}_chance": float(find_score(RANK_ACCURACY).chance(masks)[0]),
-        }
-
-    def _of_kept_maps(self, run: Run) -> pd.DataFrame:
-        """Return the Relevance Rank Accuracies of the kept maps, whose images need not be among the scored ones."""
-        kept = self.shelf.kept(run)
-        images = kept.pop("image_index")
-        masks, ties = self.test.masks[images], self.study.protocol.ties
-        values = {method: relevance_rank_accuracy(maps, masks, ties) for method, maps in kept.items()}
-        return pd.DataFrame(values, index=pd.Index(images, name="image_index"))
-
-    def _mean_scores(self, runs: Sequence[Run]) -> pd.DataFrame:
-        """Return the mean over networks of each method's score, by image."""
-        tables = [self.rank_accuracies(run) for run in runs]
-        methods = list(dict.fromkeys(method for table in tables for method in table))
-        if not tables:
-            return pd.DataFrame(index=pd.Index([], name="image_index"))
-        return pd.concat(tables).groupby(level="image_index").mean()[methods]
-
-    def _n_wrong(self, runs: Sequence[Run]) -> np.ndarray:
-        wrong = np.zeros(len(self.test), dtype=int)
-        for run in runs:
-            if self.prediction(run, 0) is not None:
-                table = self._predictions[run]
-                wrong[table.index[table["predicted"] != table["label"]]] += 1
-        return wrong
+        (chance,) = find_score(RANK_ACCURACY).chance(self.test.masks[[image]])
+        return {RANK_ACCURACY: float(value), f"{RANK_ACCURACY}_chance": float(chance)}
 
 
 def finished_studies() -> list[str]:

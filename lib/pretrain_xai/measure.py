@@ -2,12 +2,14 @@
 
 Seconds are processor time per thread, so that other work on the machine does not count.
 
-`python -m pretrain_xai.running.micro_benchmark PART STUDY` measures one part in a process of its own, whose
-largest resident set is what a job of that part will need.
+`python -m pretrain_xai.measure PART STUDY` measures one part in a process of its own, whose largest resident set is what a
+job of that part will need.
 """
 
 import json
 import os
+import re
+import resource
 import subprocess
 import sys
 import tempfile
@@ -20,23 +22,14 @@ import nbformat
 import numpy as np
 
 from pretrain_xai.errors import UserError
-from pretrain_xai.running.peak_memory import peak_memory
 from pretrain_xai.study import Study, load_study
 
 #: images of a small part: a pass of more costs hardly less per image
 FEW = 16
 #: seconds that a few images may take: more images are used where they are fast
 ENOUGH = 1.0
-#: what every notebook imports
-IMPORTS = """import matplotlib.pyplot
-import pandas
-from pretrain_xai import paths, tables
-from pretrain_xai.drawing import figures
-study"""
-TORCH = """
-from pretrain_xai.drawing import previews
-from pretrain_xai import explain as explanation
-from pretrain_xai.networks import training"""
+#: what a notebook that runs a network imports
+IMPORTS = "import matplotlib.pyplot, pandas\nfrom pretrain_xai import explain, report\nstudy"
 
 
 class MeasurementError(UserError):
@@ -53,8 +46,8 @@ def measure(study_name: str) -> dict[str, dict[str, Any]]:
     """
     results = {}
     for part in PARTS:
-        command = [sys.executable, "-m", "pretrain_xai.running.micro_benchmark", part, study_name]
         print(f"measuring {part} ...", file=sys.stderr, flush=True)
+        command = [sys.executable, "-m", "pretrain_xai.measure", part, study_name]
         result = subprocess.run(command, capture_output=True, text=True, check=False)
         if result.returncode:
             raise MeasurementError(f"measuring {part} failed: {' '.join(result.stderr.split())[-300:]}")
@@ -62,20 +55,24 @@ def measure(study_name: str) -> dict[str, dict[str, Any]]:
     return results
 
 
-def _notebooks(study: Study) -> dict[str, Any]:
-    """Seconds of a notebook that only imports: without torch, and with it."""
-    return {"plain": _notebook_seconds(IMPORTS), "torch": _notebook_seconds(IMPORTS + TORCH)}
+def peak_memory() -> int:
+    """Return the largest resident set of this process so far, bytes."""
+    status = Path("/proc/self/status")
+    if status.is_file():  # Linux counts in `ru_maxrss` what the process that started this one had
+        return 1024 * int(re.findall(r"VmHWM:\s+(\d+) kB", status.read_text(encoding="utf-8"))[0])
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def _notebook_seconds(code: str) -> float:
-    cells = [nbformat.v4.new_code_cell('study: str = "demo"  # a study', metadata={"tags": ["parameters"]})]
+def _notebook(study: Study) -> dict[str, Any]:
+    """Seconds of a notebook that only imports."""
+    cells = [nbformat.v4.new_code_cell('study: str = "demo"', metadata={"tags": ["parameters"]})]
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    notebook = nbformat.v4.new_notebook(cells=[*cells, nbformat.v4.new_code_cell(code)], metadata=kernel)
+    notebook = nbformat.v4.new_notebook(cells=[*cells, nbformat.v4.new_code_cell(IMPORTS)], metadata=kernel)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "imports.ipynb")
         nbformat.write(notebook, path)
         command = [sys.executable, "-m", "pretrain_xai.run_notebook", str(path), str(path.with_name("run.ipynb"))]
-        return _seconds(lambda: subprocess.run(command, check=True, capture_output=True))
+        return {"start": _seconds(lambda: subprocess.run(command, check=True, capture_output=True))}
 
 
 def _slices(study: Study) -> dict[str, Any]:
@@ -110,30 +107,27 @@ def _training(study: Study) -> dict[str, Any]:
     from pretrain_xai.networks.training import configure_torch, predict, train
 
     configure_torch(study.threads)
-    network, images = _network(study), _images(study, 256)
+    network, images, settings = _network(study), _images(study, 256), study.finetuning
     predict(network, images[:2])  # the first pass sets up what later ones use
     prediction = _seconds(lambda: predict(network, images[:FEW]), study.threads) / FEW
-    batch, settings = study.finetuning.training.batch_size, study.finetuning.training
-    cache = study.finetuning.cache
     count = int(np.clip(ENOUGH / prediction, FEW, len(images)))
 
     def seconds(count: int, epochs: int) -> float:
         # validated on as few as the study has for each training image
-        data = LabelledImages(images[:count], np.arange(count) % N_CLASSES)
         few = max(1, count // 4)
-        validation = LabelledImages(images[:few], np.arange(few) % N_CLASSES)
-        changed = settings.model_copy(update={"epochs": epochs, "stop_value": None})
-        return _seconds(
-            lambda: train(network, data, validation, changed, learning_rate=1e-6, seed=0, cache=cache), study.threads
-        ) / (count + few)
+        data, validation = (LabelledImages(images[:n], np.arange(n) % N_CLASSES) for n in (count, few))
+        changed = settings.training.model_copy(update={"epochs": epochs, "stop_value": None})
+        options = {"learning_rate": 1e-6, "seed": 0, "cache": settings.cache}
+        return _seconds(lambda: train(network, data, validation, changed, **options), study.threads) / (count + few)
 
     by_depth = {}
-    for depth in study.finetuning.depths:
+    for depth in settings.depths:
         freeze_below(network, depth)
-        used = max(count, batch) if depth == max(study.finetuning.depths) else count
+        used = max(count, settings.training.batch_size) if depth == max(settings.depths) else count
         one, two = seconds(used, 1), seconds(used, 2)
         by_depth[depth] = {"epoch": max(two - one, 0.0), "before": max(2 * one - two, 0.0)}
-    return {"by_depth": by_depth, "prediction": prediction, "bytes": _size(network)}
+    size = sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values())
+    return {"by_depth": by_depth, "prediction": prediction, "bytes": size}
 
 
 def _attribution(study: Study) -> dict[str, Any]:
@@ -144,15 +138,14 @@ def _attribution(study: Study) -> dict[str, Any]:
     from pretrain_xai.networks.models import N_CLASSES
     from pretrain_xai.networks.training import configure_torch
     from pretrain_xai.sanity import weight_layers
-    from pretrain_xai.tables import read_table  # noqa: F401  as notebooks do: it counts for the memory
 
     configure_torch(study.threads)
-    network, side = _network(study), study.dataset.image_size
-    count = study.attribution.micro_batch or micro_batch_rows(side, side)
+    network, side, settings = _network(study), study.dataset.image_size, study.attribution
+    count = settings.micro_batch or micro_batch_rows(side, side)
     images, strength = _images(study, count), np.zeros((count, side, side), np.float32)
     strength[:, side // 4 : side // 2, side // 4 : side // 2] = 1
     masks, labels = LesionMasks(strength, study.protocol.mask_threshold), np.arange(count) % N_CLASSES
-    split, settings = Split(images, labels, masks, None), study.attribution
+    split = Split(images, labels, masks, None)
     seconds = _seconds(
         lambda: explain_and_score(network, split, np.arange(count), settings.methods, settings, study.protocol),
         study.threads,
@@ -161,7 +154,7 @@ def _attribution(study: Study) -> dict[str, Any]:
 
 
 PARTS: dict[str, Callable[[Study], dict[str, Any]]] = {
-    "notebooks": _notebooks,
+    "notebook": _notebook,
     "slices": _slices,
     "training": _training,
     "attribution": _attribution,
@@ -185,10 +178,6 @@ def _images(study: Study, count: int) -> np.ndarray:
     return np.random.default_rng(0).random((count, side, side), dtype=np.float32) * disc
 
 
-def _size(network: Any) -> int:
-    return sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values())
-
-
 def _seconds(function: Callable[[], object], threads: int = 1) -> float:
     before = _processor_time()
     function()
@@ -201,12 +190,6 @@ def _processor_time() -> float:
     return time.process_time() + children.children_user + children.children_system  # `os.times` itself counts in ticks
 
 
-def main() -> None:
-    """Measure the part of the command line and print it as JSON."""
-    part, study_name = sys.argv[1:]
-    result = PARTS[part](load_study(study_name))
-    print(json.dumps(result | {"memory": peak_memory() / 2**30}))
-
-
 if __name__ == "__main__":
-    main()
+    found = PARTS[sys.argv[1]](load_study(sys.argv[2]))
+    print(json.dumps(found | {"memory": peak_memory() / 2**30}))
