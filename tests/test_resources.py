@@ -4,13 +4,13 @@ import pandas as pd
 import pytest
 import torch
 from pretrain_xai.attribution import METHODS
-from pretrain_xai.explain import CHUNK
-from pretrain_xai.methods.micro_batches import MAXIMUM_ROWS, PIXEL_BUDGET
+from pretrain_xai.methods.passes import MAXIMUM_ROWS, PIXEL_BUDGET
 from pretrain_xai.networks.models import build_network
 from pretrain_xai.networks.training import PREDICTION_BATCH
 from pretrain_xai.running import resources
 from pretrain_xai.running.resources import count_images, needs, network_size, passes_per_image
 from pretrain_xai.running.stages import STAGES
+from pretrain_xai.setting_scores import CHUNK
 from pretrain_xai.settings.sections import Network
 from pretrain_xai.study import load_study
 from torch import nn

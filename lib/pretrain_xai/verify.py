@@ -117,7 +117,7 @@ def recompute(study: Study, run: Run, n_images: int, seed: int) -> tuple[float, 
     that the protocol leaves unseeded are left out.
     """
     from pretrain_xai.dataset import read_split
-    from pretrain_xai.explain import explain_and_score
+    from pretrain_xai.explain import Explainer
     from pretrain_xai.networks.models import load_finetuned
 
     file = study.paths.scores / f"{run.name}.parquet"
@@ -132,7 +132,7 @@ def recompute(study: Study, run: Run, n_images: int, seed: int) -> tuple[float, 
     network = load_finetuned(study, run)
     facts = json.loads(file.with_name(f"{file.name}.json").read_text(encoding="utf-8"))["parameters"]
     settings = study.attribution.model_copy(update={"micro_batch": facts["micro_batch"]})
-    again, _ = explain_and_score(network, test, chosen, methods, settings, study.protocol)
+    again, _ = Explainer(network, test, settings, study.protocol).scores(chosen, methods)
     both = again.merge(kept, on=["method", "image_index", "metric"], how="left", suffixes=("", "_kept"))
     difference = (both["value"] - both["value_kept"]).abs()
     difference = difference.where(both["value_kept"].notna() == both["value"].notna(), np.inf).fillna(0)

@@ -50,19 +50,11 @@ class MapShelf:
 
     def compute(self, run: Run, method: str, image: int) -> Heatmap:
         """Compute a map as the study would, to the bit, with its sign; any key of `attribution.METHODS`."""
-        from pretrain_xai.explain import signed_attributions
+        from pretrain_xai.explain import Explainer
 
-        protocol, images = self._study.protocol, np.array([image])
-        found = signed_attributions(
-            self._network(run),
-            self._test.images[images],
-            self._test.labels[images],
-            images,
-            [method],
-            self._study.attribution,
-            protocol,
-        )
-        maps, _ = found[method]
+        protocol = self._study.protocol
+        explainer = Explainer(self._network(run), self._test, self._study.attribution, protocol)
+        maps = explainer.explain(np.array([image]), [method]).maps[method]
         heatmap = Heatmap(reduce_channels(maps, protocol.channel_reduction)[0], maps[0].sum(axis=0))
         self._computed[run, method, image] = heatmap
         return heatmap
