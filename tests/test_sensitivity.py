@@ -10,14 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib import pyplot as plt
 from pretrain_xai.batch import check_scores
+from pretrain_xai.dataset import LesionMasks, Split
 from pretrain_xai.drawing.sensitivity_plots import LETTERS, flip_letters, sensitivity_figure
 from pretrain_xai.errors import UserError
 from pretrain_xai.localization import SCORES
 from pretrain_xai.localization.comparison_maps import LUMINANCE
 from pretrain_xai.paths import Paths
 from pretrain_xai.protocol import CORRECTED
-from pretrain_xai.setting_scores import SettingScores, empty_scores, score_comparison_maps_under_settings
-from pretrain_xai.settings.sections import Sensitivity
+from pretrain_xai.setting_scores import SettingScores, empty_scores, score_comparison_maps
+from pretrain_xai.settings.sections import Attribution, Sensitivity
 from pretrain_xai.statistics.effects import effect_table
 from pretrain_xai.statistics.findings import findings
 from pretrain_xai.statistics.intervals import by_images
@@ -126,7 +127,9 @@ def test_skill_is_of_the_images_asked_for(scored):
 def test_comparison_maps_have_one_reduction(scored):
     _, _, strength, _ = scored
     images = RNG.random((3, 12, 12)).astype(np.float32)
-    found = score_comparison_maps_under_settings(images, strength, np.arange(3), SETTINGS, CORRECTED)
+    split = Split(images, np.zeros(3, int), LesionMasks(strength, 0.5), None)
+    settings = Attribution(methods=["saliency"], sensitivity=SETTINGS)
+    _, found = score_comparison_maps(split, np.arange(3), settings, CORRECTED)
     assert found.channel_reductions == ["sum_abs"]
     intensity = found.of("intensity").values[0, 0, 1, 0]
     expected = [

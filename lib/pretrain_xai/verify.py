@@ -253,7 +253,7 @@ class Verification:
         Counts of pixels are compared as shares of the image. The images are drawn from the seed and the name of the model.
         Methods that the protocol leaves unseeded are left out.
         """
-        from pretrain_xai.explain import explain_and_score
+        from pretrain_xai.explain import Explainer
         from pretrain_xai.networks.models import load_finetuned
 
         study, protocol = self.study, self.study.protocol
@@ -265,7 +265,7 @@ class Verification:
         test = read_split(study.paths.dataset / "test", protocol.mask_threshold)
         facts = json.loads(file.with_name(f"{file.name}.json").read_text(encoding="utf-8"))["parameters"]
         settings = study.attribution.model_copy(update={"micro_batch": facts["micro_batch"]})
-        again, _ = explain_and_score(load_finetuned(study, run), test, chosen, methods, settings, protocol)
+        again, _ = Explainer(load_finetuned(study, run), test, settings, protocol).scores(chosen, methods)
         both = again.merge(kept, on=["method", "image_index", "metric"], how="left", suffixes=("", "_kept"))
         both = both[both["metric"] != self_checks.DELTA]  # in units of the logit
         difference = (both["value"] - both["value_kept"]).abs()

@@ -196,12 +196,11 @@ class Explorer:
 
     def _compute(self, run: Run, method: str, image: int) -> Heatmap:
         """Compute a map as the study would, to the bit, with its sign; any key of `attribution.METHODS`."""
-        from pretrain_xai.explain import signed_attributions
+        from pretrain_xai.explain import Explainer
 
-        protocol, images = self.study.protocol, np.array([image])
-        pixels, labels = self.test.images[images], self.test.labels[images]
-        given = self._network(run), pixels, labels, images, [method], self.study.attribution, protocol
-        maps, _ = signed_attributions(*given)[method]
+        protocol = self.study.protocol
+        explainer = Explainer(self._network(run), self.test, self.study.attribution, protocol)
+        maps = explainer.explain(np.array([image]), [method]).maps[method]
         return Heatmap(reduce_channels(maps, protocol.channel_reduction)[0], maps[0].sum(axis=0))
 
     def _load(self, run: Run) -> Any:

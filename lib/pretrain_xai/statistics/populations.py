@@ -18,7 +18,7 @@ import pandas as pd
 from pretrain_xai.arrays import Booleans, Floats, Integers
 from pretrain_xai.dataset import read_split
 from pretrain_xai.selection import CORRECT_FOR_ALL, WRONG_FOR_ONE, image_list
-from pretrain_xai.setting_scores import SettingScores, score_comparison_maps_under_settings
+from pretrain_xai.setting_scores import SettingScores, score_comparison_maps
 from pretrain_xai.skill import Skills
 from pretrain_xai.study import NETWORK, Study
 from pretrain_xai.tables import read_table
@@ -88,9 +88,8 @@ def read_populations(study: Study, selection: str) -> list[Population]:
     intersections = read_table(study.paths.intersections)
     test = read_split(study.paths.dataset / "test", study.protocol.mask_threshold)
     image_index = np.unique(np.concatenate([own.image_index for own in scored]))
-    settings = study.attribution.sensitivity
-    protocol = study.protocol
-    maps = score_comparison_maps_under_settings(test.images, test.masks.strength, image_index, settings, protocol)
+    settings = study.attribution.model_copy(update={"scores": ["relevance_rank_accuracy"]})
+    _, maps = score_comparison_maps(test, image_index, settings, study.protocol)
     references = {name: maps.of(name) for name in maps.methods}
     references["untrained"] = SettingScores.read(study.paths.setting_scores / f"{untrained.name}.npz")
     return populations(
