@@ -22,8 +22,8 @@ from pretrain_xai.running.variants import (
 )
 from pretrain_xai.selection import CORRECT_FOR_ALL, find_intersections, image_list
 from pretrain_xai.statistics import protocol_effects
-from pretrain_xai.statistics.conclusions import conclusions
-from pretrain_xai.statistics.noise_floor import NoiseFloor, order_floor
+from pretrain_xai.statistics.protocol_effects import conclusions
+
 from pretrain_xai.statistics.protocol_effects import ALL_METHODS, RANKING, RESAMPLES, compare_protocols
 from pretrain_xai.statistics.resampling import kendall_tau, subject_weights
 from pretrain_xai.study import StudyError, load_study
