@@ -34,7 +34,7 @@ from itertools import combinations
 
 import matplotlib.pyplot as plt
 
-from pretrain_xai.drawing import figures, statistics_plots
+from pretrain_xai.drawing import figures, heat_tables, statistics_plots
 from pretrain_xai.dataset import read_split
 from pretrain_xai.statistics.findings import findings
 from pretrain_xai.statistics.power import seeds_needed
@@ -114,7 +114,7 @@ plt.show(figure)
 # %%
 effects = tables["effects"]
 for first, second in combinations(corpora, 2):
-    figure = statistics_plots.corpus_figure(effects, f"{second} - {first}")
+    figure = statistics_plots.corpus_effect_figure(effects, f"{second} - {first}")
     data = effects[effects["contrast"] == f"{second} - {first}"]
     figures.save_figure(figure, data, study, f"effect_{second}_{first}", parameters=parameters, inputs=inputs)
     plt.show(figure)
@@ -154,7 +154,7 @@ plt.show(figure)
 # Two methods whose scores and maps go along nearly perfectly are one.
 
 # %%
-figure = statistics_plots.redundancy_figure(tables["redundancy"], methods)
+figure = heat_tables.redundancy_figure(tables["redundancy"], methods)
 figures.save_figure(figure, tables["redundancy"], study, "redundancy", parameters=parameters, inputs=inputs)
 plt.show(figure)
 tables["effective_methods"].style.format(precision=2).hide(axis="index")

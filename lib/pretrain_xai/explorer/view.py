@@ -16,8 +16,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from PIL import Image
 
-from pretrain_xai.drawing.boxplots import plot_heatmap
-from pretrain_xai.drawing.figures import TWO_COLUMNS, Style, outline_lesions
+from pretrain_xai.drawing.figures import TWO_COLUMNS, Style
+from pretrain_xai.drawing.previews import outline_lesions, plot_heatmap
 from pretrain_xai.explorer.data import RANK_ACCURACY, Choice, Explorer
 from pretrain_xai.explorer.maps import Heatmap
 from pretrain_xai.lesions import CLASSES

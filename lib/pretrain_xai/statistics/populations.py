@@ -26,7 +26,7 @@ from pretrain_xai.study import NETWORK, Run, Study
 from pretrain_xai.tables import read_table
 
 Names = tuple[Any, ...]  # of a setting: channel reduction, mask threshold, score
-Places = tuple[int, ...]  # of the three, from 0
+Places = tuple[int, int, int]  # of the three, from 0
 
 CORRECT, INCORRECT, SAME_DEPTHS = "correct", "incorrect", "correct_same_depths"
 #: fewer misclassified images of a network say nothing
@@ -62,8 +62,9 @@ class Population:
     @property
     def settings(self) -> dict[Names, Places]:
         """The places of all settings by their names."""
-        axes = (self.scored[0].channel_reductions, self.scored[0].mask_thresholds, self.scored[0].scores)
-        return dict(zip(product(*axes), np.ndindex(*map(len, axes)), strict=True))
+        first = self.scored[0]
+        axes = [enumerate(axis) for axis in (first.channel_reductions, first.mask_thresholds, first.scores)]
+        return {(how, above, score): (i, j, k) for (i, how), (j, above), (k, score) in product(*axes)}
 
     def skills(self, setting: Places) -> Floats:
         """Return skill, (n_networks, n_methods, n_images), NaN where a network is not scored; `setting` as in `skill_at`."""
@@ -96,7 +97,8 @@ def read_populations(study: Study, selection: str) -> list[Population]:
         return SettingScores.read(study.paths.setting_scores / f"{run.name}.npz")
 
     runs = [run for run in study.runs() if run.selection == selection]
-    runs.sort(key=lambda run: (list(study.pretraining.corpora).index(run.pretraining), run))
+    corpora: Sequence[str] = study.pretraining.corpora
+    runs.sort(key=lambda run: (corpora.index(run.pretraining), run))
     scored = [read(run) for run in runs]
     protocol, lists = study.protocol, read_table(study.paths.intersections)
     test = read_split(study.paths.dataset / "test", protocol.mask_threshold)
@@ -133,7 +135,7 @@ def populations(
     """
 
     def population(name: str, chosen: Booleans, lists: Sequence[Integers]) -> Population:
-        places = np.flatnonzero(chosen)
+        places = np.flatnonzero(chosen).tolist()
         kept = [np.intersect1d(scored[place].image_index, lists[place]) for place in places]
         image_index = np.unique(np.concatenate(kept))
         images = pd.DataFrame({"image_index": image_index, "subject": subjects.loc[image_index].to_numpy()})
