@@ -9,15 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib import pyplot as plt
+from pretrain_xai.drawing.heat_tables import redundancy_figure
 from pretrain_xai.drawing.statistics_plots import (
     alike,
     cells_figure,
-    corpus_figure,
+    corpus_effect_figure,
     plot_cells,
     plot_power,
     plot_ranks,
     ranks_figure,
-    redundancy_figure,
 )
 from pretrain_xai.paths import Paths
 from pretrain_xai.skill import Skills
@@ -265,9 +265,9 @@ def test_figures_have_a_panel_per_method_and_a_row_per_way(studies):
     tables = studies["effect"]
     figure = cells_figure(tables["cells"], ["method0", "method1"], ["natural", "mri"])
     assert [ax.get_title() for ax in figure.axes] == ["method0", "method1"]
-    figure = corpus_figure(tables["effects"], "mri - natural")
+    figure = corpus_effect_figure(tables["effects"], "mri - natural")
     assert [len(ax.get_yticklabels()) for ax in figure.axes] == [5, 4, 3]
-    figure = corpus_figure(studies["one seed"]["effects"], "mri - natural")
+    figure = corpus_effect_figure(studies["one seed"]["effects"], "mri - natural")
     assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == ["t interval over images"]
 
 

@@ -86,7 +86,8 @@ def plot_score_boxes(
             places[corpus, depth] = start + depth + (BOX_WIDTH + 0.04) * (number - (len(corpora) - 1) / 2)
     boxes = {key: group.dropna() for key, group in scores["value"].groupby([names, scores["finetune_depth"]])}
     drawn = [key for key in places if key in boxes]
-    draw_boxes(ax, [boxes[key] for key in drawn], [places[key] for key in drawn], [name for name, _ in drawn])
+    if drawn:  # a study may have no misclassified image
+        draw_boxes(ax, [boxes[key] for key in drawn], [places[key] for key in drawn], [name for name, _ in drawn])
     if scores["chance"].notna().any():
         ax.axhline(scores["chance"].mean(), **CHANCE)
     if classification is not None:

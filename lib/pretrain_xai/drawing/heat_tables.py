@@ -27,7 +27,7 @@ LETTERS = {"first": "f", "corpus": "c", "depth": "d", "methods": "m", "reference
 #: colours beyond this change by a switch are all the same
 LIMIT = 0.2
 _CHANGES = plt.get_cmap("RdBu_r")
-_SHADES = sns.color_palette("light:seagreen", as_cmap=True)
+_SHADES = sns.color_palette("light:#4cb89a", as_cmap=True)
 _GREY = ListedColormap(["0.93"])
 #: colours and letters of what a switch changes
 _LOOKS = {
@@ -38,12 +38,11 @@ _LOOKS = {
 }
 
 
-def plot_numbers(
-    ax: Axes, numbers: pd.DataFrame, texts: pd.DataFrame | np.ndarray, *, size: int = 7, **options: Any
-) -> Axes:
+def plot_numbers(ax: Axes, numbers: pd.DataFrame, texts: pd.DataFrame | np.ndarray, **options: Any) -> Axes:
     """Draw a coloured cell with a text for every number that is known; `options` are those of `seaborn.heatmap`."""
-    look = {"fontsize": size, "linespacing": 0.95} | options.pop("annot_kws", {})
-    sns.heatmap(numbers, annot=texts, fmt="", annot_kws=look, ax=ax, cbar=False, linecolor="white", **options)
+    labels = {"xticklabels": True, "yticklabels": True}
+    look = {"fontsize": 7, "linespacing": 0.95} | options.pop("annot_kws", {})
+    sns.heatmap(numbers, annot=texts, fmt="", annot_kws=look, ax=ax, cbar=False, linecolor="white", **labels, **options)
     ax.tick_params(length=0)
     ax.tick_params(axis="x", rotation=90)
     ax.tick_params(axis="y", rotation=0)
