@@ -4,6 +4,7 @@ Every function takes tidy data and axes and returns the axes; none touches globa
 """
 
 from collections.abc import Collection, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -26,33 +27,21 @@ _ACCURACY = marker(UNTRAINED, 2) | {"markersize": 2.6, "markerfacecolor": "white
 _STAR: Style = {"linestyle": "", "marker": "*", "markersize": 5, "color": "black", "markeredgewidth": 0}
 
 
-def draw_boxes(
-    ax: Axes,
-    values: Sequence[np.ndarray],
-    positions: Sequence[float],
-    names: Sequence[str],
-    *,
-    width: float = BOX_WIDTH,
-    horizontal: bool = False,
-) -> Axes:
-    """Draw boxes in the colours of `names`: quartiles with the median, whiskers to 1.5 interquartile ranges at most."""
+def draw_box(ax: Axes, values: np.ndarray, position: float, name: str, **options: Any) -> None:
+    """Draw the box of a corpus or map: quartiles, median, whiskers to 1.5 interquartile ranges; `options` of matplotlib."""
     thin: Style = {"color": "black", "linewidth": 0.6}
-    drawn = ax.boxplot(
+    ax.boxplot(
         values,
-        positions=positions,
-        widths=width,
-        orientation="horizontal" if horizontal else "vertical",
+        positions=[position],
         patch_artist=True,
         showfliers=False,
         manage_ticks=False,
-        boxprops=_EDGE,
+        boxprops=_EDGE | {"facecolor": colour(name), "hatch": hatch(name)},
         whiskerprops=thin,
         capprops=thin,
         medianprops={"color": "black", "linewidth": 1.1},
+        **{"widths": BOX_WIDTH, **options},
     )
-    for box, name in zip(drawn["boxes"], names, strict=True):
-        box.set(facecolor=colour(name), hatch=hatch(name))
-    return ax
 
 
 def plot_score_boxes(
@@ -84,10 +73,9 @@ def plot_score_boxes(
     for depth in FINETUNE_DEPTHS:
         for number, corpus in enumerate(corpora):
             places[corpus, depth] = start + depth + (BOX_WIDTH + 0.04) * (number - (len(corpora) - 1) / 2)
-    boxes = {key: group.dropna() for key, group in scores["value"].groupby([names, scores["finetune_depth"]])}
-    drawn = [key for key in places if key in boxes]
-    if drawn:  # a study may have no misclassified image
-        draw_boxes(ax, [boxes[key] for key in drawn], [places[key] for key in drawn], [name for name, _ in drawn])
+    for key, values in scores["value"].groupby([names, scores["finetune_depth"]]):
+        if key in places:
+            draw_box(ax, values.dropna().to_numpy(), places[key], key[0])
     if scores["chance"].notna().any():
         ax.axhline(scores["chance"].mean(), **CHANCE)
     if classification is not None:
