@@ -31,7 +31,7 @@ from pretrain_xai.statistics.populations import (
 from pretrain_xai.statistics.sensitivity import judge, mean_ranks, network_draws, sensitivity_tables
 from pretrain_xai.statistics.simulated_studies import Size, Spread, as_skills, simulate_scores
 from pretrain_xai.statistics.survival import survival_sentences
-from pretrain_xai.study import Study, StudyError, load_study
+from pretrain_xai.study import StudyError, load_study
 from pretrain_xai.tables import read_scores, read_table
 from scipy import stats
 from sentences import assert_numbers_stand_in
@@ -139,10 +139,11 @@ def test_comparison_maps_have_one_reduction(scored):
     [(["sparseness"], "no chance level"), (["pixel_aurok"], "did you mean"), (["quantus:AUC"], "no chance")],
 )
 def test_scores_without_chance_are_refused_in_one_line(scores, found):
-    study = load_study("tiny").model_dump()
-    study["attribution"]["sensitivity"]["scores"] = scores
+    study = load_study("tiny")
+    sensitivity = study.attribution.sensitivity.model_copy(update={"scores": scores})
+    attribution = study.attribution.model_copy(update={"sensitivity": sensitivity})
     with pytest.raises(StudyError, match=rf"attribution\.sensitivity\.scores: .*{found}"):
-        check_scores(Study.model_validate(study))
+        check_scores(study.model_copy(update={"attribution": attribution}))
 
 
 # populations
