@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib import pyplot as plt
 from pretrain_xai.drawing import statistics_plots as plots
+from pretrain_xai.drawing.heat_tables import redundancy_figure
 from pretrain_xai.paths import Paths
 from pretrain_xai.skill import Skills
 from pretrain_xai.statistics import redundancy
