@@ -224,9 +224,9 @@ rule take_weights:
     wildcard_constraints: pretraining="|".join(study.pretraining.weights) or "-"
     input: brought
     output: PRETRAINED
-    log: log_of("04b_take_weights", "{pretraining}")
-    params: fingerprint(study, "04b_take_weights")
-    shell: command("04b_take_weights", "-p pretraining {wildcards.pretraining}")
+    log: log_of("04_pretrain", "{pretraining}")
+    params: fingerprint(study, "04_pretrain")
+    shell: command("04_pretrain", "-p pretraining {wildcards.pretraining}")
 
 
 rule finetune:

@@ -7,12 +7,13 @@
 # ---
 
 # %% [markdown]
-# # Pre-train a network
+# # Pre-train a network, or take one that others have trained
 #
 # **Question.** What has a network learnt before it sees its first lesion?
 #
-# **Reads** photographs that scikit-image ships, or the slices set aside for pre-training. **Writes**
-# `data/<study>/pretrained/`: the weights and the history. **Takes** a minute for the demo, once per corpus.
+# **Reads** photographs that scikit-image ships, the slices set aside for pre-training, or the weights that the study file
+# names under `pretraining.weights`. **Writes** `data/<study>/pretrained/`: the weights and, of a network that is trained
+# here, the history. **Takes** a minute for the demo, once per corpus.
 
 # %% [markdown]
 # The paper compares two origins: ImageNet, with its wealth of natural images, and MRI, which looks like the task
@@ -21,23 +22,27 @@
 
 # %% tags=["parameters"]
 study: str = "demo"  # a file in studies/
-pretraining: str = "natural"  # the corpus: natural or mri
+pretraining: str = "natural"  # the corpus: natural or mri; or one for which the study file names weights
 
 # %%
 import matplotlib.pyplot as plt
+import pandas as pd
 
+from pretrain_xai import paths
 from pretrain_xai.drawing import figures, previews
 from pretrain_xai.networks.corpora import CORPORA
 from pretrain_xai.networks.hardware import device_name, place
-from pretrain_xai.networks.models import build_network, save_weights
+from pretrain_xai.networks.models import build_network, pretrained_state
+from pretrain_xai.networks.training import configure_torch, state_file, train
+from pretrain_xai.networks.weight_files import save_state
 from pretrain_xai.provenance import record
 from pretrain_xai.study import load_study
 from pretrain_xai.tables import write_table
-from pretrain_xai.networks.training import configure_torch, state_file, train
 
 config = load_study(study)
-config.check_corpus(pretraining, trained=True)
+config.check_corpus(pretraining)
 settings = config.pretraining
+source = settings.weights.get(pretraining)  # None: the network is trained here
 configure_torch(config.threads)
 figures.use_style()
 
@@ -45,48 +50,73 @@ figures.use_style()
 # ## Gather the corpus
 
 # %%
-training_set, validation_set = CORPORA[pretraining](config)
-n_classes = training_set.labels.max() + 1
-print(f"{len(training_set)} training and {len(validation_set)} validation images of {n_classes} classes")
-
-# %%
-figure = previews.corpus_figure(training_set, n_shown=8)
-plt.show(figure)
+if source is None:
+    training_set, validation_set = CORPORA[pretraining](config)
+    n_classes = int(training_set.labels.max()) + 1
+    print(f"{len(training_set)} training and {len(validation_set)} validation images of {n_classes} classes")
+    plt.show(previews.corpus_figure(training_set, n_shown=8))
 
 # %% [markdown]
-# ## Train
+# ## Train, or read the weights
 #
-# The whole network, from random weights. The checkpoint with the best validation accuracy is kept. After an interruption the
-# training goes on where it was.
+# The whole network is trained, from random weights. The checkpoint with the best validation accuracy is kept. After an
+# interruption the training goes on where it was.
+#
+# A weight file that others have made may be a pickle, and a pickle may ask for anything to be run. Nothing in it is
+# ever executed: torch's restricted reader takes the tensors by their names. Names and shapes must be those of the study's
+# network, in torchvision's naming. A file may hold the convolutions only; fine-tuning then starts from a fresh classifier.
 
 # %%
-network = place(build_network(config.network, n_classes=int(n_classes), seed=settings.seed), config)
 path = config.paths.pretrained(pretraining)
-state = state_file(path)
-history = train(
-    network,
-    training_set,
-    validation_set,
-    settings.training,
-    learning_rate=settings.learning_rate,
-    seed=settings.seed,
-    state=state,
-)
+facts = {"study": study, "pretraining": pretraining}
+if source is None:
+    network = place(build_network(config.network, n_classes, seed=settings.seed), config)
+    given = {"learning_rate": settings.learning_rate, "seed": settings.seed, "state": state_file(path)}
+    history = train(network, training_set, validation_set, settings.training, **given)
+    state, inputs, facts["device"] = network.state_dict(), [], device_name(network)
+else:
+    state, local_file = pretrained_state(config.network, source), paths.weights_file(source)
+    inputs = [local_file] if local_file else []
+
+# %% [markdown]
+# The provenance beside the file says how the weights came about, with the checksum of a file that was read.
 
 # %%
-save_weights(path, network)
-write_table(history, path.with_suffix(".history.csv"))
-state.unlink()
-facts = {"study": study, "pretraining": pretraining, "device": device_name(network)}
-record(path, parameters=facts | settings.model_dump())
+save_state(path, state)
+if source is None:
+    write_table(history, path.with_suffix(".history.csv"))
+    state_file(path).unlink()
+record(path, parameters=facts | settings.model_dump(), inputs=inputs)
 
 # %% [markdown]
 # ## How well was it learnt?
 
 # %%
-figure = previews.history_figure(history)
-plt.show(figure)
+if source is None:
+    plt.show(previews.history_figure(history))
+    best = history[history["checkpoint"]].iloc[-1]
+    print(f"validation accuracy {best['validation_accuracy']:.3f} (chance {1 / n_classes:.3f})")
+
+# %% [markdown]
+# ## Look at the weights
+#
+# Filters of the first layer that have learnt something show edges and colours; fresh ones show noise.
 
 # %%
-best = history[history["checkpoint"]].iloc[-1]
-print(f"validation accuracy {best['validation_accuracy']:.3f} (chance {1 / n_classes:.3f}), saved {path}")
+layers = {name: tensor.cpu().double() for name, tensor in state.items() if tensor.ndim > 1}
+plt.show(previews.filter_figure(next(iter(layers.values())).numpy()))
+
+# %% [markdown]
+# Spreads far from those of the layers around, or layers that are mostly 0, would say that something went wrong.
+
+# %%
+weights = {
+    "shape": {name: tuple(tensor.shape) for name, tensor in layers.items()},
+    "mean": {name: tensor.mean().item() for name, tensor in layers.items()},
+    "spread": {name: tensor.std().item() for name, tensor in layers.items()},
+    "zeros": {name: (tensor == 0).double().mean().item() for name, tensor in layers.items()},
+}
+pd.DataFrame(weights).style.format({"mean": "{:.4f}", "spread": "{:.4f}", "zeros": "{:.1%}"})
+
+# %%
+print(f"{config.network.name}: {sum(tensor.numel() for tensor in state.values()):,} numbers; saved {path}")

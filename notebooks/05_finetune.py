@@ -36,7 +36,8 @@ from pretrain_xai.networks.checkpoints import Checkpoints
 from pretrain_xai.classification import classification_metrics, prediction_table
 from pretrain_xai.dataset import read_split
 from pretrain_xai.networks.hardware import device_name
-from pretrain_xai.networks.models import freeze_below, load_pretrained, save_weights
+from pretrain_xai.networks.models import freeze_below, load_pretrained
+from pretrain_xai.networks.weight_files import save_state
 from pretrain_xai.provenance import record
 from pretrain_xai.study import Run, load_study
 from pretrain_xai.tables import write_table
@@ -110,7 +111,7 @@ predictions = pd.concat(
         for name in ("validation", "test")
     ]
 )
-save_weights(folder / "weights.safetensors", network)
+save_state(folder / "weights.safetensors", network.state_dict())
 write_table(history, folder / "history.csv")
 write_table(predictions, folder / "predictions.parquet")
 if checkpoints is not None:

@@ -28,7 +28,7 @@ import matplotlib.pyplot as plt
 
 from pretrain_xai.drawing import figures
 from pretrain_xai.localization.comparison_maps import COMPARISON_MAPS
-from pretrain_xai.networks.matching import read_matching, unmatched_cells
+from pretrain_xai.networks.matching import cell_matched, read_matching
 from pretrain_xai.names import label
 from pretrain_xai.drawing.boxplots import boxplot_figure, class_figure, mean_by_class, score_box_data
 from pretrain_xai.selection import CORRECT_FOR_ALL, scored_on
@@ -54,7 +54,7 @@ assert (
     scores.groupby(["pretraining", "finetune_depth", "seed"], observed=True)["image_index"].nunique() == n_images
 ).all()
 matching = read_matching(config) if selection == MATCHED else None
-unmatched = set() if matching is None else unmatched_cells(matching)
+unmatched = set() if matching is None else set(cell_matched(matching).loc[lambda matched: ~matched].index)
 print(f"{scores[['pretraining', 'finetune_depth', 'seed']].drop_duplicates().shape[0]} models, {n_images} images each")
 
 # %% [markdown]

@@ -196,12 +196,9 @@ class Study(Settings):
         """Raise a StudyError that names the study's scores if `metric` is none of them."""
         _require(metric, self.attribution.scores, "has no score")
 
-    def check_corpus(self, corpus: str, *, trained: bool) -> None:
-        """Raise a StudyError if the study does not train on `corpus` here (`trained`), or names no weights for it."""
-        if trained:
-            _require(corpus, self.pretraining.trained, "trains no network on")
-        else:
-            _require(corpus, self.pretraining.weights, "names no weights for")
+    def check_corpus(self, corpus: str) -> None:
+        """Raise a StudyError that names the study's corpora if `corpus` is none of them."""
+        _require(corpus, self.pretraining.corpora, "has no corpus")
 
     def check_run(self, run: Run) -> Run:
         """Return `run` if the study has it.

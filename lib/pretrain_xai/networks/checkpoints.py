@@ -5,7 +5,6 @@ only of networks whose validation accuracy no kept one has already: a training t
 the lowest common accuracy the highest is nearest to any, so it alone is kept.
 """
 
-import dataclasses
 import os
 import shutil
 from pathlib import Path
@@ -14,10 +13,8 @@ from typing import Any
 import pandas as pd
 from torch import nn
 
-from pretrain_xai.errors import SelfCheckError
-from pretrain_xai.networks.models import load_finetuned, trained_tensors
+from pretrain_xai.networks.models import trained_tensors
 from pretrain_xai.networks.weight_files import WeightsError, fitting, read_state, save_state
-from pretrain_xai.study import Run, Study
 from pretrain_xai.tables import write_table
 
 #: validation accuracies closer than this are taken for the same; a match is off by at most so much because of it
@@ -68,15 +65,13 @@ class Checkpoints:
     def offer(self, step: int, network: nn.Module, accuracy: float) -> None:
         """Note the network's validation accuracy after a step, and keep its trained tensors if the accuracy is new."""
         kept = [row for row in self.rows if row["kept"]]
-        low = [row for row in kept if row["validation_accuracy"] < self.lowest_accuracy]
         is_new = all(abs(accuracy - row["validation_accuracy"]) > SPACING - 1e-6 for row in kept)  # means of float32
-        is_low = accuracy < self.lowest_accuracy
-        if is_low:
-            is_new &= all(accuracy > row["validation_accuracy"] for row in low)
+        low = [row for row in kept if max(row["validation_accuracy"], accuracy) < self.lowest_accuracy]
+        is_new &= all(accuracy > row["validation_accuracy"] for row in low)
         self.rows.append({"step": step, "validation_accuracy": accuracy, "kept": is_new})
         if is_new:
             save_state(_file(self.folder, step), trained_tensors(network))
-            for row in low if is_low else ():
+            for row in low:
                 row["kept"] = False
                 _file(self.folder, row["step"]).unlink(missing_ok=True)  # gone before an interruption
 
@@ -102,39 +97,6 @@ def load_checkpoint(folder: Path, step: int, network: nn.Module) -> None:
     state = read_state(path)
     expected = {name: tensor for name, tensor in network.state_dict().items() if name in state}
     network.load_state_dict(fitting(state, expected, path), strict=False)
-
-
-def restore(study: Study, run: Run, step: int) -> nn.Module:
-    """Return a model of the selection `matched`: that of the main selection as it was after a step of its training.
-
-    What the checkpoint does not hold was frozen, and is as in the model of the whole training.
-    """
-    trained = dataclasses.replace(run, selection=study.main_selection)
-    network = load_finetuned(study, trained)
-    load_checkpoint(study.paths.checkpoints(trained.name).with_suffix(""), step, network)
-    return network
-
-
-def check_restored(run: Run, noted: float, predictions: pd.DataFrame) -> None:
-    """Check that a network made of a checkpoint classifies the validation images as well as was noted along the training.
-
-    Parameters
-    ----------
-    noted : float
-        Validation accuracy at that step. One image may differ, as what frozen layers give is kept and rounded in other ways.
-    predictions : DataFrame with `split`, `label`, `predicted`
-
-    Raises
-    ------
-    SelfCheckError
-        It does not: the checkpoint is not the whole of what was trained.
-    """
-    rows = predictions[predictions["split"] == "validation"]
-    found = (rows["label"] == rows["predicted"]).mean()
-    if abs(found - noted) * len(rows) > 1.5:
-        raise SelfCheckError(
-            f"{run.name} has a validation accuracy of {found:.4f}, but had {noted:.4f} at its checkpoint"
-        )
 
 
 def _file(folder: Path, step: int) -> Path:

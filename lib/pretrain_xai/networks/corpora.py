@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 
 import numpy as np
+import skimage
 
 from pretrain_xai.dataset import LabelledImages
 from pretrain_xai.overlay import clean_at_model_resolution
@@ -19,7 +20,8 @@ VALIDATION_SHARE = 0.25
 #: side of the square that a crop is cut from, relative to the width of the photograph; it fits into the validation share
 CROP_SHARE = (0.12, 0.24)
 
-Corpus = tuple[LabelledImages, LabelledImages]
+#: training and validation images
+Corpus = list[LabelledImages]
 
 
 def natural_corpus(study: Study) -> Corpus:
@@ -34,19 +36,15 @@ def natural_corpus(study: Study) -> Corpus:
     """
     rng = np.random.default_rng(study.pretraining.seed)
     count, size = study.pretraining.crops_per_photograph, study.dataset.image_size
-    counts = (count, max(1, count // 4))
-    crops: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
+    parts: list[tuple[int, list[np.ndarray]]] = [(count, []), (max(1, count // 4), [])]
     for name in PHOTOGRAPHS:
         photograph = _load_photograph(name)
         width = photograph.shape[1]
         edge = round(width * (1 - VALIDATION_SHARE))
-        for part, area, n_crops in zip(crops, (photograph[:, :edge], photograph[:, edge:]), counts, strict=True):
-            part += [_crop(area, width, size, rng) for _ in range(n_crops)]
-    training, validation = (
-        LabelledImages(np.stack(part), np.repeat(np.arange(len(PHOTOGRAPHS)), n_crops))
-        for part, n_crops in zip(crops, counts, strict=True)
-    )
-    return training, validation
+        for (n_crops, crops), area in zip(parts, (photograph[:, :edge], photograph[:, edge:]), strict=True):
+            crops += [_crop(area, width, size, rng) for _ in range(n_crops)]
+    numbers = np.arange(len(PHOTOGRAPHS))
+    return [LabelledImages(np.stack(crops), numbers.repeat(n_crops)) for n_crops, crops in parts]
 
 
 def mri_corpus(study: Study) -> Corpus:
@@ -66,7 +64,7 @@ def mri_corpus(study: Study) -> Corpus:
         rows = table.index[table["split"] == split]
         images = [clean_at_model_resolution(slices[row], size, study.dataset.brain_intensity) for row in rows]
         parts.append(LabelledImages(np.stack(images), labels[rows]))
-    return parts[0], parts[1]
+    return parts
 
 
 #: a corpus by name
@@ -75,18 +73,14 @@ CORPORA: Mapping[str, Callable[[Study], Corpus]] = {"natural": natural_corpus, "
 
 def _load_photograph(name: str) -> np.ndarray:
     """Return a uint8 array of shape (height, width, 3)."""
-    from skimage import data
-
-    image = getattr(data, name)()
+    image = getattr(skimage.data, name)()
     return np.repeat(image[..., None], 3, axis=2) if image.ndim == 2 else image[..., :3]
 
 
 def _crop(area: np.ndarray, width: int, size: int, rng: np.random.Generator) -> np.ndarray:
     """Cut a random square, mirror it in half of the cases, and resize it to uint8 (size, size, 3)."""
-    from skimage.transform import resize
-
     side = round(rng.uniform(width * CROP_SHARE[0], width * CROP_SHARE[1]))
     top, left = (rng.integers(length - side + 1) for length in area.shape[:2])
     crop = area[top : top + side, left : left + side]
     crop = crop[:, ::-1] if rng.random() < 0.5 else crop
-    return np.round(resize(crop, (size, size), preserve_range=True)).astype(np.uint8)
+    return np.round(skimage.transform.resize(crop, (size, size), preserve_range=True)).astype(np.uint8)

@@ -6,10 +6,10 @@ the other is split there, and the layers behind are trained on the kept activati
 
 import itertools
 import logging
+import math
 import shutil
 import tempfile
-from collections.abc import Sequence
-from typing import cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -48,7 +48,7 @@ class Activations:
 
 
 def behind_frozen_prefix(
-    network: nn.Module, data: Sequence[LabelledImages], budget: Cache | None
+    network: nn.Module, data: list[LabelledImages], budget: Cache | None
 ) -> tuple[nn.Module, list[LabelledImages]]:
     """Return the layers that are trained, and the data sets with the activations of the frozen layers in place of images.
 
@@ -74,46 +74,36 @@ def behind_frozen_prefix(
     frozen = list(itertools.takewhile(_is_fixed, layers))
     prefix, behind = nn.Sequential(*frozen), nn.Sequential(*layers[len(frozen) :])
     if budget is None or sum(parameter.numel() for parameter in prefix.parameters()) < FEWEST_WEIGHTS:
-        return network, list(data)
+        return network, data
     given = [Activations(prefix, part.images) for part in data]
-    shape = given[0][:1].shape[1:]
-    place = _place(4 * sum(map(len, data)) * int(np.prod(shape)), budget)
-    # images are only indexed by batches, which activations can be, too
-    kept = [each if place == "nowhere" else _kept(each, shape, on_disk=place == "disk") for each in given]
-    return behind, [
-        LabelledImages(cast("np.ndarray", each), part.labels) for each, part in zip(kept, data, strict=True)
-    ]
+    kept = _kept(given, given[0][:1].shape[1:], budget)
+    return behind, [LabelledImages(images, part.labels) for images, part in zip(kept, data, strict=True)]
 
 
 def _is_fixed(layer: nn.Module) -> bool:
     """Return whether a layer gives the same for an image throughout the training, whichever images come with it."""
-    is_known = type(layer) in (nn.Conv2d, nn.ReLU, nn.MaxPool2d) or (
-        type(layer) is nn.BatchNorm2d and not layer.training
-    )
-    return is_known and not any(parameter.requires_grad for parameter in layer.parameters())
+    kinds = (nn.Conv2d, nn.ReLU, nn.MaxPool2d, *(() if layer.training else (nn.BatchNorm2d,)))
+    return type(layer) in kinds and not any(parameter.requires_grad for parameter in layer.parameters())
 
 
-def _place(n_bytes: int, budget: Cache) -> str:
-    """Return where the budget has room for all activations: memory, disk or nowhere."""
-    free = shutil.disk_usage(tempfile.gettempdir()).free
-    if n_bytes <= budget.memory_gib * GIB:
-        return "memory"
-    if n_bytes <= min(budget.disk_gib * GIB, free):
-        return "disk"
-    logging.getLogger(__name__).warning(
-        "the activations of the frozen layers take %.1f GiB, more than finetuning.cache allows (%.1f GiB in memory, %.1f on "
-        "disk, in %s, which has %.1f): they are computed anew for every batch",
-        *(n_bytes / GIB, budget.memory_gib, budget.disk_gib, tempfile.gettempdir(), free / GIB),
-    )
-    return "nowhere"
-
-
-def _kept(activations: Activations, shape: tuple[int, ...], *, on_disk: bool) -> np.ndarray:
-    if on_disk:
-        with tempfile.TemporaryFile(prefix="pretrain-xai-") as file:  # nameless: gone with the array, however all ends
-            kept: np.ndarray = np.memmap(file, np.float32, "w+", shape=(len(activations), *shape))
-    else:
-        kept = np.empty((len(activations), *shape), np.float32)
-    for start in tqdm(range(0, len(kept), PREFIX_BATCH), desc="frozen layers"):
-        kept[start : start + PREFIX_BATCH] = activations[start : start + PREFIX_BATCH]
+def _kept(given: list[Activations], shape: tuple[int, ...], budget: Cache) -> list[Any]:
+    """Return activations of this shape per image where the budget has room for all: in memory, on the disk or nowhere."""
+    needed, folder = 4 * sum(map(len, given)) * math.prod(shape) / GIB, tempfile.gettempdir()
+    if needed > max(budget.memory_gib, min(budget.disk_gib, shutil.disk_usage(folder).free / GIB)):
+        logging.getLogger(__name__).warning(
+            "the activations of the frozen layers take %.1f GiB, more than finetuning.cache allows or %s has: they are "
+            "computed anew for every batch",
+            needed,
+            folder,
+        )
+        return given  # only indexed by batches, as arrays are
+    kept: list[np.ndarray] = []
+    for each in given:
+        if needed <= budget.memory_gib:
+            kept.append(np.empty((len(each), *shape), np.float32))
+        else:
+            with tempfile.TemporaryFile() as file:  # nameless: gone with the array, however all ends
+                kept.append(np.memmap(file, np.float32, "w+", shape=(len(each), *shape)))
+        for start in tqdm(range(0, len(each), PREFIX_BATCH), desc="frozen layers"):
+            kept[-1][start : start + PREFIX_BATCH] = each[start : start + PREFIX_BATCH]
     return kept

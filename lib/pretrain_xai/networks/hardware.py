@@ -13,23 +13,19 @@ from pretrain_xai.errors import UserError
 from pretrain_xai.study import Study
 
 
-class DeviceError(UserError):
-    """The study asks for a device that is not there."""
-
-
 def find_device(setting: Literal["auto", "cpu", "cuda"]) -> torch.device:
     """Return the device of a study; `auto` is a graphics card if there is one.
 
     Raises
     ------
-    DeviceError
+    UserError
         A graphics card is asked for, and torch finds none.
     """
     there = torch.cuda.is_available()
     if setting == "cuda" and not there:
-        raise DeviceError(
-            "device: cuda, but torch finds no graphics card here; set device: auto or cpu in the study file, run where there "
-            "is a card (on a cluster PROFILE=slurm asks for one), or see that driver and torch fit (`nvidia-smi`)"
+        raise UserError(
+            "device: cuda, but torch finds no graphics card here; set device: auto or cpu in the study file, or run where "
+            "there is a card that torch can use (on a cluster PROFILE=slurm asks for one)"
         )
     return torch.device("cuda" if there and setting != "cpu" else "cpu")
 

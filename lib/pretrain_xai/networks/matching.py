@@ -40,11 +40,8 @@ def common_accuracy(checkpoints: pd.DataFrame, settings: Matching) -> float:
 def read_checkpoints(study: Study) -> pd.DataFrame:
     """Return every validated step of all trainings of the main selection, the networks in the order of the study."""
     runs = [run for run in study.runs() if run.selection == study.main_selection]
-    tables = [
-        read_table(study.paths.checkpoints(run.name)).assign(**{name: getattr(run, name) for name in NETWORK})
-        for run in runs
-    ]
-    return pd.concat(tables, ignore_index=True)
+    tables = [read_table(study.paths.checkpoints(run.name)).assign(**vars(run)) for run in runs]
+    return pd.concat(tables, ignore_index=True).drop(columns="selection")
 
 
 def read_matching(study: Study) -> pd.DataFrame | None:
@@ -85,18 +82,7 @@ def cell_matched(matching: pd.DataFrame) -> pd.Series:
     return matching.groupby(NETWORK[:2])["matched"].all()
 
 
-def unmatched_cells(matching: pd.DataFrame) -> set[tuple[str, int]]:
-    """Return the corpora and depths with a network that is not matched, which figures mark."""
-    cells = cell_matched(matching)
-    return {(corpus, int(depth)) for corpus, depth in cells.index[~cells]}
-
-
 def comparable_depths(matching: pd.DataFrame, corpora: Collection[str]) -> list[int]:
     """Return the depths at which these corpora are matched with all their networks; only there are they compared."""
     cells = cell_matched(matching).unstack("finetune_depth").loc[list(corpora)]
     return [int(depth) for depth in cells.columns[cells.all()]]
-
-
-def matching_failed(matching: pd.DataFrame) -> bool:
-    """Return whether too few cells are matched, less than `NEEDED_SHARE`."""
-    return bool(cell_matched(matching).mean() < NEEDED_SHARE)

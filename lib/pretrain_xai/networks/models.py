@@ -5,21 +5,20 @@ A study file names a network of your own as, for instance,
 """
 
 import importlib
+import itertools
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
-from typing import cast
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
 
 from pretrain_xai import paths
 from pretrain_xai.errors import SelfCheckError, UserError, did_you_mean, first_ten
-from pretrain_xai.networks import weight_files
 from pretrain_xai.networks.hardware import place
-from pretrain_xai.networks.weight_files import WeightsError, fitting, read_state
+from pretrain_xai.networks.weight_files import fitting, read_state, torchvision_state
 from pretrain_xai.settings.own_code import studies_on_path
-from pretrain_xai.settings.sections import Network, Standardise
+from pretrain_xai.settings.sections import Network
 from pretrain_xai.study import UNTRAINED, Run, Study
 
 #: round or irregular lesions
@@ -30,10 +29,6 @@ CONFIGURATIONS = {"vgg11": (1, 1, 2, 2, 2), "vgg13": (2,) * 5, "vgg16": (2, 2, 3
 CHANNELS, HIDDEN = (64, 128, 256, 512, 512), 4096
 #: what a VGG calls its linear layers, and its fixed first layer, which torchvision's has not
 CLASSIFIER, STANDARDISE = "classifier", "standardise"
-
-
-class NetworkError(UserError):
-    """The network of a study file can't be built, or is not what the file says."""
 
 
 class VGG(nn.Module):
@@ -69,7 +64,7 @@ def build_network(settings: Network, n_classes: int, seed: int) -> nn.Module:
 
     Raises
     ------
-    NetworkError
+    UserError
         Your own network can't be imported or built, is no module, or its blocks and classifier do not hold each parameter
         once.
     """
@@ -90,14 +85,10 @@ def layers_of(model: nn.Module) -> list[nn.Module] | None:
         return None
     if forward is nn.Sequential.forward:
         parts = list(model.children())
-    elif forward is VGG.forward or (forward.__module__, forward.__qualname__) == (
-        "torchvision.models.vgg",
-        "VGG.forward",
-    ):
-        standardise = getattr(model, STANDARDISE, None)
-        parts = [] if standardise is None else [standardise]
-        features, avgpool, classifier = map(model.get_submodule, ("features", "avgpool", CLASSIFIER))
-        parts += [features, avgpool, nn.Flatten(), classifier]
+    elif forward.__qualname__ == "VGG.forward" and forward.__module__ in (__name__, "torchvision.models.vgg"):
+        known = dict(model.named_children())
+        parts = [known[name] for name in (STANDARDISE, "features", "avgpool") if name in known]
+        parts += [nn.Flatten(), known[CLASSIFIER]]
     else:
         return None
     return [layer for part in parts for layer in (layers_of(part) or [part])]
@@ -120,19 +111,14 @@ def replace_head(network: nn.Module, n_classes: int, seed: int) -> nn.Module:
 
 def head_name(network: nn.Module) -> str:
     """Return the name of the layer that gives the logits: the classifier's last linear one."""
-    layers = network.get_submodule(classifier_name(network)).named_modules(prefix=classifier_name(network))
+    name = str(network.classifier_name)
+    layers = network.get_submodule(name).named_modules(prefix=name)
     return [name for name, layer in layers if isinstance(layer, nn.Linear)][-1]
-
-
-def classifier_name(network: nn.Module) -> str:
-    """Return the name of the part that is trained at every fine-tuning depth."""
-    return cast("str", network.classifier_name)
 
 
 def blocks(network: nn.Module) -> list[list[nn.Module]]:
     """Return the parts of each block from the first; of a VGG its five, each up to and with its max pooling."""
-    names = cast("list[list[str]]", network.block_names)
-    return [[network.get_submodule(name) for name in block] for block in names]
+    return [[network.get_submodule(name) for name in block] for block in vars(network)["block_names"]]
 
 
 def freeze_below(network: nn.Module, finetune_depth: int, *, first_conv_frozen: bool = False) -> None:
@@ -146,7 +132,7 @@ def freeze_below(network: nn.Module, finetune_depth: int, *, first_conv_frozen: 
         raise ValueError(f"finetune_depth must be 1 to {len(all_blocks)}, found {finetune_depth}")
     network.requires_grad_(False)
     layers = [layer for block in all_blocks[-finetune_depth:] for layer in block]
-    for part in [*layers, network.get_submodule(classifier_name(network))]:
+    for part in [*layers, network.get_submodule(str(network.classifier_name))]:
         part.requires_grad_(True)
     if first_conv_frozen and finetune_depth < len(all_blocks):
         leaves = (leaf for layer in layers for leaf in layer.modules())
@@ -194,22 +180,6 @@ def trained_tensors(network: nn.Module) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in network.state_dict().items() if name not in frozen}
 
 
-def save_weights(path: Path, network: nn.Module) -> None:
-    """Write the network's weights as safetensors, atomically."""
-    weight_files.save_state(path, network.state_dict())
-
-
-def load_weights(path: Path, network: nn.Module) -> None:
-    """Fill the network from a weight file that the study has made.
-
-    Raises
-    ------
-    WeightsError
-        The file is missing or broken, or names and shapes differ from the network's; the first of them are named.
-    """
-    network.load_state_dict(fitting(read_state(path), network.state_dict(), path))
-
-
 def pretrained_state(settings: Network, source: str) -> dict[str, Tensor]:
     """Return weights that others have trained, checked against the network: all of it, or all but the classifier.
 
@@ -223,17 +193,11 @@ def pretrained_state(settings: Network, source: str) -> dict[str, Tensor]:
     WeightsError
         As `weight_files.read_state`, `weight_files.torchvision_state` and `weight_files.fitting` say.
     """
-    if local := paths.weights_file(source):
-        state = read_state(local)
-    elif settings.module is None:
-        state = weight_files.torchvision_state(source, settings.architecture)
-    else:
-        raise WeightsError(
-            f"pretraining.weights: torchvision has no weights {source!r} of {settings.module}, give a file"
-        )
+    local = paths.weights_file(source)
+    state = read_state(local) if local else torchvision_state(source, settings.architecture)
     with torch.device("meta" if settings.module is None else "cpu"):
-        network = build_network(settings, N_CLASSES, seed=0)
-    return _fitting_but_for_classes(state, network, local or source)
+        network = _with_classes_of(state, build_network(settings, N_CLASSES, seed=0))
+    return fitting(state, network.state_dict(), local or source, (str(network.classifier_name), STANDARDISE))
 
 
 def load_pretrained(study: Study, run: Run) -> nn.Module:
@@ -244,15 +208,13 @@ def load_pretrained(study: Study, run: Run) -> nn.Module:
     """
     path = study.paths.pretrained(run.pretraining)
     network, state = build_network(study.network, N_CLASSES, seed=run.seed), read_state(path)
-    head = f"{head_name(network)}."
-    if study.protocol.head_kept and run.pretraining == "mri":
-        state = fitting(state, network.state_dict(), path, (classifier_name(network), STANDARDISE))
-    else:
-        state = _fitting_but_for_classes(state, network, path)
-        if any(name.startswith(head) for name in state):
-            replace_head(network, N_CLASSES, seed=run.seed)
-        state = {name: tensor for name, tensor in state.items() if not name.startswith(head)}
+    head_kept = study.protocol.head_kept and run.pretraining == "mri"
+    if not head_kept:
+        _with_classes_of(state, network)
+    state = fitting(state, network.state_dict(), path, (str(network.classifier_name), STANDARDISE))
     network.load_state_dict(state, strict=False)
+    if not head_kept and f"{head_name(network)}.weight" in state:
+        replace_head(network, N_CLASSES, seed=run.seed)
     return place(network, study)
 
 
@@ -260,25 +222,24 @@ def load_finetuned(study: Study, run: Run) -> nn.Module:
     """Return the fine-tuned network of a run, or the untrained network if its corpus is "none"; placed as the study says."""
     network = build_network(study.network, N_CLASSES, seed=run.seed)
     if run.pretraining != UNTRAINED:
-        load_weights(study.paths.finetuned(run.name) / "weights.safetensors", network)
+        path = study.paths.finetuned(run.name) / "weights.safetensors"
+        network.load_state_dict(fitting(read_state(path), network.state_dict(), path))
     return place(network, study)
 
 
-def _fitting_but_for_classes(state: Mapping[str, Tensor], network: nn.Module, source: object) -> dict[str, Tensor]:
-    """Return the state of a network like this one, if it is one; it may have another number of outputs."""
-    expected, head = network.state_dict(), head_name(network)
-    weight = state.get(f"{head}.weight")
-    for name in (f"{head}.weight", f"{head}.bias"):
-        if name in expected and weight is not None and weight.ndim == 2:
-            expected[name] = expected[name][:1].expand(len(weight), *expected[name].shape[1:])
-    return fitting(state, expected, source, (classifier_name(network), STANDARDISE))
+def _with_classes_of(state: Mapping[str, Tensor], network: nn.Module) -> nn.Module:
+    """Return the network, with as many outputs as these weights have if they are of such a network."""
+    head = f"{head_name(network)}.weight"
+    fits = head in state and state[head].shape[1:] == network.get_parameter(head).shape[1:]
+    return replace_head(network, len(state[head]), seed=0) if fits else network
 
 
 def _vgg(settings: Network, n_classes: int, seed: int) -> tuple[nn.Module, list[list[str]], str]:
     architecture, _, batch_norm = settings.architecture.partition("_")
     layers: list[nn.Module] = []
     names, n_in = [], 3
-    for n_convolutions, n_out in zip(CONFIGURATIONS[architecture], _narrowed(settings, *CHANNELS), strict=True):
+    *channels, hidden = (max(1, round(count * settings.width)) for count in (*CHANNELS, HIDDEN))
+    for n_convolutions, n_out in zip(CONFIGURATIONS[architecture], channels, strict=True):
         first = len(layers)
         for _ in range(n_convolutions):
             normalised = [nn.BatchNorm2d(n_out)] if batch_norm else []
@@ -286,7 +247,6 @@ def _vgg(settings: Network, n_classes: int, seed: int) -> tuple[nn.Module, list[
             n_in = n_out
         layers.append(nn.MaxPool2d(kernel_size=2, stride=2))
         names.append([f"features.{number}" for number in range(first, len(layers))])
-    (hidden,) = _narrowed(settings, HIDDEN)
     classifier = nn.Sequential()  # explicit dropout and ReLU modules, as in torchvision: explanation methods hook them
     for n_inputs in (n_in * 7 * 7, hidden):
         classifier.extend([nn.Linear(n_inputs, hidden), nn.ReLU(), nn.Dropout()])
@@ -294,61 +254,46 @@ def _vgg(settings: Network, n_classes: int, seed: int) -> tuple[nn.Module, list[
     generator = torch.Generator().manual_seed(seed)
     for layer in [*layers, *classifier]:
         _initialise(layer, generator)
-    standardise = None if settings.standardise is None else _standardising_layer(settings.standardise)
+    standardise = None
+    if fixed := settings.standardise:
+        standardise = nn.Conv2d(3, 3, kernel_size=1).requires_grad_(False)
+        weight, bias = standardise.parameters()
+        weight.copy_(torch.eye(3).reshape(3, 3, 1, 1) / fixed.std)
+        bias.fill_(-fixed.mean / fixed.std)
     return VGG(nn.Sequential(*layers), classifier, standardise), names, CLASSIFIER
 
 
-def _narrowed(settings: Network, *counts: int) -> list[int]:
-    return [max(1, round(count * settings.width)) for count in counts]
-
-
-def _standardising_layer(settings: Standardise) -> nn.Conv2d:
-    layer = nn.Conv2d(3, 3, kernel_size=1)
-    with torch.no_grad():
-        layer.weight.copy_(torch.eye(3).reshape(3, 3, 1, 1) / settings.std)
-        cast("Tensor", layer.bias).fill_(-settings.mean / settings.std)
-    return layer.requires_grad_(False)
-
-
 def _initialise(layer: nn.Module, generator: torch.Generator) -> None:
-    if isinstance(layer, nn.Conv2d):
-        nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu", generator=generator)
-    elif isinstance(layer, nn.Linear):
-        nn.init.kaiming_normal_(layer.weight, nonlinearity="relu", generator=generator)
-    if isinstance(layer, nn.Conv2d | nn.Linear) and layer.bias is not None:
-        nn.init.zeros_(layer.bias)
+    if isinstance(layer, nn.Conv2d | nn.Linear):
+        mode: Literal["fan_in", "fan_out"] = "fan_out" if isinstance(layer, nn.Conv2d) else "fan_in"
+        nn.init.kaiming_normal_(layer.weight, mode=mode, nonlinearity="relu", generator=generator)
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)
 
 
 def _own_network(settings: Network, n_classes: int, seed: int) -> tuple[nn.Module, list[list[str]], str]:
     file, _, name = (settings.module or "").partition(":")
     block_names = [[part] if isinstance(part, str) else part for part in settings.blocks]
     try:
-        with studies_on_path(), torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
+            studies_on_path()
             network = getattr(importlib.import_module(file), name)(n_classes=n_classes)
+        known = dict(network.named_modules())
     except Exception as error:  # the user's code may raise anything
         what = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise NetworkError(
-            f"network.module: {settings.module} can't be imported or called ({what}); mend it, install it, set PYTHONPATH, "
-            f"or put {file}.py into {paths.root() / 'studies'}"
+        raise UserError(
+            f"network.module: {settings.module} can't be imported or called ({what}); mend it, install it, or put {file}.py "
+            f"into {paths.root() / 'studies'}"
         ) from None
-    if not isinstance(network, nn.Module):
-        raise NetworkError(f"network.module: {settings.module} gives {type(network).__name__}, not an nn.Module")
-    _check_parts(network, [*(name for block in block_names for name in block), settings.classifier])
-    return network.requires_grad_(True), block_names, settings.classifier  # what is trained is decided by depth alone
-
-
-def _check_parts(network: nn.Module, names: list[str]) -> None:
-    known = {name: module for name, module in network.named_modules() if name}
-    for name in names:
-        if name not in known:
-            raise NetworkError(
-                f"network: there is no part {name!r}{did_you_mean(name, known)}, only {first_ten([*known])}"
-            )
-    if not any(isinstance(layer, nn.Linear) for layer in known[names[-1]].modules()):
-        raise NetworkError(f"network.classifier: {names[-1]} has no nn.Linear")
+    parts = [*itertools.chain(*block_names), settings.classifier]
+    if unknown := [name for name in parts if name not in known]:
+        near = did_you_mean(unknown[0], known)
+        raise UserError(f"network: there is no part {unknown[0]!r}{near}, only {first_ten([*known][1:])}")
+    if not any(isinstance(layer, nn.Linear) for layer in known[settings.classifier].modules()):
+        raise UserError(f"network.classifier: {settings.classifier} has no nn.Linear")
     for parameter, _ in network.named_parameters():
-        holders = [name for name in names if parameter.startswith(f"{name}.")]
+        holders = [name for name in parts if parameter.startswith(f"{name}.")]
         if len(holders) != 1:
-            found = " and ".join(holders) or "no block"
-            raise NetworkError(f"network: {parameter} is in {found}; blocks and classifier must hold each once")
+            raise UserError(f"network: blocks and classifier must hold {parameter} once, found it in {holders}")
+    return network.requires_grad_(True), block_names, settings.classifier  # what is trained is decided by depth alone

@@ -1,17 +1,16 @@
 """One training loop for pre-training and fine-tuning, which goes on after an interruption, and a network's predictions."""
 
-import contextlib
-import hashlib
-import inspect
 import itertools
 import logging
 import math
 import os
+import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import joblib
 import numpy as np
 import pandas as pd
 import torch
@@ -34,14 +33,10 @@ from pretrain_xai.settings.sections import Cache, Training
 PREDICTION_BATCH = 64
 
 
-#: a state is written when so many times the duration of the last write have passed since: at most 3 % of the time is spent
-SPARING = 30
+#: an unfinished training is written so often, seconds: a large one takes some seconds to write
+STATE_EVERY = 60.0
 #: the code that decides a training's result; after a change no old state is taken up
 CODE = sorted(Path(__file__).parent.glob("*.py"))
-
-
-class DivergedError(UserError):
-    """A training went to infinity."""
 
 
 def configure_torch(threads: int) -> None:
@@ -84,7 +79,12 @@ def predict(
     ):
         torch.manual_seed(seed)
         if len(images) and not dropout_active:
-            _require_repeatable(network, images[:1])
+            first, again = (network(as_batch(images[:1], network)) for _ in range(2))
+            if not torch.allclose(first, again, rtol=1e-3, atol=1e-3, equal_nan=True):
+                raise SelfCheckError(
+                    f"the network gives one image the logits {first[0].tolist()} and then {again[0].tolist()}: something in "
+                    "it is random in evaluation mode, such as a dropout that is always on"
+                )
         logits = [network(as_batch(images[start : start + PREDICTION_BATCH], network)) for start in starts]
     return torch.cat(logits).cpu().numpy()
 
@@ -108,13 +108,13 @@ class Course:
         self.optimizer: optim.Optimizer = optim.AdamW(parameters, lr=learning_rate)
         if settings.optimizer == "sgd":
             self.optimizer = optim.SGD(parameters, lr=learning_rate, momentum=settings.momentum)
-        self.schedule: lr_scheduler.LRScheduler = lr_scheduler.StepLR(self.optimizer, step_size=7, gamma=0.1)
+        self.schedule: lr_scheduler.LRScheduler = lr_scheduler.StepLR(self.optimizer, 7 * n_batches, gamma=0.1)
         if settings.schedule == "one_cycle":
             self.schedule = lr_scheduler.OneCycleLR(self.optimizer, learning_rate, n_batches * settings.epochs)
         self.history: list[dict[str, Any]] = []
         self.best: dict[str, Tensor] = {}
         self.validated: list[dict[str, Any]] = []
-        self._written, self._took = 0.0, 0.0
+        self._written = time.monotonic()
 
     @property
     def is_over(self) -> bool:
@@ -128,42 +128,32 @@ class Course:
         if not path.is_file():
             return
         try:
-            state = torch.load(path, weights_only=True, map_location="cpu")
-            if state["key"] != key:
-                raise ValueError("it is of a training with other data, settings or code")
-            if checkpoints is not None and not checkpoints.take_up(state["validated"]):
-                raise ValueError("its checkpoints are gone")
-        except Exception as error:  # torch raises nearly anything for a damaged file
-            why = " ".join(str(error).split())[:200]
-            logging.getLogger(__name__).warning("the training begins anew: %s can't be used: %s", path, why)
+            found, learnt, generators, results = torch.load(path, weights_only=True, map_location="cpu")
+            usable = found == key and (checkpoints is None or checkpoints.take_up(results[-1]))
+        except Exception:  # torch raises nearly anything for a damaged file
+            usable = False
+        if not usable:
+            why = "damaged, of other data, settings or code, or its checkpoints are gone"
+            logging.getLogger(__name__).warning("the training begins anew, as %s is %s", path, why)
             return
-        self.network.load_state_dict(state["network"], strict=False)
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.load_state_dict(state["schedule"])
-        self.rng.bit_generator.state = state["numpy"]
-        torch.set_rng_state(state["torch"])
-        torch.cuda.set_rng_state_all(state["cards"])
-        self.history, self.best, self.validated = state["history"], state["best"], state["validated"]
+        self.network.load_state_dict(learnt[0], strict=False)
+        self.optimizer.load_state_dict(learnt[1])
+        self.schedule.load_state_dict(learnt[2])
+        self.rng.bit_generator.state, processor, cards = generators
+        torch.set_rng_state(processor)
+        torch.cuda.set_rng_state_all(cards)
+        self.history, self.best, self.validated = results
         logging.getLogger(__name__).warning("the training goes on after epoch %d, from %s", len(self.history) - 1, path)
 
     def keep(self, path: Path, key: str) -> None:
-        """Write the state if it is worth its time, or the training is over."""
-        started = time.monotonic()
-        if not self.is_over and started - self._written < SPARING * self._took:
+        """Write the state if it is time, or the training is over."""
+        if not self.is_over and time.monotonic() - self._written < STATE_EVERY:
             return
-        state = {
-            "key": key,
-            "network": trained_tensors(self.network),
-            "optimizer": self.optimizer.state_dict(),
-            "schedule": self.schedule.state_dict(),
-            "numpy": self.rng.bit_generator.state,
-            "torch": torch.get_rng_state(),
-            "cards": torch.cuda.get_rng_state_all(),
-        }
+        learnt = (trained_tensors(self.network), self.optimizer.state_dict(), self.schedule.state_dict())
+        generators = (self.rng.bit_generator.state, torch.get_rng_state(), torch.cuda.get_rng_state_all())
         with atomic_path(path) as temporary:
-            torch.save(state | {"history": self.history, "best": self.best, "validated": self.validated}, temporary)
+            torch.save((key, learnt, generators, (self.history, self.best, self.validated)), temporary)
         self._written = time.monotonic()
-        self._took = self._written - started
 
 
 def train(
@@ -208,26 +198,27 @@ def train(
 
     Raises
     ------
-    DivergedError
+    UserError
         The loss of an epoch is no number.
     """
+    data = [training_set, validation_set]
     training_mode(network)  # the mode in which the frozen layers are found
     n_batches = math.ceil(len(training_set) / settings.batch_size)
     course = Course(network, settings, learning_rate, seed, n_batches)
-    with torch.random.fork_rng(devices=generators_of(network)), tqdm(total=settings.epochs, desc="epochs") as progress:
+    with torch.random.fork_rng(devices=generators_of(network)):
         torch.manual_seed(seed)
         if state is not None:
             kept = checkpoints and (checkpoints.per_epoch, checkpoints.lowest_accuracy)
-            given = (settings, learning_rate, seed, dropout_active, cache is not None, kept)
-            key = training_key(network, (training_set, validation_set), given)
+            key = training_key(network, data, (settings, learning_rate, seed, dropout_active, cache is not None, kept))
             course.take_up(state, key, checkpoints)
         if checkpoints is not None:
             checkpoints.take_up(course.validated)
         if not course.is_over:
-            trained, data = behind_frozen_prefix(network, (training_set, validation_set), cache)
-        progress.update(len(course.history))
-        while not course.is_over:
-            epoch, results = len(course.history), []
+            trained, data = behind_frozen_prefix(network, data, cache)
+        for epoch in tqdm(range(len(course.history), settings.epochs), desc="epochs"):
+            if course.is_over:
+                break
+            results = []
             row: dict[str, Any] = {"epoch": epoch, "learning_rate": course.schedule.get_last_lr()[0]}
             for batch, result in enumerate(_steps(trained, data[0], course), start=1):
                 results.append(result)
@@ -238,9 +229,9 @@ def train(
             losses, accuracies = zip(*results, strict=True)
             row |= {"train_loss": float(np.mean(losses)), "train_accuracy": float(np.mean(accuracies))} | validated
             if not math.isfinite(row["train_loss"]):
-                raise DivergedError(
-                    f"the training diverged in epoch {epoch + 1}: its mean loss is {row['train_loss']}; lower the learning "
-                    f"rate ({learning_rate:g}) or set training.clip_norm in the study file"
+                raise UserError(
+                    f"the training diverged in epoch {epoch + 1}, its mean loss is {row['train_loss']}: lower the learning "
+                    f"rate ({learning_rate:g}) or set training.clip_norm"
                 )
             row["checkpoint"] = is_checkpoint(row, course.history, settings.acc_dif)
             course.history.append(row)
@@ -248,27 +239,19 @@ def train(
                 course.best = {name: tensor.clone() for name, tensor in trained_tensors(network).items()}
             if state is not None:
                 course.keep(state, key)
-            progress.update()
-            progress.set_postfix(validation_accuracy=f"{row['validation_accuracy']:.3f}")
     network.load_state_dict(course.best, strict=False)
     network.eval()
     return pd.DataFrame(course.history)
 
 
-def training_key(network: nn.Module, data: Sequence[LabelledImages], settings: object) -> str:
+def training_key(network: nn.Module, data: list[LabelledImages], settings: object) -> str:
     """Return a digest of what decides a training's result: weights, data, settings, code, device, version of torch."""
     trainable = [name for name, parameter in network.named_parameters() if parameter.requires_grad]
     given = (torch.__version__, device_name(network), memory_format_of(network), settings, trainable, network)
-    digest = hashlib.sha256(repr(given).encode())
-    with contextlib.suppress(OSError, TypeError):  # made in a notebook
-        digest.update(inspect.getsource(type(network)).encode())
-    for file in CODE:
-        digest.update(file.read_bytes())
-    arrays = [tensor.detach().cpu().numpy() for tensor in network.state_dict().values()]
-    for array in [*arrays, *(array for part in data for array in (part.images, part.labels))]:
-        digest.update(f"{array.shape} {array.dtype}".encode())
-        digest.update(np.ascontiguousarray(array).data)
-    return digest.hexdigest()
+    own = getattr(sys.modules[type(network).__module__], "__file__", None)  # None: made in a notebook
+    code = [file.read_bytes() for file in [*CODE, *([Path(own)] if own else [])]]
+    weights = [tensor.detach().cpu().numpy() for tensor in network.state_dict().values()]
+    return str(joblib.hash([repr(given), code, weights, [(part.images, part.labels) for part in data]]))
 
 
 def _steps(network: nn.Module, data: LabelledImages, course: Course) -> Iterator[tuple[float, float]]:
@@ -286,20 +269,8 @@ def _steps(network: nn.Module, data: LabelledImages, course: Course) -> Iterator
         if settings.clip_norm is not None:
             nn.utils.clip_grad_norm_(network.parameters(), settings.clip_norm)
         course.optimizer.step()
-        if settings.schedule == "one_cycle":
-            course.schedule.step()
-        yield loss.item(), (logits.argmax(1) == labels).float().mean().item()
-    if settings.schedule == "step":
         course.schedule.step()
-
-
-def _require_repeatable(network: nn.Module, image: np.ndarray | Tensor) -> None:
-    first, again = (network(as_batch(image, network)) for _ in range(2))
-    if not torch.allclose(first, again, rtol=1e-3, atol=1e-3, equal_nan=True):
-        raise SelfCheckError(
-            f"the network gives one image the logits {first[0].tolist()} and then {again[0].tolist()}: something in it is "
-            "random in evaluation mode, such as a dropout that is always on"
-        )
+        yield loss.item(), (logits.argmax(1) == labels).float().mean().item()
 
 
 def _validate(network: nn.Module, data: LabelledImages, dropout_active: bool, seed: int) -> dict[str, float]:

@@ -21,7 +21,7 @@ from pretrain_xai.safe_pickle import pointer_size
 
 #: what a pickled network may consist of, besides torchvision's VGG; nothing of these classes is used but their names
 _LAYERS = (nn.Sequential, nn.Conv2d, nn.Linear, nn.ReLU, nn.BatchNorm2d, nn.Dropout, nn.MaxPool2d, nn.AdaptiveAvgPool2d)
-_ADVICE = "get the file again from its authors, best as a state_dict or as safetensors"
+_ADVICE = "make it first, or get it again from its authors, best as a state_dict or as safetensors"
 
 
 class WeightsError(UserError):
@@ -40,18 +40,13 @@ def read_state(path: Path) -> dict[str, Tensor]:
     try:
         with path.open("rb") as file:
             start = file.read(1024)
-    except OSError as error:
-        raise WeightsError(f"{path} can't be read ({error.strerror}): make it first, or check its path") from None
-    if (size := pointer_size(start)) is not None:
-        raise WeightsError(
-            f"{path}: a Git LFS pointer in place of the file{size}; run `git lfs pull` in its repository"
-        )
-    try:
+        if (size := pointer_size(start)) is not None:
+            raise ValueError(f"a Git LFS pointer in place of the file{size}, run `git lfs pull` in its repository")
         state = _read_pickled(path) if start.startswith((b"PK", b"\x80")) else load_file(path)
         if wrong := _not_by_name(state):
             raise ValueError(f"holds {wrong}; tensors by name are expected")
     except Exception as error:  # a damaged file can fail in any way; all of them mean the same to the reader
-        raise WeightsError(f"{path}: damaged or refused, nothing was executed ({_line(error)}); {_ADVICE}") from None
+        raise WeightsError(f"{path} can't be read, nothing was executed ({_line(error)}); {_ADVICE}") from None
     return {name: tensor.detach() for name, tensor in state.items()}
 
 
@@ -129,8 +124,7 @@ def fitting(
     ]
     if differing:
         raise WeightsError(f"{source} does not fit this network: {'; '.join(differing[:3])} ({len(differing)} differ)")
-    broken = [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]
-    if broken:
+    if broken := [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]:
         raise WeightsError(f"{source}: {broken[0]} holds values that are not finite ({len(broken)} tensors); {_ADVICE}")
     return {name: state[name].to(expected[name].dtype) for name in wanted}
 
@@ -152,8 +146,8 @@ class _Part:
 def _read_pickled(path: Path) -> Any:
     if zipfile.is_zipfile(path) and (damaged := zipfile.ZipFile(path).testzip()):  # torch looks at no checksum
         raise ValueError(f"the checksum of {damaged[:80]!r} is wrong")
-    stand_ins: list[Any] = [(_Part, f"{layer.__module__}.{layer.__name__}") for layer in _LAYERS]
-    with torch.serialization.safe_globals([*stand_ins, (_Part, "torchvision.models.vgg.VGG")]):
+    names = [*(f"{layer.__module__}.{layer.__name__}" for layer in _LAYERS), "torchvision.models.vgg.VGG"]
+    with torch.serialization.safe_globals([(_Part, name) for name in names]):
         found = torch.load(path, map_location="cpu", weights_only=True)
     return found.state() if isinstance(found, _Part) else found
 
@@ -165,10 +159,9 @@ def _not_by_name(state: Any) -> str | None:
     for name, tensor in state.items():
         if not isinstance(name, str) or type(tensor) not in (Tensor, nn.Parameter):
             return f"{type(tensor).__name__} under {str(name)[:40]!r}"
-        if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized or tensor.is_complex():
-            return f"a tensor that is not of plain numbers under {name[:80]!r}"
-        if tensor.nbytes > tensor.untyped_storage().nbytes():
-            return f"fewer numbers than its shape says under {name[:80]!r}"
+        plain = tensor.layout == torch.strided and tensor.device.type == "cpu" and not tensor.is_quantized
+        if not plain or tensor.is_complex() or tensor.nbytes > tensor.untyped_storage().nbytes():
+            return f"a tensor that is not of plain numbers, one for each place of its shape, under {name[:80]!r}"
     return None
 
 

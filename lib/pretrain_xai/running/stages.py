@@ -56,7 +56,6 @@ STAGES = {
     "04_pretrain": Stage(
         ("pretraining", "dataset.image_size", "dataset.brain_intensity", *_NETWORK), artefact="pretrained"
     ),
-    "04b_take_weights": Stage(("pretraining.weights", "network"), artefact="pretrained"),
     "05_finetune": Stage(
         ("finetuning.training", "kept_checkpoints", *_NETWORK),
         ("dropout_active", "first_conv_frozen", "head_kept"),

@@ -2,8 +2,7 @@
 
 import importlib.util
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 from pretrain_xai import paths
@@ -11,18 +10,14 @@ from pretrain_xai import paths
 
 def source_file(module: str) -> Path | None:
     """Return the file of the module `package.module:function`, without importing it; None if there is none."""
-    with studies_on_path(), suppress(ImportError, ValueError):
+    studies_on_path()
+    with suppress(ImportError, ValueError):
         found = importlib.util.find_spec(module.partition(":")[0])
         return Path(found.origin) if found and found.origin and found.has_location else None
     return None
 
 
-@contextmanager
-def studies_on_path() -> Iterator[None]:
+def studies_on_path() -> None:
     """Let modules be imported that lie beside the study files."""
-    folder = str(paths.root() / "studies")
-    sys.path.append(folder)
-    try:
-        yield
-    finally:
-        sys.path.remove(folder)
+    if (folder := str(paths.root() / "studies")) not in sys.path:
+        sys.path.append(folder)
