@@ -90,7 +90,9 @@ for row in matched.itertuples():
     predictions = pd.concat([prediction_table(run, name, splits[name].labels, logits[name]) for name in splits])
     accuracy = (logits["validation"].argmax(axis=1) == splits["validation"].labels).mean()
     # as noted along the training, up to an image that rounds in another way; with dropout each prediction is another
-    assert protocol.dropout_active or abs(accuracy - row.validation_accuracy) * len(splits["validation"]) < 1.5, run.name
+    assert protocol.dropout_active or abs(accuracy - row.validation_accuracy) * len(splits["validation"]) < 1.5, (
+        run.name
+    )
     folder = config.paths.finetuned(run.name)
     save_state(folder / "weights.safetensors", network.state_dict())
     write_table(predictions, folder / "predictions.parquet")

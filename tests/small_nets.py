@@ -1,7 +1,10 @@
-"""Networks that a user might bring: a small ResNet without in-place activations, and what goes wrong; images of noise."""
+"""Small networks: narrow VGGs, a ResNet that a user might bring, and what goes wrong with one; images of noise."""
 
 import numpy as np
 from pretrain_xai.dataset import LabelledImages
+from pretrain_xai.networks.models import build_network, freeze_below
+from pretrain_xai.networks.training import train
+from pretrain_xai.settings.sections import Network, Training
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -15,6 +18,21 @@ def noise(n_images: int, seed: int = 0, side: int = 32) -> LabelledImages:
 def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     """Return whether two networks' states are the same to the bit."""
     return one.keys() == other.keys() and all(tensor.equal(other[name]) for name, tensor in one.items())
+
+
+def vgg(depth: int = 0, *, n_classes: int = 2, seed: int = 0, first_conv_frozen: bool = False, **settings) -> nn.Module:
+    """Return a narrow VGG-11, or one with other settings; with a depth it is frozen below."""
+    network = build_network(Network(**{"architecture": "vgg11", "width": 1 / 16} | settings), n_classes, seed)
+    if depth:
+        freeze_below(network, depth, first_conv_frozen=first_conv_frozen)
+    return network
+
+
+def changed_by_training(network: nn.Module) -> set[str]:
+    """Return the names of the tensors that an epoch changes."""
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    train(network, noise(16), noise(16), Training(epochs=1, batch_size=4), learning_rate=0.05, seed=0)
+    return {name for name, tensor in network.state_dict().items() if not tensor.equal(before[name])}
 
 
 class Residual(nn.Module):

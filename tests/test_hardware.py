@@ -4,21 +4,13 @@ import numpy as np
 import pytest
 import torch
 from pretrain_xai import batch
+from pretrain_xai.errors import UserError
 from pretrain_xai.networks import hardware
-from pretrain_xai.networks.hardware import (
-    DeviceError,
-    as_batch,
-    device_name,
-    find_device,
-    memory_format_of,
-    on_card,
-    place,
-)
-from pretrain_xai.networks.models import build_network, freeze_below
+from pretrain_xai.networks.hardware import as_batch, device_name, find_device, on_card, place
 from pretrain_xai.networks.training import predict, train
-from pretrain_xai.settings.sections import Cache, Network, Training
+from pretrain_xai.settings.sections import Cache, Training
 from pretrain_xai.study import load_study
-from small_nets import noise
+from small_nets import noise, vgg
 from torch import nn
 
 IMAGES = noise(6).images
@@ -26,10 +18,6 @@ IMAGES = noise(6).images
 
 def demo(**changes):
     return load_study("demo").model_copy(update=changes)
-
-
-def network() -> nn.Module:
-    return build_network(Network(architecture="vgg11", width=0.05), 2, seed=0)
 
 
 @pytest.mark.parametrize(("there", "chosen"), [(True, "cuda"), (False, "cpu")])
@@ -42,8 +30,8 @@ def test_auto_is_a_card_if_there_is_one(monkeypatch, there, chosen):
 
 def test_a_card_that_is_not_there_ends_the_batch_at_once_but_not_on_a_cluster(monkeypatch, root, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(DeviceError, match=r"device: cuda, .* set device: auto or cpu in the study file"):
-        place(network(), demo(device="cuda"))
+    with pytest.raises(UserError, match=r"device: cuda, .* set device: auto or cpu in the study file"):
+        place(vgg(), demo(device="cuda"))
     (root / "studies" / "card.yaml").write_text((root / "studies" / "tiny.yaml").read_text() + "device: cuda\n")
     assert batch.main(["card", "--dry-run"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
@@ -53,7 +41,7 @@ def test_a_card_that_is_not_there_ends_the_batch_at_once_but_not_on_a_cluster(mo
 def test_batches_follow_the_network(monkeypatch):
     """To a device that every torch has: tensors on it have a shape and no values."""
     monkeypatch.setattr(hardware, "find_device", lambda setting: torch.device("meta"))
-    placed = place(network(), demo(device="cuda"))
+    placed = place(vgg(), demo(device="cuda"))
     assert {tensor.device.type for tensor in placed.state_dict().values()} == {"meta"}
     assert placed(as_batch(IMAGES, placed)).device.type == "meta"
     assert device_name(placed) == "meta"
@@ -61,20 +49,18 @@ def test_batches_follow_the_network(monkeypatch):
 
 @pytest.mark.parametrize("channels_last", [True, False])
 def test_values_lie_as_the_study_says_in_weights_batches_and_kept_activations(channels_last):
-    placed = place(network(), demo(channels_last=channels_last))
+    placed = place(vgg(2), demo(channels_last=channels_last))
     order = torch.channels_last if channels_last else torch.contiguous_format
-    freeze_below(placed, 2)
     seen = []
     for layer in placed.modules():
         if isinstance(layer, nn.Conv2d):
             layer.register_forward_pre_hook(lambda layer, given: seen.append(given[0]))
     train(placed, noise(6), noise(6), Training(epochs=1, batch_size=4), learning_rate=0.01, seed=0, cache=Cache())
-    assert memory_format_of(placed) == order
     assert seen and all(values.is_contiguous(memory_format=order) for values in seen)
 
 
 def test_the_order_of_values_changes_no_more_than_rounding():
-    logits = [predict(place(network(), demo(channels_last=order)), IMAGES) for order in (True, False)]
+    logits = [predict(place(vgg(), demo(channels_last=order)), IMAGES) for order in (True, False)]
     np.testing.assert_allclose(*logits, rtol=1e-4, atol=1e-5)
 
 

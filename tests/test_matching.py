@@ -5,14 +5,7 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pretrain_xai.networks.matching import (
-    common_accuracy,
-    comparable_depths,
-    match_checkpoints,
-    matching_failed,
-    unmatched_cells,
-    unmatched_runs,
-)
+from pretrain_xai.networks.matching import cell_matched, comparable_depths, match_checkpoints, unmatched_runs
 from pretrain_xai.settings.sections import Matching
 from pretrain_xai.study import Run
 
@@ -50,10 +43,8 @@ def test_the_highest_accuracy_that_most_networks_reach_and_the_nearest_checkpoin
     assert found["step"].tolist() == [20, 30, 30, 30, 40, 20]
     assert found.at[("mri", 3), "gap"] == 0.015
     assert found["matched"].tolist() == [False, True, True, False, True, True]
-    assert unmatched_cells(table) == {("natural", 1), ("mri", 1)}
     assert unmatched_runs(table) == [Run("matched", "mri", 1, 0), Run("matched", "natural", 1, 0)]
     assert comparable_depths(table, ["natural", "mri"]) == [2, 3]
-    assert not matching_failed(table)
 
 
 def test_too_few_cells_are_a_failure():
@@ -61,7 +52,6 @@ def test_too_few_cells_are_a_failure():
     far = dict(zip(STUDY, [[0.6], [0.6], [0.6], [0.8], [0.9], [0.99]], strict=True))
     table = match_checkpoints(trainings(far), SETTINGS)
     assert table["matched"].sum() == 1
-    assert matching_failed(table)
     assert comparable_depths(table, ["natural", "mri"]) == []
 
 
@@ -69,13 +59,14 @@ def test_where_no_network_is_good_enough_none_is_matched():
     table = match_checkpoints(trainings({network: [0.5, 0.6] for network in STUDY}), SETTINGS)
     assert (table["target"] == SETTINGS.lowest_accuracy).all()
     assert (table["step"] == 20).all(), "the nearest stand for them"
-    assert not table["matched"].any() and matching_failed(table)
+    assert not table["matched"].any()
 
 
 def test_a_cell_is_matched_with_all_its_seeds_only():
     seeds = {("natural", 3, 1): [0.99], ("mri", 3, 1): [0.93]}
     table = match_checkpoints(trainings(STUDY | seeds), SETTINGS)
-    assert unmatched_cells(table) == {("natural", 1), ("mri", 1), ("natural", 3)}
+    cells = cell_matched(table)
+    assert set(cells.index[cells]) == {("natural", 2), ("mri", 2), ("mri", 3)}
     assert comparable_depths(table, ["natural", "mri"]) == [2]
     assert comparable_depths(table, ["mri"]) == [2, 3]
 
@@ -104,9 +95,9 @@ def test_the_common_accuracy_is_that_of_a_literal_search(counts, tolerance):
     table = trainings({("mri", 1, seed): values for seed, values in enumerate(networks)})
     table["validation_accuracy"] = table["validation_accuracy"].round(6)
     settings = Matching(tolerance=tolerance, lowest_accuracy=0.8)
-    target = common_accuracy(table, settings)
-    assert target == pytest.approx(literal(networks, tolerance, 0.8))
     matched = match_checkpoints(table, settings)
+    target = matched["target"].iloc[0]
+    assert target == pytest.approx(literal(networks, tolerance, 0.8))
     assert (matched["matched"] == (matched["gap"].abs() <= tolerance)).all()
     for values, row in zip(networks, matched.itertuples(), strict=True):
         assert abs(row.gap) == pytest.approx(min(abs(value - target) for value in values), abs=1e-6)

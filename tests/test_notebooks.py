@@ -23,8 +23,8 @@ from safetensors.torch import load_file
 
 SOURCES = sorted(paths.NOTEBOOKS.glob("*.py"))
 NAMES = [path.stem for path in SOURCES]
-#: notebooks that the tiny study does not need, which have tests of their own: the authors' release, weights from elsewhere
-APART = {"14_published", "04b_take_weights"}
+#: notebooks that the tiny study does not need, which have tests of their own: the authors' release
+APART = {"14_published"}
 
 
 def code_cells(path) -> list[str]:
@@ -131,7 +131,7 @@ def test_a_selection_is_checked_before_it_is_used(source):
     ("name", "parameter", "words"),
     [
         ("10_boxplots", "selection", "no selection 'imagenet'; there are: best, matched"),
-        ("04b_take_weights", "pretraining", "names no weights for 'imagenet'; there are: none"),
+        ("04_pretrain", "pretraining", "has no corpus 'imagenet'; there are: natural, mri"),
     ],
 )
 def test_a_parameter_that_the_study_has_not_is_one_line_and_writes_nothing(
