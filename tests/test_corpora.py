@@ -1,14 +1,11 @@
 """The pre-training corpora: classes, ranges, and validation images that share nothing with the training."""
 
-import typing
-
 import numpy as np
 import pandas as pd
 import pytest
 from pretrain_xai.networks import corpora
-from pretrain_xai.networks.corpora import CORPORA, PHOTOGRAPHS, VALIDATION_SHARE, mri_corpus, natural_corpus
+from pretrain_xai.networks.corpora import PHOTOGRAPHS, VALIDATION_SHARE, mri_corpus, natural_corpus
 from pretrain_xai.paths import Paths
-from pretrain_xai.settings.sections import Pretraining
 from pretrain_xai.slices.store import write_slices
 from pretrain_xai.study import Study, load_study
 
@@ -46,11 +43,11 @@ def test_crops_of_every_photograph_are_a_class(study):
         assert np.bincount(part.labels).tolist() == [count] * len(PHOTOGRAPHS)
         assert (np.ptp(part.images.reshape(len(part), -1), axis=1) > 0).mean() > 0.9
     pretraining = study.pretraining.model_copy(update={"seed": 1})
-    seeds = natural_corpus(study)[0], natural_corpus(study.model_copy(update={"pretraining": pretraining}))[0]
-    assert [np.array_equal(other.images, training.images) for other in seeds] == [True, False]
+    other, _ = natural_corpus(study.model_copy(update={"pretraining": pretraining}))
+    assert not np.array_equal(other.images, training.images)
 
 
-@pytest.mark.parametrize("width", [200, 201, 255])
+@pytest.mark.parametrize("width", [200, 255])
 def test_training_and_validation_crops_share_no_column(study, monkeypatch, width):
     """Photographs whose intensity is the number of the column."""
     columns = np.broadcast_to(np.arange(width, dtype=np.uint8)[None, :, None], (120, width, 3))
@@ -83,8 +80,3 @@ def test_classes_are_the_values_of_the_target_in_the_order_of_their_names(study,
         pretraining = study.pretraining.model_copy(update={"target": "site"})
         parts = mri_corpus(study.model_copy(update={"pretraining": pretraining}))
         assert [part.labels.tolist() for part in parts] == [labels, labels]
-
-
-def test_a_study_may_use_the_corpora_that_there_are():
-    (names,) = typing.get_args(Pretraining.model_fields["corpora"].annotation)
-    assert set(typing.get_args(names)) == {*CORPORA, "imagenet"}, "that one is weights, never trained here"
