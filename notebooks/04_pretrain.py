@@ -73,10 +73,11 @@ if source is None:
     network = place(build_network(config.network, n_classes, seed=settings.seed), config)
     given = {"learning_rate": settings.learning_rate, "seed": settings.seed, "state": state_file(path)}
     history = train(network, training_set, validation_set, settings.training, **given)
-    state, inputs, facts["device"] = network.state_dict(), [], device_name(network)
+    facts |= {"device": device_name(network)} | settings.model_dump()
+    state, local_file = network.state_dict(), None
 else:
+    facts["weights"] = source
     state, local_file = pretrained_state(config.network, source), paths.weights_file(source)
-    inputs = [local_file] if local_file else []
 
 # %% [markdown]
 # The provenance beside the file says how the weights came about, with the checksum of a file that was read.
@@ -86,7 +87,7 @@ save_state(path, state)
 if source is None:
     write_table(history, path.with_suffix(".history.csv"))
     state_file(path).unlink()
-record(path, parameters=facts | settings.model_dump(), inputs=inputs)
+record(path, parameters=facts, inputs=[local_file] if local_file else [])
 
 # %% [markdown]
 # ## How well was it learnt?

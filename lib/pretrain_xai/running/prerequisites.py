@@ -16,7 +16,7 @@ def check_network(study: Study) -> None:
 
     Raises
     ------
-    NetworkError, StudyError
+    UserError, StudyError
         One line: what is wrong, and the methods that can explain the network.
     """
     settings = study.network
@@ -41,7 +41,7 @@ def check_device(study: Study) -> None:
 
     Raises
     ------
-    DeviceError
+    UserError
         It is not, and what to do.
     """
     find_device(study.device)
