@@ -79,6 +79,13 @@ def test_vgg16_is_frozen_below_these_layers(depth, corrected, published):
         assert all(parameter.requires_grad for parameter in network.classifier.parameters())
 
 
+@pytest.mark.parametrize(("first_conv_frozen", "frozen"), [(False, 38_720), (True, 112_576)])
+def test_frozen_parameters_of_vgg16_at_four_blocks(first_conv_frozen, frozen):
+    with torch.device("meta"):
+        network = vgg(4, first_conv_frozen=first_conv_frozen, architecture="vgg16", width=1.0)
+    assert sum(parameter.numel() for parameter in network.parameters() if not parameter.requires_grad) == frozen
+
+
 @pytest.mark.parametrize(("depth", "first_conv_frozen"), [(1, False), (2, True), (4, False), (4, True), (5, False)])
 def test_training_changes_every_trainable_tensor_and_no_other(depth, first_conv_frozen):
     network = vgg(depth, first_conv_frozen=first_conv_frozen, architecture="vgg13", standardise=STANDARDISE)

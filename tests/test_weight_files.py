@@ -74,7 +74,7 @@ def test_torchvisions_networks_come_back_to_the_bit_from_every_kind_of_file(arch
     ("corpus", "n_classes", "head_kept", "kept"),
     [("mri", 2, True, True), ("mri", 2, False, False), ("natural", 1000, True, False), ("natural", 2, True, False)],
 )
-def test_only_the_mri_model_starts_with_its_own_head_and_only_as_published(root, corpus, n_classes, head_kept, kept):
+def test_only_the_mri_head_is_kept_and_only_as_published(root, corpus, n_classes, head_kept, kept):
     """As the authors' `MRI_pretrained_model.pt`: a VGG with two outputs, whole."""
     network = theirs("vgg11", n_classes, width=1 / 16)
     torch.save(network, root / "pretrained_model.pt")
