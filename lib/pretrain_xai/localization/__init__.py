@@ -61,7 +61,7 @@ def confusion_counts(maps: Maps, masks: ArrayLike | None = None, ties: Ties = "e
     if ties == "strict":
         hits, selected = _strictly_above(given)
     else:
-        hits, selected = _each_level(given, Levels.expected_hits, k), k
+        hits, selected = _each_level(given, Levels.expected_hits), k
     return ConfusionCounts(hits, selected - hits, k - hits, given.n_pixels - k - (selected - hits))
 
 
@@ -103,7 +103,7 @@ def pixel_auroc(maps: Maps, masks: ArrayLike | None = None) -> PerImage:
     """
     given = masked_maps(maps, masks)
     pairs = given.k * (given.n_pixels - given.k)
-    return 1 - _ratio(_each_level(given, _pairs_out_of_order, given.k), pairs)
+    return 1 - _ratio(_each_level(given, _pairs_out_of_order), pairs)
 
 
 def average_precision(maps: Maps, masks: ArrayLike | None = None) -> PerImage:
@@ -114,7 +114,7 @@ def average_precision(maps: Maps, masks: ArrayLike | None = None) -> PerImage:
     whose expectation is `average_precision_chance`. Higher is better.
     """
     given = masked_maps(maps, masks)
-    return _each_level(given, _average_precision, given.k)
+    return _each_level(given, _average_precision)
 
 
 def average_precision_chance(masks: ArrayLike) -> PerImage:
@@ -163,7 +163,7 @@ def top_k_intersection_area(maps: Maps, masks: ArrayLike | None = None) -> PerIm
     Beyond the mask's size even the best map must fall, so the curve ends there. Higher is better.
     """
     given = masked_maps(maps, masks)
-    return _each_level(given, _curve_area, given.k)
+    return _each_level(given, _curve_area)
 
 
 def relevance_mass_accuracy(maps: Maps, masks: ArrayLike | None = None) -> PerImage:
@@ -288,9 +288,9 @@ def score_masked(given: MaskedMaps, scores: Sequence[str], *, ties: Ties = "expe
     return {name: (score(given, ties=ties), score.chance(given.masks)) for name, score in found.items()}
 
 
-def _each_level(given: MaskedMaps, of_levels: Callable[[Levels, float], ArrayLike], k: PerImage) -> PerImage:
+def _each_level(given: MaskedMaps, of_levels: Callable[[Levels, float], ArrayLike]) -> PerImage:
     """Return `of_levels(levels, k)` of each map."""
-    return np.array([of_levels(levels, size) for levels, size in zip(given.levels, k, strict=True)])
+    return np.array(list(map(of_levels, given.levels, given.k)))
 
 
 def _pairs_out_of_order(levels: Levels, _: float) -> float:
