@@ -183,19 +183,16 @@ def read_split(folder: Path, mask_threshold: float = CORRECTED.mask_threshold) -
         A file is missing or broken, or their numbers of images differ.
     """
     table = read_table(folder / "images.csv")
-    images, strength = (_read_array(folder / f"{name}.npy") for name in ("images", "strength"))
+    paths = [folder / f"{name}.npy" for name in ("images", "strength")]
+    try:
+        images, strength = (np.load(path, mmap_mode="r", allow_pickle=False) for path in paths)
+    except (OSError, ValueError, EOFError) as error:
+        raise TableError(f"images.npy or strength.npy of {folder} can't be read: {error}") from None
     if not len(images) == len(strength) == len(table):
         counts = f"{len(images)} images, {len(strength)} lesion maps, {len(table)} rows"
         raise TableError(f"{folder}: {counts}; make the dataset again")
     labels = table["label"].to_numpy(dtype=np.int64)
     return Split(images, labels, LesionMasks(strength, mask_threshold), table)
-
-
-def _read_array(path: Path) -> np.ndarray:
-    try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise TableError(f"{path} can't be read: {error}") from None
 
 
 def _rows_of(slices: np.ndarray, part: pd.DataFrame) -> np.ndarray:
@@ -246,7 +243,7 @@ def _lay(
         "label": laid.label,
         "n_lesions": laid.n_lesions,
         "mask_pixels": np.count_nonzero(mask),
-        "box_pixels": laid.boxes.prod(axis=1).sum(),
+        "box_pixels": sum(patch.size for patch in laid.weights),
         "lightening": float(difference[mask].mean()),
         **{f"draw_{number}": laid.drawn_indices[number] for number in range(overlay.FEWEST)},
         "outside_difference": float(np.abs(difference[~support]).max(initial=0)),

@@ -71,14 +71,9 @@ class LesionSlice:
         return len(self.weights)
 
     @property
-    def boxes(self) -> np.ndarray:
-        """Height and width of each patch, int array of shape (n_lesions, 2)."""
-        return np.array([patch.shape for patch in self.weights])
-
-    @property
     def centres(self) -> np.ndarray:
         """Row and column of the middle pixel of each box, int array of shape (n_lesions, 2)."""
-        return self.corners + self.boxes // 2
+        return self.corners + np.array([patch.shape for patch in self.weights]) // 2
 
     @property
     def ground_truth(self) -> np.ndarray:
@@ -249,8 +244,13 @@ def to_model_resolution(overlay: LesionSlice, size: int) -> tuple[np.ndarray, np
     """
     strength = np.zeros((size, size))
     for corner, patch in zip(overlay.corners, overlay.weights, strict=True):
-        place, alone = _resized_box(patch / patch.max(), corner, overlay.image.shape, size)
-        np.maximum(strength[place], alone, out=strength[place])
+        place, weights = [], []  # where the box then lies, which is all that is not 0
+        for start, length, whole in zip(corner, patch.shape, overlay.image.shape, strict=True):
+            _, matrix, first, last = _resize_matrix(whole, size)
+            place.append(slice(np.searchsorted(last, start), np.searchsorted(first, start + length)))
+            weights.append(matrix[place[-1], start : start + length])
+        reached = strength[tuple(place)]
+        np.maximum(reached, weights[0] @ (patch / patch.max()) @ weights[1].T, out=reached)
     image, clean = (_resize(array, size) for array in (overlay.image, overlay.clean))
     return image, strength.astype(np.float32), clean, strength > 0
 
@@ -277,18 +277,6 @@ def _resize(array: np.ndarray, size: int) -> np.ndarray:
     """Return what `skimage.transform.resize(array, (size, size))` returns, as float32 and some ten times as fast."""
     rows, columns = (_resize_matrix(length, size)[0] for length in array.shape)
     return (columns @ (rows @ array).T).T.astype(np.float32)
-
-
-def _resized_box(
-    box: np.ndarray, corner: np.ndarray, shape: tuple[int, int], size: int
-) -> tuple[tuple[slice, ...], np.ndarray]:
-    """Resize a box on an empty slice: return where it then lies, and what is there; all else stays 0."""
-    reach, weights = [], []
-    for start, length, whole in zip(corner, box.shape, shape, strict=True):
-        _, matrix, first, last = _resize_matrix(whole, size)
-        reach.append(slice(np.searchsorted(last, start), np.searchsorted(first, start + length)))
-        weights.append(matrix[reach[-1], start : start + length])
-    return tuple(reach), weights[0] @ box @ weights[1].T
 
 
 @lru_cache(maxsize=16)

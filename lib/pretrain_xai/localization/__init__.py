@@ -246,13 +246,11 @@ class Score:
         return self.function(given.magnitudes if self.of_mass else given, **({"ties": ties} if self.has_ties else {}))
 
 
-_MASS_ACCURACY = Score(relevance_mass_accuracy, of_mass=True)
-
 SCORES: Mapping[str, Score] = {
     "relevance_rank_accuracy": Score(relevance_rank_accuracy, has_ties=True),
     "true_negative_rate": Score(true_negative_rate, chance=lambda masks: 1 - chance(masks), has_ties=True),
-    "relevance_mass_accuracy": _MASS_ACCURACY,
-    "importance_mass_accuracy": _MASS_ACCURACY,  # XAI-TRIS's name for it
+    "relevance_mass_accuracy": Score(relevance_mass_accuracy, of_mass=True),
+    "importance_mass_accuracy": Score(relevance_mass_accuracy, of_mass=True),  # XAI-TRIS's name for it
     "pointing_game": Score(pointing_game),
     "pixel_auroc": Score(pixel_auroc, chance=lambda masks: np.full(np.shape(masks)[0], 0.5)),
     "average_precision": Score(average_precision, chance=average_precision_chance),
