@@ -86,12 +86,10 @@ def assert_passed(table: pd.DataFrame) -> None:
     AuditError
         One line naming each failed check, its value and its bound.
     """
-    failed = table[~table["passed"]]
-    if len(failed):
-        reasons = "; ".join(
-            f"{row.check}: {row.value:.3g}, bound {row.bound:.3g} ({row.meaning})" for row in failed.itertuples()
-        )
-        raise AuditError(f"the dataset's audit failed: {reasons}")
+    failed = table[~table["passed"]].itertuples()
+    reasons = [f"{row.check}: {row.value:.3g}, bound {row.bound:.3g} ({row.meaning})" for row in failed]
+    if reasons:
+        raise AuditError(f"the dataset's audit failed: {'; '.join(reasons)}")
 
 
 def position_features(images: pd.DataFrame, lesions: pd.DataFrame) -> np.ndarray:

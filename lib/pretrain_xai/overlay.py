@@ -121,7 +121,12 @@ def overlay_lesions(
     where a lesion would make it fully white, at a `lesion_intensity` of 1, which it never uses; we make it white.)
     """
     slice_ = _checked_slice(slice_)
-    _check_settings(patches, protocol.lesion_floor, lesion_intensity, brain_intensity)
+    sizes, floor = {pool: len(patches[pool]) for pool in CLASSES}, protocol.lesion_floor
+    if min(sizes.values()) < MOST:
+        raise OverlayError(f"at least {MOST} patches of each class are needed, there are {sizes}")
+    if not (0 <= floor < lesion_intensity <= 1 and 0 < brain_intensity <= 1):
+        rule = "0 <= lesion_floor < lesion_intensity <= 1 and 0 < brain_intensity <= 1"
+        raise OverlayError(f"{rule} must hold, not {floor}, {lesion_intensity} and {brain_intensity}")
     (draw_number, draw_label, draw_position), draw_orders = _streams(seed, protocol)
     n_lesions, label = int(draw_number(FEWEST, MOST + 1)), int(draw_label(0, 2))
     pools = CLASSES[label], CLASSES[1 - label]
@@ -136,7 +141,7 @@ def overlay_lesions(
         # of both pools, so that positions can be made independent of the class; its own comes first
         orders = [draw_orders[pool](len(patches[pool]))[:n_lesions] for pool in pools]
         weights, others = ([patches[pool][k].weights for k in order] for pool, order in zip(pools, orders, strict=True))
-        veils = [_rescale(patch, protocol.lesion_floor, lesion_intensity) for patch in weights]
+        veils = [_rescale(patch, floor, lesion_intensity) for patch in weights]
         shapes = [1 - veil != 1 for veil in veils] if by_corner else list(map(_joint_shape, weights, others))
         accepted = _find_places(brain, candidates, shapes, draw_position, drawn, by_corner=by_corner)
     corners = np.stack(np.unravel_index(candidates[accepted], brain.shape), axis=1)
@@ -321,12 +326,3 @@ def _checked_slice(slice_: np.ndarray) -> np.ndarray:
     if most <= 0 or least == most:
         raise OverlayError(f"pixels from {least} to {most} hold no brain, above a background of 0")
     return slice_.astype(np.float64, copy=False)
-
-
-def _check_settings(patches: Patches, floor: float, intensity: float, brain_intensity: float) -> None:
-    sizes = {pool: len(patches.get(pool, ())) for pool in CLASSES}
-    if min(sizes.values()) < MOST:
-        raise OverlayError(f"at least {MOST} patches of each class are needed, there are {sizes}")
-    if not (0 <= floor < intensity <= 1 and 0 < brain_intensity <= 1):
-        rule = "0 <= lesion_floor < lesion_intensity <= 1 and 0 < brain_intensity <= 1"
-        raise OverlayError(f"{rule} must hold, not {floor}, {intensity} and {brain_intensity}")
