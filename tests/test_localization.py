@@ -109,9 +109,9 @@ def test_masks_that_leave_one_pixel_or_none_outside_give_rates_without_a_warning
 
 def test_sparseness_is_the_same_in_any_unit():
     maps, masks = np.array([[[1.0, 0, 0], [0, 0, 3]]]), np.ones((1, 2, 3), dtype=bool)
-    gini = np.abs(np.subtract.outer(maps.ravel(), maps.ravel())).mean() / (2 * maps.mean())
-    for unit in (1e-30, 1e-3, 1, 1e30):
-        assert SCORES["sparseness"].function(maps * unit, masks)[0] == pytest.approx(gini, rel=1e-12)
+    gini = np.abs(np.subtract.outer(maps, maps)).mean() / (2 * maps.mean())
+    found = [SCORES["sparseness"].function(maps * unit, masks)[0] for unit in (1e-30, 1e-3, 1, 1e30)]
+    assert found == pytest.approx([gini] * 4, rel=1e-12)
 
 
 @pytest.mark.parametrize(("sizes", "found"), [([0, 1], "0 to 1"), ([1, 10], "1 to 10"), ([-1], "-1 to -1")])

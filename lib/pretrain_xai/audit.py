@@ -58,12 +58,13 @@ def audit_splits(folder: Path, pools: Mapping[str, Patches], seed: int) -> pd.Da
     # patches have no name: those of equal bytes are the same
     patches = [[patch.weights.tobytes() for each in pool.values() for patch in each] for pool in pools.values()]
     outside = "a pixel that no lesion covers differs from the lesion-free slice"
+    probe = "accuracy of a linear probe; the bound is the 99 % quantile of permuted labels"
     coin = "a fair coin hardly gives so unequal classes: who always says one of them is right too often"
     uneven = "patches of a class are not used equally often: single patches tell the class"
     rows = [
         _row("difference outside the lesions", everyone["outside_difference"].max(), MAX_OUTSIDE_DIFFERENCE, outside),
-        _check_probe("class from lesion-free slices", thumbnails, labels, rng),
-        _check_probe("class from lesion positions", places, labels, rng),
+        _row("class from lesion-free slices", *probe_accuracy(thumbnails, labels, rng), probe),
+        _row("class from lesion positions", *probe_accuracy(places, labels, rng), probe),
         *(
             _row(f"balance of labels ({split})", fair_coin(table["label"]), BALANCE_LEVEL, coin, at_least=True)
             for split, table in images.items()
@@ -128,11 +129,6 @@ def probe_accuracy(features: np.ndarray, labels: np.ndarray, rng: np.random.Gene
 def fair_coin(labels: pd.Series) -> float:
     """Return how often a fair coin gives labels at least as unbalanced; 0 if one is neither 0 nor 1."""
     return float(binomtest(int(labels.sum()), len(labels)).pvalue) if labels.isin([0, 1]).all() else 0.0
-
-
-def _check_probe(check: str, features: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> dict[str, Any]:
-    accuracy, bound = probe_accuracy(features, labels, rng)
-    return _row(check, accuracy, bound, "accuracy of a linear probe; the bound is the 99 % quantile of permuted labels")
 
 
 def _evenness(lesions: pd.DataFrame, pool: Patches) -> float:
