@@ -281,6 +281,14 @@ def test_stuck_placement_begins_anew():
     ]
     results = [overlay_lesions(strip, square_patches(), seed, CORRECTED) for seed in three]
     assert any(len(result.drawn_indices) > overlay.STUCK_AFTER for result in results)
+    for result in results:  # two lesions at neighbouring places overlap
+        placed, rejected = [], 0
+        for place in result.drawn_indices.tolist():
+            fits = all(abs(place - other) > 1 for other in placed)
+            placed, rejected = ([*placed, place], 0) if fits else (placed, rejected + 1)
+            placed = placed if rejected < overlay.STUCK_AFTER else []
+            rejected *= bool(placed)
+        assert placed == (result.corners[:, 1] - 1).tolist()
 
 
 # --- model resolution
