@@ -332,8 +332,8 @@ def test_resize_is_that_of_skimage(height, width, size, threshold):
 
 def test_clean_slice_is_the_one_under_the_lesions():
     slice_ = brain_slice()
-    _, _, clean, _ = to_model_resolution(overlay_lesions(slice_, PATCHES, 0, CORRECTED, brain_intensity=0.6), 96)
-    np.testing.assert_array_equal(clean_at_model_resolution(slice_, 96, 0.6), clean)
+    _, _, clean, _ = to_model_resolution(overlay_lesions(slice_, PATCHES, 0, CORRECTED, brain_intensity=1.0), 96)
+    np.testing.assert_array_equal(clean_at_model_resolution(slice_, 96, 1.0), clean)
 
 
 # --- bad input
