@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from claims import processor_seconds, verdict
 from numpy.lib.format import open_memmap
-from pretrain_xai.dataset import build_split, read_split
+from pretrain_xai.dataset import build_splits, read_split
 from pretrain_xai.lesions import generate_patches
 from pretrain_xai.measure import peak_memory
 from pretrain_xai.overlay import overlay_lesions
@@ -72,7 +72,8 @@ def on_their_grid(slice_: np.ndarray) -> np.ndarray:
 def build(folder: Path, slices_folder: Path, protocol: Protocol) -> None:
     """Build the split as the notebook does."""
     slices, table = read_slices(slices_folder)
-    build_split(folder, slices, table, PATCHES, SEED, Dataset(image_size=SIZE), protocol)
+    settings = Dataset(image_size=SIZE).model_copy(update={"seed_bases": {"test": SEED}})
+    build_splits(folder, slices, table, PATCHES, {"test": len(PATCHES["round"])}, settings, protocol)
 
 
 def as_released(slice_: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -110,7 +111,7 @@ def speed(folder: Path, lay: Callable[[np.ndarray, int], tuple[np.ndarray, np.nd
         print(f"  literal loop {1e3 * plain / N_TIMED:6.2f} ms a slice, ours {1e3 * ours / N_TIMED:6.2f} ms")
     plain, ours = (min(column) for column in zip(*times, strict=True))
     print(verdict(f"{way}: times as fast in one process, fastest of each", plain / ours, SPEED, at_most=False))
-    split = read_split(folder / "ours", mask_threshold=0)
+    split = read_split(folder / "ours" / "test", mask_threshold=0)
     images, truths = (np.load(loop / f"{name}.npy") for name in ("images", "truths"))
     print(
         verdict(
@@ -126,15 +127,18 @@ def full_size(folder: Path) -> None:
     write_cohort(folder / "all", N_SLICES)
     command = [sys.executable, __file__, "--build", str(folder / "built"), str(folder / "all")]
     first = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-    while not any(f.stat().st_size > BYTES_BEFORE_KILL for f in (folder / "built").glob(".*")) and first.poll() is None:
+    while (
+        not any(f.stat().st_size > BYTES_BEFORE_KILL for f in (folder / "built" / "test").glob(".*"))
+        and first.poll() is None
+    ):
         time.sleep(0.2)
     first.send_signal(signal.SIGKILL)
     first.wait()
     started = time.perf_counter()
     second = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True)
     print(f"  killed on the way; building takes {time.perf_counter() - started:.0f} s")
-    print(verdict("files left by the kill", len(list((folder / "built").glob(".*"))), 0, at_most=True))
-    print(verdict("images missing", N_SLICES - len(read_split(folder / "built")), 0, at_most=True))
+    print(verdict("files left by the kill", len(list((folder / "built" / "test").glob(".*"))), 0, at_most=True))
+    print(verdict("images missing", N_SLICES - len(read_split(folder / "built" / "test")), 0, at_most=True))
     print(verdict("peak memory of the program, GB", float(second.stdout), MEMORY_GB, at_most=True))
 
 

@@ -1,7 +1,10 @@
 """What a damaged disk, a broken transfer or a hostile hand may do to a file, for hypothesis."""
 
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
+#: a test with pytest's fixtures, whose folder all cases share
+WITHIN_A_TEST = settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 #: bytes that lie about sizes, end lines and text
 _TELLING = st.sampled_from([b"\xff" * 8, b"\x00" * 4, b"\xff\xff\xff\x7f", b"\n", b'"', b"nan", b"../"])
 #: where, how much is lost, and what stands there now

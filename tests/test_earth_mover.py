@@ -80,9 +80,3 @@ def test_worked_examples():
     np.testing.assert_allclose(earth_mover_distance(maps, masks), [2, np.hypot(6, 6)])
     np.testing.assert_allclose(earth_mover_top_k(maps, masks), [4, 72])
     assert earth_mover_top_k(masks.astype(np.float32), masks)[0] == 0
-
-
-def test_signed_maps_are_refused_by_image():
-    maps, masks = np.ones((4, 3, 3)), np.ones((4, 3, 3), dtype=bool)
-    with pytest.raises(ValueError, match="maps of images 2 have negative values"):
-        earth_mover_score(np.where(np.arange(4)[:, None, None] == 2, -maps, maps), masks)

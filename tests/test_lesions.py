@@ -1,25 +1,14 @@
 """The lesion patches: equal to the released ones, and saved so that nothing is lost or guessed."""
 
-import pickle
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pretrain_xai import lesions
+from pretrain_xai import lesions, safe_pickle
 from pretrain_xai.errors import UserError
 from pretrain_xai.lesions import LesionError, LesionPatch
 from pretrain_xai.tables import TableError
 from release import RELEASE
-
-
-class NumpyUnpickler(pickle.Unpickler):
-    """Load arrays and nothing else."""
-
-    def find_class(self, module: str, name: str) -> object:
-        if module.split(".", maxsplit=1)[0] == "numpy" and name in {"_reconstruct", "scalar", "ndarray", "dtype"}:
-            return super().find_class(module, name)
-        raise pickle.UnpicklingError(f"{module}.{name} is not expected in a file of patches")
 
 
 @pytest.fixture(scope="module")
@@ -28,11 +17,9 @@ def patches():
 
 
 def test_round_patches_equal_the_released_ones_in_order(patches):
-    file = RELEASE / "round_lesions.pkl"
-    if not file.exists():
+    if not (file := RELEASE / "round_lesions.pkl").exists():
         pytest.skip(f"the released patches are not at {file}")
-    with file.open("rb") as stream:
-        released = NumpyUnpickler(stream).load()
+    released = safe_pickle.load(file)
     assert len(released) == len(patches["round"]) == 30
     for ours, (weights, compactness) in zip(patches["round"], released, strict=True):
         assert ours.compactness == compactness
@@ -53,18 +40,16 @@ def test_classes_differ_in_shape_and_not_in_mass(patches):
 def test_a_longer_list_begins_with_the_shorter_one_and_global_state_is_left_alone(patches, capsys):
     np.random.seed(3)
     before = np.random.get_state()[1].copy()
-    for name, few in lesions.generate_patches(2).items():
-        assert_equal_pools(few, patches[name][:2])
+    assert_equal(lesions.generate_patches(2), {name: pool[:2] for name, pool in patches.items()})
     assert capsys.readouterr().err == ""
     lesions.generate_patches(1, progress=True)
     assert "2/2" in capsys.readouterr().err
     assert (np.random.get_state()[1] == before).all()
 
 
-@pytest.mark.parametrize("number", [0, -3])
-def test_no_patches_is_an_error(number):
-    with pytest.raises(LesionError, match=f"at least 1, not {number}"):
-        lesions.generate_patches(number)
+def test_no_patches_is_an_error():
+    with pytest.raises(LesionError, match="at least 1, not 0"):
+        lesions.generate_patches(0)
 
 
 @pytest.mark.parametrize(
@@ -81,10 +66,7 @@ def test_saved_patches_come_back_and_repeat_to_the_byte(patches, tmp_path):
     lesions.save_patches(second, patches)
     assert first.read_bytes() == second.read_bytes()
     assert [file.name for file in second.parent.iterdir()] == ["b.npz"]
-    loaded = lesions.load_patches(first)
-    assert list(loaded) == ["round", "irregular"]
-    for name, pool in patches.items():
-        assert_equal_pools(loaded[name], pool)
+    assert_equal(lesions.load_patches(first), patches)
     lesions.save_patches(first, {"round": [], "irregular": []})
     assert lesions.load_patches(first) == {"round": [], "irregular": []}
 
@@ -92,38 +74,31 @@ def test_saved_patches_come_back_and_repeat_to_the_byte(patches, tmp_path):
 @given(position=st.floats(0, 1, exclude_max=True), value=st.integers(-1, 255))
 def test_a_damaged_or_cut_file_is_an_error_or_does_no_harm(tmp_path_factory, position, value):
     file = tmp_path_factory.mktemp("damaged") / "lesions.npz"
-    pool = [LesionPatch(np.arange(6.0).reshape(2, 3), 0.9)]
-    lesions.save_patches(file, {"round": pool, "irregular": pool})
+    pools = {name: [LesionPatch(np.arange(6.0).reshape(2, 3), 0.9)] for name in lesions.CLASSES}
+    lesions.save_patches(file, pools)
     content = file.read_bytes()
     place = int(position * len(content))
     file.write_bytes(content[:place] + (bytes([value]) + content[place + 1 :] if value >= 0 else b""))
     try:
-        loaded = lesions.load_patches(file)
+        assert_equal(lesions.load_patches(file), pools)
     except UserError as error:
         assert "lesions.npz" in str(error)
-        return
-    assert_equal_pools(loaded["round"], pool)
-    assert_equal_pools(loaded["irregular"], pool)
 
 
-WRONG_SIZES = {"shapes": np.array([[2, 2]]), "weights": np.arange(5.0), "compactness": np.array([0.9])}
+WRONG_SIZES = {"shapes": [[2, 2]], "weights": np.arange(5.0), "compactness": [0.9]}
+FOREIGN = [
+    {"images": np.zeros(3)},
+    {f"{of}_{part}": value for of in lesions.CLASSES for part, value in WRONG_SIZES.items()},
+]
 
 
-@pytest.mark.parametrize(
-    "write",
-    [
-        lambda file: np.save(file, np.array([{"a": 1}]), allow_pickle=True),
-        lambda file: np.save(file, np.zeros(3)),
-        lambda file: np.savez(file, images=np.zeros(3)),
-        lambda file: np.savez(
-            file, **{f"{of}_{part}": WRONG_SIZES[part] for of in lesions.CLASSES for part in WRONG_SIZES}
-        ),
-    ],
-)
-def test_a_foreign_file_is_named(tmp_path, write):
-    with (tmp_path / "foreign.npz").open("wb") as file:
-        write(file)
-    with pytest.raises(UserError, match=r"foreign\.npz (can't be read as arrays|is not a file of lesion patches)"):
+@pytest.mark.parametrize("arrays", FOREIGN)
+def test_a_foreign_file_is_named(tmp_path, arrays):
+    np.savez(tmp_path / "foreign.npz", **arrays)
+    with pytest.raises(UserError, match=r"foreign\.npz is not a file of lesion patches"):
+        lesions.load_patches(tmp_path / "foreign.npz")
+    (tmp_path / "foreign.npz").write_bytes(b"\x93NUMPY")
+    with pytest.raises(UserError, match=r"foreign\.npz can't be read"):
         lesions.load_patches(tmp_path / "foreign.npz")
     with pytest.raises(TableError, match=r"nowhere\.npz is missing"):
         lesions.load_patches(tmp_path / "nowhere.npz")
@@ -135,17 +110,14 @@ def test_split_pools_are_dealt_in_order(patches):
         assert pools["train"][name] == pool[:15]
         assert pools["validation"][name] == []
         assert pools["test"][name] == pool[15:25]
-
-
-def test_too_few_patches_to_split_names_class_and_need(patches):
     short = {"round": patches["round"], "irregular": patches["irregular"][:9]}
     with pytest.raises(LesionError, match=r"9 irregular patches are too few .* generate 10"):
         lesions.split_patches(short, {"train": 6, "test": 4})
-    with pytest.raises(LesionError, match="not be negative"):
-        lesions.split_patches(patches, {"train": 6, "test": -1})
 
 
-def assert_equal_pools(ours, theirs):
-    for one, other in zip(ours, theirs, strict=True):
-        assert one.compactness == other.compactness
-        np.testing.assert_array_equal(one.weights, other.weights)
+def assert_equal(ours, theirs):
+    assert list(ours) == list(theirs)
+    for name, pool in theirs.items():
+        for one, other in zip(ours[name], pool, strict=True):
+            assert one.compactness == other.compactness
+            np.testing.assert_array_equal(one.weights, other.weights)

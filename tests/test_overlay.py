@@ -1,18 +1,16 @@
 """The overlay: equal to the released code where it should be, and blind to the class where it should be."""
 
-import collections
 import dataclasses
-import io
-import pickle
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pretrain_xai import lesions, overlay
+from pretrain_xai import lesions, overlay, safe_pickle
 from pretrain_xai.lesions import LesionPatch
 from pretrain_xai.overlay import (
     LesionSlice,
+    NoRoomError,
     OverlayError,
     clean_at_model_resolution,
     lesion_masks,
@@ -28,9 +26,16 @@ from skimage.transform import resize
 BOTH = pytest.mark.parametrize("protocol", [PUBLISHED, CORRECTED], ids=["published", "corrected"])
 
 
-@pytest.fixture(scope="module")
-def patches():
-    return lesions.generate_patches(30)
+PATCHES = lesions.generate_patches(30)
+#: height and width of the largest box of all patches
+LARGEST = np.max([patch.weights.shape for pool in PATCHES.values() for patch in pool], axis=0)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_attempts():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(overlay, "MAX_ATTEMPTS", 3000)
+        yield
 
 
 def brain_slice(seed=0, shape=(250, 220), radii=(110, 90)):
@@ -51,36 +56,31 @@ def released_file(name):
     return RELEASE / name
 
 
-@pytest.fixture(scope="module")
-def reference():
-    with np.load(released_file("overlay_reference.npz")) as arrays:
-        return dict(arrays)
-
-
 @pytest.mark.parametrize("index", range(8))
-def test_published_overlay_is_that_of_the_released_code(patches, reference, index):
-    result = overlay_lesions(reference["slices"][index], patches, int(reference["seeds"][index]), PUBLISHED)
-    assert (result.label, result.n_lesions) == (reference["labels"][index], reference["n_lesions"][index])
-    np.testing.assert_allclose(result.image, reference["images"][index], rtol=0, atol=1e-12)
-    np.testing.assert_allclose(result.ground_truth, reference["ground_truths"][index], rtol=0, atol=1e-12)
+def test_published_overlay_is_that_of_the_released_code(index):
+    reference = {name: each[index] for name, each in np.load(released_file("overlay_reference.npz")).items()}
+    result = overlay_lesions(reference["slices"], PATCHES, int(reference["seeds"]), PUBLISHED)
+    assert (result.label, result.n_lesions) == (reference["labels"], reference["n_lesions"])
+    np.testing.assert_allclose(result.image, reference["images"], rtol=0, atol=1e-12)
+    np.testing.assert_allclose(result.ground_truth, reference["ground_truths"], rtol=0, atol=1e-12)
 
     image, strength, _, support = to_model_resolution(result, 224)
     lesion_mask = lesion_masks(strength, PUBLISHED.mask_threshold)
     assert (image.dtype, lesion_mask.dtype) == (np.float32, bool)
-    np.testing.assert_allclose(image, reference["images_224"][index], rtol=0, atol=1e-6)
-    np.testing.assert_array_equal(lesion_mask, reference["ground_truths_224"][index] > 0)
+    np.testing.assert_allclose(image, reference["images_224"], rtol=0, atol=1e-6)
+    np.testing.assert_array_equal(lesion_mask, reference["ground_truths_224"] > 0)
     np.testing.assert_array_equal(lesion_mask, support)
 
 
 @pytest.mark.parametrize("floor", [0.1, 0.0])
-def test_published_overlay_equals_a_literal_loop(patches, floor):
+def test_published_overlay_equals_a_literal_loop(floor):
     protocol = dataclasses.replace(PUBLISHED, lesion_floor=floor)
     n_truncated = 0
     for seed in range(200 if floor else 50):
         # every second brain reaches over the border, as no published one does
         slice_ = brain_slice(seed, shape=(210, 180), radii=(100, 85) if seed % 2 else (130, 110))
-        image, ground_truth, label, count, truncated = released_overlay(slice_, patches, seed, floor)
-        result = overlay_lesions(slice_, patches, seed, protocol)
+        image, ground_truth, label, count, truncated = released_overlay(slice_, PATCHES, seed, floor)
+        result = overlay_lesions(slice_, PATCHES, seed, protocol)
         assert (result.label, result.n_lesions) == (label, count)
         np.testing.assert_allclose(result.image, image, rtol=0, atol=1e-12)
         np.testing.assert_allclose(result.ground_truth, ground_truth, rtol=0, atol=1e-12)
@@ -89,18 +89,7 @@ def test_published_overlay_equals_a_literal_loop(patches, floor):
 
 
 def test_published_labels():
-    torch = pytest.importorskip("torch")
-
-    class TensorUnpickler(pickle.Unpickler):
-        def find_class(self, module, name):
-            return {
-                "_rebuild_tensor_v2": torch._utils._rebuild_tensor_v2,
-                "_load_from_bytes": lambda data: torch.load(io.BytesIO(data), weights_only=True),
-                "OrderedDict": collections.OrderedDict,
-            }[name]
-
-    with released_file("saves/Imagenet/best/to_save.pkl").open("rb") as file:
-        published = TensorUnpickler(file).load()[0]["real_labels"].tolist()
+    published = safe_pickle.load(released_file("saves/Imagenet/best/to_save.pkl"))[0]["real_labels"].tolist()
     laid = (
         overlay_lesions(np.pad(np.ones((40, 40)), 2), square_patches(), seed, PUBLISHED)
         for seed in range(50_000, 58_539)
@@ -112,7 +101,7 @@ def test_published_labels():
 
 
 @pytest.mark.parametrize("changes", [{}, {"round_never_shuffled": True}, {"lesion_floor": 0.1}])
-def test_corrected_positions_do_not_depend_on_the_class(patches, changes):
+def test_corrected_positions_do_not_depend_on_the_class(changes):
     protocol = dataclasses.replace(CORRECTED, **changes)
     slices = [brain_slice(seed) for seed in range(20)]
     results = []
@@ -124,24 +113,12 @@ def test_corrected_positions_do_not_depend_on_the_class(patches, changes):
 
         with pytest.MonkeyPatch.context() as monkeypatch:
             monkeypatch.setattr(overlay, "_streams", forced)
-            results.append([overlay_lesions(slice_, patches, k, protocol) for k, slice_ in enumerate(slices)])
-    for a_round, irregular in zip(*results, strict=True):
-        assert (a_round.label, irregular.label) == (0, 1)
-        np.testing.assert_array_equal(a_round.centres, irregular.centres)
-        np.testing.assert_array_equal(a_round.drawn_indices, irregular.drawn_indices)
-        assert (a_round.image != irregular.image).any()
-
-
-def test_published_positions_depend_on_the_class(patches):
-    """Irregular boxes fit only nearer the middle: what the corrected placement is there for."""
-    distance = {0: [], 1: []}
-    protocol = dataclasses.replace(PUBLISHED, shared_seed=False)
-    slice_ = brain_slice()
-    middle = np.argwhere(slice_ > 0).mean(axis=0)
-    for seed in range(200):
-        result = overlay_lesions(slice_, patches, seed, protocol)
-        distance[result.label].extend(np.linalg.norm(result.centres - middle, axis=1))
-    assert np.mean(distance[0]) > np.mean(distance[1]) + 2
+            results.append([overlay_lesions(slice_, PATCHES, k, protocol) for k, slice_ in enumerate(slices)])
+    for laid in zip(*results, strict=True):
+        assert [each.label for each in laid] == [0, 1]
+        for name in ("centres", "drawn_indices"):
+            np.testing.assert_array_equal(*(getattr(each, name) for each in laid))
+        assert (laid[0].image != laid[1].image).any()
 
 
 # --- both
@@ -149,18 +126,18 @@ def test_published_positions_depend_on_the_class(patches):
 
 @BOTH
 @pytest.mark.parametrize("seed", range(12))
-def test_what_is_reported_is_what_was_laid(patches, protocol, seed):
+def test_what_is_reported_is_what_was_laid(protocol, seed):
     slice_ = brain_slice(seed)
-    result = overlay_lesions(slice_, patches, seed, protocol)
-    pool = patches["round" if result.label == 0 else "irregular"]
+    result = overlay_lesions(slice_, PATCHES, seed, protocol)
+    pool = PATCHES["round" if result.label == 0 else "irregular"]
     assert 3 <= result.n_lesions <= 5
     assert len(set(result.patch_indices)) == result.n_lesions
 
     ground_truth, image = np.zeros(slice_.shape), result.clean.copy()
-    for (row, column), (height, width), index in zip(result.centres, result.boxes, result.patch_indices, strict=True):
-        box = np.s_[row - height // 2 : row - height // 2 + height, column - width // 2 : column - width // 2 + width]
+    for (row, column), index in zip(result.centres, result.patch_indices, strict=True):
         weights = pool[index].weights
-        assert weights.shape == (height, width)
+        height, width = weights.shape
+        box = np.s_[row - height // 2 : row - height // 2 + height, column - width // 2 : column - width // 2 + width]
         assert (slice_[box] > 0).all()
         assert (ground_truth[box][weights > 0] == 0).all(), "two lesions share a pixel"
         ground_truth[box] += weights
@@ -170,103 +147,91 @@ def test_what_is_reported_is_what_was_laid(patches, protocol, seed):
     np.testing.assert_allclose(result.image, image, rtol=0, atol=1e-12)
     assert (result.clean.min(), result.clean.max()) == (0, pytest.approx(0.7))
 
-    candidates = np.argwhere(slice_ > 0)
-    anchors = result.corners
+    candidates, anchors = np.argwhere(slice_ > 0), result.corners
     if not protocol.corner_placement:
-        candidates, anchors = literal_candidates(slice_, patches), result.centres
-    np.testing.assert_array_equal(candidates[result.candidate_indices], anchors)
-    assert set(result.candidate_indices) <= set(result.drawn_indices)
+        candidates, anchors = literal_candidates(slice_), result.centres
+    drawn = candidates[result.drawn_indices].tolist()
+    assert all(anchor in drawn for anchor in anchors.tolist())
 
 
-def literal_candidates(slice_, patches):
+def literal_candidates(slice_):
     """Return the pixels around which the largest box of all patches lies in the brain."""
-    height, width = np.max([patch.weights.shape for pool in patches.values() for patch in pool], axis=0)
-    tops, lefts = (np.arange(length - box + 1) for length, box in zip(slice_.shape, (height, width), strict=True))
-    windows = np.lib.stride_tricks.sliding_window_view(slice_ > 0, (height, width))
-    inside = windows.all(axis=(2, 3))
-    return np.argwhere(inside) + np.array([tops[0] + height // 2, lefts[0] + width // 2])
+    windows = np.lib.stride_tricks.sliding_window_view(slice_ > 0, tuple(LARGEST))
+    return np.argwhere(windows.all(axis=(2, 3))) + LARGEST // 2
 
 
 @BOTH
-def test_a_seed_decides_all_and_global_random_state_and_inputs_are_left_alone(patches, protocol):
+def test_a_seed_decides_all_and_global_random_state_and_inputs_are_left_alone(protocol):
     np.random.seed(3)
     before, slice_ = np.random.get_state()[1].copy(), brain_slice()
-    copies = slice_.copy(), [patch.weights.copy() for pool in patches.values() for patch in pool]
-    first, again, other = (overlay_lesions(slice_, patches, seed, protocol).image for seed in (1, 1, 2))
+    copies = slice_.copy(), [patch.weights.copy() for pool in PATCHES.values() for patch in pool]
+    first, again, other = (overlay_lesions(slice_, PATCHES, seed, protocol).image for seed in (1, 1, 2))
     np.testing.assert_array_equal(first, again)
     assert (first != other).any()
     assert (np.random.get_state()[1] == before).all()
-    np.testing.assert_array_equal(slice_, copies[0])
-    for patch, copy in zip([patch for pool in patches.values() for patch in pool], copies[1], strict=True):
-        np.testing.assert_array_equal(patch.weights, copy)
+    after = slice_, [patch.weights for pool in PATCHES.values() for patch in pool]
+    assert all(map(np.array_equal, [copies[0], *copies[1]], [after[0], *after[1]]))
 
 
 # --- every switch alone, over both protocols
 
 
 @BOTH
-def test_lesion_floor_lightens_the_whole_box(patches, protocol):
+def test_lesion_floor_lightens_the_whole_box(protocol):
     plain, floored = (
-        overlay_lesions(brain_slice(), patches, 4, dataclasses.replace(protocol, lesion_floor=floor))
+        overlay_lesions(brain_slice(), PATCHES, 4, dataclasses.replace(protocol, lesion_floor=floor))
         for floor in (0.0, 0.1)
     )
     changed = [result.image - result.clean > 1e-9 for result in (plain, floored)]
     np.testing.assert_array_equal(changed[0], plain.ground_truth > 1e-9)
-    assert changed[1].sum() == floored.boxes.prod(axis=1).sum() > changed[0].sum()
+    assert changed[1].sum() == sum(patch.size for patch in floored.weights) > changed[0].sum()
     # the audit sees it too: outside the support only a floor leaves a trace
-    for result, leaks in ((plain, False), (floored, True)):
+    leaks = []
+    for result in (plain, floored):
         image, _, clean, support = to_model_resolution(result, 160)
-        assert (np.abs(image - clean)[~support].max() > 1e-3) == leaks
-        assert leaks or np.abs(image - clean)[~support].max() < 1e-6
+        leaks.append(np.abs(image - clean)[~support].max())
+    assert leaks[0] < 1e-6 and leaks[1] > 1e-3
 
 
 @BOTH
-def test_round_never_shuffled_takes_the_first_patches(patches, protocol):
-    slice_ = brain_slice()
-    for fixed in (True, False):
-        variant = dataclasses.replace(protocol, round_never_shuffled=fixed)
-        results = [overlay_lesions(slice_, patches, seed, variant) for seed in range(30)]
-        in_order = {
-            label: [list(r.patch_indices) == list(range(r.n_lesions)) for r in results if r.label == label]
-            for label in (0, 1)
-        }
-        assert len(in_order[0]) > 5 < len(in_order[1])
-        assert all(in_order[0]) if fixed else not any(in_order[0])
-        assert not any(in_order[1])
+@pytest.mark.parametrize("fixed", [True, False])
+def test_round_never_shuffled_takes_the_first_patches(protocol, fixed):
+    variant = dataclasses.replace(protocol, round_never_shuffled=fixed)
+    results = [overlay_lesions(brain_slice(), PATCHES, seed, variant) for seed in range(30)]
+    in_order = [(result.label, list(result.patch_indices) == list(range(result.n_lesions))) for result in results]
+    assert set(in_order) == {(0, fixed), (1, False)}
 
 
 @BOTH
-def test_corner_placement_uses_the_whole_brain(patches, protocol):
+def test_corner_placement_uses_the_whole_brain(protocol):
     slice_ = brain_slice()
-    near_edge = {}
+    inner = literal_candidates(slice_).tolist()
     for corner in (True, False):
         variant = dataclasses.replace(protocol, corner_placement=corner)
-        results = [overlay_lesions(slice_, patches, seed, variant) for seed in range(40)]
-        candidates = {tuple(pixel) for pixel in literal_candidates(slice_, patches)}
-        near_edge[corner] = [tuple(centre) not in candidates for r in results for centre in r.centres]
-    assert np.mean(near_edge[True]) > 0.05
-    assert not any(near_edge[False])
+        results = [overlay_lesions(slice_, PATCHES, seed, variant) for seed in range(20)]
+        near_edge = np.mean([centre not in inner for result in results for centre in result.centres.tolist()])
+        assert near_edge > 0.05 if corner else near_edge == 0
 
 
 @BOTH
-def test_shared_seed_ties_the_class_to_the_second_position(patches, protocol):
+def test_shared_seed_ties_the_class_to_the_second_position(protocol):
     # the tie is closest with just under 2^15 candidates, because the legacy generator then seldom draws twice
-    height = width = 180
-    if not protocol.corner_placement:
-        height, width = np.max([patch.weights.shape for pool in patches.values() for patch in pool], axis=0) + 179
+    height, width = (180, 180) if protocol.corner_placement else LARGEST + 179
     slice_ = np.pad(np.ones((height, width)), 2)
-    agreement, labels = {}, {}
+    results = {}
     for shared in (True, False):
         variant = dataclasses.replace(protocol, shared_seed=shared)
-        results = [overlay_lesions(slice_, patches, seed, variant) for seed in range(300)]
-        labels[shared] = [result.label for result in results]
-        agreement[shared] = np.mean([result.drawn_indices[1] % 2 == result.label for result in results])
+        results[shared] = [overlay_lesions(slice_, PATCHES, seed, variant) for seed in range(300)]
+    labels = {shared: [each.label for each in laid] for shared, laid in results.items()}
+    agreement = {
+        shared: np.mean([each.drawn_indices[1] % 2 == each.label for each in results[shared]]) for shared in results
+    }
     rest = dataclasses.replace(CORRECTED if protocol == PUBLISHED else PUBLISHED, shared_seed=True)
     assert labels[True] == [overlay_lesions(slice_, square_patches(), seed, rest).label for seed in range(300)]
     assert labels[False] != labels[True]
-    assert 0.4 < np.mean(labels[False]) < 0.6
     assert agreement[True] > 0.75
-    assert 0.4 < agreement[False] < 0.6
+    for share in (np.mean(labels[False]), agreement[False]):
+        assert 0.4 < share < 0.6
 
 
 # --- built answers
@@ -300,21 +265,30 @@ def test_lesions_go_where_alone_they_fit(protocol):
 
 
 @BOTH
-def test_no_room_ends_with_an_error_that_names_the_slice(patches, protocol):
-    with pytest.raises(OverlayError, match=r"s03: (the largest lesion box, \d+ x \d+ px, fits nowhere|no room for)"):
-        overlay_lesions(islands(5), patches, 7, protocol, name="s03", max_attempts=3000)
-    with pytest.raises(OverlayError, match=r"slice 17 of s03: no room for \d lesions within 3000 attempts.*leave this"):
-        overlay_lesions(islands(2), square_patches(), 7, protocol, name="slice 17 of s03", max_attempts=3000)
+def test_no_room_ends_with_an_error(protocol):
+    with pytest.raises(NoRoomError, match=r"(the largest lesion box, \d+ x \d+ px, fits nowhere|no room for)"):
+        overlay_lesions(islands(5), PATCHES, 7, protocol)
+    with pytest.raises(NoRoomError, match=r"no room for \d lesions within 3000 attempts.*leave this"):
+        overlay_lesions(islands(2), square_patches(), 7, protocol)
 
 
 def test_stuck_placement_begins_anew():
     """One lesion in the middle of a strip leaves no room for two more; a restart does."""
     strip = np.zeros((6, 26))
     strip[1:5, 1:9] = 1.0  # room for the middles of three patches only if the first lies at an end
-    patches = square_patches()
-    seeds = [seed for seed in range(200) if overlay_lesions(islands(5), patches, seed, CORRECTED).n_lesions == 3]
-    results = [overlay_lesions(strip, patches, seed, CORRECTED) for seed in seeds]
+    three = [
+        seed for seed in range(200) if overlay_lesions(islands(5), square_patches(), seed, CORRECTED).n_lesions == 3
+    ]
+    results = [overlay_lesions(strip, square_patches(), seed, CORRECTED) for seed in three]
     assert any(len(result.drawn_indices) > overlay.STUCK_AFTER for result in results)
+    for result in results:  # two lesions at neighbouring places overlap
+        placed, rejected = [], 0
+        for place in result.drawn_indices.tolist():
+            fits = all(abs(place - other) > 1 for other in placed)
+            placed, rejected = ([*placed, place], 0) if fits else (placed, rejected + 1)
+            placed = placed if rejected < overlay.STUCK_AFTER else []
+            rejected *= bool(placed)
+        assert placed == (result.corners[:, 1] - 1).tolist()
 
 
 # --- model resolution
@@ -322,8 +296,7 @@ def test_stuck_placement_begins_anew():
 
 def by_hand(weights, shape=(12, 12), corner=(3, 4)):
     image = np.random.default_rng(0).uniform(size=shape)
-    none = np.array([0])
-    return LesionSlice(image, image / 2, 0, np.array([corner]), (weights,), none, none, none)
+    return LesionSlice(image, image / 2, 0, np.array([corner]), (weights,), np.array([0]), np.array([0]))
 
 
 def test_mask_is_where_a_lesion_reaches_half_of_its_own_maximum():
@@ -339,13 +312,11 @@ def test_mask_is_where_a_lesion_reaches_half_of_its_own_maximum():
     np.testing.assert_allclose(clean, result.clean, rtol=0, atol=1e-6)
 
 
-@given(
-    height=st.integers(8, 60),
-    width=st.integers(8, 60),
-    size=st.integers(1, 70),
-    threshold=st.sampled_from([0, 0.1, 0.5]),
-)
-@settings(deadline=None, max_examples=60)
+SIDES = st.integers(8, 60)
+
+
+@given(height=SIDES, width=SIDES, size=st.integers(1, 70), threshold=st.sampled_from([0, 0.1, 0.5]))
+@settings(max_examples=60)
 def test_resize_is_that_of_skimage(height, width, size, threshold):
     weights = np.random.default_rng(size).uniform(0.01, 1, size=(5, 4))
     result = by_hand(weights, shape=(height, width), corner=(3, 4))
@@ -359,10 +330,10 @@ def test_resize_is_that_of_skimage(height, width, size, threshold):
     np.testing.assert_array_equal(mask[decided], (strength > threshold)[decided])
 
 
-def test_clean_slice_is_the_one_under_the_lesions(patches):
+def test_clean_slice_is_the_one_under_the_lesions():
     slice_ = brain_slice()
-    _, _, clean, _ = to_model_resolution(overlay_lesions(slice_, patches, 0, CORRECTED, brain_intensity=0.6), 96)
-    np.testing.assert_array_equal(clean_at_model_resolution(slice_, 96, 0.6), clean)
+    _, _, clean, _ = to_model_resolution(overlay_lesions(slice_, PATCHES, 0, CORRECTED, brain_intensity=1.0), 96)
+    np.testing.assert_array_equal(clean_at_model_resolution(slice_, 96, 1.0), clean)
 
 
 # --- bad input
@@ -373,28 +344,24 @@ def test_clean_slice_is_the_one_under_the_lesions(patches):
     [
         (np.ones(5), r"shape \(h, w\), not \(5,\)"),
         (np.ones((5, 5, 3)), r"not \(5, 5, 3\)"),
-        (np.zeros((9, 9)), "no pixel is above 0"),
-        (-np.eye(9), "no pixel is above 0"),
-        (np.empty((0, 4)), "no pixel is above 0"),
-        (np.full((9, 9), 2.5), "all pixels are 2.5"),
+        (np.zeros((9, 9)), "0.0 to 0.0 hold no brain"),
+        (-np.eye(9), "-1.0 to -?0.0 hold no brain"),
+        (np.empty((0, 4)), "hold no brain"),
+        (np.full((9, 9), 2.5), "2.5 to 2.5 hold no brain"),
         (np.array([[0, 1, np.nan]]), "1 pixels are not finite"),
         (np.array([[-np.inf, np.inf]]), "2 pixels are not finite"),
     ],
 )
 def test_a_slice_without_a_brain_is_an_error(slice_, message):
-    with pytest.raises(OverlayError, match=f"slice 5: .*{message}"):
-        overlay_lesions(slice_, square_patches(), 0, CORRECTED, name="slice 5")
+    with pytest.raises(OverlayError, match=message):
+        overlay_lesions(slice_, square_patches(), 0, CORRECTED)
 
 
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"patches": {}}, "at least 5 patches of each class"),
-        (
-            {"patches": {"round": square_patches()["round"], "irregular": square_patches()["round"][:4]}},
-            "'irregular': 4",
-        ),
-        *(({"lesion_intensity": value}, "lesion_floor < lesion_intensity <= 1") for value in (0.0, 0.1, 1.2, np.nan)),
+        ({"patches": square_patches() | {"irregular": square_patches()["round"][:4]}}, "'irregular': 4"),
+        *(({"lesion_intensity": value}, "lesion_floor < lesion_intensity <= 1") for value in (0.1, 1.2, np.nan)),
         *(({"brain_intensity": value}, "0 < brain_intensity <= 1") for value in (0.0, 1.1)),
     ],
 )
@@ -402,27 +369,22 @@ def test_settings_out_of_range_are_an_error(changed, message):
     given = {"patches": square_patches(), "seed": 0, "protocol": PUBLISHED}
     with pytest.raises(OverlayError, match=message):
         overlay_lesions(islands(5), **given | changed)
-    with pytest.raises(OverlayError, match="size must be at least 1, not 0"):
-        to_model_resolution(by_hand(np.eye(3)), 0)
     for threshold in (1.0, -0.1, np.nan):
         with pytest.raises(OverlayError, match=r"mask_threshold must be in \[0, 1\)"):
             lesion_masks(np.zeros((2, 2)), threshold)
 
 
-@given(
-    density=st.floats(0.9, 1),
-    seed=st.integers(0, 2**32 - 1),
-    shape=st.tuples(st.integers(1, 40), st.integers(1, 40)),
-    protocol=st.sampled_from([PUBLISHED, CORRECTED]),
-)
-@settings(deadline=None, max_examples=80)
-def test_any_brain_carries_its_lesions_or_is_named(density, seed, shape, protocol):
+SHAPES, SEEDS = st.tuples(st.integers(1, 40), st.integers(1, 40)), st.integers(0, 2**32 - 1)
+
+
+@given(density=st.floats(0.9, 1), seed=SEEDS, shape=SHAPES, protocol=st.sampled_from([PUBLISHED, CORRECTED]))
+@settings(max_examples=80)
+def test_any_brain_carries_its_lesions_or_is_refused(density, seed, shape, protocol):
     random = np.random.default_rng(seed)
     slice_ = np.where(random.uniform(size=shape) < density, random.uniform(0.1, 1, size=shape), 0)
     try:
-        result = overlay_lesions(slice_, square_patches(), seed, protocol, name="this one", max_attempts=1000)
-    except OverlayError as error:
-        assert "this one: " in str(error)
+        result = overlay_lesions(slice_, square_patches(), seed, protocol)
+    except OverlayError:
         return
     assert 0 <= result.image.min() <= result.image.max() <= 1
     np.testing.assert_array_equal(result.image[slice_ == 0], result.clean[slice_ == 0])

@@ -28,9 +28,8 @@ def score_rows(seeds=(0, 1), images=(3, 5, 8)) -> pd.DataFrame:
 
 def test_a_constant_map_has_no_skill_and_a_perfect_one_has_all():
     masks = RNG.random((6, 8, 8)) < 0.3
-    level = chance(masks)
-    np.testing.assert_allclose(skill(relevance_rank_accuracy(np.ones(masks.shape), masks), level), 0, atol=1e-12)
-    np.testing.assert_allclose(skill(relevance_rank_accuracy(masks.astype(float), masks), level), 1)
+    for maps, expected in ((np.ones(masks.shape), 0), (masks.astype(float), 1)):
+        np.testing.assert_allclose(skill(relevance_rank_accuracy(maps, masks), chance(masks)), expected, atol=1e-12)
     assert np.isnan(skill(1.0, 1.0)), "nothing can be better than a chance of 1"
 
 

@@ -4,7 +4,7 @@ A network that can tell the classes by the brains, the places, single patches or
 an explanation method is then punished for finding it.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from sklearn.model_selection import KFold, cross_val_predict
 from sklearn.preprocessing import StandardScaler
 
 from pretrain_xai.errors import UserError
-from pretrain_xai.lesions import Patches
+from pretrain_xai.lesions import CLASSES, Patches
 from pretrain_xai.overlay import FEWEST
 from pretrain_xai.tables import read_table
 
@@ -35,38 +35,13 @@ class AuditError(UserError):
 
 
 def audit_splits(folder: Path, pools: Mapping[str, Patches], seed: int) -> pd.DataFrame:
-    """Audit the splits that `dataset.build_splits` wrote to `folder`; `pools` are the patches that each could carry."""
-    images, lesions = (
-        [read_table(folder / split / f"{name}.csv") for split in pools] for name in ("images", "lesions")
-    )
-    starts = np.cumsum([0, *map(len, images)])
-    lesions = [rows.assign(image=rows["image"] + start) for rows, start in zip(lesions, starts, strict=False)]
-    thumbnails = [np.load(folder / split / "thumbnails.npy", allow_pickle=False) for split in pools]
-    # patches have no name: those of equal bytes are the same
-    identities = {
-        split: [patch.weights.tobytes() for patches in pool.values() for patch in patches]
-        for split, pool in pools.items()
-    }
-    all_images, all_lesions = (pd.concat(parts, ignore_index=True) for parts in (images, lesions))
-    return audit_dataset(all_images, all_lesions, np.concatenate(thumbnails), identities, seed)
-
-
-def audit_dataset(
-    images: pd.DataFrame, lesions: pd.DataFrame, thumbnails: np.ndarray, pools: Mapping[str, list[bytes]], seed: int
-) -> pd.DataFrame:
-    """Run every check on the images of all splits.
+    """Run every check on all splits of a dataset.
 
     Parameters
     ----------
-    images : DataFrame, one row per image
-        `split`, `label`, `subject`, `outside_difference` (largest difference to the lesion-free slice outside the
-        lesions' support, at model resolution), `draw_0` ... (ranks of the first positions drawn).
-    lesions : DataFrame, one row per lesion
-        `image` (row of `images`), `order` (of placement), `patch` (number in the split's pool of its class), `label`, `row`,
-        `column` (centre, pixels).
-    thumbnails : float array of shape (n_images, n_features)
-        The lesion-free slices, small.
-    pools : mapping from a split to the identities of the patches in its pool
+    folder : Path
+        Where `dataset.build_splits` wrote them.
+    pools : mapping from a split to the patches that each could carry
     seed : int
         Of the folds and permutations.
 
@@ -74,16 +49,32 @@ def audit_dataset(
     -------
     DataFrame with `check`, `value`, `bound`, `passed` and `meaning`, one row per check.
     """
-    labels, rng = images["label"].to_numpy(), np.random.default_rng(seed)
+    images, lesions = (
+        {split: read_table(folder / split / f"{name}.csv") for split in pools} for name in ("images", "lesions")
+    )
+    thumbnails = np.concatenate([np.load(folder / split / "thumbnails.npy", allow_pickle=False) for split in pools])
+    rng, everyone = np.random.default_rng(seed), pd.concat(images)
+    labels, places = everyone["label"].to_numpy(), position_features(everyone, pd.concat(lesions))
+    # patches have no name: those of equal bytes are the same
+    patches = [[patch.weights.tobytes() for each in pool.values() for patch in each] for pool in pools.values()]
     outside = "a pixel that no lesion covers differs from the lesion-free slice"
+    probe = "accuracy of a linear probe; the bound is the 99 % quantile of permuted labels"
+    coin = "a fair coin hardly gives so unequal classes: who always says one of them is right too often"
+    uneven = "patches of a class are not used equally often: single patches tell the class"
     rows = [
-        _row("difference outside the lesions", images["outside_difference"].max(), MAX_OUTSIDE_DIFFERENCE, outside),
-        _check_probe("class from lesion-free slices", thumbnails, labels, rng),
-        _check_probe("class from lesion positions", position_features(images, lesions), labels, rng),
-        *_check_balance(images),
-        *_check_patch_usage(images, lesions, pools),
-        _check_disjoint("patches in two splits", pools),
-        _check_disjoint("subjects in two splits", images.groupby("split")["subject"].unique().to_dict()),
+        _row("difference outside the lesions", everyone["outside_difference"].max(), MAX_OUTSIDE_DIFFERENCE, outside),
+        _row("class from lesion-free slices", *probe_accuracy(thumbnails, labels, rng), probe),
+        _row("class from lesion positions", *probe_accuracy(places, labels, rng), probe),
+        *(
+            _row(f"balance of labels ({split})", fair_coin(table["label"]), BALANCE_LEVEL, coin, at_least=True)
+            for split, table in images.items()
+        ),
+        *(
+            _row(f"patch usage ({split})", _evenness(table, pools[split]), USAGE_LEVEL, uneven, at_least=True)
+            for split, table in lesions.items()
+        ),
+        _check_disjoint("patches in two splits", patches),
+        _check_disjoint("subjects in two splits", [table["subject"] for table in images.values()]),
     ]
     return pd.DataFrame(rows)
 
@@ -96,12 +87,10 @@ def assert_passed(table: pd.DataFrame) -> None:
     AuditError
         One line naming each failed check, its value and its bound.
     """
-    failed = table[~table["passed"]]
-    if len(failed):
-        reasons = "; ".join(
-            f"{row.check}: {row.value:.3g}, bound {row.bound:.3g} ({row.meaning})" for row in failed.itertuples()
-        )
-        raise AuditError(f"the dataset's audit failed: {reasons}")
+    failed = table[~table["passed"]].itertuples()
+    reasons = [f"{row.check}: {row.value:.3g}, bound {row.bound:.3g} ({row.meaning})" for row in failed]
+    if reasons:
+        raise AuditError(f"the dataset's audit failed: {'; '.join(reasons)}")
 
 
 def position_features(images: pd.DataFrame, lesions: pd.DataFrame) -> np.ndarray:
@@ -110,8 +99,8 @@ def position_features(images: pd.DataFrame, lesions: pd.DataFrame) -> np.ndarray
     The centres of the first lesions, their squares, and the parities of the first ranks drawn: with one re-seeded stream
     the parity of the second equals the class in most images.
     """
-    first = lesions[lesions["order"] < FEWEST].set_index(["image", "order"])[["row", "column"]]
-    centre = first.unstack("order").reindex(range(len(images))).to_numpy(dtype=float)
+    first = lesions[lesions["order"] < FEWEST].set_index(["image", "order"], append=True).droplevel(1)
+    centre = first[["row", "column"]].unstack("order").reindex(images.index).to_numpy(dtype=float)
     parity = images[[f"draw_{number}" for number in range(FEWEST)]].to_numpy() % 2
     return np.hstack([centre, (centre - centre.mean(axis=0)) ** 2, parity])
 
@@ -142,36 +131,16 @@ def fair_coin(labels: pd.Series) -> float:
     return float(binomtest(int(labels.sum()), len(labels)).pvalue) if labels.isin([0, 1]).all() else 0.0
 
 
-def _check_probe(check: str, features: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> dict[str, Any]:
-    accuracy, bound = probe_accuracy(features, labels, rng)
-    return _row(check, accuracy, bound, "accuracy of a linear probe; the bound is the 99 % quantile of permuted labels")
+def _evenness(lesions: pd.DataFrame, pool: Patches) -> float:
+    """Return how often patches that are equally likely are used at least as unevenly, in the less even class."""
+    counts = [
+        np.bincount(used, minlength=len(pool[CLASSES[label]])) for label, used in lesions.groupby("label")["patch"]
+    ]
+    return min(float(chisquare(count).pvalue) for count in counts)
 
 
-def _check_balance(images: pd.DataFrame) -> Iterator[dict[str, Any]]:
-    """Check per split that there are about as many images of one class as of the other."""
-    meaning = "a fair coin hardly gives so unequal classes: who always says one of them is right too often"
-    for name, labels in images.groupby("split", sort=False)["label"]:
-        yield _row(f"balance of labels ({name})", fair_coin(labels), BALANCE_LEVEL, meaning, at_least=True)
-
-
-def _check_patch_usage(
-    images: pd.DataFrame, lesions: pd.DataFrame, pools: Mapping[str, list[bytes]]
-) -> Iterator[dict[str, Any]]:
-    """Check per split that every patch of a class is used about equally often."""
-    meaning = "patches of a class are not used equally often: single patches tell the class"
-    split = images["split"].to_numpy()[lesions["image"]]
-    for name, pool in pools.items():
-        counts = [
-            np.bincount(patches, minlength=len(pool) // 2)
-            for _, patches in lesions[split == name].groupby("label")["patch"]
-        ]
-        if counts:
-            worst = min(1.0, *(float(chisquare(count).pvalue) for count in counts))
-            yield _row(f"patch usage ({name})", worst, USAGE_LEVEL, meaning, at_least=True)
-
-
-def _check_disjoint(check: str, members: Mapping[str, list[Any]]) -> dict[str, Any]:
-    everyone = [member for group in members.values() for member in set(group)]
+def _check_disjoint(check: str, members: Iterable[Iterable[Any]]) -> dict[str, Any]:
+    everyone = [member for group in members for member in set(group)]
     return _row(check, len(everyone) - len(set(everyone)), 0, "members that appear in more than one split")
 
 

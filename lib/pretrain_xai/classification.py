@@ -42,15 +42,10 @@ def classification_metrics(predictions: pd.DataFrame, *, swapped_rates: bool = F
     if (found := sorted(set(label))) != [0, 1]:
         raise ValueError(f"metrics need images of both classes, found the labels {found}")
     score = predictions["logit_1"] - predictions["logit_0"]
-    rates = [float((predicted == label)[label == positive].mean()) for positive in (1, 0)]
-    sensitivity, specificity = reversed(rates) if swapped_rates else rates
-    return {
-        "auroc": float(roc_auc_score(label, score)),
-        "auprc": float(average_precision_score(label, score)),
-        "accuracy": float((predicted == label).mean()),
-        "sensitivity": sensitivity,
-        "specificity": specificity,
-    }
+    rates = [(predicted == label)[label == positive].mean() for positive in (1, 0)]
+    areas = roc_auc_score(label, score), average_precision_score(label, score)
+    values = [*areas, (predicted == label).mean(), *(reversed(rates) if swapped_rates else rates)]
+    return dict(zip(METRICS, map(float, values), strict=True))
 
 
 def classification_table(predictions: pd.DataFrame, *, swapped_rates: bool = False) -> pd.DataFrame:

@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from pretrain_xai import overlay
 from pretrain_xai.arrays import keep_freed_memory
 from pretrain_xai.lesions import Patches, split_patches
-from pretrain_xai.overlay import LesionSlice, NoRoomError, overlay_lesions
+from pretrain_xai.overlay import NoRoomError, OverlayError, overlay_lesions
 from pretrain_xai.protocol import CORRECTED, Protocol
 from pretrain_xai.provenance import atomic_path
 from pretrain_xai.settings.sections import Dataset
@@ -97,10 +97,31 @@ def build_splits(
     protocol: Protocol,
     workers: int = 1,
 ) -> dict[str, Patches]:
-    """Build every split that has a seed base, and return the patches that each could carry.
+    """Lay lesions over the slices of every split that has a seed base, and return the patches that each could carry.
 
-    As `build_split`, where `table` holds the rows of all splits; `shares` are the patches per class of each split: disjoint
-    pools, or the same largest pool for all as published.
+    Slice i of a split (in the order of `table`) takes the seed `seed_bases[split] + i`, so that every image depends on its
+    own slice only. With `corner_placement`, as published, a small slice may have no room for its lesions, and the released
+    code would never end: such slices are left out, with a warning that says how many.
+
+    Parameters
+    ----------
+    folder : Path
+        Images, lesions and tables of each split are written to a folder in it, streamed.
+    slices : float array of shape (n_slices, height, width)
+        All slices of the study.
+    table : DataFrame
+        The slice table of all splits; its index numbers `slices`.
+    patches : dict
+        All patches of each class.
+    shares : mapping from split to int
+        Patches per class of each split: disjoint pools, or the same largest pool for all as published.
+    workers : int
+        Processes; the results are the same for any number.
+
+    Raises
+    ------
+    OverlayError
+        A slice can't carry its lesions; with `corner_placement` only if none of a split has room.
     """
     shares = {split: shares[split] for split in settings.seed_bases}
     if protocol.shared_patch_pool:
@@ -111,54 +132,27 @@ def build_splits(
     for split, seed_base in settings.seed_bases.items():
         sources = ["validation", "test"] if split == "test" and protocol.selection_on_test else [split]
         rows = table[table["split"].isin(sources)].assign(split=split)
-        build_split(folder / split, slices, rows, pools[split], seed_base, settings, protocol, workers)
+        rows["seed"] = seed_base + np.arange(len(rows))
+        parts = [rows.iloc[start : start + PART] for start in range(0, len(rows), PART)]
+        calls = (
+            joblib.delayed(_lay_part)(part, _rows_of(slices, part), pools[split], settings, protocol) for part in parts
+        )
+        laid = joblib.Parallel(workers, return_as="generator", max_nbytes=None, pre_dispatch="2*n_jobs")(calls)
+        bar = tqdm(laid, split, len(parts), unit="part")
+        _write_split(folder / split, itertools.chain.from_iterable(bar), len(rows), settings.image_size)
     return pools
 
 
-def build_split(
-    folder: Path,
-    slices: np.ndarray,
-    table: pd.DataFrame,
-    patches: Patches,
-    seed_base: int,
-    settings: Dataset,
-    protocol: Protocol,
-    workers: int = 1,
-) -> None:
-    """Lay lesions over the slices of one split and write images, lesions and tables to `folder`, streamed.
-
-    Slice i (in the order of `table`) takes the seed `seed_base + i`, so that every image depends on its own slice only. With
-    `corner_placement`, as published, a small slice may have no room for its lesions, and the released code would never end:
-    such slices are left out, with a warning that says how many.
-
-    Parameters
-    ----------
-    slices : float array of shape (n_slices, height, width)
-        All slices of the study.
-    table : DataFrame
-        The rows of the slice table that belong to this split; its index numbers `slices`.
-    patches : dict
-        The split's pool of each class.
-    workers : int
-        Processes; the results are the same for any number.
-
-    Raises
-    ------
-    OverlayError
-        A slice can't carry its lesions; with `corner_placement` only if none has room.
-    """
-    table = table.assign(seed=seed_base + np.arange(len(table)))
-    parts = [table.iloc[start : start + PART] for start in range(0, len(table), PART)]
-    calls = (joblib.delayed(_lay_part)(part, _rows_of(slices, part), patches, settings, protocol) for part in parts)
-    laid = joblib.Parallel(workers, return_as="generator", max_nbytes=None, pre_dispatch="2*n_jobs")(calls)
+def _write_split(folder: Path, laid: Iterable[Any], n_slices: int, size: int) -> None:
+    """Write what `_lay_part` returns of the slices of a split, streamed."""
     for left in folder.glob(".*.npy"):  # by a build that was killed
         left.unlink()
     rows, lesions, thumbnails, errors = list[Any](), list[Any](), list[Any](), list[NoRoomError]()
     with ExitStack() as stack:
         paths = [stack.enter_context(atomic_path(folder / f"{name}.npy")) for name in ("images", "strength")]
         files = [stack.enter_context(path.open("wb")) for path in paths]
-        _write_headers(files, len(table), settings.image_size)
-        for of_slice in itertools.chain.from_iterable(tqdm(laid, folder.name, len(parts), unit="part")):
+        _write_headers(files, n_slices, size)
+        for of_slice in laid:
             if isinstance(of_slice, NoRoomError):
                 errors.append(of_slice)
                 continue
@@ -170,10 +164,10 @@ def build_split(
             thumbnails.append(thumbnail)
         if errors and not rows:
             raise errors[-1]
-        _write_headers(files, len(rows), settings.image_size)
+        _write_headers(files, len(rows), size)
     if errors:
         message = "%d of %d slices have no room for lesions placed by their corners and are left out"
-        logging.getLogger(__name__).warning(message, len(errors), len(table))
+        logging.getLogger(__name__).warning(message, len(errors), n_slices)
     write_table(pd.DataFrame(rows).rename_axis("image_index").reset_index(), folder / "images.csv")
     write_table(pd.DataFrame(lesions), folder / "lesions.csv")
     with atomic_path(folder / "thumbnails.npy") as temporary:
@@ -181,7 +175,7 @@ def build_split(
 
 
 def read_split(folder: Path, mask_threshold: float = CORRECTED.mask_threshold) -> Split:
-    """Read the split that `build_split` wrote; images and lesions stay on disk until they are used.
+    """Read a split that `build_splits` wrote; images and lesions stay on disk until they are used.
 
     Raises
     ------
@@ -189,19 +183,16 @@ def read_split(folder: Path, mask_threshold: float = CORRECTED.mask_threshold) -
         A file is missing or broken, or their numbers of images differ.
     """
     table = read_table(folder / "images.csv")
-    images, strength = (_read_array(folder / f"{name}.npy") for name in ("images", "strength"))
+    paths = [folder / f"{name}.npy" for name in ("images", "strength")]
+    try:
+        images, strength = (np.load(path, mmap_mode="r", allow_pickle=False) for path in paths)
+    except (OSError, ValueError, EOFError) as error:
+        raise TableError(f"images.npy or strength.npy of {folder} can't be read: {error}") from None
     if not len(images) == len(strength) == len(table):
         counts = f"{len(images)} images, {len(strength)} lesion maps, {len(table)} rows"
         raise TableError(f"{folder}: {counts}; make the dataset again")
     labels = table["label"].to_numpy(dtype=np.int64)
     return Split(images, labels, LesionMasks(strength, mask_threshold), table)
-
-
-def _read_array(path: Path) -> np.ndarray:
-    try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise TableError(f"{path} can't be read: {error}") from None
 
 
 def _rows_of(slices: np.ndarray, part: pd.DataFrame) -> np.ndarray:
@@ -225,14 +216,14 @@ def _lay_part(
     """Lay lesions over some slices: what `_lay` returns of each, or why there is no room for them."""
     keep_freed_memory()
     found: list[Any] = []
-    rows = part.rename_axis("slice_index").reset_index().to_dict("records")
-    for row, slice_ in zip(rows, slices, strict=True):
+    for row, slice_ in zip(part.rename_axis("slice_index").reset_index().to_dict("records"), slices, strict=True):
         try:
             found.append(_lay(slice_, row, patches, settings, protocol))
-        except NoRoomError as error:
-            if not protocol.corner_placement:
-                raise
-            found.append(error)
+        except OverlayError as error:
+            named = type(error)(f"slice {row['slice_index']} ({row['subject']}): {error}")
+            if not (protocol.corner_placement and isinstance(error, NoRoomError)):
+                raise named from None
+            found.append(named)
     return found
 
 
@@ -240,22 +231,19 @@ def _lay(
     slice_: np.ndarray, row: dict[str, Any], patches: Patches, settings: Dataset, protocol: Protocol
 ) -> tuple[Any, ...]:
     """Lay lesions over a slice; return what tables say of image and lesions, thumbnail, image and lesions' strength."""
-    name, size = f"slice {row['slice_index']} ({row['subject']})", settings.image_size
-    lesion, brain = settings.lesion_intensity, settings.brain_intensity
-    laid: LesionSlice = overlay_lesions(
-        slice_, patches, row["seed"], protocol, lesion_intensity=lesion, brain_intensity=brain, name=name
-    )
+    size, intensities = settings.image_size, settings.model_dump(include={"lesion_intensity", "brain_intensity"})
+    laid = overlay_lesions(slice_, patches, row["seed"], protocol, **intensities)
     image, strength, clean, support = overlay.to_model_resolution(laid, size)
     # the mask that the audit reports; scores make theirs by the protocol's threshold
     mask = overlay.lesion_masks(strength, CORRECTED.mask_threshold)
     if not mask.any():
-        raise overlay.OverlayError(f"{name}: no pixel of {size} x {size} shows a lesion; raise image_size")
+        raise OverlayError(f"no pixel of {size} x {size} shows a lesion; raise image_size")
     difference = image - clean
     about = {
         "label": laid.label,
         "n_lesions": laid.n_lesions,
         "mask_pixels": np.count_nonzero(mask),
-        "box_pixels": laid.boxes.prod(axis=1).sum(),
+        "box_pixels": sum(patch.size for patch in laid.weights),
         "lightening": float(difference[mask].mean()),
         **{f"draw_{number}": laid.drawn_indices[number] for number in range(overlay.FEWEST)},
         "outside_difference": float(np.abs(difference[~support]).max(initial=0)),

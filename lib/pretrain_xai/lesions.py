@@ -53,10 +53,10 @@ class LesionPatch:
 
     def __post_init__(self) -> None:
         weights = self.weights
-        if weights.ndim != 2 or not weights.size or not np.isfinite(weights).all():
-            raise LesionError(f"a lesion patch must be a finite 2-D array, not one of shape {weights.shape}")
-        if weights.min() < 0 or weights.min() == weights.max():
-            raise LesionError("a lesion patch must have weights >= 0 that are not all equal")
+        if weights.ndim != 2 or not weights.size or not 0 <= weights.min() < weights.max() < np.inf:
+            raise LesionError(
+                f"a lesion patch must be 2-D, finite, >= 0 and not constant; found {weights.shape} {weights}"
+            )
 
 
 def generate_patches(n_per_class: int, *, progress: bool = False) -> Patches:
@@ -112,10 +112,8 @@ def split_patches(patches: Mapping[str, list[LesionPatch]], shares: Mapping[str,
     Raises
     ------
     LesionError
-        If a share is negative or a class has too few patches.
+        If a class has too few patches.
     """
-    if any(share < 0 for share in shares.values()):
-        raise LesionError(f"shares of patches must not be negative: {dict(shares)}")
     pools, start = {}, 0
     for split, share in shares.items():
         pools[split] = {name: pool[start : start + share] for name, pool in patches.items()}

@@ -3,7 +3,7 @@
 As published a lesion is placed by its top-left corner, and as corrected by its centre, whatever its class.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -12,14 +12,17 @@ from scipy import ndimage, sparse
 from skimage import transform
 
 from pretrain_xai.errors import UserError
-from pretrain_xai.lesions import CLASSES, LesionPatch
+from pretrain_xai.lesions import CLASSES, Patches
 from pretrain_xai.protocol import Protocol
 
 #: lesions per slice, smallest and largest number
 FEWEST, MOST = 3, 5
 #: corrected placement: other patches are drawn after so many rejected positions in a row
 STUCK_AFTER = 200
+#: positions to draw before giving up
+MAX_ATTEMPTS = 100_000
 
+_NO_ROOM = "leave this slice out, or use smaller lesions or larger slices"
 Draw = Callable[[int, int], int]  # a whole number from low (included) to high (excluded)
 Order = Callable[[int], np.ndarray]  # of so many patches
 
@@ -50,10 +53,8 @@ class LesionSlice:
         The patches laid, in order of placement.
     patch_indices : int array of shape (n_lesions,)
         Their positions in the pool of their class.
-    candidate_indices : int array of shape (n_lesions,)
-        Row-major rank of each accepted position among the candidate positions it was drawn from.
     drawn_indices : int array of shape (n_attempts,)
-        The ranks of all positions drawn, the rejected ones too.
+        The row-major ranks of all positions drawn among the candidate positions, the rejected ones too.
     """
 
     image: np.ndarray
@@ -62,7 +63,6 @@ class LesionSlice:
     corners: np.ndarray
     weights: Sequence[np.ndarray]
     patch_indices: np.ndarray
-    candidate_indices: np.ndarray
     drawn_indices: np.ndarray
 
     @property
@@ -71,14 +71,9 @@ class LesionSlice:
         return len(self.weights)
 
     @property
-    def boxes(self) -> np.ndarray:
-        """Height and width of each patch, int array of shape (n_lesions, 2)."""
-        return np.array([patch.shape for patch in self.weights])
-
-    @property
     def centres(self) -> np.ndarray:
         """Row and column of the middle pixel of each box, int array of shape (n_lesions, 2)."""
-        return self.corners + self.boxes // 2
+        return self.corners + np.array([patch.shape for patch in self.weights]) // 2
 
     @property
     def ground_truth(self) -> np.ndarray:
@@ -88,14 +83,12 @@ class LesionSlice:
 
 def overlay_lesions(
     slice_: np.ndarray,
-    patches: Mapping[str, list[LesionPatch]],
+    patches: Patches,
     seed: int,
     protocol: Protocol,
     *,
     lesion_intensity: float = 0.5,
     brain_intensity: float = 0.7,
-    max_attempts: int = 100_000,
-    name: str = "slice",
 ) -> LesionSlice:
     """Lay 3 to 5 lesions of one class over a slice: I' = 1 - (1 - I)(1 - w L) inside the brain.
 
@@ -113,15 +106,11 @@ def overlay_lesions(
         w: how much a lesion lightens where it is strongest (0.5 as published).
     brain_intensity : float in (0, 1]
         The slice is rescaled from [min, max] to [0, brain_intensity] first (0.7 as published).
-    max_attempts : int
-        Positions to draw before giving up.
-    name : str
-        What errors call the slice.
 
     Raises
     ------
     NoRoomError
-        No room was found for the lesions.
+        No room was found for the lesions within `MAX_ATTEMPTS` positions.
     OverlayError
         The slice, the pools or the intensities cannot be used.
 
@@ -131,44 +120,42 @@ def overlay_lesions(
     evaluation code, whose patch lightens by `lesion_floor` already where it is 0. (That code leaves a pixel as it was
     where a lesion would make it fully white, at a `lesion_intensity` of 1, which it never uses; we make it white.)
     """
-    slice_ = _checked_slice(slice_, name)
-    _check_settings(patches, protocol, lesion_intensity, brain_intensity, name)
+    slice_ = _checked_slice(slice_)
+    sizes, floor = {pool: len(patches[pool]) for pool in CLASSES}, protocol.lesion_floor
+    if min(sizes.values()) < MOST:
+        raise OverlayError(f"at least {MOST} patches of each class are needed, there are {sizes}")
+    if not (0 <= floor < lesion_intensity <= 1 and 0 < brain_intensity <= 1):
+        rule = "0 <= lesion_floor < lesion_intensity <= 1 and 0 < brain_intensity <= 1"
+        raise OverlayError(f"{rule} must hold, not {floor}, {lesion_intensity} and {brain_intensity}")
     (draw_number, draw_label, draw_position), draw_orders = _streams(seed, protocol)
     n_lesions, label = int(draw_number(FEWEST, MOST + 1)), int(draw_label(0, 2))
     pools = CLASSES[label], CLASSES[1 - label]
     brain, by_corner = slice_ > 0, protocol.corner_placement
-    candidates = np.flatnonzero(brain if by_corner else _fits_largest(brain, patches, name))
+    candidates = np.flatnonzero(brain if by_corner else _fits_largest(brain, patches))
     drawn: list[int] = []
     accepted: list[int] = []
     # the largest patches may not fit together: then others are drawn, of both classes alike
     while len(accepted) < n_lesions:
-        if len(drawn) >= max_attempts:
-            raise _no_room(name, f"no room for {n_lesions} lesions within {max_attempts} attempts")
+        if len(drawn) >= MAX_ATTEMPTS:
+            raise NoRoomError(f"no room for {n_lesions} lesions within {MAX_ATTEMPTS} attempts; {_NO_ROOM}")
         # of both pools, so that positions can be made independent of the class; its own comes first
         orders = [draw_orders[pool](len(patches[pool]))[:n_lesions] for pool in pools]
         weights, others = ([patches[pool][k].weights for k in order] for pool, order in zip(pools, orders, strict=True))
-        veils = [_rescale(patch, protocol.lesion_floor, lesion_intensity) for patch in weights]
+        veils = [_rescale(patch, floor, lesion_intensity) for patch in weights]
         shapes = [1 - veil != 1 for veil in veils] if by_corner else list(map(_joint_shape, weights, others))
-        accepted = _find_places(brain, candidates, shapes, draw_position, drawn, max_attempts, by_corner=by_corner)
+        accepted = _find_places(brain, candidates, shapes, draw_position, drawn, by_corner=by_corner)
     corners = np.stack(np.unravel_index(candidates[accepted], brain.shape), axis=1)
     if not by_corner:
         corners -= np.array([patch.shape for patch in weights]) // 2
     clean = _rescale(slice_, 0.0, brain_intensity)
     image = np.where(brain, 1 - (1 - clean) * (1 - _sum_of(veils, corners, brain.shape)), clean)
-    return LesionSlice(image, clean, label, corners, weights, orders[0], np.array(accepted), np.array(drawn))
+    return LesionSlice(image, clean, label, corners, weights, orders[0], np.array(drawn))
 
 
 def _find_places(
-    brain: np.ndarray,
-    candidates: np.ndarray,
-    shapes: Sequence[np.ndarray],
-    draw: Draw,
-    drawn: list[int],
-    max_attempts: int,
-    *,
-    by_corner: bool,
+    brain: np.ndarray, places: np.ndarray, shapes: list[np.ndarray], draw: Draw, drawn: list[int], *, by_corner: bool
 ) -> list[int]:
-    """Draw positions until each lesion has one, and return the ranks of the accepted ones among the candidates.
+    """Draw positions until each lesion has one, and return the ranks of the accepted ones among `places`.
 
     They are fewer than the lesions if STUCK_AFTER positions in a row were rejected (not `by_corner`), or if all attempts
     are used up.
@@ -176,7 +163,7 @@ def _find_places(
     Parameters
     ----------
     brain : bool array of shape (h, w)
-    candidates : int array
+    places : int array
         Positions in the flattened slice.
     shapes : bool arrays, one per lesion
         The pixels that it takes.
@@ -187,11 +174,11 @@ def _find_places(
         pixels that it takes. A box that the image border cuts, where the released code fails, does not fit.
     """
     occupied, accepted, rejected = ~brain, list[int](), 0
-    while len(accepted) < len(shapes) and len(drawn) < max_attempts and (by_corner or rejected < STUCK_AFTER):
+    while len(accepted) < len(shapes) and len(drawn) < MAX_ATTEMPTS and (by_corner or rejected < STUCK_AFTER):
         shape = shapes[len(accepted)]
-        rank = int(draw(0, len(candidates)))
+        rank = int(draw(0, len(places)))
         drawn.append(rank)
-        row, column = divmod(int(candidates[rank]), brain.shape[1])
+        row, column = divmod(int(places[rank]), brain.shape[1])
         height, width = (0, 0) if by_corner else shape.shape
         box = occupied[_window((row - height // 2, column - width // 2), shape.shape)]
         if box.shape == shape.shape and not (box if by_corner else box & shape).any():
@@ -203,12 +190,12 @@ def _find_places(
     return accepted
 
 
-def _fits_largest(brain: np.ndarray, patches: Mapping[str, list[LesionPatch]], name: str) -> np.ndarray:
+def _fits_largest(brain: np.ndarray, patches: Patches) -> np.ndarray:
     """Return the pixels around which a box that covers every patch of both classes lies in the brain, bool (h, w)."""
     height, width = np.max([patch.weights.shape for pool in CLASSES for patch in patches[pool]], axis=0)
     fits = ndimage.minimum_filter(brain, size=(height, width), mode="constant", cval=0)
     if not fits.any():
-        raise _no_room(name, f"the largest lesion box, {height} x {width} px, fits nowhere in the brain")
+        raise NoRoomError(f"the largest lesion box, {height} x {width} px, fits nowhere in the brain; {_NO_ROOM}")
     return fits
 
 
@@ -259,18 +246,16 @@ def to_model_resolution(overlay: LesionSlice, size: int) -> tuple[np.ndarray, np
     support : bool array of shape (size, size)
         Every pixel that a patch's weights above 0 can have changed. With `lesion_floor` 0, image equals clean
         outside; the box that a floor lightens sticks out.
-
-    Raises
-    ------
-    OverlayError
-        If `size` is out of range.
     """
-    if size < 1:
-        raise OverlayError(f"size must be at least 1, not {size}")
     strength = np.zeros((size, size))
     for corner, patch in zip(overlay.corners, overlay.weights, strict=True):
-        place, alone = _resized_box(patch / patch.max(), corner, overlay.image.shape, size)
-        np.maximum(strength[place], alone, out=strength[place])
+        place, weights = [], []  # where the box then lies, which is all that is not 0
+        for start, length, whole in zip(corner, patch.shape, overlay.image.shape, strict=True):
+            _, matrix, first, last = _resize_matrix(whole, size)
+            place.append(slice(np.searchsorted(last, start), np.searchsorted(first, start + length)))
+            weights.append(matrix[place[-1], start : start + length])
+        reached = strength[tuple(place)]
+        np.maximum(reached, weights[0] @ (patch / patch.max()) @ weights[1].T, out=reached)
     image, clean = (_resize(array, size) for array in (overlay.image, overlay.clean))
     return image, strength.astype(np.float32), clean, strength > 0
 
@@ -280,7 +265,7 @@ def clean_at_model_resolution(slice_: np.ndarray, size: int, brain_intensity: fl
 
     It equals the `clean` of `to_model_resolution` for the same slice. Raises OverlayError if there is no brain in it.
     """
-    return _resize(_rescale(_checked_slice(slice_, "slice"), 0.0, brain_intensity), size)
+    return _resize(_rescale(_checked_slice(slice_), 0.0, brain_intensity), size)
 
 
 def lesion_masks(strength: np.ndarray, mask_threshold: float) -> np.ndarray:
@@ -297,18 +282,6 @@ def _resize(array: np.ndarray, size: int) -> np.ndarray:
     """Return what `skimage.transform.resize(array, (size, size))` returns, as float32 and some ten times as fast."""
     rows, columns = (_resize_matrix(length, size)[0] for length in array.shape)
     return (columns @ (rows @ array).T).T.astype(np.float32)
-
-
-def _resized_box(
-    box: np.ndarray, corner: np.ndarray, shape: tuple[int, int], size: int
-) -> tuple[tuple[slice, ...], np.ndarray]:
-    """Resize a box on an empty slice: return where it then lies, and what is there; all else stays 0."""
-    reach, weights = [], []
-    for start, length, whole in zip(corner, box.shape, shape, strict=True):
-        _, matrix, first, last = _resize_matrix(whole, size)
-        reach.append(slice(np.searchsorted(last, start), np.searchsorted(first, start + length)))
-        weights.append(matrix[reach[-1], start : start + length])
-    return tuple(reach), weights[0] @ box @ weights[1].T
 
 
 @lru_cache(maxsize=16)
@@ -342,31 +315,14 @@ def _rescale(array: np.ndarray, low: float, high: float) -> np.ndarray:
     return (array - least) / (most - least) * (high - low) + low
 
 
-def _checked_slice(slice_: np.ndarray, name: str) -> np.ndarray:
+def _checked_slice(slice_: np.ndarray) -> np.ndarray:
     """Return the slice as float64 if it is a finite 2-D array with a brain in it."""
     slice_ = np.asarray(slice_)
     if slice_.ndim != 2:
-        raise OverlayError(f"{name}: a slice must have the shape (h, w), not {slice_.shape}; pass one at a time")
-    least, most = (slice_.min(), slice_.max()) if slice_.size else (0.0, 0.0)  # both are NaN if a pixel is
-    if not (np.isfinite(least) and np.isfinite(most)):
-        raise OverlayError(f"{name}: {np.count_nonzero(~np.isfinite(slice_))} pixels are not finite; repair the slice")
-    if most <= 0:
-        raise OverlayError(f"{name}: no pixel is above 0, so there is no brain; the background must be 0")
-    if least == most:
-        raise OverlayError(f"{name}: all pixels are {slice_.flat[0]}; a slice of a brain is needed")
+        raise OverlayError(f"a slice must have the shape (h, w), not {slice_.shape}; pass one at a time")
+    if n_bad := np.count_nonzero(~np.isfinite(slice_)):
+        raise OverlayError(f"{n_bad} pixels are not finite; repair the slice")
+    least, most = (slice_.min(), slice_.max()) if slice_.size else (0.0, 0.0)
+    if most <= 0 or least == most:
+        raise OverlayError(f"pixels from {least} to {most} hold no brain, above a background of 0")
     return slice_.astype(np.float64, copy=False)
-
-
-def _check_settings(
-    patches: Mapping[str, list[LesionPatch]], protocol: Protocol, intensity: float, brain_intensity: float, name: str
-) -> None:
-    sizes, floor = {pool: len(patches.get(pool, ())) for pool in CLASSES}, protocol.lesion_floor
-    if min(sizes.values()) < MOST:
-        raise OverlayError(f"{name}: at least {MOST} patches of each class are needed, there are {sizes}")
-    if not (0 <= floor < intensity <= 1 and 0 < brain_intensity <= 1):
-        rule = "0 <= lesion_floor < lesion_intensity <= 1 and 0 < brain_intensity <= 1"
-        raise OverlayError(f"{name}: {rule} must hold, not {floor}, {intensity} and {brain_intensity}")
-
-
-def _no_room(name: str, reason: str) -> NoRoomError:
-    return NoRoomError(f"{name}: {reason}; leave this slice out, or use smaller lesions or larger slices")

@@ -45,9 +45,7 @@ def find_intersections(predictions: pd.DataFrame, apart: Collection[Run] = ()) -
         model = pd.MultiIndex.from_frame(group[MODEL_COLUMNS])
         per_image = group.groupby("image_index")
         if (per_image.size() != model.nunique()).any() or group.duplicated([*MODEL_COLUMNS, "image_index"]).any():
-            raise ValueError(
-                f"selection {selection!r}: its models predicted different images, which can't be intersected"
-            )
+            raise ValueError(f"selection {selection!r}: its models predicted different images")
         wrong = group["predicted"] != group["label"]
         counts = pd.Series(~model.isin(set_apart), group.index)
         n_wrong, n_counted = ((flags & counts).groupby(group["image_index"]).sum() for flags in (wrong, counts))

@@ -125,13 +125,20 @@ def collect_skills(
     table = scores.assign(skill=skill(scores["value"], scores["chance"]), method=scores["method"].astype(str))
     table["pretraining"] = table["pretraining"].astype(str)
     trained = table[table["pretraining"].isin(corpora) & table["method"].isin(methods)]
-    wide = _wide(trained, [*NETWORK, "method"])
-    wide = wide.loc[:, wide.notna().all()]
+    cells = [*NETWORK, "method"]
+    if not len(trained):
+        raise SkillError("there are no scores of fine-tuned networks")
+    if trained.duplicated([*cells, "image_index"]).any():
+        raise SkillError("an image was scored twice by one network and method: give one selection and one study")
+    if (sets := trained.groupby(cells)["image_index"].agg(frozenset)).nunique() != 1:
+        found = f"{sets.map(len).min()} to {sets.map(len).max()}"
+        raise SkillError(f"networks were scored on different images ({found}): give the images that are right for all")
+    wide = trained.pivot(index=cells, columns="image_index", values="skill").dropna(axis=1)
     known = scores.drop_duplicates("image_index").set_index("image_index").loc[wide.columns, ["chance"]].reset_index()
     if images is not None:
         known = known.merge(images, on="image_index", how="left", validate="one_to_one")
-    found = trained[NETWORK].drop_duplicates().itertuples(index=False, name=None)
-    order = sorted(found, key=lambda network: (list(corpora).index(network[0]), *network[1:]))
+    networks = trained[NETWORK].drop_duplicates().itertuples(index=False, name=None)
+    order = sorted(networks, key=lambda network: (list(corpora).index(network[0]), *network[1:]))
     values = np.stack([[wide.loc[(*network, method)] for method in methods] for network in order])
     rows = table[table["pretraining"] == UNTRAINED].pivot(index="method", columns="image_index", values="skill")
     rows = rows.reindex(columns=wide.columns)
@@ -141,16 +148,3 @@ def collect_skills(
     if set(methods) <= set(rows.index):
         references["untrained"] = rows.loc[list(methods)].to_numpy()
     return Skills(values, pd.DataFrame(order, columns=NETWORK), list(methods), known, references)
-
-
-def _wide(table: pd.DataFrame, rows: list[str]) -> pd.DataFrame:
-    """Return skills by network and method (rows) and image, if all are of the same images, each once."""
-    if not len(table):
-        raise SkillError("there are no scores of fine-tuned networks")
-    if table.duplicated([*rows, "image_index"]).any():
-        raise SkillError("an image was scored twice by one network and method: give one selection and one study")
-    images = table.groupby(rows)["image_index"].agg(frozenset)
-    if images.nunique() != 1:
-        found = f"{images.map(len).min()} to {images.map(len).max()}"
-        raise SkillError(f"networks were scored on different images ({found}): give the images that are right for all")
-    return table.pivot(index=rows, columns="image_index", values="skill")

@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike
 from pretrain_xai.arrays import PerImage
 from pretrain_xai.errors import did_you_mean
 from pretrain_xai.localization.earth_mover import earth_mover_score, earth_mover_top_k
-from pretrain_xai.localization.masked_maps import Levels, MaskedMaps, masked_maps
+from pretrain_xai.localization.masked_maps import MaskedMaps, masked_maps
 from pretrain_xai.localization.quantus_scores import PREFIX, quantus_score
 from pretrain_xai.protocol import Ties
 
@@ -58,10 +58,13 @@ def confusion_counts(maps: Maps, masks: ArrayLike | None = None, ties: Ties = "e
     given = masked_maps(maps, masks)
     k = given.k
     # float counts, since those of ties are fractions
-    if ties == "strict":
-        hits, selected = _strictly_above(given)
+    if ties == "strict":  # all where the map has only k pixels
+        ascending = np.pad(given.sorted_values, ((0, 0), (1, 0)), constant_values=-np.inf)
+        above = given.values > np.take_along_axis(ascending, given.n_pixels - k.astype(int)[:, None], axis=1)
+        hits, selected = (found.sum(1, dtype=np.float64) for found in (above & given.inside, above))
     else:
-        hits, selected = _each_level(given, Levels.expected_hits, k), k
+        hits = np.array([levels.expected_hits(size) for levels, size in zip(given.levels, k, strict=True)])
+        selected = k
     return ConfusionCounts(hits, selected - hits, k - hits, given.n_pixels - k - (selected - hits))
 
 
@@ -103,7 +106,9 @@ def pixel_auroc(maps: Maps, masks: ArrayLike | None = None) -> PerImage:
     """
     given = masked_maps(maps, masks)
     pairs = given.k * (given.n_pixels - given.k)
-    return 1 - _ratio(_each_level(given, _pairs_out_of_order, given.k), pairs)
+    # of each level, with the misses above it and half of those that tie with it
+    disordered = [each.hits @ (each.above - each.hits_above + (each.tied - each.hits) / 2) for each in given.levels]
+    return 1 - _ratio(np.array(disordered), pairs)
 
 
 def average_precision(maps: Maps, masks: ArrayLike | None = None) -> PerImage:
@@ -114,7 +119,9 @@ def average_precision(maps: Maps, masks: ArrayLike | None = None) -> PerImage:
     whose expectation is `average_precision_chance`. Higher is better.
     """
     given = masked_maps(maps, masks)
-    return _each_level(given, _average_precision, given.k)
+    precisions = [(each.hits_above + each.hits) / (each.above + each.tied) for each in given.levels]
+    added = [each.hits @ precision for each, precision in zip(given.levels, precisions, strict=True)]
+    return np.array(added) / given.k
 
 
 def average_precision_chance(masks: ArrayLike) -> PerImage:
@@ -163,7 +170,8 @@ def top_k_intersection_area(maps: Maps, masks: ArrayLike | None = None) -> PerIm
     Beyond the mask's size even the best map must fall, so the curve ends there. Higher is better.
     """
     given = masked_maps(maps, masks)
-    return _each_level(given, _curve_area, given.k)
+    sizes = (np.arange(1, k + 1) for k in given.k)
+    return np.array([(each.expected_hits(k) / k).mean() for each, k in zip(given.levels, sizes, strict=True)])
 
 
 def relevance_mass_accuracy(maps: Maps, masks: ArrayLike | None = None) -> PerImage:
@@ -238,13 +246,11 @@ class Score:
         return self.function(given.magnitudes if self.of_mass else given, **({"ties": ties} if self.has_ties else {}))
 
 
-_MASS_ACCURACY = Score(relevance_mass_accuracy, of_mass=True)
-
 SCORES: Mapping[str, Score] = {
     "relevance_rank_accuracy": Score(relevance_rank_accuracy, has_ties=True),
     "true_negative_rate": Score(true_negative_rate, chance=lambda masks: 1 - chance(masks), has_ties=True),
-    "relevance_mass_accuracy": _MASS_ACCURACY,
-    "importance_mass_accuracy": _MASS_ACCURACY,  # XAI-TRIS's name for it
+    "relevance_mass_accuracy": Score(relevance_mass_accuracy, of_mass=True),
+    "importance_mass_accuracy": Score(relevance_mass_accuracy, of_mass=True),  # XAI-TRIS's name for it
     "pointing_game": Score(pointing_game),
     "pixel_auroc": Score(pixel_auroc, chance=lambda masks: np.full(np.shape(masks)[0], 0.5)),
     "average_precision": Score(average_precision, chance=average_precision_chance),
@@ -286,37 +292,6 @@ def score_masked(given: MaskedMaps, scores: Sequence[str], *, ties: Ties = "expe
     """
     found = {name: find_score(name) for name in scores}
     return {name: (score(given, ties=ties), score.chance(given.masks)) for name, score in found.items()}
-
-
-def _each_level(given: MaskedMaps, of_levels: Callable[[Levels, float], ArrayLike], k: PerImage) -> PerImage:
-    """Return `of_levels(levels, k)` of each map."""
-    return np.array([of_levels(levels, size) for levels, size in zip(given.levels, k, strict=True)])
-
-
-def _pairs_out_of_order(levels: Levels, _: float) -> float:
-    added = levels.hits_reached - levels.hits_above
-    misses_above, misses = levels.above - levels.hits_above, levels.reached - levels.above - added
-    return float(added @ (misses_above + misses / 2))
-
-
-def _average_precision(levels: Levels, k: float) -> float:
-    added = levels.hits_reached - levels.hits_above
-    return float(added @ (levels.hits_reached / levels.reached) / k)
-
-
-def _curve_area(levels: Levels, k: float) -> ArrayLike:
-    sizes = np.arange(1, k + 1)
-    return (levels.expected_hits(sizes) / sizes).mean()
-
-
-def _strictly_above(given: MaskedMaps) -> tuple[PerImage, PerImage]:
-    """Return hits and number of the pixels above the (k+1)-th largest value; all where the map has only k."""
-    hits, selected = [], []
-    for values, of_hits, k in zip(given.sorted_values, given.hit_values(), given.k.astype(int), strict=True):
-        following = values[-k - 1] if k < len(values) else -np.inf
-        hits.append((of_hits > following).sum())
-        selected.append(len(values) - np.searchsorted(values, following, side="right"))
-    return np.array(hits, dtype=np.float64), np.array(selected, dtype=np.float64)
 
 
 def _ratio(part: PerImage, whole: PerImage) -> PerImage:

@@ -3,10 +3,8 @@
 from collections.abc import Callable, Mapping
 
 import numpy as np
-from numpy.typing import ArrayLike
 from scipy.ndimage import laplace, sobel
 
-from pretrain_xai.errors import first_ten
 from pretrain_xai.protocol import ChannelReduction
 
 #: weights of red, green and blue (ITU-R BT.601), as in the released code; their sum is 0.9999
@@ -22,7 +20,7 @@ COMPARISON_MAPS: Mapping[str, Callable[[np.ndarray, bool], np.ndarray]] = {
 }
 
 
-def reduce_channels(attributions: ArrayLike, how: ChannelReduction = "sum_abs") -> np.ndarray:
+def reduce_channels(attributions: np.ndarray, how: ChannelReduction = "sum_abs") -> np.ndarray:
     """Make one nonnegative map of the three channels of signed attributions.
 
     Parameters
@@ -41,7 +39,6 @@ def reduce_channels(attributions: ArrayLike, how: ChannelReduction = "sum_abs") 
     ValueError
         If the shape is another or `how` is unknown.
     """
-    attributions = np.asarray(attributions)
     if attributions.ndim != 4 or attributions.shape[1] != 3:
         raise ValueError(f"attributions have shape {attributions.shape}, (n_images, 3, height, width) is expected")
     if how == "sum_abs":
@@ -53,7 +50,7 @@ def reduce_channels(attributions: ArrayLike, how: ChannelReduction = "sum_abs") 
     raise ValueError(f"unknown channel reduction {how!r}; known are sum_abs, abs_sum, luminance")
 
 
-def comparison_maps(images: ArrayLike, name: str, *, signed_edges: bool = False) -> np.ndarray:
+def comparison_maps(images: np.ndarray, name: str, *, signed_edges: bool = False) -> np.ndarray:
     """Return a map of each image that does not depend on a network.
 
     Parameters
@@ -69,20 +66,7 @@ def comparison_maps(images: ArrayLike, name: str, *, signed_edges: bool = False)
     -------
     float array of shape (n_images, height, width)
         >= 0, unless `signed_edges`.
-
-    Raises
-    ------
-    ValueError
-        If the shape is another, a value is negative or not finite, or `name` is unknown.
     """
-    images = np.asarray(images)
-    images = images if np.issubdtype(images.dtype, np.floating) else images.astype(np.float64)
-    if name not in COMPARISON_MAPS:
-        raise ValueError(f"unknown comparison map {name!r}; known are {', '.join(COMPARISON_MAPS)}")
-    if images.ndim != 3:
-        raise ValueError(f"images have shape {images.shape}, (n_images, height, width) is expected: give one channel")
-    if bad := np.flatnonzero(~((images >= 0) & np.isfinite(images)).all(axis=(1, 2))).tolist():
-        raise ValueError(f"images {first_ten(bad)} have negative, NaN or infinite values")
     maps = np.empty_like(images)
     for place, image in enumerate(images):
         maps[place] = COMPARISON_MAPS[name](image, signed_edges)

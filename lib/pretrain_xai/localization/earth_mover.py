@@ -80,9 +80,7 @@ def _share(mass: np.ndarray) -> Floats:
     return mass / mass.sum()
 
 
-def _transports(
-    given: MaskedMaps, pairs: Iterable[tuple[Floats, Floats]], metric: Literal["euclidean", "sqeuclidean"]
-) -> PerImage:
+def _transports(given: MaskedMaps, pairs: Iterable[tuple[Floats, Floats]], metric: Metric) -> PerImage:
     """Return the least cost of moving the first mass of each pair to the second, (n_pixels,) each and of equal sum."""
     # POT imports torch, for which a notebook that only draws need not wait
     from ot import emd2

@@ -5,7 +5,7 @@ sort of the map, one of the values inside, and two searches. Pixels of equal val
 among the k strongest is its expectation under random order of those that tie.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from typing import NamedTuple
 
@@ -19,21 +19,20 @@ from pretrain_xai.errors import first_ten
 class Levels(NamedTuple):
     """The distinct values that one map has inside its mask, from the strongest; each float64 of shape (n_levels,).
 
-    How many pixels of the whole map are stronger (`above`) or at least as strong (`reached`), and how many of those
-    are hits, that is, inside the mask.
+    How many pixels of the whole map are stronger (`above`) or as strong (`tied`), and how many of those are hits, that
+    is, inside the mask (`hits_above`, `hits`).
     """
 
     above: Floats
-    reached: Floats
+    tied: Floats
     hits_above: Floats
-    hits_reached: Floats
+    hits: Floats
 
     def expected_hits(self, sizes: np.ndarray | float) -> Floats:
         """Return how many of the strongest pixels, so many as `sizes` says, are hits: a line within each tie."""
-        last = np.minimum(np.searchsorted(self.reached, sizes), len(self.reached) - 1)
-        above, reached = self.above[last], self.reached[last]
-        places = np.clip(sizes - above, 0, reached - above)
-        return self.hits_above[last] + places * (self.hits_reached - self.hits_above)[last] / (reached - above)
+        last = np.minimum(np.searchsorted(self.above + self.tied, sizes), len(self.tied) - 1)
+        places = np.clip(sizes - self.above[last], 0, self.tied[last])
+        return self.hits_above[last] + places * self.hits[last] / self.tied[last]
 
 
 class MaskedMaps:
@@ -89,26 +88,18 @@ class MaskedMaps:
     @cached_property
     def levels(self) -> list[Levels]:
         """The levels of each map."""
-        return list(map(_levels, self.sorted_values, self.hit_values()))
-
-    @cached_property
-    def _absolute(self) -> "MaskedMaps | None":
-        return None if (self.values >= 0).all() else MaskedMaps(np.abs(self.maps), self.masks, self.image_ids)
+        return list(map(_levels, self.sorted_values, self.values, self.inside))
 
     @property
     def magnitudes(self) -> "MaskedMaps":
         """The same with absolute values; itself if no map is signed."""
-        return self._absolute or self  # itself is not cached: a cycle would keep a chunk in memory past its use
+        return self if (self.values >= 0).all() else MaskedMaps(np.abs(self.maps), self.masks, self.image_ids)
 
     def with_masks(self, masks: ArrayLike) -> "MaskedMaps":
         """Return the same maps with other masks; what is sorted is not sorted again."""
         other = MaskedMaps(self.maps, masks, self.image_ids)
         other.sorted_values = self.sorted_values
         return other
-
-    def hit_values(self) -> Iterator[np.ndarray]:
-        """Yield each map's values inside its mask; their numbers differ."""
-        return (values[inside] for values, inside in zip(self.values, self.inside, strict=True))
 
     def mass(self) -> np.ndarray:
         """Return the values as mass, (n_images, n_pixels); a map without any counts as one of evenly spread mass.
@@ -133,10 +124,8 @@ def masked_maps(maps: ArrayLike | MaskedMaps, masks: ArrayLike | None) -> Masked
     return maps if isinstance(maps, MaskedMaps) else MaskedMaps(maps, np.asarray(masks))
 
 
-def _levels(sorted_values: np.ndarray, hit_values: np.ndarray) -> Levels:
-    levels, count = np.unique(hit_values, return_counts=True)
-    # how many pixels of the map are weaker, or at most as strong, from the strongest level
-    weaker, at_most = (np.searchsorted(sorted_values, levels, side)[::-1] for side in ("left", "right"))
-    hits_reached, n_pixels = np.cumsum(count[::-1]), len(sorted_values)
-    counts = n_pixels - at_most, n_pixels - weaker, hits_reached - count[::-1], hits_reached
+def _levels(sorted_values: np.ndarray, values: np.ndarray, inside: Booleans) -> Levels:
+    levels, hits = (found[::-1] for found in np.unique(values[inside], return_counts=True))
+    weaker, at_most = (np.searchsorted(sorted_values, levels, side) for side in ("left", "right"))
+    counts = len(sorted_values) - at_most, at_most - weaker, np.cumsum(hits) - hits, hits
     return Levels(*(numbers.astype(np.float64) for numbers in counts))

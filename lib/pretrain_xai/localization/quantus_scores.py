@@ -53,8 +53,7 @@ def quantus_score(name: str) -> Callable[..., PerImage]:
         for image, values, inside in zip(given.image_ids, given.values, given.inside, strict=True):
             map_ = values.astype(np.float64).reshape(shape)  # a copy: Quantus writes into it
             try:
-                with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-                    warnings.simplefilter("ignore")
+                with warnings.catch_warnings(action="ignore"), contextlib.redirect_stdout(io.StringIO()):
                     found += compute(**unused, a_batch=map_, s_batch=inside.reshape(shape))
             except (AssertionError, ValueError) as error:
                 raise QuantusError(f"{name} can't score the map of image {image}: {error}") from None

@@ -38,15 +38,14 @@ def classification_metrics(predictions: pd.DataFrame) -> pd.DataFrame:
     average). `printed_sensitivity` and `printed_specificity` are the rates under the names that the released code
     gives them, which are swapped. `balanced_accuracy`, the mean of both rates, is what the older files call ACC.
     """
+    columns = [*_MODEL, "n_images", *RATES, "balanced_accuracy", "printed_sensitivity", "printed_specificity"]
     rows = []
     for key, model in predictions.groupby(_MODEL):
         rates = classification.classification_metrics(model)
         label, score = model["label"], model["logit_1"] - model["logit_0"]
         rates["auprc"] = (average_precision_score(label, score) + average_precision_score(1 - label, -score)) / 2
-        rates["balanced_accuracy"] = (rates["sensitivity"] + rates["specificity"]) / 2
-        swapped = {"printed_sensitivity": rates["specificity"], "printed_specificity": rates["sensitivity"]}
-        rows.append(dict(zip(_MODEL, key, strict=True)) | {"n_images": len(model)} | rates | swapped)
-    columns = [*_MODEL, "n_images", *RATES, "balanced_accuracy", "printed_sensitivity", "printed_specificity"]
+        swapped = [rates["specificity"], rates["sensitivity"]]
+        rows.append([*key, len(model), *rates.values(), sum(swapped) / 2, *swapped])
     return pd.DataFrame(rows, columns=columns)
 
 

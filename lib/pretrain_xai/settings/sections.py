@@ -61,7 +61,7 @@ class Lesions(Settings):
     """Lesion patches."""
 
     #: patches of each class in each split's own pool
-    patches: dict[str, int]
+    patches: dict[str, Annotated[int, Field(ge=0)]]
 
 
 class Dataset(Settings):
