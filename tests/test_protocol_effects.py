@@ -174,7 +174,7 @@ def test_further_seeds_are_new_ones_and_change_nothing_else():
     ("variant", "words"),
     [
         ("tie", r"'tie' is no switch.*did you mean 'ties'"),
-        ("reseed3", r"has the further seeds reseed1, reseed2; set protocols\.reseeds"),
+        ("reseed3", r"set protocols\.reseeds for more.*reseed1, reseed2"),
         ("reseed0", r"'reseed0' is no switch.*did you mean 'reseed"),
     ],
 )

@@ -202,7 +202,7 @@ class Explorer:
                 row["predicted"] = CLASSES[int(said["predicted"])]
             if heatmap is None:
                 written = self.rank_accuracies(run).get(method, {}).get(image, np.nan)
-                scores = {RANK_ACCURACY: ([written], localization.find_score(RANK_ACCURACY).chance(mask))}
+                scores = {RANK_ACCURACY: (np.array([written]), localization.find_score(RANK_ACCURACY).chance(mask))}
             else:
                 maps = MaskedMaps(heatmap.absolute[None], mask)
                 scores = localization.score_masked(maps, self.scores, ties=ties)
