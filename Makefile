@@ -6,7 +6,7 @@ PUBLISHED ?= data/published
 RUN := .venv/bin/python
 READY := .venv/.installed
 
-.PHONY: help demo study dry-run vgg16 plan verify switches protocols statistics published lab notebooks screenshots test test-system coverage mutation fuzz soak bench bench-statistics lint
+.PHONY: help demo study dry-run vgg16 plan verify switches protocols statistics published lab notebooks screenshots test test-system bench bench-statistics lint
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' Makefile | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -34,7 +34,7 @@ vgg16: $(READY)  ## VGG-16 at 224 px: two epochs on 64 images, eight methods on 
 plan: $(READY)  ## runs, hours, disk and memory of STUDY=..., and what is missing, before anything starts
 	@$(RUN) -m pretrain_xai.plan $(STUDY)
 
-verify: $(READY)  ## check the finished STUDY=... again from its files, and name those that fail
+verify: $(READY)  ## check the finished STUDY=... again from its files, and name those that fail or were changed
 	@$(RUN) -m pretrain_xai.verify $(STUDY)
 
 switches: $(READY)  ## what each flaw that needs no training does to each number of STUDY=... (demo)
@@ -64,18 +64,6 @@ test: $(READY)  ## unit tests, oracle tests and the tiny study
 
 test-system: $(READY)  ## tests that kill batches or need a browser: minutes
 	$(RUN) -m pytest -m system
-
-coverage: $(READY)  ## lines and branches of the library that `make test` runs, at least 90 %
-	$(RUN) -m pytest -m "not system" --cov --cov-report term --cov-fail-under 90
-
-mutation: $(READY)  ## change scores and image lists in one place at a time, and list the changes that no test notices: minutes
-	nice $(RUN) tests/mutation.py
-
-fuzz: $(READY)  ## read 2,000 damaged or hostile versions of every kind of file, and say what came of them
-	$(RUN) tests/fuzz.py
-
-soak: $(READY)  ## the same for hours: kills, full disks, altered results, determinism, fuzzing; PART=kills for one; docs/reliability.md
-	$(RUN) tests/soak.py $(PART)
 
 bench: $(READY)  ## measure exactness, speed and memory side by side with the plain way (needs the demo's networks)
 	for part in $(sort $(wildcard benchmarks/bench_*.py)); do $(RUN) $$part || exit 1; done

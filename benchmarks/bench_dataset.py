@@ -18,9 +18,9 @@ from claims import processor_seconds, verdict
 from numpy.lib.format import open_memmap
 from pretrain_xai.dataset import build_split, read_split
 from pretrain_xai.lesions import generate_patches
+from pretrain_xai.measure import peak_memory
 from pretrain_xai.overlay import overlay_lesions
 from pretrain_xai.protocol import CORRECTED, PUBLISHED, Protocol
-from pretrain_xai.running.peak_memory import peak_memory
 from pretrain_xai.settings.sections import Dataset
 from pretrain_xai.slices.store import read_slices
 from pretrain_xai.slices.template import simulate_cohort, simulate_participants

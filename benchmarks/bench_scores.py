@@ -10,12 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from pretrain_xai.dataset import Split
-from pretrain_xai.explain import CHUNK, score_comparison_maps
+from pretrain_xai.dataset import LesionMasks, Split
 from pretrain_xai.localization import SCORES, score_masked
 from pretrain_xai.localization.earth_mover import earth_mover_distance, earth_mover_top_k
 from pretrain_xai.localization.masked_maps import MaskedMaps
 from pretrain_xai.protocol import CORRECTED
+from pretrain_xai.setting_scores import CHUNK, score_comparison_maps
 from pretrain_xai.settings.sections import Attribution
 from sklearn.metrics import average_precision_score, roc_auc_score
 
@@ -28,7 +28,7 @@ class Drawn:
     """Maps or masks as many as asked for, drawn when they are sliced; masks are seven disks, 3.5 % of the image."""
 
     def __init__(self, n_images: int, side: int = SIDE, *, masks: bool = False) -> None:
-        self.n_images, self.side, self.masks = n_images, side, masks
+        self.n_images, self.side, self.masks, self.shape = n_images, side, masks, (n_images, side, side)
 
     def __len__(self) -> int:
         return self.n_images
@@ -111,20 +111,21 @@ def bench_earth_mover(side: int, n_maps: int) -> None:
 
 def score_stream(n_images: int) -> None:
     """Score the comparison maps of `n_images` images by all fast scores, as a study does."""
-
-    class Masks(Drawn):
-        strength = None
-
     images = Drawn(n_images)
-    split = Split(images, np.zeros(n_images, dtype=int), Masks(n_images, masks=True), None)
+    split = Split(
+        images,
+        np.zeros(n_images, dtype=int),
+        LesionMasks(np.broadcast_to(Drawn(1, masks=True)[:], images.shape), 0.5),
+        None,
+    )
     settings = Attribution(methods=["saliency"], scores=FAST)
-    table = score_comparison_maps(split, np.arange(n_images), settings, CORRECTED)
+    table, _ = score_comparison_maps(split, np.arange(n_images), settings, CORRECTED)
     assert table["image_index"].nunique() == n_images
 
 
 def memory_of(call: str) -> float:
     """Return the peak memory, in MB, of a process of its own that runs a call of this file."""
-    code = f"import bench_scores; from pretrain_xai.running.peak_memory import peak_memory; bench_scores.{call}; "
+    code = f"import bench_scores; from pretrain_xai.measure import peak_memory; bench_scores.{call}; "
     code += "print('peak', peak_memory())"
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, cwd=Path(__file__).parent, check=True, stdout=subprocess.PIPE, text=True)

@@ -35,7 +35,7 @@ from pretrain_xai.audit import assert_passed, audit_splits
 from pretrain_xai.dataset import build_splits, read_split
 from pretrain_xai.lesions import load_patches
 from pretrain_xai.provenance import record
-from pretrain_xai.slices.store import read_slices
+from pretrain_xai.slices.sources import slices_of
 from pretrain_xai.study import load_study
 from pretrain_xai.tables import write_table
 
@@ -51,7 +51,7 @@ figures.use_style()
 
 # %%
 patches = load_patches(config.paths.lesions)
-slices, table = read_slices(config.paths.slices)
+slices, table = slices_of(config)
 pools = build_splits(
     folder, slices, table, patches, config.lesions.patches, config.dataset, protocol, workers=config.workers
 )

@@ -36,7 +36,7 @@ from pretrain_xai.classification import prediction_table
 from pretrain_xai.dataset import read_split
 from pretrain_xai.networks.hardware import device_name
 from pretrain_xai.networks.matching import cell_matched, match_checkpoints, matching_failed, read_checkpoints
-from pretrain_xai.drawing.matching_plots import matching_figure
+from pretrain_xai.drawing.statistics_plots import matching_figure
 from pretrain_xai.networks.models import save_weights
 from pretrain_xai.provenance import record
 from pretrain_xai.study import MATCHED, NETWORK, Run, load_study

@@ -41,13 +41,13 @@ methods: list[str] = [  # keys of pretrain_xai.attribution.METHODS
 import pandas as pd
 
 from pretrain_xai.dataset import read_split
-from pretrain_xai.explain import example_maps, explain_and_score, score_comparison_maps
+from pretrain_xai.explain import Explainer
 from pretrain_xai.networks.hardware import device_name
 from pretrain_xai.networks.models import load_finetuned
 from pretrain_xai.names import label
 from pretrain_xai.provenance import record
 from pretrain_xai.selection import CORRECT_FOR_ALL, example_images, explained_images, scored_on
-from pretrain_xai.setting_scores import empty_scores
+from pretrain_xai.setting_scores import score_comparison_maps
 from pretrain_xai.study import UNTRAINED, Run, load_study
 from pretrain_xai.tables import identify_scores, read_table, write_arrays, write_scores
 from pretrain_xai.networks.training import configure_torch
@@ -79,18 +79,17 @@ print(f"{run.name}: {len(images)} of {len(test)} test images")
 # again with fewer images a pass.
 
 # %%
-others = empty_scores(images, methods, settings.sensitivity, protocol)
-scores, micro_batch = explain_and_score(network, test, images, methods, settings, protocol, under_settings=others)
-settings = settings.model_copy(update={"micro_batch": micro_batch})
+explainer = Explainer(network, test, settings, protocol)
+scores, others = explainer.scores(images, methods)
 if pretraining == UNTRAINED:  # edge filters and the image itself: what finds lesions without any network
-    scores = pd.concat([scores, score_comparison_maps(test, images, settings, protocol)])
+    scores = pd.concat([scores, score_comparison_maps(test, images, settings, protocol)[0]])
 
 # %%
 path = config.paths.scores / f"{run.name}.parquet"
 write_scores(identify_scores(scores, config, run), path)
 others.write(config.paths.setting_scores / f"{run.name}.npz")
 inputs = [config.paths.dataset / "test" / "images.npy", config.paths.intersections]
-facts = {"methods": methods, "micro_batch": micro_batch, "device": device_name(network)}
+facts = {"methods": methods, "micro_batch": explainer.micro_batch, "device": device_name(network)}
 record(path, parameters={"study": study, "run": run, "protocol": config.protocol_name} | facts, inputs=inputs)
 
 # %% [markdown]
@@ -100,8 +99,9 @@ record(path, parameters={"study": study, "run": run, "protocol": config.protocol
 
 # %%
 examples = example_images(intersections, selection, test.labels, settings.example_images, settings.seed)
-maps = example_maps(network, test, examples["image_index"].to_numpy(), methods, settings, protocol)
-write_arrays(config.paths.example_maps / f"{run.name}.npz", image_index=examples["image_index"].to_numpy(), **maps)
+kept = examples["image_index"].to_numpy()
+maps = explainer.example_maps(kept, methods)
+write_arrays(config.paths.example_maps / f"{run.name}.npz", image_index=kept, **maps)
 
 # %% [markdown]
 # ## Read the result

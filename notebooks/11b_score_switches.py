@@ -35,7 +35,7 @@ import pandas as pd
 
 from pretrain_xai.classification import classification_metrics, prediction_table
 from pretrain_xai.dataset import read_split
-from pretrain_xai.explain import score_comparison_maps_under_switches, score_under_switches
+from pretrain_xai.explain import Explainer, comparison_switch_scores
 from pretrain_xai.networks.hardware import device_name
 from pretrain_xai.networks.models import load_finetuned
 from pretrain_xai.provenance import record
@@ -66,16 +66,17 @@ print(f"{run.name}: {len(images)} of {len(test)} test images")
 # ## Score
 
 # %%
-scores, micro_batch = score_under_switches(network, test, images, settings.methods, settings, protocol)
+explainer = Explainer(network, test, settings, protocol)
+scores = explainer.switch_scores(images, settings.methods)
 if pretraining == UNTRAINED:
-    scores = pd.concat([scores, score_comparison_maps_under_switches(test, images, protocol)])
+    scores = pd.concat([scores, comparison_switch_scores(test, images, protocol)])
 
 # %%
 path = config.paths.switch_scores / f"{run.name}.parquet"
 named = scores.assign(selection=selection, pretraining=pretraining, finetune_depth=finetune_depth, seed=seed)
 write_table(named, path)
 inputs = [config.paths.dataset / "test" / "images.npy", config.paths.intersections]
-facts = {"micro_batch": micro_batch, "device": device_name(network)}
+facts = {"micro_batch": explainer.micro_batch, "device": device_name(network)}
 record(path, parameters={"study": study, "run": run, "protocol": config.protocol_name} | facts, inputs=inputs)
 
 # %% [markdown]

@@ -34,9 +34,8 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 from pretrain_xai.drawing import figures
-from pretrain_xai.statistics.conclusions import conclusions
-from pretrain_xai.drawing.effect_plots import effect_figure
-from pretrain_xai.statistics.protocol_effects import ALL_METHODS, RANKING, compare_protocols
+from pretrain_xai.drawing.heat_tables import protocols_figure
+from pretrain_xai.statistics.protocol_effects import ALL_METHODS, RANKING, compare_protocols, conclusions
 from pretrain_xai.study import load_study
 from pretrain_xai.tables import write_table
 from pretrain_xai.running.variants import finished_variants, variant_files, variant_states
@@ -79,7 +78,7 @@ shown[columns].style.format(precision=3, na_rep="").hide(axis="index")
 # undecided. A dash: 0 in every resample of subjects. Empty: the switch does not concern it.
 
 # %%
-figure = effect_figure(effects, config.attribution.methods)
+figure = protocols_figure(effects, config.attribution.methods)
 inputs = sorted(config.paths.switch_scores.glob("[!.]*.parquet"))
 inputs += sorted({path for variant in variants for path in variant_files(study, variant)})
 parameters = {"study": study, "selection": selection, "variants": variants}

@@ -34,7 +34,7 @@ seed: int = 0  # of the bootstraps and of the simulation of power
 import matplotlib.pyplot as plt
 
 from IPython.display import Markdown, display
-from pretrain_xai.drawing import figures, manuscript_tables, statistics_plots
+from pretrain_xai.drawing import figures, heat_tables, manuscript_tables, statistics_plots
 from pretrain_xai.dataset import read_split
 from pretrain_xai.names import pairs
 from pretrain_xai.statistics.findings import findings
@@ -115,7 +115,7 @@ plt.show(figure)
 # %%
 effects = tables["effects"]
 for contrast in pairs(corpora):
-    figure = statistics_plots.corpus_figure(effects, contrast)
+    figure = statistics_plots.corpus_effect_figure(effects, contrast)
     data, name = effects[effects["contrast"] == contrast], f"effect_{contrast.replace(' - ', '_')}"
     figures.save_figure(figure, data, study, name, parameters=parameters, inputs=inputs)
     plt.show(figure)
@@ -155,7 +155,7 @@ plt.show(figure)
 # Two methods whose scores and maps go along nearly perfectly are one.
 
 # %%
-figure = statistics_plots.redundancy_figure(tables["redundancy"], methods)
+figure = heat_tables.redundancy_figure(tables["redundancy"], methods)
 figures.save_figure(figure, tables["redundancy"], study, "redundancy", parameters=parameters, inputs=inputs)
 plt.show(figure)
 tables["effective_methods"].style.format(precision=2).hide(axis="index")

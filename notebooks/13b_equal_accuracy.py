@@ -37,7 +37,7 @@ from pretrain_xai.statistics.equal_accuracy import equal_accuracy_tables
 from pretrain_xai.statistics.findings import equality_findings
 from pretrain_xai.names import pairs
 from pretrain_xai.networks.matching import cell_matched, read_matching
-from pretrain_xai.drawing.matching_plots import accuracy_figure, equality_figure
+from pretrain_xai.drawing.statistics_plots import accuracy_figure, equality_figure
 from pretrain_xai.provenance import record
 from pretrain_xai.selection import CORRECT_FOR_ALL, scored_on
 from pretrain_xai.skill import collect_skills

@@ -39,7 +39,7 @@ from pretrain_xai.drawing import figures
 from pretrain_xai.statistics.populations import read_populations
 from pretrain_xai.provenance import record
 from pretrain_xai.statistics.sensitivity import sensitivity_tables
-from pretrain_xai.drawing.sensitivity_plots import sensitivity_figure
+from pretrain_xai.drawing.heat_tables import sensitivity_figure
 from pretrain_xai.study import load_study
 from pretrain_xai.statistics.survival import survival_sentences
 from pretrain_xai.tables import write_table

@@ -37,6 +37,7 @@ import matplotlib.pyplot as plt
 
 from pretrain_xai.drawing import figures
 from pretrain_xai.dataset import read_split
+from pretrain_xai.explain import Explainer
 from pretrain_xai.networks.hardware import place
 from pretrain_xai.networks.models import N_CLASSES, build_network, load_finetuned
 from pretrain_xai.names import label
@@ -73,9 +74,8 @@ print(f"{run.name}: {len(images)} images")
 # If memory runs out, all starts again with fewer images a pass.
 
 # %%
-table, micro_batch = compare_with_random(
-    network, test, images, settings.methods, settings, protocol, random_network=random_network
-)
+explainer = Explainer(network, test, settings, protocol)
+table = compare_with_random(explainer, random_network, images, settings.methods)
 path = config.paths.data / "sanity_checks.csv"
 write_table(table, path)
 print(f"{len(table)} comparisons, saved {path}")
@@ -91,7 +91,7 @@ methods = list(dict.fromkeys(table["method"]))
 figure = sanity_figure(means, methods)
 inputs = [config.paths.dataset / "test" / "images.npy", config.paths.intersections]
 parameters = {"study": study, "run": run, "n_images": len(images), "random_seed": random_seed}
-parameters["micro_batch"] = micro_batch
+parameters["micro_batch"] = explainer.micro_batch
 figures.save_figure(figure, means, study, "sanity_checks", parameters=parameters, inputs=inputs)
 plt.show(figure)
 

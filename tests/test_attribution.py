@@ -5,21 +5,20 @@ import captum.attr
 import numpy as np
 import pytest
 import torch
+from brains import SIZE, active_dropout, assert_same_state, brains, state, trained_network
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pretrain_xai.attribution import METHODS, attribute, attribute_all, completeness_delta
 from pretrain_xai.methods.deep_lift import reference_inputs, rescaled
-from pretrain_xai.methods.micro_batches import micro_batch_rows
-from pretrain_xai.methods.model_guard import dropout_per_row, guarded
+from pretrain_xai.methods.guard import dropout_per_row, guarded
+from pretrain_xai.methods.passes import micro_batch_rows
 from torch import nn
-from torchvision.models import vgg
 
-SIZE = 96
 OPTIONS = {
     "integrated_gradients": {"n_steps": 3},
     "gradient_shap": {"n_samples": 2},
     "smooth_grad": {"n_samples": 2},
-    "occlusion": {"window": 48, "stride": 32},
+    "occlusion": {"window": 32, "stride": 32},
 }
 #: the methods that read the network and the target
 READING = [method for method in METHODS if method != "random"]
@@ -36,56 +35,9 @@ CAPTUM = {
 CAPTUM_OPTIONS = {"integrated_gradients": {"n_steps": 3}, "saliency": {"abs": False}}
 
 
-def narrow_vgg() -> nn.Module:
-    """VGG-11 at an eighth of the width with a standardising convolution in front, as in the demo study."""
-    layers = [layer if layer == "M" else layer // 8 for layer in vgg.cfgs["A"]]
-    model = vgg.VGG(vgg.make_layers(layers), num_classes=2, init_weights=False)
-    model.classifier = nn.Sequential(
-        nn.Linear(64 * 49, 128),
-        nn.ReLU(),
-        nn.Dropout(),
-        nn.Linear(128, 128),
-        nn.ReLU(),
-        nn.Dropout(),
-        nn.Linear(128, 2),
-    )
-    generator = torch.Generator().manual_seed(0)
-    standardise = nn.Conv2d(3, 3, 1)
-    for module in model.modules():
-        if isinstance(module, nn.ReLU):
-            module.inplace = False
-        if isinstance(module, nn.Conv2d | nn.Linear):
-            nn.init.kaiming_normal_(module.weight, nonlinearity="relu", generator=generator)
-            nn.init.normal_(module.bias, std=0.05, generator=generator)
-    with torch.no_grad():
-        standardise.weight.copy_((torch.eye(3) / 0.3)[:, :, None, None])
-        standardise.bias.fill_(-1.0)
-    standardise.requires_grad_(False)
-    model.features.insert(0, standardise)
-    return model.eval()
-
-
-def brains(n: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Noisy discs on black, the class a brighter spot on the left or on the right."""
-    rng = np.random.default_rng(seed)
-    y, x = np.mgrid[-1 : 1 : SIZE * 1j, -1 : 1 : SIZE * 1j]
-    targets = rng.integers(2, size=n)
-    spots = (x - (2 * targets - 1)[:, None, None] * 0.3) ** 2 + (y - rng.uniform(-0.3, 0.3, (n, 1, 1))) ** 2 < 0.02
-    images = (x**2 + y**2 < 0.6) * (rng.uniform(0.2, 0.6, (n, SIZE, SIZE)) + 0.4 * spots)
-    return torch.tensor(images, dtype=torch.float32)[:, None].repeat(1, 3, 1, 1), torch.tensor(targets)
-
-
 @pytest.fixture(scope="module")
 def model():
-    network = narrow_vgg()
-    optimiser = torch.optim.Adam([p for p in network.parameters() if p.requires_grad], lr=1e-3)
-    for step in range(25):
-        images, targets = brains(16, 100 + step)
-        optimiser.zero_grad(set_to_none=True)
-        nn.functional.cross_entropy(network(images), targets).backward()
-        optimiser.step()
-    optimiser.zero_grad(set_to_none=True)
-    return network
+    return trained_network()
 
 
 @pytest.fixture(scope="module")
@@ -215,13 +167,6 @@ def test_deep_lift_is_complete_where_captums_is_not(model, double, data):
     assert captums.median() > 0.01, "Captum's DeepLift became complete: drop ours"
 
 
-def test_deep_lift_leaves_the_logits_as_they_are(model, data):
-    images = data[0]
-    with rescaled(model, reference_inputs(model, torch.zeros_like(images[:1]))):
-        hooked = model(images)
-    assert torch.equal(hooked, model(images))
-
-
 grids = st.lists(st.integers(-2, 2), min_size=72, max_size=72).map(lambda v: torch.tensor(v).double().view(2, 1, 6, 6))
 
 
@@ -257,64 +202,38 @@ def test_completeness_delta_is_the_sum_less_the_difference_to_black(double, data
 # ------------------------------------------------------------------------------------------------ guards
 
 
-def state(model):
-    """Everything that attribution must leave as it was."""
-    modules = [
-        {k: dict(v) if isinstance(v, dict) else v for k, v in vars(m).items() if k != "_parameters"}
-        for m in model.modules()
-    ]
-    parameters = [(p, p.requires_grad, p.grad, p.stride(), p.detach().clone()) for p in model.parameters()]
-    return modules, parameters
-
-
-def assert_same_state(before, after):
-    assert before[0] == after[0]
-    for old, new in zip(before[1], after[1], strict=True):
-        assert old[0] is new[0] and old[1:4] == new[1:4] and torch.equal(old[4], new[4])
-
-
 def fresh(model):
     network = copy.deepcopy(model).requires_grad_(True)
-    network.features[0].requires_grad_(False)
+    network.standardise.requires_grad_(False)
     return network
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_model_is_left_as_it_was(model, data, method):
-    network = fresh(model)
-    calls = []
-    handle = network.features[3].register_forward_hook(lambda *_: calls.append(1))
-    before = state(network)
-    torch.manual_seed(0)
-    expected_draw = torch.rand(1)
-    torch.manual_seed(0)
+def test_model_is_left_as_it_was_also_after_an_exception(model, data, method):
+    network, calls, failing_calls = fresh(model), [], []
+
+    def fail(*_):
+        calls.append(1)
+        if len(calls) in failing_calls:
+            raise RuntimeError("planted")
+
+    handle = network.classifier[1].register_forward_hook(fail)
+    before, generator = state(network), torch.get_rng_state()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        attribute(network, data[0][:2], data[1][:2], method)
-    assert torch.equal(torch.rand(1), expected_draw), "torch's global generator was used"
+        attribute(network, data[0][:2], data[1][:2], method, **OPTIONS.get(method, {}))
+    assert torch.equal(torch.get_rng_state(), generator), "torch's global generator was used"
     assert_same_state(before, state(network))
+    for call in (1, 2):
+        calls.clear()
+        failing_calls[:] = [call]
+        with pytest.raises(RuntimeError, match="planted"):
+            attribute_all(network, data[0][:2], data[1][:2], [method, "saliency"], batch_size=1, options=OPTIONS)
+        assert_same_state(before, state(network))
     calls.clear()
     handle.remove()  # a handle from before must still work
     network(data[0][:1])
     assert not calls
-
-
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("failing_call", [1, 2])
-def test_model_is_left_as_it_was_after_an_exception(model, data, method, failing_call):
-    network = fresh(model)
-    calls = []
-
-    def fail(*_):
-        calls.append(1)
-        if len(calls) == failing_call:
-            raise RuntimeError("planted")
-
-    network.classifier[1].register_forward_hook(fail)
-    before = state(network)
-    with pytest.raises(RuntimeError, match="planted"):
-        attribute_all(network, data[0][:2], data[1][:2], [method, "saliency"], batch_size=1)
-    assert_same_state(before, state(network))
 
 
 def test_guard_removes_hooks_and_marks_that_a_method_leaves_behind(model):
@@ -331,21 +250,13 @@ def test_guard_removes_hooks_and_marks_that_a_method_leaves_behind(model):
     assert_same_state(before, state(network))
 
 
-def in_training(network):
-    network.features.train()
-
-
-def in_place(network):
-    network.features[2].inplace = True
-
-
-def reused(network):
-    network.features[2] = network.features[5]
-
-
 @pytest.mark.parametrize(
     ("spoil", "message"),
-    [(in_training, "training mode: features.*eval"), (in_place, "features.2.*inplace=False"), (reused, "two places")],
+    [
+        (lambda network: network.features.train(), "training mode: features.*eval"),
+        (lambda network: setattr(network.features[1], "inplace", True), "features.1.*inplace=False"),
+        (lambda network: network.features.insert(1, network.features[4]), "two places"),
+    ],
 )
 def test_unfit_models_are_refused(model, data, spoil, message):
     network = copy.deepcopy(model)
@@ -413,9 +324,15 @@ def replaced(tensor, index, value):
         (lambda x, t: {"seed": -1}, ValueError, "seed is -1"),
         (lambda x, t: {"method": "salency"}, ValueError, "did you mean 'saliency'.*guided_backprop"),
         (lambda x, t: {"n_step": 5}, TypeError, "did you mean 'n_steps'.*n_steps=50"),
-        (lambda x, t: {"n_steps": 0}, ValueError, "n_steps=0"),
+        (lambda x, t: {"n_steps": 0}, ValueError, "n_steps=0, a whole number from 1"),
         (lambda x, t: {"n_steps": 2.5}, ValueError, "n_steps=2.5"),
         (lambda x, t: {"method": "lrp", "n_steps": 5}, TypeError, "lrp has no option 'n_steps'.*none"),
+        (lambda x, t: {"method": "smooth_grad", "noise": -0.1}, ValueError, "noise=-0.1, a finite number from 0"),
+        (lambda x, t: {"method": "smooth_grad", "noise": float("nan")}, ValueError, "noise=nan"),
+        (lambda x, t: {"method": "smooth_grad", "noise": "0.1"}, ValueError, "noise='0.1'"),
+        (lambda x, t: {"method": "smooth_grad", "noise": True}, ValueError, "noise=True"),
+        (lambda x, t: {"method": "occlusion", "window": 8, "stride": 9}, ValueError, "stride must be at most window"),
+        (lambda x, t: {"method": "occlusion", "window": 65}, ValueError, "window=65 and stride=8 .* side of 64 px"),
     ],
 )
 def test_wrong_arguments_are_refused_with_a_reason(model, data, change, error, message):
@@ -444,11 +361,7 @@ def test_maps_that_are_not_finite_are_refused(model, data):
 
 @pytest.fixture(scope="module")
 def with_dropout(model):
-    network = copy.deepcopy(model)
-    for module in network.modules():
-        if isinstance(module, nn.Dropout):
-            module.train()
-    return network
+    return active_dropout(copy.deepcopy(model))
 
 
 def test_active_dropout_must_be_allowed(with_dropout, data):
@@ -459,25 +372,17 @@ def test_active_dropout_must_be_allowed(with_dropout, data):
 @pytest.mark.parametrize("method", READING)
 def test_active_dropout_draws_per_image(model, with_dropout, data, method):
     images, targets = data[0][:3], data[1][:3]
-    options = OPTIONS.get(method, {})
+    options = dict(OPTIONS.get(method, {}))
     before, generator = state(with_dropout), torch.get_rng_state()
     maps = attribute(with_dropout, images, targets, method, allow_dropout=True, **options)
     assert torch.equal(torch.get_rng_state(), generator)
     assert_same_state(before, state(with_dropout))
     assert not torch.equal(maps, attribute(model, images, targets, method, **options))
     order = torch.tensor([2, 0])
-    part = attribute(
-        with_dropout,
-        images[order],
-        targets[order],
-        method,
-        allow_dropout=True,
-        image_ids=order,
-        batch_size=1,
-        **options,
-    )
+    options |= {"allow_dropout": True}
+    part = attribute(with_dropout, images[order], targets[order], method, image_ids=order, batch_size=1, **options)
     assert torch.equal(part, maps[order])
-    other = attribute(with_dropout, images, targets, method, allow_dropout=True, seed=1, **options)
+    other = attribute(with_dropout, images, targets, method, seed=1, **options)
     assert not torch.equal(maps, other)
 
 
@@ -488,22 +393,11 @@ def test_deep_lift_is_complete_under_each_dropout_mask(with_dropout, data):
     assert completeness_delta(with_dropout, *data, maps, allow_dropout=True, seed=5).abs().max() > 1e-2
 
 
-def test_dropout_masks_keep_the_right_share_and_scale(data):
-    network = nn.Sequential(nn.Flatten(), nn.Dropout(0.3), nn.Linear(3 * SIZE * SIZE, 2, bias=False)).eval()
-    with torch.no_grad():
-        network[2].weight.fill_(1.0)
-    network[1].train()
-    gradient = attribute(network, *data, "saliency", allow_dropout=True)
-    kept = gradient != 0
-    assert not torch.equal(kept[0], kept[1]), "one mask for two images"
-    assert abs(kept.double().mean() - 0.7) < 0.01
-    torch.testing.assert_close(gradient[kept], torch.full_like(gradient[kept], 1 / 0.7))
-
-
 def test_dropout_masks_differ_between_images_steps_copies_and_modules():
-    network = nn.Sequential(nn.Dropout(0.5), nn.Dropout(0.5))
+    network = active_dropout(nn.Sequential(nn.Dropout(0.5), nn.Dropout(0.5)).eval())
     ones = torch.ones(4, 10_000)
-    with dropout_per_row(network, seed=0) as keys:
+    with guarded(network, allow_dropout=True):
+        keys = dropout_per_row(network, seed=0)
         keys[:] = [(0, 0), (0, 1)]
         first = network(ones)
         keys[:] = [(1, 0), (0, 1)]

@@ -1,7 +1,9 @@
 """The batch: does what is missing, only that, and the same again after a kill."""
 
 import errno
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,7 +16,11 @@ import pytest
 import yaml
 from pretrain_xai import paths
 from pretrain_xai.batch import BatchError, _is_dry, only_batch
+from pretrain_xai.paths import Paths
 from pretrain_xai.plan import planned_jobs
+from pretrain_xai.provenance import sha256
+from pretrain_xai.slices.sources import slices_of
+from pretrain_xai.study import load_study
 
 EVERYTHING_AFTER_FINETUNING = {
     "match_accuracy",
@@ -24,7 +30,6 @@ EVERYTHING_AFTER_FINETUNING = {
     "heatmaps",
     "boxplots",
     "boxplots_incorrect",
-    "boxplots_of_other_selection",
     "statistics",
     "equal_accuracy",
     "sensitivity",
@@ -83,6 +88,10 @@ def test_a_second_batch_does_nothing_and_quickly(tiny_root):
             EVERYTHING_AFTER_FINETUNING - {"match_accuracy", "classification_metrics", "find_intersections"},
         ),
         ("finetuning.training.epochs", 2, EVERYTHING_AFTER_FINETUNING | {"finetune"}),
+        # the checkpoints were removed
+        ("finetuning.matching.tolerance", 0.01, EVERYTHING_AFTER_FINETUNING | {"finetune"}),
+        # the slices too, but who needs them makes them
+        ("dataset.lesion_intensity", 0.8, EVERYTHING_AFTER_FINETUNING | {"finetune", "build_dataset"}),
         ("switches", {"swapped_rates": True}, None),
     ],
 )
@@ -96,14 +105,33 @@ def test_a_changed_setting_runs_only_what_depends_on_it(tiny_root, changed, plac
         assert set(jobs) == rules
 
 
-def test_one_more_seed_runs_only_its_own_models(tiny_root, changed):
+def test_one_more_seed_needs_checkpoints_of_all_models_where_they_are_matched(tiny_root, changed):
     changed(
         "finetuning.selections",
         {"best": {"natural": {"learning_rate": 0.001, "seeds": [0]}, "mri": {"learning_rate": 0.001, "seeds": [0, 1]}}},
     )
     jobs = planned(tiny_root)
-    assert jobs["finetune"] == 2
+    assert jobs["finetune"] == 4 + 2
     assert "pretrain" not in jobs
+
+
+def test_slices_and_checkpoints_are_removed_and_slices_made_again_as_they_were(tiny):
+    folder = Paths(tiny).slices
+    assert not (folder / "slices.npy").exists()
+    assert not list(Paths(tiny).data.glob("finetuned/*/*checkpoints"))
+    times = {file: file.stat().st_mtime_ns for file in folder.iterdir()}
+    slices_of(load_study(tiny))
+    assert sha256(folder / "slices.npy") == json.loads((folder / "slices.npy.json").read_text())["sha256"]
+    (folder / "slices.npy").unlink()
+    assert times == {file: file.stat().st_mtime_ns for file in folder.iterdir()}, "nothing is out of date"
+
+
+def test_a_result_is_made_again_with_all_that_follows_as_verify_says(tiny_root):
+    result = batch(
+        tiny_root, "--dry-run", "--quiet", "host", "--forcerun", "data/tiny/scores/best-mri-depth5-seed0.parquet"
+    )
+    jobs = dict(re.findall(r"^(\w+) +(\d+)$", result.stdout + result.stderr, re.MULTILINE))
+    assert jobs["explanation_metrics"] == "1" and {"boxplots", "report"} <= set(jobs) and "finetune" not in jobs
 
 
 @pytest.mark.system

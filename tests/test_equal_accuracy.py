@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
 from pretrain_xai.drawing.figures import STYLE
-from pretrain_xai.drawing.matching_plots import accuracy_figure, equality_figure, matching_figure
+from pretrain_xai.drawing.statistics_plots import accuracy_figure, equality_figure, matching_figure
 from pretrain_xai.networks.matching import match_checkpoints
 from pretrain_xai.settings.sections import Matching
 from pretrain_xai.skill import Skills

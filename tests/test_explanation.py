@@ -9,24 +9,18 @@ import pytest
 import torch
 from pretrain_xai.attribution import attribute
 from pretrain_xai.dataset import LesionMasks, Split
-from pretrain_xai.explain import (
-    example_maps,
-    explain_and_score,
-    score_comparison_maps,
-    score_under_switches,
-)
+from pretrain_xai.errors import UserError
+from pretrain_xai.explain import Explainer, within_memory
 from pretrain_xai.networks.models import build_network
 from pretrain_xai.networks.training import as_batch, predict
-from pretrain_xai.protocol import CORRECTED, RESCORED, switched_protocols
+from pretrain_xai.protocol import CORRECTED, RESCORED, Protocol, switched_protocols
+from pretrain_xai.setting_scores import score_comparison_maps
 from pretrain_xai.settings.sections import Attribution, Network
 
 METHODS = ["integrated_gradients", "deep_lift", "saliency"]
 SETTINGS = Attribution(methods=METHODS, options={"integrated_gradients": {"n_steps": 3}})
-
-
-@pytest.fixture(scope="module")
-def network():
-    return build_network(Network(architecture="vgg11", width=0.0625), n_classes=2, seed=1)
+NETWORK = build_network(Network(architecture="vgg11", width=0.0625), n_classes=2, seed=1)
+RANK_ACCURACY = "metric == 'relevance_rank_accuracy'"
 
 
 @pytest.fixture(scope="module")
@@ -37,119 +31,134 @@ def split() -> Split:
     return Split(images, rng.integers(0, 2, 70), LesionMasks(strength, 0.5), pd.DataFrame())
 
 
-def value(scores, method, metric, image) -> float:
-    chosen = scores.query("method == @method and metric == @metric and image_index == @image")
-    assert len(chosen) == 1
-    return chosen["value"].item()
+def scores(split, indices, methods=METHODS, protocol: Protocol = CORRECTED, network=NETWORK) -> pd.DataFrame:
+    masks = LesionMasks(split.masks.strength, protocol.mask_threshold)
+    return Explainer(network, dataclasses.replace(split, masks=masks), SETTINGS, protocol).scores(indices, methods)[0]
 
 
-def test_scores_equal_the_plain_loop(network, split):
+def test_scores_equal_the_plain_loop(split):
     indices = np.arange(1, 70)  # more than one chunk
-    scores, _ = explain_and_score(network, split, indices, METHODS, SETTINGS, CORRECTED)
-    assert len(scores) == len(indices) * (8 * len(METHODS) + 2)
+    table = scores(split, indices)
+    assert len(table) == len(indices) * (8 * len(METHODS) + 2)
+    predicted = predict(NETWORK, split.images).argmax(axis=1)
     for image in (1, 40, 69):
-        inputs, target = as_batch(split.images[[image]], network), torch.tensor([split.labels[image]])
+        inputs, target = as_batch(split.images[[image]], NETWORK), torch.tensor([split.labels[image]])
+        mask = split.masks[image]
+        k = mask.sum()
         for method in METHODS:
-            heatmap = (
-                attribute(network, inputs, target, method, **SETTINGS.options.get(method, {})).sum(1).abs()[0].numpy()
-            )
-            mask = split.masks[image]
-            k = mask.sum()
-            strongest = np.argsort(heatmap.ravel())[::-1][:k]
+            signed = attribute(NETWORK, inputs, target, method, **SETTINGS.options.get(method, {}))
+            strongest = np.argsort(signed.sum(1).abs()[0].numpy().ravel())[::-1][:k]
             hits = mask.ravel()[strongest].sum()
-            assert value(scores, method, "relevance_rank_accuracy", image) == pytest.approx(hits / k)
-            assert value(scores, method, "true_positives", image) == pytest.approx(hits)
-            assert value(scores, method, "true_negative_rate", image) == pytest.approx(
-                (32 * 32 - 2 * k + hits) / (32 * 32 - k)
-            )
-            assert value(scores, method, "k", image) == k
+            rows = table.query("method == @method and image_index == @image").set_index("metric")
+            assert (rows["label"] == split.labels[image]).all() and (rows["predicted"] == predicted[image]).all()
+            expected = {"relevance_rank_accuracy": hits / k, "true_positives": hits, "k": k}
+            expected["true_negative_rate"] = (32 * 32 - 2 * k + hits) / (32 * 32 - k)
+            assert rows.loc[list(expected), "value"].to_dict() == pytest.approx(expected)
+            assert rows.loc["relevance_rank_accuracy", "chance"] == pytest.approx(mask.mean())
 
 
-def test_labels_predictions_and_chance_belong_to_the_images(network, split):
-    scores, _ = explain_and_score(network, split, np.array([3, 5, 60]), METHODS, SETTINGS, CORRECTED)
-    rows = scores[(scores["metric"] == "relevance_rank_accuracy") & (scores["method"] == "saliency")].set_index(
-        "image_index"
-    )
-    predicted = predict(network, split.images).argmax(axis=1)
-    for image in (3, 5, 60):
-        assert rows.loc[image, "label"] == split.labels[image]
-        assert rows.loc[image, "predicted"] == predicted[image]
-        assert rows.loc[image, "chance"] == pytest.approx(split.masks[image].mean())
-
-
-def test_only_complete_methods_have_a_delta_and_deep_lift_keeps_its_promise(network, split):
-    scores, _ = explain_and_score(network, split, np.arange(5), METHODS, SETTINGS, CORRECTED)
-    deltas = scores[scores["metric"] == "completeness_delta"].groupby("method")["value"]
+def test_only_complete_methods_have_a_delta_and_deep_lift_keeps_its_promise(split):
+    deltas = scores(split, np.arange(5)).query("metric == 'completeness_delta'").groupby("method")["value"]
     assert set(deltas.groups) == {"integrated_gradients", "deep_lift"}
     assert deltas.get_group("deep_lift").abs().max() < 1e-4
 
 
-def test_maps_that_say_nothing_are_flagged_and_score_chance(network, split):
-    dead = copy.deepcopy(network)
+def test_maps_that_say_nothing_are_flagged_and_score_chance(split):
+    dead = copy.deepcopy(NETWORK)
     torch.nn.init.zeros_(dead.classifier[-1].weight)
-    for model, flag in ((network, 0), (dead, 1)):
-        scores, _ = explain_and_score(model, split, np.arange(3), ["saliency"], SETTINGS, CORRECTED)
-        assert (scores.loc[scores["metric"] == "all_zero", "value"] == flag).all()
-    accuracy = scores[scores["metric"] == "relevance_rank_accuracy"]
+    for model, flag in ((NETWORK, 0), (dead, 1)):
+        table = scores(split, np.arange(3), ["saliency"], network=model)
+        assert (table.loc[table["metric"] == "all_zero", "value"] == flag).all()
+    accuracy = table.query(RANK_ACCURACY)
     np.testing.assert_allclose(accuracy["value"], accuracy["chance"])
 
 
-def test_a_score_does_not_depend_on_the_other_images(network, split):
-    few, rows = explain_and_score(network, split, np.array([8]), METHODS, SETTINGS, CORRECTED)
-    assert rows == 32
-    many, _ = explain_and_score(network, split, np.arange(69), METHODS, SETTINGS, CORRECTED)
+def test_a_score_does_not_depend_on_the_other_images(split):
+    few, many = scores(split, np.array([8])), scores(split, np.arange(69))
     pd.testing.assert_frame_equal(few, many[many["image_index"] == 8].reset_index(drop=True))
 
 
-def test_switches_reach_the_scores(network, split):
-    indices = np.arange(4)
-    corrected, _ = explain_and_score(network, split, indices, METHODS, SETTINGS, CORRECTED)
-    for switch, chosen in {"channel_reduction": "luminance", "captum_deep_lift": True, "dropout_active": True}.items():
-        protocol = dataclasses.replace(CORRECTED, **{switch: chosen})
-        changed, _ = explain_and_score(network, split, indices, METHODS, SETTINGS, protocol)
-        assert not changed["value"].equals(corrected["value"]), switch
-        assert set(changed["method"]) == set(METHODS)
-
-
-def test_captums_deep_lift_runs_where_deterministic_algorithms_are_asked_for(network, split):
+def test_captums_deep_lift_runs_where_deterministic_algorithms_are_asked_for(split):
     """As in every notebook, which calls `configure_torch`; and the setting is as before afterwards."""
-    protocol = dataclasses.replace(CORRECTED, captum_deep_lift=True)
     torch.use_deterministic_algorithms(True)
     try:
-        scores, _ = explain_and_score(network, split, np.arange(2), ["deep_lift"], SETTINGS, protocol)
+        table = scores(split, np.arange(2), ["deep_lift"], dataclasses.replace(CORRECTED, captum_deep_lift=True))
         assert torch.are_deterministic_algorithms_enabled()
     finally:
         torch.use_deterministic_algorithms(False)
-    assert scores["value"].notna().any()
+    assert table["value"].notna().any() and "completeness_delta" not in set(table["metric"]), "ours is complete"
 
 
-def test_every_switch_is_scored_as_if_the_study_had_it(network, split):
-    """Rescoring equals the scores of a study whose protocol has the switch."""
+def test_every_switch_changes_scores_and_is_scored_as_if_the_study_had_it(split):
     indices = np.arange(6)
-    rescored, _ = score_under_switches(network, split, indices, METHODS, SETTINGS, CORRECTED)
+    rescored = Explainer(NETWORK, split, SETTINGS, CORRECTED).switch_scores(indices, METHODS)
     assert set(rescored["switch"]) == {"none", *RESCORED} - {"signed_edges", "gradient_shap_unseeded"}
+    values = {name: rows.set_index(["method", "image_index"])["value"] for name, rows in rescored.groupby("switch")}
     for switch, protocol in switched_protocols(CORRECTED).items():
-        rows = rescored[rescored["switch"] == switch].set_index(["method", "image_index"])["value"]
-        masks = LesionMasks(split.masks.strength, protocol.mask_threshold)
-        study = Split(split.images, split.labels, masks, split.table)
-        whole, _ = explain_and_score(network, study, indices, METHODS, SETTINGS, protocol)
-        whole = whole[whole["metric"] == "relevance_rank_accuracy"].set_index(["method", "image_index"])["value"]
-        np.testing.assert_allclose(rows, whole[rows.index])
+        if switch in values:
+            whole = scores(split, indices, protocol=protocol).query(RANK_ACCURACY)
+            whole = whole.set_index(["method", "image_index"])["value"]
+            np.testing.assert_allclose(values[switch], whole[values[switch].index])
+            changes = switch not in ("none", "ties", "captum_deep_lift")  # few images, and maps without ties
+            assert changes != np.allclose(values[switch], values["none"][values[switch].index]), switch
 
 
 def test_ties_reach_the_scores_of_comparison_maps(split):
     flat = Split(np.zeros((2, 32, 32), np.float32), split.labels[:2], split.masks, pd.DataFrame())
-    expected = score_comparison_maps(flat, np.arange(2), SETTINGS, CORRECTED)
-    strict = score_comparison_maps(flat, np.arange(2), SETTINGS, dataclasses.replace(CORRECTED, ties="strict"))
-    rra = expected[expected["metric"] == "relevance_rank_accuracy"]
-    np.testing.assert_allclose(rra["value"], rra["chance"])
-    assert (strict.loc[strict["metric"] == "relevance_rank_accuracy", "value"] == 0).all()
+    expected, _ = score_comparison_maps(flat, np.arange(2), SETTINGS, CORRECTED)
+    strict, _ = score_comparison_maps(flat, np.arange(2), SETTINGS, dataclasses.replace(CORRECTED, ties="strict"))
+    accuracy = expected.query(RANK_ACCURACY)
+    np.testing.assert_allclose(accuracy["value"], accuracy["chance"])
+    assert (strict.query(RANK_ACCURACY)["value"] == 0).all()
     assert set(expected["method"]) == {"sobel", "laplace", "intensity"}
 
 
-def test_example_maps_are_the_reduced_attributions(network, split):
-    maps = example_maps(network, split, np.array([7, 2]), ["saliency"], SETTINGS, CORRECTED)["saliency"]
-    gradient = attribute(
-        network, as_batch(split.images[[7, 2]], network), torch.from_numpy(split.labels[[7, 2]]), "saliency"
-    )
+def test_example_maps_are_the_reduced_attributions(split):
+    maps = Explainer(NETWORK, split, SETTINGS, CORRECTED).example_maps(np.array([7, 2]), ["saliency"])["saliency"]
+    targets = torch.from_numpy(split.labels[[7, 2]])
+    gradient = attribute(NETWORK, as_batch(split.images[[7, 2]], NETWORK), targets, "saliency")
     np.testing.assert_array_equal(maps, gradient.sum(1).abs().numpy())
+
+
+# ---------------------------------------------------------------- a model that does not fit into memory
+
+
+def attempts(fitting: int, error: Exception, micro_batch: int | None = None, size: int = 96):
+    """Explain nothing, with an error for more than `fitting` rows; return the outcome and the rows that were tried."""
+    tried = []
+
+    @within_memory
+    def attempt(explainer: Explainer, answer: str) -> str:
+        tried.append(explainer.micro_batch)
+        if explainer.micro_batch > fitting:
+            raise error
+        return answer
+
+    images = Split(np.zeros((1, size, size)), np.zeros(1), None, None)
+    settings = SETTINGS.model_copy(update={"micro_batch": micro_batch})
+    try:
+        return attempt(Explainer(None, images, settings, CORRECTED), "scores"), tried
+    except Exception as raised:
+        return raised, tried
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+    ],
+)
+def test_starts_again_with_half_the_rows(error, caplog):
+    assert attempts(5, error) == ("scores", [32, 16, 8, 4])
+    assert "again with 4" in caplog.text
+    assert attempts(99, error, micro_batch=7) == ("scores", [7]), "the study decides on the first attempt"
+
+
+def test_one_image_that_does_not_fit_is_an_error_and_others_are_not_caught():
+    error, tried = attempts(0, MemoryError(), size=224)
+    assert isinstance(error, UserError) and tried == [4, 2, 1]
+    assert "images of 224 x 224 px" in str(error) and "--cores 1" in str(error)
+    error, tried = attempts(0, RuntimeError("shapes do not fit"))
+    assert "shapes" in str(error) and tried == [32]

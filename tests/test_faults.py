@@ -6,18 +6,7 @@ import time
 
 import psutil
 import pytest
-from faults import (
-    digests,
-    family,
-    finish,
-    kill,
-    make_root,
-    partial_files,
-    remount,
-    small_disk,
-    start,
-    wait_for_all,
-)
+from faults import digests, family, finish, kill, make_root, partial_files, remount, small_disk, start
 
 pytestmark = pytest.mark.system
 
@@ -52,7 +41,7 @@ def test_kills_in_a_row_lose_nothing(tmp_path, whole):
     result = finish(root)
     assert result.returncode == 0, result.stderr[-2000:]
     assert time_made in (None, first.stat().st_mtime_ns), "finished work is kept"
-    wait_for_all(orphans)
+    psutil.wait_procs(orphans, timeout=60)  # kernels and drivers outlive the one that was killed
     assert digests(root) == whole
 
 

@@ -1,14 +1,10 @@
 """The lean form of a network is the network."""
 
-import copy
-
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from pretrain_xai.attribution import attribute_all
 from pretrain_xai.methods.lean import Lean, lean
-from pretrain_xai.methods.micro_batches import input_gradients, step_spans
+from pretrain_xai.methods.passes import input_gradients
 from pretrain_xai.networks.models import build_network, layers_of
 from pretrain_xai.settings.sections import Network, Standardise
 from torch import nn
@@ -16,10 +12,8 @@ from torchvision.models import vgg11_bn
 
 
 def network(standardise: bool = True) -> nn.Module:
-    settings = Network(
-        architecture="vgg11", width=0.125, standardise=Standardise(mean=0.3, std=0.3) if standardise else None
-    )
-    return build_network(settings, n_classes=2, seed=0)
+    layer = Standardise(mean=0.3, std=0.3) if standardise else None
+    return build_network(Network(architecture="vgg11", width=0.125, standardise=layer), n_classes=2, seed=0)
 
 
 def images(size: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -38,8 +32,7 @@ def whole(parts):
     return nn.Sequential(parts.beginning, parts.rest)
 
 
-@pytest.mark.parametrize("size", [64, 96, 224, 256])
-@pytest.mark.parametrize("standardise", [True, False])
+@pytest.mark.parametrize(("size", "standardise"), [(64, True), (96, False), (224, True), (256, False)])
 def test_logits_and_gradients_are_the_models(size, standardise):
     model, x, targets = network(standardise).double(), images(size, torch.float64), torch.tensor([0, 1, 0])
     parts = split(model, size, torch.float64)
@@ -47,13 +40,6 @@ def test_logits_and_gradients_are_the_models(size, standardise):
     torch.testing.assert_close(whole(parts)(x), model(x), rtol=1e-12, atol=1e-12)
     expected = input_gradients(model, x, targets)
     torch.testing.assert_close(input_gradients(whole(parts), x, targets), expected, rtol=0, atol=1e-12)
-
-
-def test_beginning_is_affine():
-    parts = split(network(), 64)
-    x, black = images(64), torch.zeros(1, 3, 64, 64)
-    begun, start = parts.beginning(x), parts.beginning(black)
-    torch.testing.assert_close(parts.beginning(0.3 * x), start + 0.3 * (begun - start))
 
 
 def test_rectifier_behind_its_pool_changes_no_bit_of_the_gradient():
@@ -79,36 +65,27 @@ class Residual(nn.Module):
         return (x + self.convolution(x)).mean((2, 3))
 
 
-def with_hook(place):
+def hooked():
     model = network()
-    place(model).register_forward_hook(lambda *_: None)
+    model.register_forward_hook(lambda *_: None)
     return model
 
 
-@pytest.mark.parametrize(
-    "model", [Residual(), with_hook(lambda model: model), nn.Sequential(nn.Conv2d(3, 3, 1), Residual())]
-)
+@pytest.mark.parametrize("model", [Residual(), hooked(), nn.Sequential(nn.Conv2d(3, 3, 1), Residual())])
 def test_what_may_do_anything_else_is_left_whole(model):
     parts = split(model.eval(), 32)
     assert parts.rest is model or isinstance(parts.rest[-1], Residual)
     assert torch.equal(whole(parts)(images(32)), model(images(32)))
 
 
-@pytest.mark.parametrize(
-    "place",
-    [
-        lambda model: model.features,
-        lambda model: model.avgpool,
-        lambda model: model.classifier[0],
-        lambda model: model.features[1],
-        lambda model: model.features[2],
-    ],
-)
+@pytest.mark.parametrize("place", ["features", "avgpool", "classifier.0", "features.1", "features.2"])
 def test_a_hooked_part_sees_what_it_saw(place):
     """Hooks on containers, on what would be merged and on what would change places."""
     model, seen = network(), []
     expected_of = images(64)
-    handle = place(model).register_forward_hook(lambda module, arguments, output: seen.append((arguments[0], output)))
+    handle = model.get_submodule(place).register_forward_hook(
+        lambda module, arguments, output: seen.append((arguments[0], output))
+    )
     model(expected_of)
     (expected,) = seen
     parts = split(model, 64)
@@ -136,25 +113,3 @@ def test_active_dropout_anywhere_draws_for_the_rows_of_a_pass(place):
     maps = attribute_all(model, x, targets, methods, allow_dropout=True)
     one = attribute_all(model, x[1:2], targets[1:2], methods, allow_dropout=True, image_ids=torch.tensor([1]))
     assert all(torch.equal(maps[method][1:2], one[method]) for method in methods)
-
-
-def test_model_is_not_changed():
-    model = network()
-    before = copy.deepcopy(model.state_dict())
-    split(model, 64)
-    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
-    assert all(parameter.grad is None for parameter in model.parameters())
-
-
-@given(st.integers(1, 40), st.integers(1, 12), st.integers(1, 40))
-def test_steps_are_packed_whole_and_in_order(n_images, n_steps, n_rows):
-    passes = list(step_spans(n_images, n_steps, n_rows))
-    assert len(passes) == -(-n_images * n_steps // n_rows)
-    found = []
-    for spans in passes:
-        rows = [row for span in spans for row in range(span.rows.start, span.rows.stop)]
-        assert rows == list(range(len(rows))) and len(rows) <= n_rows
-        for span in spans:
-            assert span.rows.stop - span.rows.start == span.images.stop - span.images.start
-            found += [(span.step, image) for image in range(span.images.start, span.images.stop)]
-    assert found == [(step, image) for step in range(n_steps) for image in range(n_images)]

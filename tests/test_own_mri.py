@@ -14,7 +14,7 @@ from pretrain_xai import paths
 from pretrain_xai.paths import Paths
 from pretrain_xai.run_notebook import check_parameters, run_notebook
 from pretrain_xai.running.stages import fingerprint
-from pretrain_xai.slices.sources import make_slices
+from pretrain_xai.slices.sources import make_slices, slices_of
 from pretrain_xai.slices.store import read_slices
 from pretrain_xai.study import Study, StudyError, load_study
 from test_batch import batch, planned
@@ -138,7 +138,7 @@ def test_tiny_runs_on_a_cohort_of_nifti_files(root):
     data = root / "data" / "own"
     rejected = pd.read_csv(data / "slices" / "rejected.csv").set_index("subject")["reason"]
     assert rejected.index.isin(["sub-39", "sub-40", "sub-41"]).all() and "4-D" in rejected["sub-40"]
-    slices, table = read_slices(data / "slices")
+    slices, table = slices_of(load_study("own"))
     assert table.drop_duplicates("subject")["split"].value_counts().to_dict() == SUBJECTS
     assert slices.shape == (38 * 4, 233, 197)
     assert pd.read_csv(data / "dataset" / "audit.csv")["passed"].all()
@@ -149,7 +149,7 @@ def test_tiny_runs_on_a_cohort_of_nifti_files(root):
     nibabel.save(brain_volume(99, male=False), file)
     assert {"make_slices", "build_dataset", "pretrain", "finetune"} <= set(planned(root, "own"))
     assert batch(root, "data/own/slices/slices.npy", study="own").returncode == 0
-    other = (read_slices(data / "slices")[0] != before).any(axis=(1, 2))
+    other = (slices_of(load_study("own"))[0] != before).any(axis=(1, 2))
     assert set(table["subject"][other]) == {"sub-05"}
     shutil.rmtree(root / "bids")
     assert batch(root, study="own").returncode == 2

@@ -265,8 +265,6 @@ def test_the_code_of_the_network_counts_for_what_is_made_with_it(root):
     import pretrain_xai.running.stages
 
     pretrain_xai.running.stages.code_digest.cache_clear()
-    pretrain_xai.running.stages._meaning.cache_clear()
-    pretrain_xai.running.stages._imported.cache_clear()
     after = [fingerprint(study, notebook) for notebook in ("05_finetune", "07_find_intersections")]
     assert before[0] != after[0] and before[1] == after[1]
 

@@ -1,5 +1,6 @@
 """Scores against independent implementations: Quantus, scikit-learn and literal loops, on 500 random cases."""
 
+import dataclasses
 import tracemalloc
 import warnings
 from functools import partial
@@ -9,11 +10,11 @@ import pytest
 import quantus
 from pretrain_xai.batch import check_scores
 from pretrain_xai.dataset import LesionMasks, Split
-from pretrain_xai.explain import CHUNK, score_comparison_maps
 from pretrain_xai.localization import SCORES, average_precision_chance, find_score, score_masked, top_k_intersection
 from pretrain_xai.localization.masked_maps import MaskedMaps
 from pretrain_xai.localization.quantus_scores import METRICS
 from pretrain_xai.protocol import PUBLISHED
+from pretrain_xai.setting_scores import CHUNK, score_comparison_maps
 from pretrain_xai.settings.sections import Attribution
 from pretrain_xai.study import StudyError, load_study
 from sklearn.metrics import average_precision_score, roc_auc_score
@@ -194,7 +195,8 @@ def test_a_studys_scores_reach_its_table_and_the_ties_of_its_protocol_concern_co
     masks = LesionMasks(rng.random(images.shape), 0.9)
     split = Split(images, np.array([0, 1, 0]), masks, None)
     settings = Attribution(methods=["saliency"], scores=[*FAST, "quantus:Complexity"])
-    table = score_comparison_maps(split, np.arange(3), settings, PUBLISHED)
+    protocol = dataclasses.replace(PUBLISHED, mask_threshold=0.9)
+    table, _ = score_comparison_maps(split, np.arange(3), settings, protocol)
     counts = {"true_positives", "false_positives", "false_negatives", "true_negatives", "k", "all_zero"}
     assert set(table["metric"]) == {*FAST, "quantus:Complexity", *counts}
     assert (table.groupby(["method", "metric"]).size() == 3).all()

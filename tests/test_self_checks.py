@@ -9,17 +9,18 @@ import pandas as pd
 import pytest
 import torch
 from pretrain_xai import explain as explanation
-from pretrain_xai import localization
+from pretrain_xai import localization, setting_scores
 from pretrain_xai.attribution import METHODS
-from pretrain_xai.audit import AuditError, assert_passed, audit_dataset
+from pretrain_xai.audit import BALANCE_LEVEL, fair_coin
 from pretrain_xai.dataset import LesionMasks, Split
 from pretrain_xai.errors import SelfCheckError
-from pretrain_xai.explain import explain_and_score, score_comparison_maps
+from pretrain_xai.explain import Explainer
 from pretrain_xai.localization import SCORES, ConfusionCounts
 from pretrain_xai.networks.models import build_network, evaluation_mode
 from pretrain_xai.networks.training import predict
 from pretrain_xai.protocol import CORRECTED
 from pretrain_xai.self_checks import check_completeness, check_scores
+from pretrain_xai.setting_scores import score_comparison_maps
 from pretrain_xai.settings.sections import Attribution, Network
 from torch import nn
 
@@ -47,7 +48,11 @@ def split() -> Split:
 
 @pytest.fixture(scope="module")
 def scores(network, split) -> pd.DataFrame:
-    return explain_and_score(network, split, IMAGES, NAMES, SETTINGS, CORRECTED)[0]
+    return explain_and_score(network, split, NAMES)
+
+
+def explain_and_score(network: nn.Module, split: Split, methods: list[str]) -> pd.DataFrame:
+    return Explainer(network, split, SETTINGS, CORRECTED).scores(IMAGES, methods)[0]
 
 
 def stopped(table: pd.DataFrame, split: Split) -> str:
@@ -103,13 +108,12 @@ def test_rows_that_are_not_the_product_of_the_grid(scores, split, change):
 @pytest.mark.parametrize(
     ("metric", "change", "words"),
     [
-        ("pixel_auroc", lambda value: 1.0001, "scores outside of [0, 1]"),
-        ("pixel_auroc", lambda value: -0.0001, "scores outside of [0, 1]"),
-        ("true_positives", lambda value: value + 1, "counts of pixels and scores that do not belong together"),
-        ("true_negatives", lambda value: -value, "counts of pixels and scores that do not belong together"),
-        ("k", lambda value: value + 1, "counts of pixels and scores that do not belong together"),
-        ("relevance_rank_accuracy", lambda value: np.nan, "counts of pixels and scores that do not belong together"),
-        ("relevance_rank_accuracy", lambda value: 1 - value, "counts of pixels and scores that do not belong together"),
+        ("pixel_auroc", lambda value: 1.0001, "outside of [0, 1]"),
+        ("pixel_auroc", lambda value: -0.0001, "outside of [0, 1]"),
+        ("true_positives", lambda value: value + 1, "do not belong together"),
+        ("true_negatives", lambda value: -value, "do not belong together"),
+        ("k", lambda value: value + 1, "do not belong together"),
+        ("relevance_rank_accuracy", lambda value: np.nan, "do not belong together"),
     ],
 )
 def test_values_that_can_not_be(scores, split, metric, change, words):
@@ -141,18 +145,19 @@ TRUE_COUNTS = localization.confusion_counts
 
 
 @pytest.mark.parametrize(
-    ("place", "name", "fault", "words"),
+    ("name", "fault", "words"),
     [
-        (explanation, "confusion_counts", one_pixel_less, "do not belong together"),
-        (explanation, "_chunks", lambda indices: iter([indices[:-1]]), "rows, 3 images"),
-        (explanation, "_chunks", lambda indices: iter([indices, indices[:1]]), "rows, 3 images"),
+        ("confusion_counts", one_pixel_less, "do not belong together"),
+        ("chunks", lambda indices: [indices[:-1]], "rows, 3 images"),
+        ("chunks", lambda indices: [indices, indices[:1]], "rows, 3 images"),
     ],
     ids=["a wrong count", "an image forgotten", "an image twice"],
 )
-def test_a_fault_in_the_scoring_stops_the_run(network, split, monkeypatch, place, name, fault, words):
-    monkeypatch.setattr(place, name, fault)
+def test_a_fault_in_the_scoring_stops_the_run(network, split, monkeypatch, name, fault, words):
+    for module in (setting_scores, explanation):
+        monkeypatch.setattr(module, name, fault, raising=False)
     with pytest.raises(SelfCheckError, match=words):
-        explain_and_score(network, split, IMAGES, ["saliency"], SETTINGS, CORRECTED)
+        explain_and_score(network, split, ["saliency"])
     with pytest.raises(SelfCheckError, match=words):
         score_comparison_maps(split, IMAGES, SETTINGS, CORRECTED)
 
@@ -171,7 +176,7 @@ def test_a_fault_in_a_score_stops_the_run(network, split, monkeypatch, fault, wo
     faulty = dataclasses.replace(SCORES[name], **fault)
     monkeypatch.setattr(localization, "SCORES", {**SCORES, name: faulty})
     with pytest.raises(SelfCheckError, match=words):
-        explain_and_score(network, split, IMAGES, ["saliency"], SETTINGS, CORRECTED)
+        explain_and_score(network, split, ["saliency"])
 
 
 def test_an_empty_mask_stops_the_run(network, split):
@@ -179,7 +184,7 @@ def test_an_empty_mask_stops_the_run(network, split):
     strength[3] = 0
     empty = Split(split.images, split.labels, LesionMasks(strength, 0.5), split.table)
     with pytest.raises(ValueError, match="masks of images 3 are empty"):
-        explain_and_score(network, empty, IMAGES, ["saliency"], SETTINGS, CORRECTED)
+        explain_and_score(network, empty, ["saliency"])
 
 
 # ---------------------------------------------------------------- evaluation mode
@@ -206,10 +211,7 @@ def with_layer(network, layer: nn.Module) -> nn.Module:
 def test_a_layer_that_stays_in_training_mode_stops_the_run(network, split):
     alive = with_layer(network, AlwaysOn())
     modes = [module.training for module in alive.modules()]
-    for run in (
-        lambda: predict(alive, split.images),
-        lambda: explain_and_score(alive, split, IMAGES, ["saliency"], SETTINGS, CORRECTED),
-    ):
+    for run in (lambda: predict(alive, split.images), lambda: explain_and_score(alive, split, ["saliency"])):
         with pytest.raises(SelfCheckError, match=r"in training mode though eval\(\) was called: 3$"):
             run()
         assert [module.training for module in alive.modules()] == modes
@@ -231,7 +233,7 @@ def test_attribution_without_evaluation_mode_stops_the_run(network, split, monke
     monkeypatch.setattr(explanation, "evaluation_mode", forgotten)
     try:
         with pytest.raises(ValueError, match="in training mode"):
-            explain_and_score(network, split, IMAGES, ["saliency"], SETTINGS, CORRECTED)
+            explain_and_score(network, split, ["saliency"])
     finally:
         network.eval()
 
@@ -255,63 +257,37 @@ def test_maps_that_break_their_promise_stop_the_run(network, split, monkeypatch,
     monkeypatch.setattr("pretrain_xai.attribution.METHODS", {**METHODS, method: wrong})
     monkeypatch.setattr(explanation, "METHODS", {**METHODS, method: wrong})
     with pytest.raises(SelfCheckError, match=f"the maps of {method} miss the logit's difference to a black image by"):
-        explain_and_score(louder, split, IMAGES, [method], SETTINGS, CORRECTED)
+        explain_and_score(louder, split, [method])
 
 
 def test_what_a_method_may_miss():
     """Two images whose logits differ by 9 from the black image's, in the mean."""
-    sums = np.array([8.0, 10.0])
-    check_completeness("exact", sums, np.array([0.0, 0.0]), 1e-3)
-    check_completeness("exact", sums, np.array([0.01, -0.009]), 1e-3)
-    with pytest.raises(SelfCheckError, match=r"miss .* by 0\.02 in the mean, 0\.00998 at most is expected"):
-        check_completeness("exact", sums, np.array([0.02, 0.02]), 1e-3)
-    check_completeness("approximate", 0 * sums, np.array([-8.0, -10.0]), 1.0)
+    difference = np.array([8.0, -10.0])
+    check_completeness("exact", np.array([0.01, -0.009]), difference, 1e-3)
+    with pytest.raises(SelfCheckError, match=r"miss .* by 0\.02 in the mean, 0\.01 at most is expected"):
+        check_completeness("exact", np.array([0.02, 0.02]), difference, 1e-3)
+    check_completeness("approximate", -difference, difference, 1.0)
     with pytest.raises(SelfCheckError):
-        check_completeness("approximate", -sums / 5, np.array([-9.6, -12.0]), 1.0)
+        check_completeness("approximate", -1.2 * difference, difference, 1.0)
     with pytest.raises(SelfCheckError, match="by nan in the mean"):
-        check_completeness("broken", sums, np.array([np.nan, 0]), 1.0)
+        check_completeness("broken", np.array([np.nan, 0]), difference, 1.0)
 
 
 def test_completeness_is_that_of_all_images_whatever_the_chunks(network, split, monkeypatch):
     """An image that misses by much, alone in its chunk, stops nothing where the mean holds."""
     calls: list[np.ndarray] = []
-    monkeypatch.setattr(explanation, "CHUNK", 2)
-    monkeypatch.setattr(explanation, "check_completeness", lambda method, sums, deltas, bound: calls.append(deltas))
-    explain_and_score(network, split, IMAGES, ["deep_lift"], SETTINGS, CORRECTED)
+    monkeypatch.setattr(setting_scores, "CHUNK", 2)
+    monkeypatch.setattr(explanation, "check_completeness", lambda method, deltas, *_: calls.append(deltas))
+    explain_and_score(network, split, ["deep_lift"])
     assert [deltas.shape for deltas in calls] == [(3,)]
 
 
 # ---------------------------------------------------------------- the generator
 
 
-def a_dataset(labels: np.ndarray) -> tuple:
-    """Return what the audit takes: images with these labels, three lesions each, nothing else that tells the class."""
-    rng = np.random.default_rng(0)
-    n_images = len(labels)
-    images = pd.DataFrame(
-        {"split": "train", "label": labels, "subject": np.arange(n_images), "outside_difference": 0.0}
-    )
-    for draw in range(3):
-        images[f"draw_{draw}"] = rng.integers(0, 1000, n_images)
-    lesions = pd.DataFrame(
-        {
-            "image": np.repeat(np.arange(n_images), 3),
-            "order": np.tile(np.arange(3), n_images),
-            "patch": rng.integers(0, 4, 3 * n_images),
-            "label": np.repeat(labels, 3),
-            "row": rng.random(3 * n_images),
-            "column": rng.random(3 * n_images),
-        }
-    )
-    return images, lesions, rng.random((n_images, 5)), {"train": [bytes([n]) for n in range(8)]}, 0
-
-
 def test_unbalanced_labels_stop_the_run_before_a_network_sees_them():
-    assert_passed(audit_dataset(*a_dataset(np.arange(200) % 2)))
-    some = np.arange(200) % 2
-    some[:60] = 1  # 130 of 200
-    for labels in (some, 1 - some):
-        with pytest.raises(
-            AuditError, match=r"failed: balance of labels \(train\): 2\.\d+e-05, bound 0\.0001 \(a fair coin"
-        ):
-            assert_passed(audit_dataset(*a_dataset(labels)))
+    """The audit's bound: 130 of 200 are no fair coin, whichever class has them."""
+    some = pd.Series(np.arange(200) % 2)
+    assert fair_coin(some) == pytest.approx(1)
+    some[:60] = 1
+    assert fair_coin(some) == pytest.approx(fair_coin(1 - some)) and fair_coin(some) < BALANCE_LEVEL

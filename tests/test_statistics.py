@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib import pyplot as plt
 from pretrain_xai.drawing import statistics_plots as plots
+from pretrain_xai.drawing.heat_tables import redundancy_figure
 from pretrain_xai.paths import Paths
 from pretrain_xai.skill import Skills
 from pretrain_xai.statistics import redundancy
@@ -176,7 +177,7 @@ def test_the_smallest_studies_have_their_statistics(corpora, depths, n_seeds, me
     text = " ".join(finding.text for finding in findings(tables))
     assert text and "nan" not in text
     plots.ranks_figure(tables["ranks"], tables["nemenyi"].pivot(index="method", columns="other", values="p"))
-    plots.redundancy_figure(tables["redundancy"], one.methods)
+    redundancy_figure(tables["redundancy"], one.methods)
     plots.cells_figure(tables["cells"], one.methods, one.corpora)
 
 
@@ -207,9 +208,9 @@ def test_figures_have_a_panel_per_method_and_a_row_per_way(studies):
     tables = studies["effect"]
     figure = plots.cells_figure(tables["cells"], ["method0", "method1"], ["natural", "mri"])
     assert [ax.get_title() for ax in figure.axes] == ["method0", "method1"]
-    figure = plots.corpus_figure(tables["effects"], "mri - natural")
+    figure = plots.corpus_effect_figure(tables["effects"], "mri - natural")
     assert [len(ax.get_yticklabels()) for ax in figure.axes] == [4, 4, 3]
-    figure = plots.corpus_figure(studies["one seed"]["effects"], "mri - natural")
+    figure = plots.corpus_effect_figure(studies["one seed"]["effects"], "mri - natural")
     assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == ["t interval over images"]
 
 

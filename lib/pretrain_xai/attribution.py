@@ -1,4 +1,4 @@
-"""Attribution maps that depend on the image alone, not on how images were batched (see `micro_batches`).
+"""Attribution maps that depend on the image alone, not on how images were batched (see `methods.passes`).
 
 A method is one function of a `Block` of images and one entry of `METHODS`.
 """
@@ -6,29 +6,19 @@ A method is one function of a `Block` of images and one entry of `METHODS`.
 import inspect
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import captum.attr
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from pretrain_xai.errors import did_you_mean
+from pretrain_xai.methods import further_methods, layer_rules
 from pretrain_xai.methods.deep_lift import reference_inputs, rescaled
-from pretrain_xai.methods.further_methods import (
-    check_windows,
-    grad_cam,
-    lrp_epsilon_plus_flat,
-    occlusion,
-    random,
-    smooth_grad,
-)
-from pretrain_xai.methods.layer_rules import CAPTUM_LRP, DEEP_LIFT, RECTIFIERS, ZENNIT_LRP, LayerRules
-from pretrain_xai.methods.micro_batches import Block, input_gradients, network_of
-from pretrain_xai.methods.model_guard import check_inputs, require_finite
+from pretrain_xai.methods.guard import require_finite
+from pretrain_xai.methods.passes import Block, guarded_blocks, input_gradients
 
 
 def attribute(
@@ -59,7 +49,7 @@ def attribute(
     image_ids : integer tensor of shape (n_images,), optional
         What random methods draw from, together with `seed`; default 0 .. n_images - 1.
     batch_size : int, optional
-        Images handled at once, to bound memory; small values waste rows of the micro-batches. Default all.
+        Images handled at once, at most and by default `micro_batch_rows`; small values waste rows of the passes.
     micro_batch : int, optional
         Rows of a pass, a power of two, if `micro_batch_rows` needs too much memory. It may change the last digits: record it.
     allow_dropout : bool
@@ -78,17 +68,9 @@ def attribute(
     TypeError
         If a dtype or an option is wrong, or the method has no rule for a module.
     """
+    drawn = {"image_ids": image_ids, "batch_size": batch_size, "seed": seed, "micro_batch": micro_batch}
     return attribute_all(
-        model,
-        images,
-        targets,
-        [method],
-        image_ids=image_ids,
-        batch_size=batch_size,
-        seed=seed,
-        micro_batch=micro_batch,
-        allow_dropout=allow_dropout,
-        options={method: options},
+        model, images, targets, [method], **drawn, allow_dropout=allow_dropout, options={method: options}
     )[method]
 
 
@@ -98,59 +80,54 @@ def attribute_all(
     targets: Tensor,
     methods: Iterable[str],
     *,
-    image_ids: Tensor | None = None,
-    batch_size: int | None = None,
-    seed: int = 0,
-    micro_batch: int | None = None,
-    allow_dropout: bool = False,
     options: Mapping[str, Mapping[str, Any]] | None = None,
+    **passes: Any,
 ) -> dict[str, Tensor]:
     """Explain `images` by several methods, which share the passes that they can share.
 
-    As `attribute`, with `options` per method; the maps equal those of `attribute` to the bit.
+    Parameters
+    ----------
+    options : dict of dicts, optional
+        By method.
+    **passes
+        `image_ids`, `batch_size`, `seed`, `micro_batch` and `allow_dropout`, as in `attribute`, whose maps these equal to
+        the bit.
     """
-    methods, options = list(methods), dict(options or {})
-    for method in {*methods, *options}:
-        check_options(method, options.get(method, {}))
-    ids = torch.arange(len(images)) if image_ids is None else image_ids
-    check_inputs(model, images, targets, ids, batch_size=batch_size, micro_batch=micro_batch, seed=seed)
     maps = {method: torch.empty_like(images, memory_format=torch.contiguous_format) for method in methods}
-    with network_of(model, images, targets, seed=seed, micro_batch=micro_batch, allow_dropout=allow_dropout) as network:
-        for start in range(0, len(images), batch_size or len(images) or 1):
-            part = slice(start, start + (batch_size or len(images)))
-            block = Block(network, network.formatted(images[part]), targets[part], ids[part].tolist())
-            for method in methods:
-                maps[method][part] = METHODS[method].compute(block, **options.get(method, {}))
-                require_finite(maps[method][part], ids[part], f"map of {method} for image id")
+    with guarded_blocks(model, images, targets, **passes) as blocks:
+        for part, block in blocks:
+            for method, found in maps.items():
+                found[part] = map_block(block, method, (options or {}).get(method, {}))
     return maps
 
 
+def map_block(block: Block, method: str, options: Mapping[str, Any]) -> Tensor:
+    """Return a method's maps of a block; ValueError or TypeError if an option is wrong or a map is not finite."""
+    check_options(method, options)
+    maps = METHODS[method].compute(block, **options)
+    require_finite(maps, torch.tensor(block.image_ids), f"map of {method} for image id")
+    return maps.contiguous()
+
+
 def completeness_delta(
-    model: nn.Module,
-    images: Tensor,
-    targets: Tensor,
-    attributions: Tensor,
-    *,
-    image_ids: Tensor | None = None,
-    seed: int = 0,
-    micro_batch: int | None = None,
-    allow_dropout: bool = False,
+    model: nn.Module, images: Tensor, targets: Tensor, attributions: Tensor, **passes: Any
 ) -> Tensor:
     """Return how far each map's sum is from the logit's difference to the black image; 0 for a complete method.
+
+    `passes` are `image_ids`, `seed`, `micro_batch` and `allow_dropout`, as in `attribute`.
 
     Returns
     -------
     float64 tensor of shape (n_images,), in units of the logit
         sum of the attributions - (logit(image) - logit(black image)), of the target's logit.
     """
-    ids = torch.arange(len(images)) if image_ids is None else image_ids
-    check_inputs(model, images, targets, ids, micro_batch=micro_batch, seed=seed)
     if attributions.shape != images.shape:
         raise ValueError(f"attributions have shape {tuple(attributions.shape)}, the images {tuple(images.shape)}")
-    with network_of(model, images, targets, seed=seed, micro_batch=micro_batch, allow_dropout=allow_dropout) as network:
-        block = Block(network, network.formatted(images), targets, ids.tolist())
-        difference = block.logits(1.0) - block.logits(0.0)
-    return attributions.double().sum((1, 2, 3)) - difference
+    delta = attributions.double().sum((1, 2, 3))
+    with guarded_blocks(model, images, targets, **passes) as blocks:
+        for part, block in blocks:
+            delta[part] -= block.difference
+    return delta
 
 
 def _integrated_gradients(block: Block, *, n_steps: int = 50) -> Tensor:
@@ -185,30 +162,28 @@ def _deep_lift(block: Block) -> Tensor:
     return block.per_row(explain)
 
 
-def _by_captum(attribution: type[captum.attr.Attribution], n_rows: int | None = None) -> Callable[[Block], Tensor]:
-    """Return the method as Captum computes it, on whole micro-batches or on `n_rows` at once."""
+def _by_captum(name: str, n_rows: int | None = None) -> Callable[[Block], Tensor]:
+    """Return the method as Captum's class of that name computes it, on whole micro-batches or on `n_rows` at once."""
 
     def compute(block: Block) -> Tensor:
-        def explain(rows: Tensor, targets: Tensor) -> Tensor:
-            with warnings.catch_warnings(), torch.enable_grad(), _any_algorithm():
-                warnings.filterwarnings("ignore", message="Setting (forward, )?backward hooks", category=UserWarning)
-                return attribution(block.network.model).attribute(rows.requires_grad_(), target=targets)
+        from captum import attr  # takes a second
 
-        return block.per_row(explain, n_rows)
+        def explain(rows: Tensor, targets: Tensor) -> Tensor:
+            with torch.enable_grad():
+                return getattr(attr, name)(block.network.model).attribute(rows.requires_grad_(), target=targets)
+
+        wanted = torch.are_deterministic_algorithms_enabled()
+        warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+        try:
+            # Captum's DeepLift unpools: torch has no version of that it calls deterministic, though on a CPU it is
+            torch.use_deterministic_algorithms(False)
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="Setting (forward, )?backward hooks", category=UserWarning)
+                return block.per_row(explain, n_rows)
+        finally:
+            torch.use_deterministic_algorithms(wanted, warn_only=warn_only)
 
     return compute
-
-
-@contextmanager
-def _any_algorithm() -> Iterator[None]:
-    """Let Captum's DeepLift unpool: torch has no version of it that it calls deterministic, though on a CPU it is."""
-    wanted = torch.are_deterministic_algorithms_enabled()
-    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
-    torch.use_deterministic_algorithms(False)
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(wanted, warn_only=warn_only)
 
 
 @dataclass(frozen=True)
@@ -222,7 +197,7 @@ class Method:
     #: `check(side, **options)` raises a ValueError for options that do not fit together or to images of `side` pixels
     check: Callable[..., None] | None = None
     #: what it knows of layers; none: it takes the gradient or the logits of any network
-    rules: LayerRules | None = None
+    rules: layer_rules.LayerRules | None = None
 
     @property
     def options(self) -> dict[str, Any]:
@@ -234,26 +209,19 @@ class Method:
 METHODS: Mapping[str, Method] = {
     "integrated_gradients": Method(_integrated_gradients, tolerance=1.0),
     "gradient_shap": Method(_gradient_shap),
-    "deep_lift": Method(_deep_lift, tolerance=1e-3, rules=DEEP_LIFT),
+    "deep_lift": Method(_deep_lift, tolerance=1e-3, rules=layer_rules.DEEP_LIFT),
     "saliency": Method(lambda block: block.gradient),
     "input_x_gradient": Method(lambda block: block.images * block.gradient),
-    "guided_backprop": Method(_by_captum(captum.attr.GuidedBackprop), rules=RECTIFIERS),
-    "deconvolution": Method(_by_captum(captum.attr.Deconvolution), rules=RECTIFIERS),
-    "lrp": Method(_by_captum(captum.attr.LRP), rules=CAPTUM_LRP),
+    "guided_backprop": Method(_by_captum("GuidedBackprop"), rules=layer_rules.RECTIFIERS),
+    "deconvolution": Method(_by_captum("Deconvolution"), rules=layer_rules.RECTIFIERS),
+    "lrp": Method(_by_captum("LRP"), rules=layer_rules.CAPTUM_LRP),
     # as published, one image at a time: its max-pool rule mixes the images of a batch, and it is not complete on VGG
-    "deep_lift_captum": Method(_by_captum(captum.attr.DeepLift, n_rows=1), rules=DEEP_LIFT),
-    "smooth_grad": Method(smooth_grad),
-    "grad_cam": Method(grad_cam),
-    "occlusion": Method(occlusion, check=check_windows),
-    "lrp_epsilon_plus_flat": Method(lrp_epsilon_plus_flat, rules=ZENNIT_LRP),
-    "random": Method(random),
-}
-
-
-#: by the type of an option's default: what is accepted, from which value, and how it is called
-_OPTION_TYPES: Mapping[type, tuple[tuple[type[int | float], ...], float, str]] = {
-    int: ((int,), 1, "a whole number from 1"),
-    float: ((int, float), 0, "a finite number from 0"),
+    "deep_lift_captum": Method(_by_captum("DeepLift", n_rows=1), rules=layer_rules.DEEP_LIFT),
+    "smooth_grad": Method(further_methods.smooth_grad),
+    "grad_cam": Method(further_methods.grad_cam),
+    "occlusion": Method(further_methods.occlusion, check=further_methods.check_windows),
+    "lrp_epsilon_plus_flat": Method(further_methods.lrp_epsilon_plus_flat, rules=layer_rules.ZENNIT_LRP),
+    "random": Method(further_methods.random),
 }
 
 
@@ -269,8 +237,9 @@ def check_options(method: str, options: Mapping[str, Any], image_size: int | Non
         if name not in valid:
             known = ", ".join(f"{option}={default}" for option, default in valid.items()) or "none"
             raise TypeError(f"{method} has no option {name!r}{did_you_mean(name, valid)}; its options are: {known}")
-        accepted, least, expected = _OPTION_TYPES[type(valid[name])]
-        if isinstance(value, bool) or not isinstance(value, accepted) or not least <= value < math.inf:
+        whole = isinstance(valid[name], int)
+        least, expected = (1, "a whole number from 1") if whole else (0, "a finite number from 0")
+        if type(value) not in (int, int if whole else float) or not least <= value < math.inf:
             raise ValueError(f"{method} got {name}={value!r}, {expected} is expected")
     if (check := METHODS[method].check) and image_size:
         check(image_size, **{**valid, **options})

@@ -1,7 +1,7 @@
 """Run a whole study: `python -m pretrain_xai.batch STUDY [snakemake options]`.
 
-Checks everything that can be checked before the first notebook starts, finds results that were changed after they were
-made, lets Snakemake run what is missing, out of date or changed, and says how long each stage took.
+Checks everything that can be checked before the first notebook starts, lets Snakemake run what is missing or out of date,
+and says how long each stage took. Whether results were changed after they were made is not looked at: `make verify` does.
 """
 
 import argparse
@@ -14,16 +14,14 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 
 from pretrain_xai import paths
 from pretrain_xai.errors import UserError
 from pretrain_xai.paths import Paths
-from pretrain_xai.running.altered_files import find_altered, jobs_of, make_again, name_altered
 from pretrain_xai.running.cluster import job_prefix, profile_folder, uses_slurm, wait_for_earlier_jobs
 from pretrain_xai.running.pairs import check_pairs
 from pretrain_xai.running.stages import STAGES
-from pretrain_xai.running.variants import finished_variants, retrained_variants, variant_name, variant_states
+from pretrain_xai.running.variants import retrained_variants, variant_name, variant_states
 from pretrain_xai.slices.files import source_state
 from pretrain_xai.study import Study, StudyError, load_study
 
@@ -61,18 +59,14 @@ def check_scores(study: Study) -> None:
     from pretrain_xai.localization import SCORES, find_score, no_chance
 
     compared = study.attribution.sensitivity.scores
+    with_chance = [name for name, score in SCORES.items() if score.chance is not no_chance]
     for place, scores in (("scores", study.attribution.scores), ("sensitivity.scores", compared)):
         for score in scores:
             try:
-                find_score(score)
+                if find_score(score).chance is no_chance and scores is compared:
+                    raise ValueError(f"{score!r} has no chance level, so no skill; {', '.join(with_chance)} have one")
             except ValueError as error:
                 raise StudyError(f"attribution.{place}: {error}") from None
-    for score in compared:
-        if find_score(score).chance is no_chance:
-            known = ", ".join(name for name, known in SCORES.items() if known.chance is not no_chance)
-            raise StudyError(
-                f"attribution.sensitivity.scores: {score!r} has no chance level, so no skill; {known} have one"
-            )
 
 
 def check_files_and_network(study: Study, profile: str = "local") -> None:
@@ -100,58 +94,34 @@ def only_batch(study: str) -> Iterator[int]:
     path = Paths(base).data / ".batch.lock"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        file = path.open("a")
     except OSError as error:
         raise BatchError(f"can't write to {path.parent}: {error.strerror}; results of a study go there") from None
-    try:
-        _lock(descriptor, base, path)
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-def _lock(descriptor: int, study: str, path: Path) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise BatchError(
-            f"another batch is running the study {study!r}; wait for it or stop it (lock: {path})"
-        ) from None
-    except OSError as error:
-        raise BatchError(f"can't lock {path}: {error.strerror}; results need a file system with locks") from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BatchError(
+                f"another batch is running the study {base!r}; wait for it or stop it (lock: {path})"
+            ) from None
+        except OSError as error:
+            raise BatchError(f"can't lock {path}: {error.strerror}; results need a file system with locks") from None
+        yield file.fileno()
 
 
 def run_batch(study: str, options: Sequence[str], profile: str = "local") -> int:
     """Run Snakemake on the study with one of the `profiles/` and return its exit status."""
     folder = profile_folder(profile)
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(paths.REPOSITORY / "Snakefile")]
-    command += ["--profile", str(folder), "--directory", str(paths.root()), "--nolock", *options]
-    config = ["--config", f"study={study}"]
-    environment = {"PYTHONHASHSEED": "0"} | os.environ  # any other gives the same: `make soak`
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(paths.REPOSITORY / "Snakefile"), "--nolock"]
+    command += ["--profile", str(folder), "--directory", str(paths.root()), *options]
     with only_batch(study) as lock:
-
-        def run(*further: str) -> int:
-            # the driver inherits the lock, so that it stays locked if only this process is killed
-            return subprocess.run(
-                [*command, *further, *config], env=environment, pass_fds=[lock], check=False
-            ).returncode
-
         if uses_slurm(folder) and not _is_dry(options):
             command += ["--slurm-jobname-prefix", job_prefix(study)]
             wait_for_earlier_jobs(study)
-        altered = find_altered(study)
-        made_here = _files_made_by([*command, "--summary", *config]) if altered else set()
-        name_altered(altered, made_here)
-        if _is_dry(options):
-            forced = jobs_of(altered, made_here)
-            return run(*(["--forcerun", *forced] if forced else []))
-        return make_again(study, altered, made_here, run) or run()
-
-
-def _files_made_by(command: Sequence[str]) -> set[str]:
-    """Return the files in Snakemake's summary of a batch; none if it can't be made, for which the batch will say why."""
-    printed = subprocess.run(command, capture_output=True, text=True, check=False).stdout
-    return {line.split("\t")[0] for line in printed.splitlines() if "\t" in line}
+        environment = {"PYTHONHASHSEED": "0"} | os.environ  # any other gives the same
+        # the driver inherits the lock, so that it stays locked if only this process is killed
+        command += ["--config", f"study={study}"]
+        return subprocess.run(command, env=environment, pass_fds=[lock], check=False).returncode
 
 
 def run_protocols(study: str, options: Sequence[str], *, retrain: bool, profile: str = "local") -> int:
@@ -175,34 +145,29 @@ def stage_times(study: Study) -> dict[str, list[float]]:
     """Return the seconds that each executed notebook of the study took, by stage."""
     times: dict[str, list[float]] = {}
     for path in sorted(study.paths.executed.glob("*/[!.]*.ipynb")):
-        if path.stat().st_size == 0:  # Snakemake makes the log of a job that was killed before it wrote one
-            continue
-        duration = json.loads(path.read_text(encoding="utf-8"))["metadata"].get("papermill", {}).get("duration")
-        times.setdefault(path.parent.name, []).append(duration or 0.0)
+        if path.stat().st_size:  # Snakemake makes an empty log for a job that was killed before it wrote one
+            notebook = json.loads(path.read_text(encoding="utf-8"))
+            duration = notebook["metadata"].get("papermill", {}).get("duration")
+            times.setdefault(path.parent.name, []).append(duration or 0.0)
     return times
 
 
-def _print_times(study: str, wall: float, variants: Sequence[str]) -> None:
+def _finish(study: Study, wall: float) -> None:
+    """Say how long a study took; if it is finished, remove its slices, which whoever needs them makes again."""
     print(f"\n{'stage':<28} {'runs':>4} {'minutes':>8}")
-    for stage, seconds in stage_times(load_study(study)).items():
+    for stage, seconds in stage_times(study).items():
         print(f"{stage:<28} {len(seconds):>4} {sum(seconds) / 60:>8.1f}")
-    for variant in variants:
-        times = stage_times(load_study(variant_name(study, variant))).values()
-        print(f"{'variant ' + variant:<28} {sum(map(len, times)):>4} {sum(map(sum, times)) / 60:>8.1f}")
     print(
         f"this batch took {wall / 60:.1f} minutes; notebooks ran side by side, and some of those above in earlier batches"
     )
-    report = Paths(study).figures / "report.html"
+    report = study.paths.figures / "report.html"
     if report.is_file():
-        print(f"next: open {_near(report)} in a browser, then the notebooks with `make lab`")
+        (study.paths.slices / "slices.npy").unlink(missing_ok=True)
+        print(f"next: open {os.path.relpath(report)} in a browser, then the notebooks with `make lab`")
 
 
 def _is_dry(options: Sequence[str]) -> bool:
     return any(option in ("--dry-run", "--dryrun") or re.fullmatch("-[kpqF]*n[kpqF]*", option) for option in options)
-
-
-def _near(path: Path) -> Path:
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -232,8 +197,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     if status == 0 and not _is_dry(snakemake_options):
-        variants = finished_variants(load_study(options.study)) if options.protocols else []
-        _print_times(options.study, time.monotonic() - started, variants)
+        _finish(load_study(options.study), time.monotonic() - started)
     return status
 
 

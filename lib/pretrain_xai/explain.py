@@ -1,9 +1,12 @@
 """Explain one model's images and score the maps, streamed: scores are kept, and the maps of a few examples."""
 
+import functools
+import logging
 import secrets
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -11,229 +14,206 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from pretrain_xai.attribution import METHODS, attribute_all, completeness_delta
+from pretrain_xai.arrays import Integers
+from pretrain_xai.attribution import METHODS, map_block
 from pretrain_xai.dataset import LesionMasks, Split
-from pretrain_xai.localization import Scored, chance, confusion_counts, relevance_rank_accuracy, score_masked
+from pretrain_xai.errors import UserError
+from pretrain_xai.localization import chance, relevance_rank_accuracy
 from pretrain_xai.localization.comparison_maps import COMPARISON_MAPS, comparison_maps, reduce_channels
 from pretrain_xai.localization.masked_maps import MaskedMaps
-from pretrain_xai.memory import within_memory
+from pretrain_xai.methods.passes import guarded_blocks, micro_batch_rows
 from pretrain_xai.networks.hardware import as_batch
 from pretrain_xai.networks.models import evaluation_mode
 from pretrain_xai.networks.training import predict
 from pretrain_xai.protocol import NEW_MAPS, RESCORED, Protocol, switched_protocols
-from pretrain_xai.self_checks import DELTA, check_completeness, check_scores
-from pretrain_xai.setting_scores import SettingScores
+from pretrain_xai.self_checks import check_completeness
+from pretrain_xai.setting_scores import Scoring, SettingScores, chunks
 from pretrain_xai.settings.sections import Attribution
 
-#: images whose maps are in memory at once
-CHUNK = 64
-#: image index, label, prediction, value and chance of each chunk, by method and metric
-_Rows = dict[tuple[str, str], list[tuple[np.ndarray, ...]]]
-#: the method that stands for `method` under the published protocol
-_PUBLISHED_METHODS = {"deep_lift": "deep_lift_captum"}
+T = TypeVar("T")
 
 
-@within_memory
-def explain_and_score(
-    network: nn.Module,
-    split: Split,
-    image_indices: np.ndarray,
-    methods: Sequence[str],
-    settings: Attribution,
-    protocol: Protocol,
-    *,
-    under_settings: SettingScores | None = None,
-) -> pd.DataFrame:
-    """Explain each image's true label by all methods and score the maps against the lesions.
+class TooLittleMemoryError(UserError):
+    """Not even one image at a time can be explained."""
 
-    Parameters
-    ----------
-    image_indices : int array of shape (n_images,)
-        Images of `split`, each once.
-    under_settings : SettingScores, optional
-        Filled with what the same maps score under other settings.
 
-    Returns
-    -------
-    DataFrame with `method`, `image_index`, `label`, `predicted`, `metric`, `value`, `chance`: one row per image, method and
-    metric (the settings' `scores`, the confusion counts, `k`, `all_zero` = 1 for a map that says nothing, whose scores are
-    chance, and `completeness_delta` in units of the logit for methods that should be complete).
-    int, the rows of the passes (see `within_memory`).
+def within_memory(explain: Callable[..., T]) -> Callable[..., T]:
+    """Let `explain` start again with half the rows of a pass when memory runs out, down to one.
+
+    Its first argument is the Explainer, which then keeps the smaller `micro_batch`. All maps of a model come from passes of
+    one shape, so nothing that an interrupted attempt computed is kept.
 
     Raises
     ------
-    SelfCheckError
-        The scores can't be right (see `self_checks`).
+    TooLittleMemoryError
+        One image at a time is too much.
     """
-    rows: _Rows = defaultdict(list)
-    completeness: dict[str, list[np.ndarray]] = defaultdict(list)
-    for chunk in tqdm(_chunks(image_indices), desc="explaining", unit="chunk", total=-(-len(image_indices) // CHUNK)):
-        images, masks, labels = split.images[chunk], split.masks[chunk], split.labels[chunk]
-        predicted = predict(network, images, dropout_active=protocol.dropout_active).argmax(axis=1)
-        known = chunk, labels, predicted
-        for method, (attributions, deltas) in signed_attributions(
-            network, images, labels, chunk, methods, settings, protocol
-        ).items():
-            maps = reduce_channels(attributions, protocol.channel_reduction)
-            scores = _localization(maps, masks, settings.scores, protocol, chunk)
-            if deltas is not None:
-                scores[DELTA] = (deltas, np.full(len(chunk), np.nan))
-                completeness[method].append(np.stack([attributions.sum(axis=(1, 2, 3), dtype=np.float64), deltas]))
-            _append(rows, method, known, scores)
-            if under_settings is not None:
-                under_settings.add(method, attributions, split.masks.strength[chunk], chunk, protocol.ties)
-    if not protocol.dropout_active:  # else each pass is that of another network
-        for method, parts in completeness.items():
-            sums, missed = np.concatenate(parts, axis=1)
-            check_completeness(method, sums, missed, METHODS[method].tolerance)
-    return check_scores(_table(rows), split, image_indices, methods, settings.scores)
+
+    @functools.wraps(explain)
+    def explain_within(explainer: "Explainer", *arguments: Any) -> T:
+        while True:
+            rows = explainer.micro_batch
+            try:
+                return explain(explainer, *arguments)
+            except (MemoryError, RuntimeError) as error:
+                # torch raises a plain RuntimeError where the system refuses memory, and a class of its own for a GPU
+                short = isinstance(error, MemoryError | torch.OutOfMemoryError)
+                if not short and "can't allocate memory" not in str(error):
+                    raise
+                if rows == 1:
+                    height, width = explainer.split.images.shape[1:3]
+                    raise TooLittleMemoryError(
+                        f"memory ran out though images of {height} x {width} px were explained one at a time: run one job "
+                        "at a time (`python -m pretrain_xai.batch STUDY --cores 1`), or choose a smaller "
+                        "dataset.image_size or network.width"
+                    ) from error
+            # outside of the handler, whose error keeps the tensors of the failed pass alive
+            logging.getLogger(__name__).warning("memory ran out with %d images a pass: again with %d", rows, rows // 2)
+            explainer.micro_batch = rows // 2
+            torch.cuda.empty_cache()
+
+    return explain_within
 
 
-def score_comparison_maps(
-    split: Split, image_indices: np.ndarray, settings: Attribution, protocol: Protocol
-) -> pd.DataFrame:
-    """Score the maps that need no network (`COMPARISON_MAPS`); as `explain_and_score`, without predictions."""
-    rows: _Rows = defaultdict(list)
-    for chunk in _chunks(image_indices):
-        images, masks = np.asarray(split.images[chunk]), split.masks[chunk]
-        known = chunk, split.labels[chunk], np.full(len(chunk), np.nan)
-        for name in COMPARISON_MAPS:
-            maps = comparison_maps(images, name, signed_edges=protocol.signed_edges)
-            _append(rows, name, known, _localization(maps, masks, settings.scores, protocol, chunk))
-    return check_scores(_table(rows), split, image_indices, COMPARISON_MAPS, settings.scores)
+class Explained(NamedTuple):
+    """The signed maps of some images, by the names of the study's methods.
 
-
-@within_memory
-def score_under_switches(
-    network: nn.Module,
-    split: Split,
-    image_indices: np.ndarray,
-    methods: Sequence[str],
-    settings: Attribution,
-    protocol: Protocol,
-) -> pd.DataFrame:
-    """Score one network's maps under the protocol, and under it with each switch of RESCORED as published.
-
-    Maps are computed anew only where a switch changes them, not where it changes their scores.
-
-    Returns
-    -------
-    DataFrame with `switch` ("none": the protocol itself), `method`, `image_index`, `value` (Relevance Rank Accuracy) and
-    `chance`. int, the rows of the passes (see `within_memory`).
+    Attributes
+    ----------
+    predicted : int array of shape (n,)
+    maps : dict of float arrays of shape (n, 3, height, width)
+    deltas : DataFrame of n rows
+        The `difference` of the true label's logit to that of the black image, and a column for each method that should be
+        complete: by how much the sum of the map misses it.
     """
-    tables = []
-    for chunk in tqdm(_chunks(image_indices), desc="switches", unit="chunk", total=-(-len(image_indices) // CHUNK)):
-        images, labels = split.images[chunk], split.labels[chunk]
-        unchanged = signed_attributions(network, images, labels, chunk, methods, settings, protocol)
-        for switch, switched in switched_protocols(protocol).items():
-            concerned = [method for method in methods if not RESCORED.get(switch) or method in RESCORED[switch]]
-            maps = unchanged
-            if switch in NEW_MAPS:
-                maps = signed_attributions(network, images, labels, chunk, concerned, settings, switched)
-            for method in concerned:
-                reduced = reduce_channels(maps[method][0], switched.channel_reduction)
-                tables.append(_rank_accuracy(reduced, split, chunk, switched).assign(switch=switch, method=method))
-    return pd.concat(tables, ignore_index=True)
+
+    predicted: Integers
+    maps: dict[str, np.ndarray]
+    deltas: pd.DataFrame
 
 
-def score_comparison_maps_under_switches(split: Split, image_indices: np.ndarray, protocol: Protocol) -> pd.DataFrame:
-    """Score the maps that need no network; as `score_under_switches`."""
+@dataclass
+class Explainer:
+    """Explains images of a split by their true labels, as the settings and the protocol say, and scores the maps.
+
+    Attributes
+    ----------
+    micro_batch : int
+        Rows of the passes, to be recorded; smaller after a call for which memory was short.
+    """
+
+    network: nn.Module
+    split: Split
+    settings: Attribution
+    protocol: Protocol
+    micro_batch: int = 0
+
+    def __post_init__(self) -> None:
+        rows = self.settings.micro_batch or micro_batch_rows(*self.split.images.shape[1:3])
+        self.micro_batch = self.micro_batch or rows
+
+    def explain(self, chunk: np.ndarray, methods: Sequence[str], protocol: Protocol | None = None) -> Explained:
+        """Explain the images `chunk` (n,), converted and guarded once; under another protocol if one is given."""
+        protocol = protocol or self.protocol
+        images = as_batch(self.split.images[chunk], self.network)
+        predicted = predict(self.network, images, dropout_active=protocol.dropout_active).argmax(axis=1)
+        passes: dict[str, Any] = {
+            "image_ids": torch.from_numpy(np.array(chunk, dtype=np.int64)),
+            "seed": secrets.randbits(31) if protocol.gradient_shap_unseeded else self.settings.seed,
+            "micro_batch": self.micro_batch,
+            "allow_dropout": protocol.dropout_active,
+        }
+        maps, missed = defaultdict(list), []
+        targets = torch.from_numpy(self.split.labels[chunk]).to(images.device)
+        with (
+            evaluation_mode(self.network, dropout_active=protocol.dropout_active),
+            guarded_blocks(self.network, images, targets, **passes) as blocks,
+        ):
+            for _, block in blocks:
+                deltas = {"difference": block.difference.cpu().numpy()}
+                for name in methods:
+                    method = "deep_lift_captum" if name == "deep_lift" and protocol.captum_deep_lift else name
+                    found = map_block(block, method, self.settings.options.get(name, {}))
+                    maps[name].append(found.cpu().numpy())
+                    if METHODS[method].tolerance is not None:
+                        deltas[name] = (found.double().sum((1, 2, 3)) - block.difference).cpu().numpy()
+                missed.append(pd.DataFrame(deltas))
+        whole = {name: np.concatenate(parts) for name, parts in maps.items()}
+        return Explained(predicted, whole, pd.concat(missed, ignore_index=True))
+
+    @within_memory
+    def scores(self, image_indices: np.ndarray, methods: Sequence[str]) -> tuple[pd.DataFrame, SettingScores]:
+        """Explain images, each once, by all methods and score the maps against the lesions.
+
+        Returns
+        -------
+        DataFrame as of `Scoring.table`, and what the same maps score under other settings.
+
+        Raises
+        ------
+        SelfCheckError
+            The scores can't be right, or maps do not sum to what their method promises (see `self_checks`).
+        """
+        scoring = Scoring(self.split, image_indices, methods, self.settings, self.protocol)
+        missed = []
+        for chunk in tqdm(chunks(image_indices), desc="explaining", unit="chunk"):
+            found = self.explain(chunk, methods)
+            for method, maps in found.maps.items():
+                scoring.add(method, maps, chunk, found.predicted, found.deltas.get(method))
+            missed.append(found.deltas)
+        deltas = pd.concat(missed)
+        # with dropout each pass is that of another network
+        for method in [] if self.protocol.dropout_active else deltas.columns.drop("difference"):
+            check_completeness(method, deltas[method], deltas["difference"], METHODS[method].tolerance)
+        return scoring.table(), scoring.under_settings
+
+    @within_memory
+    def switch_scores(self, image_indices: np.ndarray, methods: Sequence[str]) -> pd.DataFrame:
+        """Score maps under the protocol, and under it with each switch of RESCORED as published.
+
+        Maps are computed again only where a switch changes them, not where it changes their scores.
+
+        Returns
+        -------
+        DataFrame with `switch` ("none": the protocol itself), `method`, `image_index`, `value` (Relevance Rank Accuracy) and
+        `chance`.
+        """
+        tables = []
+        for chunk in tqdm(chunks(image_indices), desc="switches", unit="chunk"):
+            unchanged = self.explain(chunk, methods).maps
+            for switch, switched in switched_protocols(self.protocol).items():
+                concerned = _concerned(switch, methods)
+                maps = self.explain(chunk, concerned, switched).maps if switch in NEW_MAPS else unchanged
+                for method in concerned:
+                    reduced = reduce_channels(maps[method], switched.channel_reduction)
+                    tables.append(_rank_accuracy(reduced, self.split, chunk, switched, switch, method))
+        return pd.concat(tables, ignore_index=True)
+
+    def example_maps(self, image_indices: np.ndarray, methods: Sequence[str]) -> dict[str, np.ndarray]:
+        """Return each method's channel-reduced maps of a few images: float32 arrays of shape (n_images, height, width)."""
+        maps = self.explain(image_indices, methods).maps
+        return {method: reduce_channels(found, self.protocol.channel_reduction) for method, found in maps.items()}
+
+
+def comparison_switch_scores(split: Split, image_indices: np.ndarray, protocol: Protocol) -> pd.DataFrame:
+    """Score the maps that need no network; as `Explainer.switch_scores`."""
     tables = []
     for switch, switched in switched_protocols(protocol).items():
-        for name in [n for n in COMPARISON_MAPS if not RESCORED.get(switch) or n in RESCORED[switch]]:
-            for chunk in _chunks(image_indices):
+        for name in _concerned(switch, list(COMPARISON_MAPS)):
+            for chunk in chunks(image_indices):
                 maps = comparison_maps(split.images[chunk], name, signed_edges=switched.signed_edges)
-                tables.append(_rank_accuracy(maps, split, chunk, switched).assign(switch=switch, method=name))
+                tables.append(_rank_accuracy(maps, split, chunk, switched, switch, name))
     return pd.concat(tables, ignore_index=True)
 
 
-def example_maps(
-    network: nn.Module,
-    split: Split,
-    image_indices: np.ndarray,
-    methods: Sequence[str],
-    settings: Attribution,
-    protocol: Protocol,
-) -> dict[str, np.ndarray]:
-    """Return each method's channel-reduced maps of a few images: float32 arrays of shape (n_images, height, width)."""
-    images, labels = split.images[image_indices], split.labels[image_indices]
-    attributions = signed_attributions(network, images, labels, image_indices, methods, settings, protocol)
-    return {method: reduce_channels(maps, protocol.channel_reduction) for method, (maps, _) in attributions.items()}
+def _concerned(switch: str, methods: Sequence[str]) -> list[str]:
+    return [method for method in methods if not RESCORED.get(switch) or method in RESCORED[switch]]
 
 
-def signed_attributions(
-    network: nn.Module,
-    images: np.ndarray,
-    labels: np.ndarray,
-    image_indices: np.ndarray,
-    methods: Sequence[str],
-    settings: Attribution,
-    protocol: Protocol,
-) -> dict[str, tuple[np.ndarray, np.ndarray | None]]:
-    """Return signed maps (n, 3, height, width) and completeness deltas (n,), by the names of the study's methods."""
-    computed = {name: _PUBLISHED_METHODS.get(name, name) if protocol.captum_deep_lift else name for name in methods}
-    inputs = as_batch(images, network)
-    targets = torch.from_numpy(labels).to(inputs.device)
-    drawn: dict[str, Any] = {
-        "image_ids": torch.from_numpy(np.array(image_indices, dtype=np.int64)),
-        "seed": secrets.randbits(31) if protocol.gradient_shap_unseeded else settings.seed,
-        "micro_batch": settings.micro_batch,
-        "allow_dropout": protocol.dropout_active,
-    }
-    options = {computed[name]: options for name, options in settings.options.items() if name in computed}
-    with evaluation_mode(network, dropout_active=protocol.dropout_active):
-        maps = attribute_all(network, inputs, targets, list(computed.values()), options=options, **drawn)
-        deltas = {
-            name: completeness_delta(network, inputs, targets, maps[actual], **drawn).cpu().numpy()
-            for name, actual in computed.items()
-            if METHODS[actual].tolerance is not None
-        }
-    return {name: (maps[actual].cpu().numpy(), deltas.get(name)) for name, actual in computed.items()}
-
-
-def _localization(
-    maps: np.ndarray, masks: np.ndarray, scores: Sequence[str], protocol: Protocol, image_indices: np.ndarray
-) -> Scored:
-    """Return value and chance level of the scores, the confusion counts, k and the flag of an empty map, by name."""
-    given = MaskedMaps(maps, masks, image_indices)
-    none = np.full(len(maps), np.nan)
-    counts = confusion_counts(given, ties=protocol.ties)
-    return {
-        **score_masked(given, scores, ties=protocol.ties),
-        **{name: (values, none) for name, values in counts._asdict().items()},
-        "k": (given.k, none),
-        "all_zero": ((~maps.any(axis=(1, 2))).astype(np.float64), none),
-    }
-
-
-def _rank_accuracy(maps: np.ndarray, split: Split, chunk: np.ndarray, protocol: Protocol) -> pd.DataFrame:
+def _rank_accuracy(
+    maps: np.ndarray, split: Split, chunk: np.ndarray, protocol: Protocol, switch: str, method: str
+) -> pd.DataFrame:
     masks = LesionMasks(split.masks.strength, protocol.mask_threshold)[chunk]
     value = relevance_rank_accuracy(MaskedMaps(maps, masks, chunk), ties=protocol.ties)
-    return pd.DataFrame({"image_index": chunk, "value": value, "chance": chance(masks)})
-
-
-def _append(rows: _Rows, method: str, known: tuple[np.ndarray, ...], scores: Scored) -> None:
-    for metric, (value, level) in scores.items():
-        rows[method, metric].append((*known, value, level))
-
-
-def _table(rows: _Rows) -> pd.DataFrame:
-    """Return rows by method, metric and image; made once, since the table is all that grows with the images."""
-    keys = sorted(rows)
-    orders = [np.argsort(np.concatenate([part[0] for part in rows[key]])) for key in keys]
-
-    def column(place: int) -> np.ndarray:
-        whole = (np.concatenate([part[place] for part in rows[key]]) for key in keys)
-        return np.concatenate([values[order] for values, order in zip(whole, orders, strict=True)])
-
-    def names(place: int) -> np.ndarray:
-        return np.repeat(np.array([key[place] for key in keys], dtype=object), [len(order) for order in orders])
-
-    columns = {"method": names(0), "image_index": column(0), "label": column(1), "predicted": column(2)}
-    columns |= {"metric": names(1), "value": column(3), "chance": column(4)}
-    return pd.DataFrame(columns, copy=False).astype({"predicted": "Int64"})
-
-
-def _chunks(indices: np.ndarray) -> Iterator[np.ndarray]:
-    for start in range(0, len(indices), CHUNK):
-        yield indices[start : start + CHUNK]
+    table = pd.DataFrame({"image_index": chunk, "value": value, "chance": chance(masks)})
+    return table.assign(switch=switch, method=method)

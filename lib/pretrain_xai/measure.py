@@ -133,8 +133,8 @@ def _training(study: Study) -> dict[str, Any]:
 def _attribution(study: Study) -> dict[str, Any]:
     """Seconds per image of all methods and scores, and the number of layers that the sanity check makes random."""
     from pretrain_xai.dataset import LesionMasks, Split
-    from pretrain_xai.explain import explain_and_score
-    from pretrain_xai.methods.micro_batches import micro_batch_rows
+    from pretrain_xai.explain import Explainer
+    from pretrain_xai.methods.passes import micro_batch_rows
     from pretrain_xai.networks.models import N_CLASSES
     from pretrain_xai.networks.training import configure_torch
     from pretrain_xai.sanity import weight_layers
@@ -146,10 +146,8 @@ def _attribution(study: Study) -> dict[str, Any]:
     strength[:, side // 4 : side // 2, side // 4 : side // 2] = 1
     masks, labels = LesionMasks(strength, study.protocol.mask_threshold), np.arange(count) % N_CLASSES
     split = Split(images, labels, masks, None)
-    seconds = _seconds(
-        lambda: explain_and_score(network, split, np.arange(count), settings.methods, settings, study.protocol),
-        study.threads,
-    )
+    explainer = Explainer(network, split, settings, study.protocol)
+    seconds = _seconds(lambda: explainer.scores(np.arange(count), settings.methods), study.threads)
     return {"image": seconds / count, "layers": len(weight_layers(network))}
 
 

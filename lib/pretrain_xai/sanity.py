@@ -6,7 +6,8 @@ another, from the last to the first, and maps are compared with those of the tra
 
 import copy
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -15,13 +16,10 @@ from skimage.metrics import structural_similarity
 from torch import nn
 
 from pretrain_xai.arrays import Booleans, Floats, Integers, PerImage
-from pretrain_xai.dataset import Split
-from pretrain_xai.explain import example_maps
+from pretrain_xai.explain import Explainer, within_memory
 from pretrain_xai.localization import relevance_rank_accuracy
-from pretrain_xai.memory import within_memory
 from pretrain_xai.networks.models import STANDARDISE
-from pretrain_xai.protocol import Protocol, Ties
-from pretrain_xai.settings.sections import Attribution
+from pretrain_xai.protocol import Ties
 
 #: of the column `layer`, beside the names of layers: nothing is random, and a map that knows nothing (`random`)
 TRAINED, RANDOM_MAP = "trained", "random map"
@@ -91,59 +89,52 @@ def map_similarity(maps: np.ndarray, others: np.ndarray) -> PerImage:
     return np.array([structural_similarity(one, other, data_range=1.0) for one, other in pairs])
 
 
-#: each takes maps of the trained network, other maps, lesion masks and brain masks (n_images, height, width), and the rule
-#: for ties
-MEASURES: Mapping[str, Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray, Ties], PerImage]] = {
-    "rank_correlation": lambda maps, others, lesions, brains, ties: rank_correlation(maps, others),
-    "rank_correlation_in_brain": lambda maps, others, lesions, brains, ties: rank_correlation(maps, others, brains),
-    "structural_similarity": lambda maps, others, lesions, brains, ties: map_similarity(maps, others),
-    "rank_accuracy_change": lambda maps, others, lesions, brains, ties: (
-        relevance_rank_accuracy(others, lesions, ties) - relevance_rank_accuracy(maps, lesions, ties)
-    ),
-}
+def measures(
+    maps: np.ndarray, others: np.ndarray, lesions: Booleans, brains: Booleans, ties: Ties
+) -> dict[str, PerImage]:
+    """Return what `others` have in common with the `maps` of a trained network, and what they score more, by measure.
+
+    All arrays have the shape (n_images, height, width).
+    """
+    before, after = (relevance_rank_accuracy(values, lesions, ties) for values in (maps, others))
+    return {
+        "rank_correlation": rank_correlation(maps, others),
+        "rank_correlation_in_brain": rank_correlation(maps, others, brains),
+        "structural_similarity": map_similarity(maps, others),
+        "rank_accuracy_change": after - before,
+    }
 
 
 @within_memory
 def compare_with_random(
-    network: nn.Module,
-    split: Split,
-    image_indices: Integers,
-    methods: Sequence[str],
-    settings: Attribution,
-    protocol: Protocol,
-    *,
-    random_network: nn.Module,
+    explainer: Explainer, random_network: nn.Module, image_indices: Integers, methods: Sequence[str]
 ) -> pd.DataFrame:
     """Compare each method's maps of the true labels with those of the network as its layers become random.
 
     Returns
     -------
-    DataFrame with `method`, `layer`, `n_random` (layers), `image_index`, `measure` (a key of MEASURES) and `value`. The
+    DataFrame with `method`, `layer`, `n_random` (layers), `image_index`, `measure` (of `measures`) and `value`. The
     layer is TRAINED for the maps compared with themselves, then the layer that became random last, and RANDOM_MAP for
     a map that knows nothing, the floor: there `n_random` is missing.
-    int, the rows of the passes (see `within_memory`).
     """
     methods = [method for method in methods if method != "random"]
-    trained = example_maps(network, split, image_indices, methods, settings, protocol)
-    noise = example_maps(network, split, image_indices, ["random"], settings, protocol)["random"]
-    lesions, brains = split.masks[image_indices], split.images[image_indices] > 0
-
-    def rows(layer: str, n_random: int | None, maps: Mapping[str, np.ndarray]) -> pd.DataFrame:
-        parts = [
-            pd.DataFrame({"method": method, "image_index": image_indices, "measure": name, "value": values})
-            for method in methods
-            for name, measure in MEASURES.items()
-            for values in [measure(trained[method], maps[method], lesions, brains, protocol.ties)]
-        ]
-        return pd.concat(parts, ignore_index=True).assign(layer=layer, n_random=n_random)
-
-    tables = [rows(TRAINED, 0, trained)]
-    for number, (layer, changed) in enumerate(cascade(network, random_network), start=1):
-        maps = example_maps(changed, split, image_indices, methods, settings, protocol)
-        tables.append(rows(layer, number, maps))
-    tables.append(rows(RANDOM_MAP, None, dict.fromkeys(methods, noise)))
+    trained = explainer.example_maps(image_indices, [*methods, "random"])
+    lesions, brains = explainer.split.masks[image_indices], explainer.split.images[image_indices] > 0
     columns = ["method", "layer", "n_random", "image_index", "measure", "value"]
-    return pd.concat([table.astype({"n_random": "Int64"}) for table in tables], ignore_index=True)[columns]
+    tables = []
+
+    def compare(layer: str, n_random: int | None, maps: Mapping[str, np.ndarray]) -> None:
+        for method in methods:
+            found = measures(trained[method], maps[method], lesions, brains, explainer.protocol.ties)
+            for measure, values in found.items():
+                known = (method, layer, n_random, image_indices, measure, values)
+                tables.append(pd.DataFrame(dict(zip(columns, known, strict=True))).astype({"n_random": "Int64"}))
+
+    compare(TRAINED, 0, trained)
+    for number, (layer, changed) in enumerate(cascade(explainer.network, random_network), start=1):
+        compare(layer, number, replace(explainer, network=changed).example_maps(image_indices, methods))
+    compare(RANDOM_MAP, None, dict.fromkeys(methods, trained["random"]))
+    return pd.concat(tables, ignore_index=True)
 
 
 def mean_similarity(table: pd.DataFrame) -> pd.DataFrame:

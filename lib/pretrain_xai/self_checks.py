@@ -4,12 +4,14 @@ A broken layer, a mask of another image or a map of another class leaves numbers
 checks recompute what they compare with, from masks and counts alone; `verify` runs them again on a finished study.
 """
 
+import math
 from collections.abc import Collection, Iterator
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
-from pretrain_xai.arrays import Floats, Integers
+from pretrain_xai.arrays import Integers
 from pretrain_xai.dataset import Split
 from pretrain_xai.errors import SelfCheckError, first_ten
 from pretrain_xai.localization import SCORES, ConfusionCounts
@@ -26,11 +28,7 @@ CHUNK = 256
 
 
 def check_scores(
-    table: pd.DataFrame,
-    split: Split,
-    image_indices: Integers,
-    methods: Collection[str],
-    scores: Collection[str],
+    table: pd.DataFrame, split: Split, image_indices: Integers, methods: Collection[str], scores: Collection[str]
 ) -> pd.DataFrame:
     """Return the scores of one network if they can be right.
 
@@ -61,23 +59,21 @@ def check_scores(
 
 def mask_shares(split: Split, image_indices: Integers) -> pd.Series:
     """Return the share of each image that its lesion mask covers, which is the level of chance, by image index."""
-    parts = [split.masks[image_indices[i : i + CHUNK]] for i in range(0, len(image_indices), CHUNK)]
-    return pd.Series([mask.sum() / mask.size for part in parts for mask in part], index=image_indices, dtype=np.float64)
+    parts = [split.masks[image_indices[i : i + CHUNK]].mean(axis=(1, 2)) for i in range(0, len(image_indices), CHUNK)]
+    return pd.Series(np.concatenate([np.empty(0), *parts]), index=image_indices)
 
 
 def wrong_rows(
     table: pd.DataFrame, image_indices: Integers, methods: Collection[str], scores: Collection[str]
 ) -> Iterator[str]:
     """Yield what is wrong if there is not exactly one row per method, image and metric."""
-    wanted = {*scores, *COUNTED}
-    rows = table[table["metric"] != DELTA]
-    expected = len(image_indices) * len(methods) * len(wanted)
-    right = set(rows["method"]) == set(methods) and set(rows["metric"]) == wanted
-    right &= set(rows["image_index"]) == set(image_indices.tolist()) and len(rows) == expected
-    right &= all(table.loc[table["metric"] == DELTA, "method"].astype(str).value_counts() == len(image_indices))
-    if not right or table.duplicated(["method", "image_index", "metric"]).any():
+    columns = {"method": set(methods), "image_index": set(image_indices.tolist()), "metric": {*scores, *COUNTED}}
+    rows, expected = table[table["metric"] != DELTA], math.prod(map(len, columns.values()))
+    deltas = table.loc[table["metric"] == DELTA, "method"].astype(str).value_counts()
+    right = len(rows) == expected and all(set(rows[name]) == values for name, values in columns.items())
+    if not right or any(deltas != len(image_indices)) or table.duplicated([*columns]).any():
         yield (
-            f"has {len(rows)} rows, {len(image_indices)} images x {len(methods)} methods x {len(wanted)} metrics "
+            f"has {len(rows)} rows, {len(image_indices)} images x {len(methods)} methods x {len(columns['metric'])} metrics "
             f"= {expected} are expected, each once"
         )
 
@@ -89,13 +85,11 @@ def wrong_values(table: pd.DataFrame, scores: Collection[str], n_pixels: int) ->
     if ((values[bounded] < -ROUNDING) | (values[bounded] > 1 + ROUNDING)).any(axis=None):
         yield "has scores outside of [0, 1]"
     counts = values.reindex(columns=[*ConfusionCounts._fields, "k", "relevance_rank_accuracy"])
-    inside = counts["true_positives"] + counts["false_negatives"]
     whole = counts[list(ConfusionCounts._fields)]
-    belong = (
-        np.isclose(whole.sum(axis=1), n_pixels) & (whole >= -ROUNDING).all(axis=1) & np.isclose(inside, counts["k"])
-    )
-    rate = counts["true_positives"] / inside
-    if not (belong & np.isclose(rate, counts["relevance_rank_accuracy"])).all():
+    inside = counts["true_positives"] + counts["false_negatives"]
+    belong = np.isclose(whole.sum(axis=1), n_pixels) & (whole >= -ROUNDING).all(axis=1)
+    belong &= np.isclose(inside, counts["k"])
+    if not (belong & np.isclose(counts["true_positives"] / inside, counts["relevance_rank_accuracy"])).all():
         yield "has counts of pixels and scores that do not belong together"
 
 
@@ -108,15 +102,15 @@ def wrong_chance(table: pd.DataFrame, shares: pd.Series, labels: pd.Series) -> I
         yield "has other labels than the images"
 
 
-def check_completeness(method: str, sums: Floats, deltas: Floats, tolerance: float | None) -> None:
+def check_completeness(method: str, deltas: ArrayLike, difference: ArrayLike, tolerance: float | None) -> None:
     """Check that maps sum to the logit's difference to the black image, as their method promises.
 
     In the mean over all images of a network: a single map may miss more, where a quadrature of few steps is coarse.
 
     Parameters
     ----------
-    sums, deltas : float arrays of shape (n_images,)
-        Sums of the maps, and by how much they miss the difference, in units of the logit.
+    deltas, difference : float arrays of shape (n_images,)
+        By how much the maps' sums miss the difference, and the difference, in units of the logit.
     tolerance : float, optional
         The share of the difference, and of 1, that they may miss in the mean; at 1 a map of zeros would be nearer. None: any.
 
@@ -127,7 +121,7 @@ def check_completeness(method: str, sums: Floats, deltas: Floats, tolerance: flo
     """
     if tolerance is None:
         return
-    missed, allowed = np.abs(deltas).mean(), tolerance * (1 + np.abs(sums - deltas).mean())
+    missed, allowed = np.abs(deltas).mean(), tolerance * (1 + np.abs(difference).mean())
     if not missed <= allowed:  # neither if it is NaN
         raise SelfCheckError(
             f"the maps of {method} miss the logit's difference to a black image by {missed:.3g} in the mean, "

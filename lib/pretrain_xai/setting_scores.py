@@ -1,4 +1,4 @@
-"""Scores of the same maps under many settings: every channel reduction with every mask threshold and every score."""
+"""Score maps as they come: as the study says, and under every channel reduction, mask threshold and score beside."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -6,22 +6,30 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike
 
 from pretrain_xai.arrays import Floats, Integers
-from pretrain_xai.localization import find_score
+from pretrain_xai.dataset import Split
+from pretrain_xai.localization import confusion_counts, find_score, score_masked
 from pretrain_xai.localization.comparison_maps import COMPARISON_MAPS, comparison_maps, reduce_channels
 from pretrain_xai.localization.masked_maps import MaskedMaps
 from pretrain_xai.overlay import lesion_masks
-from pretrain_xai.protocol import ChannelReduction, Protocol, Ties
-from pretrain_xai.settings.sections import Sensitivity
+from pretrain_xai.protocol import CORRECTED, ChannelReduction, Protocol
+from pretrain_xai.self_checks import DELTA, check_scores
+from pretrain_xai.settings.sections import Attribution, Sensitivity
 from pretrain_xai.skill import skill
 from pretrain_xai.tables import read_arrays, write_arrays
 
-#: images whose comparison maps are in memory at once
+#: images whose maps are in memory at once
 CHUNK = 64
 
 T = TypeVar("T")
+
+
+def chunks(image_indices: np.ndarray) -> list[np.ndarray]:
+    """Return the indices in parts of CHUNK."""
+    return [image_indices[start : start + CHUNK] for start in range(0, len(image_indices), CHUNK)]
 
 
 @dataclass(frozen=True)
@@ -47,41 +55,35 @@ class SettingScores:
     chance: Floats
 
     def add(
-        self, method: str, attributions: np.ndarray, strength: np.ndarray, chunk: np.ndarray, ties: Ties = "expected"
-    ) -> None:
-        """Score one method's attributions of some of the images.
+        self, method: str, maps: np.ndarray, strength: np.ndarray, chunk: np.ndarray, protocol: Protocol = CORRECTED
+    ) -> MaskedMaps:
+        """Score one method's attributions of some of the images, and return what the protocol itself scores of them.
 
         Parameters
         ----------
-        attributions : float array of shape (n, 3, height, width)
+        maps : float array of shape (n, 3, height, width), or (n, height, width) if there is nothing to reduce
         strength : float array of shape (n, height, width)
             Of the lesions, from which masks are made.
         chunk : int array of shape (n,)
             The indices of these images.
-        ties : "expected" or "strict"
-            As in `localization.confusion_counts`.
         """
-        row = self.methods.index(method)
+        row, images = self.methods.index(method), np.searchsorted(self.image_index, chunk)
         for column, reduction in enumerate(self.channel_reductions):
-            self.add_maps((row, column), reduce_channels(attributions, reduction), strength, chunk, ties)
-
-    def add_maps(
-        self, place: tuple[int, int], maps: np.ndarray, strength: np.ndarray, chunk: np.ndarray, ties: Ties = "expected"
-    ) -> None:
-        """Score one method's maps, (n, height, width), at the place of the method and of the channel reduction."""
-        images = np.searchsorted(self.image_index, chunk)
-        given = None
-        for number, threshold in enumerate(self.mask_thresholds):
-            masks = lesion_masks(np.asarray(strength), threshold)
-            nothing = ~masks.any(axis=(1, 2))
-            masks[nothing] = True  # scored like the others, and not kept
-            given = MaskedMaps(maps, masks, chunk) if given is None else given.with_masks(masks)
-            for column, name in enumerate(self.scores):
-                values = np.where(nothing, np.nan, find_score(name)(given, ties=ties))
-                self.values[(*place, number, column, images)] = values
-                if np.isnan(self.chance[number, column, images]).any():  # the same for all methods
-                    chance = np.where(nothing, np.nan, find_score(name).chance(masks))
-                    self.chance[number, column, images] = chance
+            reduced, given = reduce_channels(maps, reduction) if maps.ndim == 4 else maps, None
+            for number, threshold in enumerate(self.mask_thresholds):
+                masks = lesion_masks(np.asarray(strength), threshold)
+                nothing = ~masks.any(axis=(1, 2)) & (threshold != protocol.mask_threshold)
+                masks[nothing] = True  # scored like the others, and not kept
+                given = MaskedMaps(reduced, masks, chunk) if given is None else given.with_masks(masks)
+                if (reduction, threshold) == (protocol.channel_reduction, protocol.mask_threshold):
+                    own = given
+                for place, name in enumerate(self.scores):
+                    values = find_score(name)(given, ties=protocol.ties)
+                    self.values[row, column, number, place, images] = np.where(nothing, np.nan, values)
+                    if np.isnan(self.chance[number, place, images]).any():  # the same for all methods
+                        levels = np.where(nothing, np.nan, find_score(name).chance(masks))
+                        self.chance[number, place, images] = levels
+        return own
 
     def skill_at(self, setting: tuple[int, int, int], image_index: ArrayLike) -> Floats:
         """Return the skill of each method under one setting, NaN for images that are not scored.
@@ -137,26 +139,73 @@ def empty_scores(
     return SettingScores(image_index, list(methods), reductions, thresholds, scores, values, np.full(shape, np.nan))
 
 
-def score_comparison_maps_under_settings(
-    images: np.ndarray, strength: np.ndarray, image_index: ArrayLike, settings: Sensitivity, protocol: Protocol
-) -> SettingScores:
-    """Score the maps that need no network under every setting; they have one channel, so all reductions are the same.
+@dataclass
+class Scoring:
+    """The scores of some images of a split, filled by `add`; `under_settings` has them under all settings.
 
-    Parameters
+    Attributes
     ----------
-    images, strength : float arrays of shape (n, height, width)
-        All images of the split and the strength of their lesions; they stay on disk.
-    image_index : int array of shape (n_images,), ascending
-        Which of them.
+    image_indices : int array of shape (n_images,)
+        Images of `split`, each once.
     """
-    alone = settings.model_copy(update={"channel_reductions": [protocol.channel_reduction]})
-    found = empty_scores(image_index, list(COMPARISON_MAPS), alone, protocol)
-    for start in range(0, len(found.image_index), CHUNK):
-        chunk = found.image_index[start : start + CHUNK]
-        for place, name in enumerate(COMPARISON_MAPS):
-            maps = comparison_maps(np.asarray(images[chunk]), name, signed_edges=protocol.signed_edges)
-            found.add_maps((place, 0), maps, strength[chunk], chunk, protocol.ties)
-    return found
+
+    split: Split
+    image_indices: np.ndarray
+    methods: Sequence[str]
+    settings: Attribution
+    protocol: Protocol
+
+    def __post_init__(self) -> None:
+        indices, sensitivity = np.sort(self.image_indices), self.settings.sensitivity
+        self.under_settings = empty_scores(indices, self.methods, sensitivity, self.protocol)
+        self._tables: list[pd.DataFrame] = []
+
+    def add(
+        self, method: str, maps: np.ndarray, chunk: np.ndarray, predicted: ArrayLike = np.nan, deltas: Any = None
+    ) -> None:
+        """Score one method's attributions of the images `chunk`, as in `SettingScores.add`."""
+        strength, none = self.split.masks.strength[chunk], np.full(len(chunk), np.nan)
+        given = self.under_settings.add(method, maps, strength, chunk, self.protocol)
+        scores = score_masked(given, self.settings.scores, ties=self.protocol.ties)
+        counts = confusion_counts(given, ties=self.protocol.ties)._asdict()
+        counts |= {"k": given.k, "all_zero": 1.0 - given.values.any(axis=1)}
+        counts |= {} if deltas is None else {DELTA: deltas}
+        known = {"method": method, "image_index": chunk, "label": self.split.labels[chunk], "predicted": predicted}
+        for metric, (values, chance) in {**scores, **{name: (count, none) for name, count in counts.items()}}.items():
+            self._tables.append(pd.DataFrame(known | {"metric": metric, "value": values, "chance": chance}))
+
+    def table(self) -> pd.DataFrame:
+        """Return one row per method, metric and image.
+
+        Returns
+        -------
+        DataFrame with `method`, `image_index`, `label`, `predicted`, `metric`, `value`, `chance`
+            Metrics are the settings' `scores`, the confusion counts, `k`, `all_zero` = 1 for a map that says nothing, whose
+            scores are chance, and `completeness_delta` in units of the logit where it was given.
+
+        Raises
+        ------
+        SelfCheckError
+            The scores can't be right (see `self_checks`).
+        """
+        order = ["method", "metric", "image_index"]
+        table = pd.concat(self._tables, ignore_index=True).sort_values(order, ignore_index=True)
+        table = table.astype({"predicted": "Int64"})
+        return check_scores(table, self.split, self.image_indices, self.methods, self.settings.scores)
+
+
+def score_comparison_maps(
+    split: Split, image_indices: np.ndarray, settings: Attribution, protocol: Protocol
+) -> tuple[pd.DataFrame, SettingScores]:
+    """Score the maps that need no network; they have one channel, so all reductions are the same."""
+    alone = settings.sensitivity.model_copy(update={"channel_reductions": [protocol.channel_reduction]})
+    settings = settings.model_copy(update={"sensitivity": alone})
+    scoring = Scoring(split, image_indices, list(COMPARISON_MAPS), settings, protocol)
+    for chunk in chunks(image_indices):
+        images = np.asarray(split.images[chunk])
+        for name in COMPARISON_MAPS:
+            scoring.add(name, comparison_maps(images, name, signed_edges=protocol.signed_edges), chunk)
+    return scoring.table(), scoring.under_settings
 
 
 def _with_own(listed: Sequence[T], own: T) -> list[T]:

@@ -1,31 +1,30 @@
 """Figures for papers: one style, and every figure as PDF, PNG, the numbers it draws and where it came from."""
 
-import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib import pyplot as plt
-from matplotlib.axes import Axes
-from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.text import Text
-from matplotlib.typing import ColorType
+from matplotlib.lines import Line2D
 
-from pretrain_xai.names import use_target
+from pretrain_xai.names import colour, label, use_target
 from pretrain_xai.paths import Paths
 from pretrain_xai.provenance import atomic_path, record
 from pretrain_xai.tables import write_table
 
 #: widths of one and of two journal columns, inches
 ONE_COLUMN, TWO_COLUMNS = 88 / 25.4, 180 / 25.4
-#: points; smaller text is hard to read in print
-SMALLEST_TEXT = 7.0
 STYLE = Path(__file__).with_name("paper.mplstyle")
 
 Style = dict[str, Any]  # keyword arguments of matplotlib
+
+#: a second cue beside the colour of a corpus
+MARKERS = "osD^v"
+#: lines at chance and other references
+CHANCE: Style = {"color": "black", "linestyle": (0, (4, 3)), "linewidth": 0.7, "zorder": 1}
 
 
 def use_style(target: str = "sex") -> None:
@@ -45,8 +44,6 @@ def save_figure(
 ) -> Path:
     """Write `figures/<study>/<name>` as PDF, PNG (300 dpi), CSV and JSON, each atomically.
 
-    Warns of each fault that `print_faults` finds.
-
     Parameters
     ----------
     data : DataFrame
@@ -63,59 +60,13 @@ def save_figure(
     for suffix, options in ((".pdf", {"metadata": {"CreationDate": None}}), (".png", {"dpi": 300})):
         with atomic_path(base.with_suffix(suffix)) as temporary:
             figure.savefig(temporary, **options)
-    for fault in print_faults(figure):
-        warnings.warn(f"figure {name}: {fault}", stacklevel=2)
     record(base.with_suffix(".png"), parameters=parameters, inputs=inputs, to=base.with_suffix(".json"))
     return base.with_suffix(".png")
 
 
-def print_faults(figure: Figure) -> list[str]:
-    """Return what keeps a figure from print: wider than two columns, small text, text off the canvas or on other text.
-
-    Of text at a slant only size is looked at.
-    """
-    figure.draw_without_rendering()
-    width, (right, top) = figure.get_figwidth(), figure.bbox.size
-    faults = [f"{width * 25.4:.0f} mm wide, 180 mm at most is expected"] if width > TWO_COLUMNS + 1e-6 else []
-    texts = list(_drawn_texts(figure))
-    sizes = [float(text.get_fontsize()) for text in texts]
-    small = ((text, size) for text, size in zip(texts, sizes, strict=True) if size < SMALLEST_TEXT)
-    faults += [f"{text.get_text()!r} has {size:g} pt" for text, size in small]
-    upright = [text for text in texts if text.get_rotation() % 90 == 0]
-    boxes = np.array([text.get_window_extent().extents for text in upright]).reshape(-1, 4)
-    room = figure.dpi / 72  # a point, since boxes hold the space around letters
-    outside = (boxes[:, :2] < -room).any(1) | (boxes[:, 2] > right + room) | (boxes[:, 3] > top + room)
-    faults += [f"{upright[place].get_text()!r} leaves the canvas" for place in np.flatnonzero(outside)]
-    low = np.maximum(boxes[:, None, :2], boxes[None, :, :2])
-    overlap = (np.minimum(boxes[:, None, 2:], boxes[None, :, 2:]) - low > room).all(-1)
-    pairs = np.argwhere(np.triu(overlap, k=1))
-    return faults + [f"{upright[one].get_text()!r} lies on {upright[other].get_text()!r}" for one, other in pairs]
-
-
-def _drawn_texts(figure: Figure) -> Iterator[Text]:
-    """Yield the texts that are visible; ticks keep labels beyond the ends of their axis, which are not drawn."""
-    beyond = {
-        label
-        for axis in figure.findobj(Axis)
-        for tick in (*axis.get_major_ticks(), *axis.get_minor_ticks())
-        for label in (tick.label1, tick.label2)
-        if not _in_view(axis, tick.get_loc())
-    }
-    off = {text for ax in figure.axes if not (ax.axison and ax.get_visible()) for text in ax.findobj(Text)}
-    for text in figure.findobj(Text):
-        if (
-            text.get_visible()
-            and text.get_text().strip()
-            and text not in beyond | off
-            and text.get_figure() is not None
-        ):
-            yield text
-
-
-def _in_view(axis: Axis, place: float) -> bool:
-    low, high = sorted(axis.get_view_interval())
-    room = 1e-9 * (high - low)
-    return bool(low - room <= place <= high + room)
+def panels(n_rows: int, n_columns: int, size: tuple[float, float], **options: Any) -> tuple[Figure, Any]:
+    """Return a figure of a size in inches, and its axes as an array of shape (n_rows, n_columns)."""
+    return plt.subplots(n_rows, n_columns, figsize=size, squeeze=False, layout="constrained", **options)
 
 
 def panel_grid(n_panels: int, row_height: float, *, room: float) -> tuple[Figure, np.ndarray]:
@@ -131,14 +82,19 @@ def panel_grid(n_panels: int, row_height: float, *, room: float) -> tuple[Figure
     Figure, and its axes as an array of shape (n_rows, 4).
     """
     n_rows = -(-n_panels // 4)
-    size = (TWO_COLUMNS, row_height * n_rows + room)
-    figure, axes = plt.subplots(n_rows, 4, figsize=size, sharex=True, sharey=True, squeeze=False, layout="constrained")
+    figure, axes = panels(n_rows, 4, (TWO_COLUMNS, row_height * n_rows + room), sharex=True, sharey=True)
     for ax in axes.flat[n_panels:]:
         ax.remove()
     return figure, axes
 
 
-def outline_lesions(ax: Axes, mask: np.ndarray, color: ColorType = "white") -> Axes:
-    """Draw the outline of a bool mask of shape (height, width)."""
-    ax.contour(mask, levels=[0.5], colors=color, linewidths=0.6)
-    return ax
+def marker(corpus: str, number: int, *, filled: bool = True) -> Style:
+    """Return how networks of a corpus, the `number`-th that is drawn, are marked; not `filled`: they are not matched."""
+    face, edge = (colour(corpus), "black") if filled else ("white", colour(corpus))
+    style = {"markerfacecolor": face, "markeredgecolor": edge, "markeredgewidth": 0.5 if filled else 1.0}
+    return {"linestyle": "", "marker": MARKERS[number % len(MARKERS)], "markersize": 4} | style
+
+
+def corpus_handles(corpora: Iterable[str]) -> list[Line2D]:
+    """Return the lines of a legend that name the markers of corpora."""
+    return [Line2D([], [], **marker(corpus, number), label=label(corpus)) for number, corpus in enumerate(corpora)]

@@ -4,11 +4,10 @@ from collections.abc import Sequence
 
 import pandas as pd
 import seaborn as sns
-from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pretrain_xai.drawing.figures import TWO_COLUMNS
+from pretrain_xai.drawing.figures import CHANCE, TWO_COLUMNS, panels
 from pretrain_xai.names import label
 from pretrain_xai.sanity import RANDOM_MAP
 
@@ -44,20 +43,20 @@ def plot_similarity(ax: Axes, means: pd.DataFrame, methods: Sequence[str], uncha
         ax.plot(places, heights[layers], label=label(method), linewidth=0.7, **style)
         ax.plot(end + shift, heights[RANDOM_MAP], linestyle="", **style)
     ax.axhline(unchanged, color="0.8", linewidth=0.6, zorder=0)
-    ax.axvline(end - 0.75, color="black", linestyle=(0, (4, 3)), linewidth=0.5)
+    ax.axvline(end - 0.75, **CHANCE)
     ax.set_xticks([*range(len(layers)), end], [*layers, RANDOM_MAP], rotation=90)
     return ax
 
 
 def sanity_figure(means: pd.DataFrame, methods: Sequence[str]) -> Figure:
     """Draw a panel per measure, with one legend; the dotted line is what a random map reaches in the mean."""
-    figure, axes = plt.subplots(2, 2, figsize=(TWO_COLUMNS, 4.4), sharex=True, layout="constrained")
+    figure, axes = panels(2, 2, (TWO_COLUMNS, 4.4), sharex=True)
     for ax, (measure, (title, unchanged)) in zip(axes.flat, PANELS.items(), strict=True):
         rows = means[means["measure"] == measure]
         plot_similarity(ax, rows, methods, unchanged).set_title(title)
         if unchanged:  # a change to chance depends on where a method comes from: no common floor
             floor = rows.loc[rows["layer"] == RANDOM_MAP, "mean"].mean()
             ax.axhline(floor, color="black", linestyle=":", linewidth=0.7, zorder=1, label="random map")
-    figure.supxlabel("random layers: from the last one down to", fontsize=7)
+    figure.supxlabel("random layers: from the last one down to")
     figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside upper center", ncols=5)
     return figure

@@ -1,26 +1,38 @@
-"""Figures of the statistics: intervals, effects, ranks, redundancy and power. As in `boxplots`: tidy data and axes."""
+"""Figures of the statistics: intervals, effects, ranks, power, and accuracy beside skill. As in `boxplots`: data and axes."""
 
 from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
 
-from pretrain_xai.drawing.figures import ONE_COLUMN, TWO_COLUMNS, Style, panel_grid
+from pretrain_xai.drawing.figures import (
+    CHANCE,
+    ONE_COLUMN,
+    TWO_COLUMNS,
+    Style,
+    corpus_handles,
+    marker,
+    panel_grid,
+    panels,
+)
 from pretrain_xai.names import colour, label
 from pretrain_xai.skill import skill
 from pretrain_xai.statistics.findings import WAY_NAMES
 from pretrain_xai.statistics.power import POWER
 from pretrain_xai.statistics.ranks import ALPHA
 
-MARKERS = "osD^v"
-_CHANCE: Style = {"color": "black", "linestyle": (0, (4, 3)), "linewidth": 0.7, "zorder": 1}
-_BRAIN: Style = {"color": "black", "linestyle": (0, (1, 2)), "linewidth": 0.9, "zorder": 1}
-_DEPTHS = "fine-tuned blocks"
+_BRAIN = CHANCE | {"linestyle": (0, (1, 2)), "linewidth": 0.9}
+_NOT_MATCHED = Line2D([], [], **marker("", 0, filled=False) | {"markeredgecolor": "black"}, label="not matched")
+#: the answers of `equal_accuracy.ANSWERS` in words
+_ANSWERS = {
+    "unadjusted": "all networks",
+    "adjusted": "accuracy as a covariate",
+    "same_depths": "the depths that match",
+    "matched": "matched networks",
+}
 
 
 def plot_cells(ax: Axes, cells: pd.DataFrame, corpora: Sequence[str]) -> Axes:
@@ -35,8 +47,10 @@ def plot_cells(ax: Axes, cells: pd.DataFrame, corpora: Sequence[str]) -> Axes:
     for number, corpus in enumerate(corpora):
         rows = cells[cells["pretraining"] == corpus].sort_values("finetune_depth")
         places = rows["finetune_depth"].map(depths.index) + 0.22 * (number - (len(corpora) - 1) / 2)
-        _draw_points(ax, places, rows, corpus, number)
-    ax.axhline(0, **_CHANCE)
+        widths = np.abs(rows[["low", "high"]].to_numpy().T - rows["estimate"].to_numpy())
+        bars: Style = {"ecolor": "black", "elinewidth": 0.7, "capsize": 1.5, "capthick": 0.7}
+        ax.errorbar(places, rows["estimate"], yerr=widths, **marker(corpus, number), **bars)
+    ax.axhline(0, **CHANCE)
     if "chance_brain" in cells:
         ax.axhline(float(skill(cells["chance_brain"].mean(), cells["chance"].mean())), **_BRAIN)
     ax.set_xticks(range(len(depths)), [str(depth) for depth in depths])
@@ -51,16 +65,14 @@ def cells_figure(cells: pd.DataFrame, methods: Sequence[str], corpora: Sequence[
         plot_cells(ax, cells[cells["method"] == method], corpora).set_title(label(method))
     for ax in axes[:, 0]:
         ax.set_ylabel("skill")
-    figure.supxlabel(_DEPTHS, fontsize=7)
-    handles = [_point(corpus, number) for number, corpus in enumerate(corpora)]
-    handles.append(Line2D([], [], label="chance in the image", **_CHANCE))
-    if "chance_brain" in cells:
-        handles.append(Line2D([], [], label="chance in the brain", **_BRAIN))
+    figure.supxlabel("fine-tuned blocks")
+    handles = [*corpus_handles(corpora), Line2D([], [], label="chance in the image", **CHANCE)]
+    handles += [Line2D([], [], label="chance in the brain", **_BRAIN)] if "chance_brain" in cells else []
     figure.legend(handles=handles, loc="outside upper center", ncols=4)
     return figure
 
 
-def plot_effects(ax: Axes, effects: pd.DataFrame, names: Sequence[str]) -> Axes:
+def plot_intervals(ax: Axes, effects: pd.DataFrame, names: Sequence[str]) -> Axes:
     """Draw effects below each other with their 95 % intervals; filled where the interval leaves out 0.
 
     Parameters
@@ -69,38 +81,62 @@ def plot_effects(ax: Axes, effects: pd.DataFrame, names: Sequence[str]) -> Axes:
     names : sequence of str
         Of each effect.
     """
-    for place, row in enumerate(effects.itertuples()):
-        clear = row.low > 0 or row.high < 0
-        ax.plot([row.low, row.high], [place, place], "|-", color="black", linewidth=0.8, markersize=4)
-        ax.plot(row.estimate, place, "o", markersize=2.8, color="black", markerfacecolor="black" if clear else "white")
-    ax.axvline(0, **_CHANCE)
-    ax.set_yticks(range(len(names)), names)
+    places, clear = np.arange(len(effects)), (effects["low"] > 0) | (effects["high"] < 0)
+    ax.plot(effects[["low", "high"]].to_numpy().T, [places, places], "|-", color="black", linewidth=0.8, markersize=4)
+    faces = ["black" if one else "white" for one in clear]
+    ax.scatter(effects["estimate"], places, s=8, color=faces, edgecolors="black", linewidths=0.9, zorder=3)
+    ax.axvline(0, **CHANCE)
+    ax.set_yticks(places, names)
     ax.set_ylim(len(names) - 0.5, -0.5)
     return ax
 
 
-def corpus_figure(effects: pd.DataFrame, contrast: str) -> Figure:
+def _intervals_figure(parts: Sequence[tuple[str, pd.DataFrame, Sequence[str]]], contrast: str) -> Figure:
+    """Draw `plot_intervals` of every part, with its title, rows and their names, below each other."""
+    heights = [len(rows) + 0.6 for _, rows, _ in parts]
+    size = (ONE_COLUMN, 0.15 * sum(heights) + 0.21 * len(parts) + 0.5)
+    figure, axes = panels(len(parts), 1, size, sharex=True, height_ratios=heights)
+    for ax, (title, rows, names) in zip(axes.flat, parts, strict=True):
+        plot_intervals(ax, rows, names).set_title(title, loc="right")  # it may be longer than the axes are wide
+    second, first = contrast.split(" - ")
+    axes[-1, 0].locator_params(axis="x", nbins=4)
+    axes[-1, 0].set_xlabel(f"skill, {label(second)} minus {label(first)}")
+    return figure
+
+
+def corpus_effect_figure(effects: pd.DataFrame, contrast: str) -> Figure:
     """Draw the effect of the corpus: over all in every way, and with the primary way by method and by depth."""
     of = effects[effects["contrast"] == contrast]
-    primary = of["way"] == "t"
-    parts = [
-        (of[of["family"] == "corpus"], "way", "over all"),
-        (of[(of["family"] == "corpus_by_method") & primary], "method", "by method"),
-        (of[(of["family"] == "corpus_by_depth") & primary], "finetune_depth", "by depth"),
-    ]
-    size = (ONE_COLUMN, 0.15 * sum(len(rows) for rows, *_ in parts) + 1.2)
-    figure, axes = plt.subplots(
-        3, 1, figsize=size, sharex=True, layout="constrained", height_ratios=[len(rows) + 0.6 for rows, *_ in parts]
-    )
-    unit = of["unit"].iloc[0]
-    for ax, (rows, column, title) in zip(axes, parts, strict=True):
-        words = WAY_NAMES | ({"t": "t interval over images"} if unit == "image" else {})
-        names = [words.get(name, label(name)) for name in rows[column]]
-        plot_effects(ax, rows, names).set_title(title)
-    second, first = contrast.split(" - ")
-    axes[-1].xaxis.set_major_locator(MaxNLocator(4))
-    axes[-1].set_xlabel(f"skill, {label(second)} minus {label(first)}")
-    return figure
+    rows = of[of["family"] == "corpus"]
+    parts = [("over all", rows, _ways(rows))]
+    for family, column in (("corpus_by_method", "method"), ("corpus_by_depth", "finetune_depth")):
+        rows = of[(of["family"] == family) & (of["way"] == "t")]
+        parts.append((family.removeprefix("corpus_").replace("_", " "), rows, [label(name) for name in rows[column]]))
+    return _intervals_figure(parts, contrast)
+
+
+def equality_figure(effects: pd.DataFrame, contrast: str) -> Figure:
+    """Draw the corpus effect before and at equal accuracy, each in its ways, with 95 % intervals.
+
+    Parameters
+    ----------
+    effects : DataFrame
+        The table `equal_accuracy` of `equal_accuracy.equal_accuracy_tables`.
+    """
+    parts, of = [], effects[effects["contrast"] == contrast]
+    for answer, rows in of.groupby("answer", sort=False):
+        depths = str(rows["depths"].iloc[0])
+        numbers = [int(depth) for depth in depths.split()]
+        without_gaps = len(numbers) > 1 and (np.diff(numbers) == 1).all()
+        blocks = f"{numbers[0]} to {numbers[-1]}" if without_gaps else depths
+        parts.append((f"{_ANSWERS[answer]} (blocks {blocks})", rows, _ways(rows)))
+    return _intervals_figure(parts, contrast)
+
+
+def _ways(rows: pd.DataFrame) -> list[str]:
+    """Return the names of ways to make an interval."""
+    names = WAY_NAMES | {"regression": "regression over networks"}
+    return ["t interval over images" if row.unit == "image" else names[row.way] for row in rows.itertuples()]
 
 
 def plot_ranks(ax: Axes, ranks: pd.DataFrame, pairs: pd.DataFrame) -> Axes:
@@ -144,41 +180,8 @@ def alike(pairs: pd.DataFrame) -> list[tuple[int, int]]:
 
 def ranks_figure(ranks: pd.DataFrame, pairs: pd.DataFrame) -> Figure:
     """Draw `plot_ranks` at one column."""
-    figure, ax = plt.subplots(figsize=(ONE_COLUMN, 0.16 * len(ranks) + 0.8), layout="constrained")
-    plot_ranks(ax, ranks, pairs)
-    return figure
-
-
-def plot_redundancy(ax: Axes, table: pd.DataFrame, methods: Sequence[str]) -> Axes:
-    """Draw correlations of methods: of their scores above the diagonal, of their maps, where there are any, below.
-
-    Parameters
-    ----------
-    table : DataFrame with `method`, `other`, `scores` and perhaps `maps`
-    """
-    n = len(methods)
-    matrix = np.full((n, n), np.nan)
-    for row in table.itertuples():
-        i, j = sorted((methods.index(row.method), methods.index(row.other)))
-        matrix[i, j] = row.scores
-        matrix[j, i] = getattr(row, "maps", np.nan)
-    ax.imshow(matrix, cmap="cividis", vmin=0, vmax=1)
-    for i, j in zip(*np.nonzero(~np.isnan(matrix)), strict=True):
-        text = f"{matrix[i, j]:.2f}".replace("0.", ".")
-        ax.text(j, i, text, ha="center", va="center", fontsize=7, color="white" if matrix[i, j] < 0.5 else "black")
-    names = [label(method) for method in methods]
-    ax.set_xticks(range(n), names, rotation=45, ha="right", rotation_mode="anchor")
-    ax.set_yticks(range(n), names)
-    ax.tick_params(length=0)
-    ax.spines[:].set_visible(False)
-    return ax
-
-
-def redundancy_figure(table: pd.DataFrame, methods: Sequence[str]) -> Figure:
-    """Draw `plot_redundancy` at one column."""
-    figure, ax = plt.subplots(figsize=(ONE_COLUMN, ONE_COLUMN), layout="constrained")
-    title = "above: scores, below: maps" if "maps" in table else "correlation of scores"
-    plot_redundancy(ax, table, list(methods)).set_title(title)
+    figure, axes = panels(1, 1, (ONE_COLUMN, 0.16 * len(ranks) + 0.8))
+    plot_ranks(axes[0, 0], ranks, pairs)
     return figure
 
 
@@ -192,17 +195,9 @@ def plot_power(ax: Axes, table: pd.DataFrame, over: str) -> Axes:
     """
     for number, (difference, rows) in enumerate(table.groupby("difference")):
         shade = str(0.75 - 0.25 * number) if number < 3 else "black"
-        ax.plot(
-            rows[over],
-            rows["power"],
-            marker=MARKERS[number % len(MARKERS)],
-            markersize=3,
-            color=shade,
-            markeredgecolor="black",
-            markeredgewidth=0.4,
-            label=f"{difference:g}",
-        )
-    ax.axhline(POWER, **_CHANCE)
+        look = marker("", number) | {"linestyle": "-", "color": shade, "markerfacecolor": shade, "markersize": 3}
+        ax.plot(rows[over], rows["power"], **look, label=f"{difference:g}")
+    ax.axhline(POWER, **CHANCE)
     ticks = sorted(table[over].unique())
     ax.set_xscale("log")
     ax.set_xticks(ticks, [str(tick) for tick in ticks])
@@ -221,47 +216,99 @@ def power_figure(table: pd.DataFrame, n_seeds: int, n_images: int) -> Figure:
     n_seeds, n_images : int
         Of the study; the nearest of the table are drawn.
     """
-    seeds, images = (_nearest(table[name], n) for name, n in (("n_seeds", n_seeds), ("n_images", n_images)))
-    figure, axes = plt.subplots(2, 2, figsize=(TWO_COLUMNS, 3.6), sharey=True, layout="constrained")
+    seeds, images = (
+        int(min(table[name].unique(), key=lambda one: (abs(one - n), one)))
+        for name, n in (("n_seeds", n_seeds), ("n_images", n_images))
+    )
+    figure, axes = panels(2, 2, (TWO_COLUMNS, 3.6), sharey=True)
     for row, (averaged, part) in zip(axes, table.groupby("averaged", sort=False), strict=True):
         plot_power(row[0], part[part["n_images"] == images], "n_seeds").set_title(f"{averaged}, {images} images")
         plot_power(row[1], part[part["n_seeds"] == seeds], "n_images").set_title(f"{averaged}, {seeds} seeds")
         row[0].set_ylabel("power")
     handles, names = axes[0, 0].get_legend_handles_labels()
-    figure.legend(
-        handles, names, loc="outside upper center", ncols=len(names), title="true difference of skill", title_fontsize=7
-    )
+    figure.legend(handles, names, loc="outside upper center", ncols=len(names), title="true difference of skill")
     return figure
 
 
-def _nearest(values: pd.Series, number: int) -> int:
-    unique = np.unique(values)
-    return int(unique[np.abs(unique - number).argmin()])
+def plot_matching(ax: Axes, checkpoints: pd.DataFrame, matched: pd.DataFrame, corpora: Sequence[str]) -> Axes:
+    """Draw the validation accuracy along the trainings of one depth, with the chosen checkpoints; hollow: not matched.
+
+    Parameters
+    ----------
+    checkpoints : DataFrame with `pretraining`, `finetune_depth`, `seed`, `step`, `validation_accuracy`
+    matched : DataFrame
+        From `matching.match_checkpoints`.
+    """
+    for (corpus, _), line in checkpoints.groupby(["pretraining", "seed"]):
+        dashes = (0, (3, 1.5)) if list(corpora).index(corpus) % 2 else "-"
+        ax.plot(line["step"], line["validation_accuracy"], color=colour(corpus), linewidth=0.8, linestyle=dashes)
+    for row in matched.itertuples():
+        look = marker(row.pretraining, list(corpora).index(row.pretraining), filled=row.matched)
+        ax.plot(row.step, row.validation_accuracy, **look, zorder=3)
+    ax.axhline(matched["target"].iloc[0], **CHANCE)
+    return ax
 
 
-def _draw_points(ax: Axes, places: pd.Series, rows: pd.DataFrame, corpus: str, number: int) -> None:
-    ax.errorbar(
-        places,
-        rows["estimate"],
-        yerr=np.abs(rows[["low", "high"]].to_numpy().T - rows["estimate"].to_numpy()),
-        fmt=MARKERS[number % len(MARKERS)],
-        markersize=3.5,
-        color=colour(corpus),
-        ecolor="black",
-        elinewidth=0.7,
-        capsize=1.5,
-        capthick=0.7,
-        markeredgecolor="black",
-        markeredgewidth=0.4,
-    )
+def matching_figure(
+    checkpoints: pd.DataFrame, matched: pd.DataFrame, corpora: Sequence[str], tolerance: float
+) -> Figure:
+    """Draw `plot_matching` of every depth side by side; the band is the tolerance around the common accuracy."""
+    depths, target = sorted(matched["finetune_depth"].unique()), matched["target"].iloc[0]
+    figure, axes = panels(1, len(depths), (TWO_COLUMNS, 2.2), sharey=True, sharex=True)
+    for ax, depth in zip(axes.flat, depths, strict=True):
+        validated, chosen = (table[table["finetune_depth"] == depth] for table in (checkpoints, matched))
+        plot_matching(ax, validated, chosen, corpora).set_title(f"{depth} block{'s' if depth > 1 else ''}")
+        ax.axhspan(target - tolerance, target + tolerance, color="0.88", zorder=0)
+    axes[0, 0].set_ylabel("validation accuracy")
+    figure.supxlabel("training step")
+    handles = [*corpus_handles(corpora), Line2D([], [], **CHANCE, label=f"common accuracy ± {tolerance:g}")]
+    handles += [] if matched["matched"].all() else [_NOT_MATCHED]
+    figure.legend(handles=handles, loc="outside upper center", ncols=len(handles))
+    return figure
 
 
-def _point(corpus: str, number: int) -> Line2D:
-    marker = MARKERS[number % len(MARKERS)]
-    style: Style = {
-        "markersize": 4,
-        "markerfacecolor": colour(corpus),
-        "markeredgecolor": "black",
-        "markeredgewidth": 0.4,
-    }
-    return Line2D([], [], linestyle="", marker=marker, label=label(corpus), **style)
+def plot_accuracy_and_skill(ax: Axes, networks: pd.DataFrame, corpora: Sequence[str]) -> Axes:
+    """Draw every network at its test accuracy and mean skill, the larger the deeper; hollow: not matched.
+
+    Parameters
+    ----------
+    networks : DataFrame with `pretraining`, `finetune_depth`, `accuracy`, `skill`, `matched`
+    """
+    for row in networks.itertuples():
+        look = marker(row.pretraining, list(corpora).index(row.pretraining), filled=row.matched)
+        ax.plot(row.accuracy, row.skill, **look | {"markersize": _size(row.finetune_depth)})
+    ax.margins(0.09)
+    ax.set_xlabel("test accuracy")
+    return ax
+
+
+def accuracy_figure(networks: pd.DataFrame, correlations: pd.DataFrame, corpora: Sequence[str]) -> Figure:
+    """Draw `plot_accuracy_and_skill` of every selection, with the correlation and its 95 % interval in the title.
+
+    The correlation is that of the matched networks where some are not; a title without it has too few networks.
+
+    Parameters
+    ----------
+    networks, correlations : DataFrame
+        The tables `accuracy_and_skill` and `accuracy_correlations` of `equal_accuracy.equal_accuracy_tables`.
+    """
+    selections = list(dict.fromkeys(networks["selection"]))
+    figure, axes = panels(1, len(selections), (TWO_COLUMNS if len(selections) > 1 else ONE_COLUMN, 2.7))
+    of_all = correlations[correlations["of"] == "all"].set_index("selection")
+    for ax, selection in zip(axes.flat, selections, strict=True):
+        plot_accuracy_and_skill(ax, networks[networks["selection"] == selection], corpora)
+        row = of_all.loc[selection]
+        r = "" if pd.isna(row["r"]) else f": r = {row['r']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
+        ax.set_title(f"{label(selection)}{r}")
+    axes[0, 0].set_ylabel("skill, mean over methods")
+    handles, depths = corpus_handles(corpora), networks["finetune_depth"]
+    for depth in sorted({depths.min(), depths.max()}):
+        grey = marker("", 0) | {"markerfacecolor": "0.85", "markersize": _size(depth)}
+        handles.append(Line2D([], [], **grey, label=f"{depth} fine-tuned block{'s' if depth > 1 else ''}"))
+    handles += [] if networks["matched"].all() else [_NOT_MATCHED]
+    figure.legend(handles=handles, loc="outside upper center", ncols=len(handles))
+    return figure
+
+
+def _size(finetune_depth: int) -> float:
+    return 2.2 + 0.8 * finetune_depth

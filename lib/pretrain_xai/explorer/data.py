@@ -168,14 +168,13 @@ class Explorer:
 
         They are those of the study, to the bit, with their sign; methods are any keys of `attribution.METHODS`.
         """
-        from pretrain_xai.explain import signed_attributions
+        from pretrain_xai.explain import Explainer
 
         todo, protocol, images = self.missing(choice, signed=signed), self.study.protocol, np.array([choice.image])
-        pixels, labels = self.test.images[images], self.test.labels[images]
         for done, (run, method) in enumerate(todo):
             progress(done, len(todo), f"{label(method)}, {self.run_name(run)}")
-            given = self._network(run), pixels, labels, images, [method], self.study.attribution, protocol
-            maps, _ = signed_attributions(*given)[method]
+            explainer = Explainer(self._network(run), self.test, self.study.attribution, protocol)
+            maps = explainer.explain(images, [method]).maps[method]
             heatmap = Heatmap(reduce_channels(maps, protocol.channel_reduction)[0], maps[0].sum(axis=0))
             self._computed[run, method, choice.image] = heatmap
         progress(len(todo), len(todo), "")

@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from pretrain_xai.drawing.figures import TWO_COLUMNS, outline_lesions
+from pretrain_xai.drawing.figures import TWO_COLUMNS
+from pretrain_xai.drawing.previews import outline_lesions
 from pretrain_xai.explorer.data import RANK_ACCURACY, Choice, Explorer, Heatmap
 from pretrain_xai.lesions import CLASSES
 from pretrain_xai.names import label

@@ -15,20 +15,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pretrain_xai.methods.guard import is_leaf
+
 #: what each non-linear module was given for the reference image; the first axis is 1 or that of the images
 Reference = Mapping[nn.Module, Tensor]
 
 #: for these the multiplier is the gradient (dropout and batch normalisation in evaluation mode)
-LINEAR = (
-    nn.Conv2d,
-    nn.Linear,
-    nn.AvgPool2d,
-    nn.AdaptiveAvgPool2d,
-    nn.Flatten,
-    nn.Identity,
-    nn.Dropout,
-    nn.BatchNorm2d,
-)
+LINEAR = (nn.Conv2d, nn.Linear, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.Flatten, nn.Identity, nn.Dropout, nn.BatchNorm2d)
 
 
 def reference_inputs(model: nn.Module, rows: Tensor) -> dict[nn.Module, Tensor]:
@@ -119,7 +112,7 @@ def _forward_hooks(model: nn.Module, hook: Callable[..., Tensor | None]) -> Iter
         for name, module in model.named_modules():
             if type(module) in RULES:
                 handles.append(module.register_forward_hook(hook))
-            elif not any(True for _ in module.children()) and not isinstance(module, LINEAR):
+            elif is_leaf(module) and not isinstance(module, LINEAR):
                 rules = ", ".join(rule.__name__ for rule in RULES)
                 raise TypeError(f"deep_lift has no rule for {name or 'the model'} ({module}), only for {rules}")
         yield

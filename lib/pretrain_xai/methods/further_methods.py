@@ -10,14 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from zennit.composites import EpsilonPlusFlat
-from zennit.core import Composite, Hook
-from zennit.rules import Pass
-from zennit.types import Activation, AvgPool, Linear
 
-from pretrain_xai.methods.micro_batches import Block, input_gradients
+from pretrain_xai.methods.guard import is_leaf
+from pretrain_xai.methods.passes import Block, input_gradients
 
-#: set draws by the same seed and image id apart, as `model_guard.DROPOUT_STREAM` does
+#: set draws by the same seed and image id apart, as `guard.DROPOUT_STREAM` does
 NOISE_STREAM, RANDOM_STREAM = 2, 3
 
 
@@ -29,12 +26,12 @@ def smooth_grad(block: Block, *, n_samples: int = 25, noise: float = 0.15) -> Te
     """
     total = torch.zeros_like(block.images)
     deviation = noise * (block.images.amax((1, 2, 3)) - block.images.amin((1, 2, 3)))
-    for batch in block.micro_batches(np.ones((len(block.images), n_samples))):
-        for row, (image, sample) in zip(batch.rows, batch.pairs, strict=False):  # without the padding
-            entropy = (block.network.seed, block.image_ids[image], sample, NOISE_STREAM)
-            row.add_(deviation[image] * _normal(row, entropy))
+    for batch in block.micro_batches(n_samples):
+        for row, image, sample in zip(batch.rows, batch.images, batch.steps, strict=False):  # without the padding
+            rng = np.random.default_rng((block.network.seed, block.image_ids[image], sample, NOISE_STREAM))
+            row.add_(deviation[image] * torch.as_tensor(rng.standard_normal(tuple(row.shape))).to(row))
         gradients = input_gradients(block.network.model, batch.rows, batch.targets)
-        for (image, _), gradient in zip(batch.pairs, gradients, strict=False):
+        for image, gradient in zip(batch.images, gradients, strict=False):
             total[image] += gradient
     return total / n_samples
 
@@ -82,12 +79,16 @@ def occlusion(block: Block, *, window: int = 16, stride: int = 8) -> Tensor:
     """
     height, width = block.images.shape[2:]
     check_windows(min(height, width), window=window, stride=stride)
-    squares = [
-        (..., slice(top, top + window), slice(left, left + window))
-        for top in _starts(height, window, stride)
-        for left in _starts(width, window, stride)
-    ]
-    drops = _logit_drops(block, squares)
+    # the last squares of a side may reach beyond it
+    tops, lefts = (range(0, side - window + stride, stride) for side in (height, width))
+    squares = [(..., slice(top, top + window), slice(left, left + window)) for top in tops for left in lefts]
+
+    def hide(row: Tensor, step: int) -> None:
+        if step:  # step 0 is the image as it is
+            row[squares[step - 1]] = 0
+
+    logits = block.logits(1 + len(squares), hide)
+    drops = logits[:, :1] - logits[:, 1:]
     total, coverage = torch.zeros_like(block.images), torch.zeros_like(block.images[:1])
     for number, square in enumerate(squares):
         total[square] += drops[:, number, None, None, None]
@@ -116,13 +117,16 @@ def lrp_epsilon_plus_flat(block: Block) -> Tensor:
     TypeError
         If the composite has no rule for a module; batch normalisation must be merged into its convolution first.
     """
-    model = block.network.model
-    flat = EpsilonPlusFlat()
+    from zennit.composites import EpsilonPlusFlat
+    from zennit.core import Composite, Hook
+    from zennit.rules import Pass
+
+    model, flat = block.network.model, EpsilonPlusFlat()
 
     def rule(context: dict[str, Any], name: str, module: nn.Module) -> Hook | None:
-        if any(True for _ in module.children()) or isinstance(module, FOLLOWS_GRADIENT):
+        if not is_leaf(module) or isinstance(module, FOLLOWS_GRADIENT):
             return None
-        if not isinstance(module, HAS_RULE):
+        if not isinstance(module, zennit_layers()):
             raise TypeError(f"lrp_epsilon_plus_flat has no rule for {name or 'the model'} ({module})")
         return Pass() if _acts_on_each_value_alone(module) else flat.module_map(context, name, module)
 
@@ -146,7 +150,13 @@ def random(block: Block) -> Tensor:
 
 #: LRP sends relevance through these as the gradient goes: to the maximum of a window, or to where a value came from
 FOLLOWS_GRADIENT = (nn.MaxPool2d, nn.Flatten, nn.Identity)
-HAS_RULE = (Linear, AvgPool, Activation, nn.Dropout)
+
+
+def zennit_layers() -> tuple[type, ...]:
+    """Return the layers for which the composite has a rule."""
+    from zennit.types import Activation, AvgPool, Linear  # takes seconds: it imports torchvision's models
+
+    return (Linear, AvgPool, Activation, nn.Dropout)
 
 
 def _acts_on_each_value_alone(module: nn.Module) -> bool:
@@ -159,7 +169,7 @@ def _acts_on_each_value_alone(module: nn.Module) -> bool:
 
 
 def _last_feature_layer(model: nn.Module) -> nn.Module:
-    leaves = [module for module in model.modules() if not any(True for _ in module.children())]
+    leaves = [module for module in model.modules() if is_leaf(module)]
     last = None
     for module, following in zip(leaves, [*leaves[1:], None], strict=True):
         if isinstance(module, nn.Conv2d) and not _acts_on_each_value_alone(module):
@@ -167,29 +177,6 @@ def _last_feature_layer(model: nn.Module) -> nn.Module:
     if last is None:
         raise TypeError("grad_cam needs a convolution (nn.Conv2d), the model has none")
     return last
-
-
-@torch.no_grad()
-def _logit_drops(block: Block, squares: list[tuple[Any, ...]]) -> Tensor:
-    """Return the target's logit of each image minus that with a square in black, shape (n_images, n_squares)."""
-    logits = block.images.new_zeros(len(block.images), 1 + len(squares))
-    for batch in block.micro_batches(np.ones(logits.shape)):
-        for row, (_, step) in zip(batch.rows, batch.pairs, strict=False):
-            if step:  # step 0 is the image as it is
-                row[squares[step - 1]] = 0
-        values = block.network.model(batch.rows).gather(1, batch.targets[:, None])[:, 0]
-        images, steps = (list(index) for index in zip(*batch.pairs, strict=True))
-        logits[images, steps] = values[: len(batch.pairs)]
-    return logits[:, :1] - logits[:, 1:]
-
-
-def _starts(side: int, window: int, stride: int) -> range:
-    """Return where windows start so that they cover a side; the last one may reach beyond it."""
-    return range(0, side - window + stride, stride)
-
-
-def _normal(like: Tensor, entropy: tuple[int, ...]) -> Tensor:
-    return torch.as_tensor(np.random.default_rng(entropy).standard_normal(tuple(like.shape))).to(like)
 
 
 def _in_three_channels(maps: Tensor) -> Tensor:

@@ -38,7 +38,8 @@ def lean(layers: Sequence[nn.Module], image: Tensor) -> Lean:
     Lean
         Logits and gradients equal those of the layers but for rounding.
     """
-    n_affine = next((i for i, layer in enumerate(layers) if not isinstance(layer, LINEAR) or _is_dropout(layer)), 0)
+    affine = [isinstance(layer, LINEAR) and not isinstance(layer, nn.Dropout) for layer in layers]
+    n_affine = 0 if all(affine) else affine.index(False)
     beginning, rest = nn.Sequential(*layers[:n_affine]), _pools_first(layers[n_affine:])
     with torch.no_grad():
         rest = _merged_pooling(rest, beginning(image))
@@ -60,7 +61,7 @@ def _merged_pooling(layers: list[nn.Module], x: Tensor) -> list[nn.Module]:
     `x` is one input of the first layer. At 224 px VGG's pooling is the identity; of smaller images it repeats pixels.
     """
     for i, (pool, flatten, linear) in enumerate(zip(layers, layers[1:], layers[2:], strict=False)):
-        if _is_dropout(pool):  # what it draws is for the rows of a pass
+        if isinstance(pool, nn.Dropout):  # what it draws is for the rows of a pass
             return layers
         if type(linear) is nn.Linear and (type(pool), type(flatten)) == (nn.AdaptiveAvgPool2d, nn.Flatten):
             if x.numel() >= pool(x).numel() or any(map(is_hooked, (pool, flatten, linear))):

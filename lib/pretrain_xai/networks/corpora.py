@@ -6,7 +6,7 @@ import numpy as np
 
 from pretrain_xai.dataset import LabelledImages
 from pretrain_xai.overlay import clean_at_model_resolution
-from pretrain_xai.slices.store import read_slices
+from pretrain_xai.slices.sources import slices_of
 from pretrain_xai.study import PRETRAINING_SPLITS, Study
 
 #: colour or grey photographs and textures that scikit-image ships; each is one class
@@ -58,7 +58,7 @@ def mri_corpus(study: Study) -> Corpus:
     -------
     Two LabelledImages: float32 images of shape (n, image_size, image_size) with the brain's intensity range of the study.
     """
-    slices, table = read_slices(study.paths.slices)
+    slices, table = slices_of(study)
     classes = np.unique(table[study.pretraining.target].astype(str))
     labels = np.searchsorted(classes, table[study.pretraining.target].astype(str))
     size, parts = study.dataset.image_size, []

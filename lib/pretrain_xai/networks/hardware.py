@@ -45,12 +45,14 @@ def place(network: nn.Module, study: Study) -> nn.Module:
     return network.to(find_device(study.device)).to(memory_format=order)
 
 
-def as_batch(images: np.ndarray, network: nn.Module) -> Tensor:
+def as_batch(images: np.ndarray | Tensor, network: nn.Module) -> Tensor:
     """Return images as a float32 tensor of shape (n, 3, height, width) in [0, 1]; grey becomes three copies.
 
     It is on the network's device and in its order of memory. Activations, float32 of shape (n, height, width, channels), keep
     their channels and values.
     """
+    if isinstance(images, Tensor):  # is one
+        return images
     tensor = torch.from_numpy(np.array(images)).to(device_of(network))  # a copy: memory-mapped files are read-only
     tensor = tensor.float() / 255 if tensor.dtype == torch.uint8 else tensor.float()
     tensor = tensor[..., None].expand(*tensor.shape, 3) if tensor.ndim == 3 else tensor

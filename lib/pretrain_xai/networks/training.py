@@ -64,7 +64,9 @@ def state_file(weights: Path) -> Path:
     return weights.with_name(f".{weights.stem}.training.pt")
 
 
-def predict(network: nn.Module, images: np.ndarray, *, dropout_active: bool = False, seed: int = 0) -> np.ndarray:
+def predict(
+    network: nn.Module, images: np.ndarray | Tensor, *, dropout_active: bool = False, seed: int = 0
+) -> np.ndarray:
     """Return the logits, float32 array of shape (n, n_classes).
 
     The network is in evaluation mode; with `dropout_active` its dropout layers stay alive and draw from `seed`.
@@ -291,7 +293,7 @@ def _steps(network: nn.Module, data: LabelledImages, course: Course) -> Iterator
         course.schedule.step()
 
 
-def _require_repeatable(network: nn.Module, image: np.ndarray) -> None:
+def _require_repeatable(network: nn.Module, image: np.ndarray | Tensor) -> None:
     first, again = (network(as_batch(image, network)) for _ in range(2))
     if not torch.allclose(first, again, rtol=1e-3, atol=1e-3, equal_nan=True):
         raise SelfCheckError(

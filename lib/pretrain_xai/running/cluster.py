@@ -51,14 +51,10 @@ def uses_slurm(profile: Path) -> bool:
     """
     file = profile / "config.yaml"
     try:
-        settings = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ClusterError(f"{file} is no YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(settings, dict):
-        raise ClusterError(
-            f"{file}: expected names with values, such as `executor: slurm`, found {str(settings)[:80]!r}"
-        )
-    return settings.get("executor") == "slurm"
+        return (yaml.safe_load(file.read_text(encoding="utf-8")) or {}).get("executor") == "slurm"
+    except (yaml.YAMLError, UnicodeDecodeError, AttributeError) as error:  # the last: a list or a text
+        reason = " ".join(str(error).split())
+        raise ClusterError(f"{file}: expected YAML of names and values as `executor: slurm` ({reason})") from None
 
 
 def job_prefix(study: str) -> str:
@@ -94,9 +90,9 @@ def wait_for_earlier_jobs(study: str) -> None:
     while jobs := queued_jobs(study):
         if jobs != told:
             print(
-                f"waiting for {len(jobs)} jobs that an earlier batch left in the queue; what they make is kept "
-                f"(or end them: scancel {' '.join(jobs)})",
+                f"waiting for {len(jobs)} jobs that an earlier batch left in the queue; what they make is kept",
                 flush=True,
             )
+            print(f"(or end them: scancel {' '.join(jobs)})", flush=True)
         told = jobs
         time.sleep(LOOK_EVERY)

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from pathlib import Path
 
+import jupytext
 import nbformat
 
 from pretrain_xai.errors import UserError
@@ -23,7 +24,7 @@ def check_pairs(folder: Path, names: Iterable[str]) -> None:
     for name in names:
         source, twin = folder / f"{name}.py", folder / f"{name}.ipynb"
         try:
-            agree = _code(twin) == _code(source)
+            agree = _code(nbformat.read(twin, as_version=4)) == _code(jupytext.read(source))
         except Exception as error:  # nbformat raises nearly anything for JSON that is no notebook
             raise PairError(f"{twin}: not a readable notebook: {' '.join(str(error).split())[:200]}") from None
         if not agree:
@@ -33,10 +34,7 @@ def check_pairs(folder: Path, names: Iterable[str]) -> None:
             )
 
 
-def _code(path: Path) -> list[str]:
-    import jupytext
-
-    notebook = jupytext.read(path) if path.suffix == ".py" else nbformat.read(path, as_version=4)
+def _code(notebook: nbformat.NotebookNode) -> list[str]:
     # as they come out of the other format, so that lines which look like its marks count alike
     notebook = jupytext.reads(jupytext.writes(notebook, fmt="py:percent"), fmt="py:percent")
     return [cell.source.strip() for cell in notebook.cells if cell.cell_type == "code"]

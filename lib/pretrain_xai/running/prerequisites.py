@@ -4,7 +4,7 @@ import torch
 
 from pretrain_xai import paths
 from pretrain_xai.attribution import METHODS
-from pretrain_xai.methods.model_guard import check_modules
+from pretrain_xai.methods.guard import check_modules
 from pretrain_xai.networks.hardware import find_device
 from pretrain_xai.networks.models import N_CLASSES, blocks, build_network
 from pretrain_xai.networks.weight_files import cached_file, torchvision_weights
@@ -22,10 +22,9 @@ def check_network(study: Study) -> None:
     settings = study.network
     with torch.device("meta" if settings.module is None else "cpu"):
         network = build_network(settings, N_CLASSES, seed=0)
-    if (count := len(blocks(network))) < max(study.finetuning.depths):
-        raise StudyError(
-            f"finetuning.depths: {max(study.finetuning.depths)} is too deep, {settings.name} has {count} blocks"
-        )
+    deepest, count = max(study.finetuning.depths), len(blocks(network))
+    if count < deepest:
+        raise StudyError(f"finetuning.depths: {deepest} is too deep, {settings.name} has {count} blocks")
     if settings.module is not None:
         _check_pass(network, settings.name, study.dataset.image_size)
     unknown = {name: rules.unknown(network) for name, method in METHODS.items() if (rules := method.rules)}
@@ -57,34 +56,26 @@ def check_weights(study: Study) -> None:
         Naming the corpus and the file.
     """
     for corpus, source in study.pretraining.weights.items():
-        if path := paths.weights_file(source):
-            if not path.is_file():
-                raise StudyError(
-                    f"pretraining.weights.{corpus}: no such file: {path}; bring it there, or change the path"
-                )
-        elif study.network.module is None:
+        path, setting = paths.weights_file(source), f"pretraining.weights.{corpus}"
+        if path and not path.is_file():
+            raise StudyError(f"{setting}: no such file: {path}; bring it there, or change the path")
+        if not path and study.network.module is not None:
+            raise StudyError(f"{setting}: {source!r} is torchvision's, {study.network.name} needs a file")
+        if not path:
             cached_file(source, study.network.architecture)
-        else:
-            raise StudyError(
-                f"pretraining.weights.{corpus}: {source!r} is torchvision's, {study.network.name} needs a file"
-            )
 
 
 def weights_to_download(study: Study) -> list[str]:
     """Return in words which of torchvision's weights are not in its cache yet."""
-    if study.network.module is not None:
-        return []
-    architecture = study.network.architecture
-    absent = [
-        name
-        for name in study.pretraining.weights.values()
-        if paths.weights_file(name) is None and not cached_file(name, architecture).is_file()
-    ]
-    return [
-        f"{name} of {architecture} is not in torchvision's cache: {cached_file(name, architecture)} "
-        f"({torchvision_weights(name, architecture).meta['_file_size']:.0f} MB, downloaded when it is needed)"
-        for name in absent
-    ]
+    architecture, found = study.network.architecture, []
+    for name in study.pretraining.weights.values() if study.network.module is None else ():
+        if paths.weights_file(name) is None and not (file := cached_file(name, architecture)).is_file():
+            size = torchvision_weights(name, architecture).meta["_file_size"]
+            found.append(
+                f"{name} of {architecture} is not in torchvision's cache: {file} "
+                f"({size:.0f} MB, downloaded when it is needed)"
+            )
+    return found
 
 
 def _check_pass(network: torch.nn.Module, name: str, side: int) -> None:
@@ -94,6 +85,6 @@ def _check_pass(network: torch.nn.Module, name: str, side: int) -> None:
             logits = network(torch.zeros(2, 3, side, side))
     except Exception as error:  # the user's code may raise anything
         raise StudyError(f"network: {name} can't be used: {' '.join(str(error).split())[:300]}") from None
-    if not isinstance(logits, torch.Tensor) or logits.shape != (2, N_CLASSES):
-        found = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+    found = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+    if found != (2, N_CLASSES):
         raise StudyError(f"network: {name} gives {found} for two images, logits of shape (2, {N_CLASSES}) are expected")

@@ -13,21 +13,16 @@ from jupyter_client.manager import AsyncKernelManager
 
 
 class QuietKernel(AsyncKernelManager):
-    """A kernel that says nothing on the terminal; its words lie in `words_file` of its connection file."""
+    """A kernel that says nothing on the terminal; its words lie beside its connection file."""
 
     async def start_kernel(self, **options: Any) -> None:  # type: ignore[override]  # an attribute there, no method
         """Start the kernel's process."""
-        with words_file(Path(self.connection_file)).open("ab") as words:
+        with Path(self.connection_file).with_suffix(".words").open("ab") as words:
             await super().start_kernel(stdout=words, stderr=subprocess.STDOUT, **options)
-
-
-def words_file(connection_file: Path) -> Path:
-    """Return where a kernel's words are kept."""
-    return connection_file.with_suffix(".words")
 
 
 def last_words(connection_file: Path) -> str:
     """Return the last line that the kernel wrote, or an empty text."""
-    file = words_file(connection_file)
-    lines = file.read_text(encoding="utf-8", errors="replace").split("\n") if file.is_file() else []
-    return next((line.strip() for line in reversed(lines) if line.strip()), "")
+    file = connection_file.with_suffix(".words")
+    words = file.read_text(encoding="utf-8", errors="replace").strip() if file.is_file() else ""
+    return words.split("\n")[-1]

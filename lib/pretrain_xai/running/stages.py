@@ -6,7 +6,6 @@ docstrings, prose and file times do not count.
 
 import ast
 import hashlib
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache, reduce
 from pathlib import Path
@@ -23,100 +22,60 @@ from pretrain_xai.study import Study
 
 @dataclass(frozen=True)
 class Stage:
-    """What a notebook makes (one of `paths.ARTEFACTS`) and what its results depend on.
+    """What a notebook's results depend on, and what it makes (one of `paths.ARTEFACTS`).
 
     `settings` are dotted names of a study file, `switches` fields of the protocol. `draws` says that the results are
     figures; else drawing code does not count, so that a changed style trains no network again.
     """
 
-    artefact: str
-    settings: tuple[str, ...] = ()
+    settings: tuple[str, ...]
     switches: tuple[str, ...] = ()
+    artefact: str = "scores"
     draws: bool = False
 
 
-#: settings that notebooks use and no result depends on: how fast, and with how much memory
-WITHOUT_EFFECT = ("finetuning.cache", "workers")
 #: modules and packages that only draw
 _DRAWING = ("drawing", "names")
+#: networks and how they run: results are the same to the bit only for the same
+_NETWORK = ("network", "threads", "device", "channels_last")
+#: what tables and figures name
+_NAMED = ("main_selection", "pretraining.corpora", "pretraining.target")
+_MAPS = ("channel_reduction", "mask_threshold", "ties")
+_METHODS = ("captum_deep_lift", "gradient_shap_unseeded")
+_SCORING = ("dropout_active", *_MAPS, "signed_edges", *_METHODS)
+_SUMMARY = Stage(("attribution.methods", *_NAMED), draws=True)
+_OF_SELECTIONS = Stage((*_SUMMARY.settings, "finetuning.matching"), draws=True)
+_COMPARED = ("compared_depths", "protocols", "reseeds", "base_protocol", "switches")
 
-
-#: how networks run: results are the same to the bit only for the same
-_RUNNING = ("threads", "device", "channels_last")
-_SCORING = ("channel_reduction", "mask_threshold", "ties", "signed_edges", "captum_deep_lift", "gradient_shap_unseeded")
-
+#: what depends on no setting here: how fast, and with how much memory (`finetuning.cache`, `workers`); the models and their
+#: learning rates, which the Snakefile watches
 STAGES = {
-    "01_make_lesions": Stage("lesions", ("lesions",)),
-    "02_make_slices": Stage("slices", ("slices", "pretraining.target")),
-    "03_build_dataset": Stage("dataset", ("lesions", "slices.seed", "dataset"), DATASET_SWITCHES),
+    "01_make_lesions": Stage(("lesions",), artefact="lesions"),
+    "02_make_slices": Stage(("slices", "pretraining.target"), artefact="slices"),
+    "03_build_dataset": Stage(("lesions", "slices.seed", "dataset"), DATASET_SWITCHES, "dataset"),
     "04_pretrain": Stage(
-        "pretrained", ("pretraining", "network", "dataset.image_size", "dataset.brain_intensity", *_RUNNING)
+        ("pretraining", "dataset.image_size", "dataset.brain_intensity", *_NETWORK), artefact="pretrained"
     ),
-    "04b_take_weights": Stage("pretrained", ("pretraining.weights", "network")),
+    "04b_take_weights": Stage(("pretraining.weights", "network"), artefact="pretrained"),
     "05_finetune": Stage(
-        "finetuned",
-        ("finetuning.training", "network", *_RUNNING, "kept_checkpoints"),
+        ("finetuning.training", "kept_checkpoints", *_NETWORK),
         ("dropout_active", "first_conv_frozen", "head_kept"),
-    ),
-    "05b_match_accuracy": Stage(
         "finetuned",
-        ("finetuning.matching", "main_selection", "network", *_RUNNING, "pretraining.corpora", "pretraining.target"),
-        ("dropout_active",),
-        draws=True,
     ),
-    "06_classification_metrics": Stage(
-        "classification",
-        ("pretraining.corpora", "pretraining.target", "main_selection"),
-        ("swapped_rates",),
-        draws=True,
-    ),
-    "07_find_intersections": Stage("intersections", ("finetuning.matching",)),
-    "08_explanation_metrics": Stage(
-        "scores", ("attribution", "image_limits", "network", *_RUNNING, "protocol_name"), ("dropout_active", *_SCORING)
-    ),
-    "09_heatmaps": Stage(
-        "scores",
-        ("attribution", "pretraining.corpora", "pretraining.target", "main_selection"),
-        ("mask_threshold", "ties"),
-        draws=True,
-    ),
-    "10_boxplots": Stage(
-        "scores",
-        ("attribution.methods", "pretraining.corpora", "pretraining.target", "main_selection", "finetuning.matching"),
-        draws=True,
-    ),
-    "11_boxplots_incorrect": Stage(
-        "scores", ("attribution.methods", "pretraining.corpora", "pretraining.target", "main_selection"), draws=True
-    ),
-    "11b_score_switches": Stage("scores", ("attribution", "network", *_RUNNING), ("dropout_active", *_SCORING)),
-    "12_compare_protocols": Stage(
-        "scores",
-        ("attribution", "compared_depths", "main_selection", "protocols", "reseeds", "base_protocol", "switches"),
-        draws=True,
-    ),
-    "13_statistics": Stage(
-        "scores",
-        ("attribution.methods", "pretraining.corpora", "pretraining.target", "main_selection"),
-        ("mask_threshold",),
-        draws=True,
-    ),
-    "13b_equal_accuracy": Stage(
-        "scores",
-        ("attribution.methods", "pretraining.corpora", "pretraining.target", "main_selection", "finetuning.matching"),
-        draws=True,
-    ),
-    "13c_sensitivity": Stage(
-        "scores",
-        ("attribution", "pretraining.corpora", "pretraining.target", "main_selection"),
-        ("channel_reduction", "mask_threshold", "ties", "signed_edges"),
-        draws=True,
-    ),
-    "15_sanity_checks": Stage(
-        "scores",
-        ("attribution", "network", *_RUNNING),
-        ("dropout_active", "channel_reduction", "mask_threshold", "ties", "captum_deep_lift", "gradient_shap_unseeded"),
-        draws=True,
-    ),
+    # the checkpoints that it reads are made anew for it, so that its figure does not count
+    "05b_match_accuracy": Stage(("finetuning.matching", "main_selection", *_NETWORK), ("dropout_active",), "finetuned"),
+    "06_classification_metrics": Stage(_NAMED, ("swapped_rates",), "classification", draws=True),
+    "07_find_intersections": Stage(("finetuning.matching",), artefact="intersections"),
+    "08_explanation_metrics": Stage(("attribution", "image_limits", "protocol_name", *_NETWORK), _SCORING),
+    "09_heatmaps": Stage(("attribution", *_NAMED), ("mask_threshold", "ties"), draws=True),
+    "10_boxplots": _OF_SELECTIONS,
+    "11_boxplots_incorrect": _SUMMARY,
+    "11b_score_switches": Stage(("attribution", *_NETWORK), _SCORING),
+    "12_compare_protocols": Stage(("attribution", "main_selection", *_COMPARED), draws=True),
+    "13_statistics": Stage(_SUMMARY.settings, ("mask_threshold",), draws=True),
+    "13b_equal_accuracy": _OF_SELECTIONS,
+    "13c_sensitivity": Stage(("attribution", *_NAMED), (*_MAPS, "signed_edges"), draws=True),
+    "15_sanity_checks": Stage(("attribution", *_NETWORK), ("dropout_active", *_MAPS, *_METHODS), draws=True),
 }
 
 
@@ -126,14 +85,18 @@ def fingerprint(study: Study, notebook: str) -> dict[str, Any]:
     The slices depend on the files that a study brings: on their names, sizes and times of change.
     """
     stage = STAGES[notebook]
-    own = source_file(study.network.module) if "network" in stage.settings and study.network.module else None
-    return {
-        **({"source": _source_state(study)} if notebook == "02_make_slices" else {}),
-        "code": code_digest(paths.NOTEBOOKS / f"{notebook}.py", () if stage.draws else _DRAWING),
-        **({"own network": code_digest(own)} if own else {}),
-        **{name: _setting(study, name) for name in stage.settings},
-        **{name: getattr(study.protocol, name) for name in stage.switches},
-    }
+    found: dict[str, Any] = {"code": code_digest(paths.NOTEBOOKS / f"{notebook}.py", () if stage.draws else _DRAWING)}
+    if "network" in stage.settings and study.network.module:
+        found["own network"] = code_digest(source_file(study.network.module))
+    if notebook == "02_make_slices":
+        try:
+            found["source"] = source_state(study.slices)
+        except SourceError:  # a plan is made without the data; the batch refuses to start
+            found["source"] = "missing"
+    for name in stage.settings:
+        value = reduce(getattr, name.split("."), study)
+        found[name] = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
+    return found | {name: getattr(study.protocol, name) for name in stage.switches}
 
 
 @cache
@@ -142,73 +105,28 @@ def code_digest(path: Path, without: tuple[str, ...] = ()) -> str:
 
     `without` names modules and packages of the library that do not count.
     """
-    digest = hashlib.sha256()
-    for source in sorted({path, *library_files(path, without)}):
-        digest.update(_meaning(source).encode())
-    return digest.hexdigest()[:16]
-
-
-def library_files(path: Path, without: tuple[str, ...] = ()) -> set[Path]:
-    """Return the files of this library that a Python file or percent notebook imports, directly or not."""
-    found: set[Path] = set()
+    found: dict[Path, str] = {}
     waiting = [path]
     while waiting:
-        new = {file for file in _imported(waiting.pop()) if _top(file) not in without} - found
-        found |= new
-        waiting += new
-    return found
-
-
-def _top(file: Path) -> str:
-    """Return the name of the module, or of the package that it lies in."""
-    return Path(file.relative_to(paths.LIBRARY).parts[0]).stem
-
-
-def _source_state(study: Study) -> Any:
-    try:
-        return source_state(study.slices)
-    except SourceError:  # a plan is made without the data; the batch refuses to start
-        return "missing"
-
-
-def _setting(study: Study, name: str) -> Any:
-    value = reduce(getattr, name.split("."), study)
-    return value.model_dump(mode="json") if isinstance(value, BaseModel) else value
+        file = waiting.pop()
+        found[file], imported = _read(file.read_text(encoding="utf-8"))
+        for module in imported:
+            other = paths.LIBRARY.parent.joinpath(*module.split(".")).with_suffix(".py")
+            if module.split(".")[1] not in without and other not in found and other.is_file():
+                waiting.append(other)
+    return hashlib.sha256("".join(found[file] for file in sorted(found)).encode()).hexdigest()[:16]
 
 
 @cache
-def _imported(path: Path) -> tuple[Path, ...]:
-    """Return the files of this library that a Python file or percent notebook, whose prose is comments, imports itself."""
-    modules: list[str] = []
-    for node in ast.walk(_code(path)):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "pretrain_xai":
-            modules += [node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)]
-        elif isinstance(node, ast.Import):
-            modules += [alias.name for alias in node.names]
-    return tuple(_existing(modules))
-
-
-def _existing(modules: Iterable[str]) -> Iterator[Path]:
-    for module in modules:
-        path = paths.LIBRARY.parent.joinpath(*module.split(".")).with_suffix(".py")
-        if module.startswith("pretrain_xai.") and path.is_file():
-            yield path
-
-
-@cache
-def _meaning(path: Path) -> str:
-    """Return the syntax tree of a Python file or percent notebook as text, without docstrings."""
-    tree = _code(path)
+def _read(code: str) -> tuple[str, list[str]]:
+    """Return a digest of what code does, without docstrings, and the modules of this library that it may import."""
+    tree, imported = ast.parse(code), []
     for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if (
-            isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
-            and body
-            and ast.get_docstring(node) is not None
-        ):
-            node.body = body[1:] or [ast.Pass()]
-    return ast.dump(tree)
-
-
-def _code(path: Path) -> ast.Module:
-    return ast.parse(path.read_text(encoding="utf-8"))
+        if isinstance(node, ast.Import):
+            imported += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            imported += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
+            node.body = node.body[1:] or [ast.Pass()]
+    digest = hashlib.sha256(ast.dump(tree).encode()).hexdigest()
+    return digest, [module for module in imported if module.startswith("pretrain_xai.")]

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pretrain_xai import paths
-from pretrain_xai.paths import Paths
 from pretrain_xai.protocol import ALL_TOGETHER, DATASET_SWITCHES, PUBLISHED, unpublished
 from pretrain_xai.provenance import write_text
 from pretrain_xai.running.stages import STAGES, fingerprint
@@ -37,7 +36,7 @@ def retrained_variants(study: Study) -> list[str]:
 
 def variant_states(study: Study) -> dict[str, State]:
     """Return how far each retrained variant of a study is."""
-    return {variant: _state(variant_name(study.name, variant)) for variant in retrained_variants(study)}
+    return {variant: _state(load_study(variant_name(study.name, variant))) for variant in retrained_variants(study)}
 
 
 def finished_variants(study: Study) -> list[str]:
@@ -45,50 +44,48 @@ def finished_variants(study: Study) -> list[str]:
     return [variant for variant, state in variant_states(study).items() if state == "finished"]
 
 
-def _state(name: str) -> State:
-    files, mark = _files(name), Paths(name).finished
+def _state(variant: Study) -> State:
+    *files, mark = _files(variant)
     if not all(path.is_file() for path in files):
         return "missing"
     if not mark.is_file() or mark.stat().st_mtime_ns < max(path.stat().st_mtime_ns for path in files):
         return "out of date"  # a later batch broke off
-    try:
-        known = json.loads(mark.read_text(encoding="utf-8"))
-    except ValueError:
-        return "out of date"
-    return "finished" if known == made_from(load_study(name)) else "out of date"
+    return "finished" if mark.read_text(encoding="utf-8") == _mark(variant) else "out of date"
 
 
 def made_from(variant: Study) -> dict[str, Any]:
     """Return what the results of a variant depend on: of each of its stages, shared ones too, and its learning rates."""
-    stages = [
-        notebook for notebook, stage in STAGES.items() if not stage.draws and stage != STAGES["11b_score_switches"]
-    ]
     return {
-        "stages": {notebook: fingerprint(variant, notebook) for notebook in stages},
+        "stages": {
+            notebook: fingerprint(variant, notebook)
+            for notebook, stage in STAGES.items()
+            if not stage.draws and notebook != "11b_score_switches"
+        },
         "learning_rates": {run.name: variant.learning_rate(run) for run in variant.runs()},
     }
 
 
+def variant_files(study_name: str, variant: str) -> list[Path]:
+    """Return the tables of a variant from which it is compared with its study, and its mark."""
+    return _files(load_study(variant_name(study_name, variant)))
+
+
+def _files(variant: Study) -> list[Path]:
+    where, runs = variant.paths, list(variant.runs())
+    tables = [where.finetuned(run.name) / "predictions.parquet" for run in runs]
+    tables += [where.scores / f"{run.name}.parquet" for run in (*runs, *variant.untrained_runs())]
+    return [where.dataset / "test" / "images.csv", where.intersections, *tables, where.finished]
+
+
+def _mark(variant: Study) -> str:
+    return json.dumps(made_from(variant), indent=1)
+
+
 def mark_finished(name: str) -> None:
     """Write the mark of a variant whose results are all made."""
-    Paths(name).finished.unlink(missing_ok=True)  # an equal file would keep its time
-    write_text(Paths(name).finished, json.dumps(made_from(load_study(name)), indent=1))
-
-
-def variant_files(study_name: str, variant: str) -> list[Path]:
-    """Return the tables of a variant from which it is compared with its study."""
-    return [*_files(variant_name(study_name, variant)), Paths(variant_name(study_name, variant)).finished]
-
-
-def _files(name: str) -> list[Path]:
-    study = load_study(name)
-    runs = list(study.runs())
-    return [
-        Paths(name).dataset / "test" / "images.csv",
-        Paths(name).intersections,
-        *(Paths(name).finetuned(run.name) / "predictions.parquet" for run in runs),
-        *(Paths(name).scores / f"{run.name}.parquet" for run in [*runs, *study.untrained_runs()]),
-    ]
+    variant = load_study(name)
+    variant.paths.finished.unlink(missing_ok=True)  # an equal file would keep its time
+    write_text(variant.paths.finished, _mark(variant))
 
 
 if __name__ == "__main__":

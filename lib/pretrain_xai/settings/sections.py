@@ -249,7 +249,7 @@ class Attribution(Settings):
     scores: Annotated[list[str], Unique] = ["relevance_rank_accuracy", "true_negative_rate"]
     #: at most so many images right for all models, and so many of those that a model gets wrong; none: all
     max_images: int | None = Field(None, gt=0)
-    #: images that pass through the network at once, a power of two; none: by their size (`micro_batches.micro_batch_rows`)
+    #: images that pass through the network at once, a power of two; none: by their size (`passes.micro_batch_rows`)
     micro_batch: Literal[1, 2, 4, 8, 16, 32, 64, 128] | None = None
     #: images whose maps are kept for the heatmaps
     example_images: int = Field(3, ge=1)

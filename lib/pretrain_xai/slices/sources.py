@@ -14,8 +14,9 @@ from tqdm.auto import tqdm
 
 from pretrain_xai.settings.slices import Arrays, Nifti, Pickle, Slices, Template
 from pretrain_xai.slices import files, reading
-from pretrain_xai.slices.store import Part, write_slices
+from pretrain_xai.slices.store import Part, read_slices, write_slices
 from pretrain_xai.slices.template import simulate_cohort, simulate_participants
+from pretrain_xai.study import Study
 from pretrain_xai.tables import write_table
 
 #: what can't be used: a file, or the slice of it at a z
@@ -61,6 +62,14 @@ def make_slices(folder: Path, settings: Slices, target: str) -> pd.DataFrame:
     reasons = pd.DataFrame(rejected, columns=REJECTED_COLUMNS)
     write_table(reasons, folder / "rejected.csv")
     return reasons
+
+
+def slices_of(study: Study) -> Part:
+    """Return the slices of a study and their table, as `read_slices`; made again if the batch, which ended, removed them."""
+    folder = study.paths.slices
+    if (folder / "slices.csv").is_file() and not (folder / "slices.npy").is_file():
+        make_slices(folder, study.slices, study.pretraining.target)
+    return read_slices(folder)
 
 
 def file_cohort(settings: Nifti | Arrays, target: str, rejected: list[dict[str, Any]]) -> Iterator[Part]:

@@ -11,6 +11,8 @@ Networks on images of their own have no image in common; `common_images` brings 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,10 +20,13 @@ import pandas as pd
 from pretrain_xai.arrays import Booleans, Floats, Integers
 from pretrain_xai.dataset import read_split
 from pretrain_xai.selection import CORRECT_FOR_ALL, WRONG_FOR_ONE, image_list
-from pretrain_xai.setting_scores import SettingScores, score_comparison_maps_under_settings
+from pretrain_xai.setting_scores import SettingScores, score_comparison_maps
 from pretrain_xai.skill import Skills
-from pretrain_xai.study import NETWORK, Study
+from pretrain_xai.study import NETWORK, Run, Study
 from pretrain_xai.tables import read_table
+
+Names = tuple[Any, ...]  # of a setting: channel reduction, mask threshold, score
+Places = tuple[int, int, int]  # of the three, from 0
 
 CORRECT, INCORRECT, SAME_DEPTHS = "correct", "incorrect", "correct_same_depths"
 #: fewer misclassified images of a network say nothing
@@ -54,12 +59,19 @@ class Population:
         """The explanation methods."""
         return list(self.scored[0].methods)
 
-    def skills(self, setting: tuple[int, int, int]) -> Floats:
+    @property
+    def settings(self) -> dict[Names, Places]:
+        """The places of all settings by their names."""
+        first = self.scored[0]
+        axes = [enumerate(axis) for axis in (first.channel_reductions, first.mask_thresholds, first.scores)]
+        return {(how, above, score): (i, j, k) for (i, how), (j, above), (k, score) in product(*axes)}
+
+    def skills(self, setting: Places) -> Floats:
         """Return skill, (n_networks, n_methods, n_images), NaN where a network is not scored; `setting` as in `skill_at`."""
         values = np.stack([scored.skill_at(setting, self.images["image_index"]) for scored in self.scored])
         return np.where(self.seen[:, None], values, np.nan)
 
-    def on_common_images(self, setting: tuple[int, int, int]) -> Skills:
+    def on_common_images(self, setting: Places) -> Skills:
         """Return the skills under a setting in the form of a study all of whose images are common.
 
         With those references that are scored on all images.
@@ -67,8 +79,8 @@ class Population:
         values = self.skills(setting)
         references = {}
         for name, scored in self.references.items():
-            place = (min(setting[0], len(scored.channel_reductions) - 1), *setting[1:])
-            of_maps = scored.skill_at(place, self.images["image_index"])
+            reduction = min(setting[0], len(scored.channel_reductions) - 1)
+            of_maps = scored.skill_at((reduction, *setting[1:]), self.images["image_index"])
             known = np.where(np.isnan(values), np.nan, of_maps)
             if (np.isnan(known) == np.isnan(values)).all():
                 references[name] = common_images(known)
@@ -80,27 +92,24 @@ def read_populations(study: Study, selection: str) -> list[Population]:
 
     The untrained network is scored on the images right for all only, the comparison maps here, on all images.
     """
+
+    def read(run: Run) -> SettingScores:
+        return SettingScores.read(study.paths.setting_scores / f"{run.name}.npz")
+
     runs = [run for run in study.runs() if run.selection == selection]
     corpora: Sequence[str] = study.pretraining.corpora
     runs.sort(key=lambda run: (corpora.index(run.pretraining), run))
-    scored = [SettingScores.read(study.paths.setting_scores / f"{run.name}.npz") for run in runs]
-    untrained = next(run for run in study.untrained_runs() if run.selection == selection)
-    intersections = read_table(study.paths.intersections)
-    test = read_split(study.paths.dataset / "test", study.protocol.mask_threshold)
+    scored = [read(run) for run in runs]
+    protocol, lists = study.protocol, read_table(study.paths.intersections)
+    test = read_split(study.paths.dataset / "test", protocol.mask_threshold)
     image_index = np.unique(np.concatenate([own.image_index for own in scored]))
-    settings = study.attribution.sensitivity
-    protocol = study.protocol
-    maps = score_comparison_maps_under_settings(test.images, test.masks.strength, image_index, settings, protocol)
+    settings = study.attribution.model_copy(update={"scores": ["relevance_rank_accuracy"]})
+    _, maps = score_comparison_maps(test, image_index, settings, study.protocol)
     references = {name: maps.of(name) for name in maps.methods}
-    references["untrained"] = SettingScores.read(study.paths.setting_scores / f"{untrained.name}.npz")
-    return populations(
-        pd.DataFrame(runs)[NETWORK],
-        scored,
-        image_list(intersections, selection, CORRECT_FOR_ALL),
-        [image_list(intersections, selection, WRONG_FOR_ONE, run) for run in runs],
-        references,
-        test.table.set_index("image_index")["subject"],
-    )
+    references["untrained"] = next(read(run) for run in study.untrained_runs() if run.selection == selection)
+    wrong = [image_list(lists, selection, WRONG_FOR_ONE, run) for run in runs]
+    correct, subjects = image_list(lists, selection, CORRECT_FOR_ALL), test.table.set_index("image_index")["subject"]
+    return populations(pd.DataFrame(runs)[NETWORK], scored, correct, wrong, references, subjects)
 
 
 def populations(
@@ -134,18 +143,12 @@ def populations(
         rows = networks.iloc[places].reset_index(drop=True)
         return Population(name, rows, [scored[place] for place in places], images, seen, references)
 
-    every = np.ones(len(networks), dtype=bool)
-    found = [population(CORRECT, every, [correct] * len(networks))]
-    counts = np.array(
-        [len(np.intersect1d(own.image_index, wrong)) for own, wrong in zip(scored, incorrect, strict=True)]
-    )
-    depths = networks["finetune_depth"].to_numpy()
-    enough = ~np.isin(depths, depths[counts < FEWEST_IMAGES])
-    if enough.any():
-        found.append(population(INCORRECT, enough, incorrect))
-        if not enough.all():
-            found.insert(1, population(SAME_DEPTHS, enough, [correct] * len(networks)))
-    return found
+    counts = np.array([np.isin(own.image_index, wrong).sum() for own, wrong in zip(scored, incorrect, strict=True)])
+    enough = ~networks["finetune_depth"].isin(networks.loc[counts < FEWEST_IMAGES, "finetune_depth"])
+    right = [correct] * len(networks)
+    found = [population(CORRECT, np.ones(len(networks), dtype=bool), right)]
+    found += [population(SAME_DEPTHS, enough, right)] if enough.any() and not enough.all() else []
+    return found + ([population(INCORRECT, enough, incorrect)] if enough.any() else [])
 
 
 def common_images(values: np.ndarray) -> Floats:

@@ -66,15 +66,21 @@ def weighted_classification(
     -------
     dict of float arrays of shape (r,); NaN where a class has no weight.
     """
-    right = (label == predicted).astype(np.float64)
-    positive = label == 1
-    return {
-        "auroc": _auroc(positive, score, weights),
-        "auprc": _average_precision(positive, score, weights),
-        "accuracy": weighted_mean(right, weights),
-        "sensitivity": weighted_mean(right[positive], weights[positive]),
-        "specificity": weighted_mean(right[~positive], weights[~positive]),
-    }
+    right, positive = (label == predicted).astype(np.float64), label == 1
+    _, level = np.unique(-score, return_inverse=True)
+    counts = np.zeros((2, level.max() + 1, weights.shape[1]))  # at each score, the highest first
+    np.add.at(counts, (positive.astype(int), level), weights)
+    misses, hits = counts
+    found, taken = np.cumsum(hits, axis=0), np.cumsum(hits + misses, axis=0)
+    above = found - hits / 2  # positives above each negative, a tie counts half
+    with np.errstate(invalid="ignore"):
+        return {
+            "auroc": (misses * above).sum(axis=0) / (found[-1] * misses.sum(axis=0)),
+            "auprc": (hits * np.nan_to_num(found / taken)).sum(axis=0) / found[-1],
+            "accuracy": weighted_mean(right, weights),
+            "sensitivity": weighted_mean(right[positive], weights[positive]),
+            "specificity": weighted_mean(right[~positive], weights[~positive]),
+        }
 
 
 def kendall_tau(first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -84,26 +90,3 @@ def kendall_tau(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     untied = [np.abs(sign).sum(axis=0) for sign in signs]
     with np.errstate(invalid="ignore"):
         return (signs[0] * signs[1]).sum(axis=0) / np.sqrt(untied[0] * untied[1])
-
-
-def _counts(positive: np.ndarray, score: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the weight of positives and of negatives at each score, shape (n_scores, r), from the highest score down."""
-    _, level = np.unique(-score, return_inverse=True)
-    counts = np.zeros((2, level.max() + 1, weights.shape[1]))
-    np.add.at(counts, (positive.astype(int), level), weights)
-    return counts[1], counts[0]
-
-
-def _auroc(positive: np.ndarray, score: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    hits, misses = _counts(positive, score, weights)
-    above = np.cumsum(hits, axis=0) - hits / 2  # positives above each negative, a tie counts half
-    with np.errstate(invalid="ignore"):
-        return (misses * above).sum(axis=0) / (hits.sum(axis=0) * misses.sum(axis=0))
-
-
-def _average_precision(positive: np.ndarray, score: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    hits, misses = _counts(positive, score, weights)
-    found, taken = np.cumsum(hits, axis=0), np.cumsum(hits + misses, axis=0)
-    precision = np.divide(found, taken, out=np.zeros_like(found), where=taken > 0)
-    with np.errstate(invalid="ignore"):
-        return (hits * precision).sum(axis=0) / hits.sum(axis=0)

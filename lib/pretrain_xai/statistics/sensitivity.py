@@ -6,8 +6,7 @@ default is the study's own. A ranking is by the methods' mean rank over networks
 variance over images is the linearised one of such means, clustered by subject.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import groupby, product
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,11 +15,10 @@ from scipy import stats
 
 from pretrain_xai.arrays import Floats
 from pretrain_xai.errors import UserError
-from pretrain_xai.protocol import ChannelReduction
 from pretrain_xai.skill import Skills
 from pretrain_xai.statistics.effects import Contrast, contrasts, holm, is_paired
 from pretrain_xai.statistics.intervals import Interval, by_images, by_units
-from pretrain_xai.statistics.populations import Population
+from pretrain_xai.statistics.populations import Names, Places, Population
 from pretrain_xai.statistics.resampling import kendall_tau, subject_weights
 from pretrain_xai.study import NETWORK
 
@@ -30,11 +28,11 @@ SETTING = ["population", "channel_reduction", "mask_threshold", "score"]
 CHANGES = ("reversed", "lost", "gained")
 #: families of effects that are judged by their interval; the others hold many effects and are judged after Holm's correction
 _SINGLE = ("corpus", "depth")
+#: kinds of conclusions that are counted
+KINDS = ("first", *_SINGLE, "methods", "references")
 _ROUNDING = 1e-12
 #: columns of `flips`
 FLIP_COLUMNS = [*SETTING, "conclusion", "contrast", "default", "found", "change", "estimate", "low", "high"]
-
-Names = tuple[ChannelReduction, float, str]  # of a setting: channel reduction, mask threshold, score
 
 
 def mean_ranks(values: np.ndarray, image_weights: np.ndarray, network_weights: np.ndarray) -> Floats:
@@ -101,67 +99,50 @@ def sensitivity_tables(found: Sequence[Population], default: Names, seed: int = 
         `survival`, a row per population and conclusion: what the default says, under how many `settings` it was asked, and
         in how many it is `kept`, `reversed`, `lost`, `gained`.
     """
-    rng = np.random.default_rng(seed)
-    subjects = sorted({subject for population in found for subject in population.images["subject"]})
+    if tuple(default) not in found[0].settings:
+        name, scores = ", ".join(map(str, default)), ", ".join(found[0].scored[0].scores)
+        raise UserError(f"the setting {name} is not among those that were scored; scores are {scores}")
+    subjects = {subject for population in found for subject in population.images["subject"]}
     by_subject = subject_weights(subjects, RESAMPLES, seed)
-    by_network = network_draws(found[0].networks, rng, RESAMPLES)
-    by_network = pd.DataFrame(by_network, pd.MultiIndex.from_frame(found[0].networks[NETWORK]))
-    place = _at(found[0], default)
-    judged = judge(found[0].on_common_images(place))
-    ranks = mean_ranks(found[0].skills(place), *_draws(found[0], by_subject, by_network))
-    rows, flips, asked = [], [], []
+    drawn = network_draws(found[0].networks, np.random.default_rng(seed), RESAMPLES)
+    by_network = pd.DataFrame(drawn, pd.MultiIndex.from_frame(found[0].networks[NETWORK]))
+
+    def ranks_of(population: Population, setting: Places) -> Floats:
+        networks = pd.MultiIndex.from_frame(population.networks[NETWORK])
+        draws = by_subject.loc[population.images["subject"]].to_numpy(), by_network.loc[networks].to_numpy()
+        return mean_ranks(population.skills(setting), *draws)
+
+    place = found[0].settings[tuple(default)]
+    judged, ranks = judge(found[0].on_common_images(place)), ranks_of(found[0], place)
+    rows, asked = [], []
     for population in found:
-        draws, families = _draws(population, by_subject, by_network), None
-        for setting, names in _settings(population):
-            own = mean_ranks(population.skills(setting), *draws)
-            skills = population.on_common_images(setting)
+        families = None
+        for names, setting in population.settings.items():
+            skills, own = population.on_common_images(setting), ranks_of(population, setting)
             families = families or contrast_families(skills)
             verdicts = _compare(judged, judge(skills, families), ranks[:, 0], own[:, 0], population.methods)
-            verdicts = verdicts.assign(**dict(zip(SETTING, (population.name, *names), strict=True)))
-            rows.append(_row(population, names, kendall_tau(own, ranks), own[:, 0], verdicts))
-            flips.append(verdicts[verdicts["change"] != "kept"])
-            asked.append(verdicts)
-    table = pd.DataFrame(rows)
+            keys = dict(zip(SETTING, (population.name, *names), strict=True))
+            rows.append(keys | _row(population, kendall_tau(own, ranks), own[:, 0], verdicts))
+            asked.append(verdicts.assign(**keys))
+    table, verdicts = pd.DataFrame(rows), pd.concat(asked, ignore_index=True)
     table.insert(4, "is_default", (table[SETTING] == (found[0].name, *default)).all(axis=1))
+    key = ["population", "conclusion", "contrast", "default"]
+    counts = verdicts.groupby(key, sort=False)["change"].value_counts().unstack(fill_value=0)
+    counts = counts.reindex(columns=["kept", *CHANGES], fill_value=0)
+    counts.insert(0, "settings", counts.sum(axis=1))
     return {
         "sensitivity": table,
-        "flips": pd.concat(flips, ignore_index=True)[FLIP_COLUMNS],
-        "survival": _survival(pd.concat(asked, ignore_index=True)),
+        "flips": verdicts.loc[verdicts["change"] != "kept", FLIP_COLUMNS].reset_index(drop=True),
+        "survival": counts.rename_axis(columns=None).reset_index(),
     }
-
-
-def _settings(population: Population) -> Iterator[tuple[tuple[int, int, int], Names]]:
-    """Yield places and names of all settings."""
-    first = population.scored[0]
-    for (i, reduction), (j, threshold), (k, score) in product(
-        enumerate(first.channel_reductions), enumerate(first.mask_thresholds), enumerate(first.scores)
-    ):
-        yield (i, j, k), (reduction, threshold, score)
-
-
-def _at(population: Population, names: Names) -> tuple[int, int, int]:
-    """Return the places of a setting's names."""
-    for places, found in _settings(population):
-        if found == tuple(names):
-            return places
-    scores = ", ".join(population.scored[0].scores)
-    raise UserError(
-        f"the setting {', '.join(map(str, names))} is not among those that were scored; scores are {scores}"
-    )
-
-
-def _draws(population: Population, by_subject: pd.DataFrame, by_network: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-    """Return how often each image and each network of a population is drawn."""
-    networks = pd.MultiIndex.from_frame(population.networks[NETWORK])
-    return by_subject.loc[population.images["subject"]].to_numpy(), by_network.loc[networks].to_numpy()
 
 
 def contrast_families(skills: Skills) -> dict[str, list[Contrast]]:
     """Return the effects that are judged, by family: corpora, depth, pairs of methods, methods beside references."""
+    every = list(contrasts(skills))
     wanted = (*_SINGLE, "methods", *skills.references)
-    found = sorted(contrasts(skills), key=lambda contrast: contrast.family)
-    families = {family: list(members) for family, members in groupby(found, key=lambda contrast: contrast.family)}
-    return {family: families[family] for family in wanted if family in families}
+    families = {family: [one for one in every if one.family == family] for family in wanted}
+    return {family: members for family, members in families.items() if members}
 
 
 def judge(skills: Skills, families: Mapping[str, Sequence[Contrast]] | None = None) -> pd.DataFrame:
@@ -210,52 +191,30 @@ def _compare(
 ) -> pd.DataFrame:
     """Return every conclusion that both have: what the default says, what was found, and the change."""
     both = default[["verdict"]].join(found, how="inner", lsuffix="_default").reset_index()
-    before, after = both["verdict_default"], both["verdict"]
+    before, after = both.pop("verdict_default"), both.pop("verdict")
     change = np.select(
         [before == after, before == -after, after == 0, before == 0], ["kept", "reversed", "lost", "gained"], ""
     )
     words = {1: "above", -1: "below", 0: "not clear"}
     table = both.assign(default=before.map(words), found=after.map(words), change=change)
     first, now = methods[int(default_ranks.argmin())], methods[int(ranks.argmin())]
-    kept = ranks[methods.index(first)] == ranks.min()
-    row = {"conclusion": "first", "contrast": "ranks first", "default": first, "found": first if kept else now}
-    row |= {"change": "kept" if kept else _clearness(found, first, now)}
-    return pd.concat([pd.DataFrame([row]), table], ignore_index=True).drop(columns=["verdict", "verdict_default"])
+    row = {"conclusion": "first", "contrast": "ranks first", "default": first, "found": now, "change": "lost"}
+    verdicts = found["verdict"].to_dict()
+    if ranks[methods.index(first)] == ranks.min():
+        row |= {"found": first, "change": "kept"}
+    elif 1 in (verdicts.get(("methods", f"{now} - {first}")), -verdicts.get(("methods", f"{first} - {now}"), 0)):
+        row["change"] = "reversed"  # another method is clearly better
+    return pd.concat([pd.DataFrame([row]), table], ignore_index=True)
 
 
-def _clearness(found: pd.DataFrame, first: str, now: str) -> str:
-    """Say whether another method is clearly better than the one that ranks first by default."""
-    for pair, sign in ((f"{now} - {first}", 1), (f"{first} - {now}", -1)):
-        if ("methods", pair) in found.index:
-            return "reversed" if found.loc[("methods", pair), "verdict"] == sign else "lost"
-    return "lost"
-
-
-def _row(
-    population: Population, names: Names, tau: np.ndarray, ranks: np.ndarray, verdicts: pd.DataFrame
-) -> dict[str, Any]:
+def _row(population: Population, tau: np.ndarray, ranks: np.ndarray, verdicts: pd.DataFrame) -> dict[str, Any]:
     drawn = tau[1:][~np.isnan(tau[1:])]  # one method alone has no order
     low, high = np.quantile(drawn, [0.025, 0.975]) if len(drawn) else (np.nan, np.nan)
-    counts = population.seen.sum(axis=1)
-    row: dict[str, Any] = dict(zip(SETTING, (population.name, *names), strict=True))
-    row |= {"n_networks": len(counts), "fewest_images": int(counts.min()), "most_images": int(counts.max())}
-    row |= {"depths": " ".join(str(depth) for depth in sorted(set(population.networks["finetune_depth"])))}
-    row |= {"tau": float(tau[0]), "tau_low": float(low), "tau_high": float(high)}
+    seen, depths = population.seen.sum(axis=1), sorted(set(population.networks["finetune_depth"]))
+    row: dict[str, Any] = {"n_networks": len(seen), "fewest_images": int(seen.min()), "most_images": int(seen.max())}
+    row |= {"depths": " ".join(map(str, depths)), "tau": float(tau[0]), "tau_low": float(low), "tau_high": float(high)}
     row |= {"first": population.methods[int(ranks.argmin())]}
-    kinds = verdicts["conclusion"].where(verdicts["conclusion"].isin(["first", *_SINGLE, "methods"]), "references")
-    for kind in ("first", *_SINGLE, "methods", "references"):
-        changes = verdicts.loc[kinds == kind, "change"]
-        row |= {
-            f"{kind}_{change}": int((changes == change).sum())
-            for change in CHANGES
-            if (kind, change) != ("first", "gained")
-        }
-    return row
-
-
-def _survival(asked: pd.DataFrame) -> pd.DataFrame:
-    key = ["population", "conclusion", "contrast", "default"]
-    counts = asked.groupby(key, sort=False)["change"].value_counts().unstack(fill_value=0)
-    counts = counts.reindex(columns=["kept", *CHANGES], fill_value=0)
-    counts.insert(0, "settings", counts.sum(axis=1))
-    return counts.rename_axis(columns=None).reset_index()
+    kinds = verdicts["conclusion"].where(verdicts["conclusion"].isin(KINDS), "references")
+    counts = (kinds + "_" + verdicts["change"]).value_counts()
+    names = [f"{kind}_{change}" for kind in KINDS for change in CHANGES if (kind, change) != ("first", "gained")]
+    return row | {name: int(counts.get(name, 0)) for name in names}

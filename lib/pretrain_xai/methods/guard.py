@@ -12,7 +12,6 @@ from pretrain_xai.errors import first_ten
 
 #: sets the draws of dropout masks apart from other draws by the same seed and image id
 DROPOUT_STREAM = 1
-
 #: identifies a row of a pass: (image id, step)
 RowKey = tuple[int, int]
 
@@ -21,7 +20,7 @@ RowKey = tuple[int, int]
 def guarded(model: nn.Module, *, allow_dropout: bool = False) -> Iterator[None]:
     """Let methods hook and mark `model` inside the block, without parameter gradients, and undo all of it afterwards.
 
-    Restored are the attributes, hooks, modes and requires_grad flags of every module; parameters are not written.
+    Restored are the attributes, hooks and modes of every module, and the memory and requires_grad flag of every parameter.
 
     Raises
     ------
@@ -30,71 +29,67 @@ def guarded(model: nn.Module, *, allow_dropout: bool = False) -> Iterator[None]:
         places of the model.
     """
     check_modules(model, allow_dropout=allow_dropout)
-    modules = list(model.modules())
-    attributes = [dict(vars(module)) for module in modules]
-    hooks = [[(value, dict(value)) for key, value in vars(m).items() if "_hooks" in key] for m in modules]
-    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    modules = [(vars(module), dict(vars(module))) for module in model.modules()]
+    hooks = [(table, dict(table)) for found, _ in modules for name, table in found.items() if "_hooks" in name]
+    parameters = [(parameter, parameter.data, parameter.requires_grad) for parameter in model.parameters()]
     try:
         model.requires_grad_(False)
         yield
     finally:
-        for module, before, tables in zip(modules, attributes, hooks, strict=True):
-            vars(module).clear()
-            vars(module).update(before)
-            for table, entries in tables:  # in place: handles that the caller holds refer to this very table
-                table.clear()
-                table.update(entries)
-        for parameter, flag in flags:
+        for table, before in [*modules, *hooks]:  # in place: handles that the caller holds refer to this very table
+            table.clear()
+            table.update(before)
+        for parameter, data, flag in parameters:
+            parameter.data = data
             parameter.requires_grad_(flag)
 
 
 def check_modules(model: nn.Module, *, allow_dropout: bool = False) -> None:
     """Raise the ValueError of `guarded` if the model is not ready."""
-    named = list(model.named_modules(remove_duplicate=False))
-    training = [n or "model" for n, m in named if m.training and not (allow_dropout and type(m) is nn.Dropout)]
-    if training:
+    named = [(name or "model", module) for name, module in model.named_modules(remove_duplicate=False)]
+    if training := [n for n, module in named if module.training and not (allow_dropout and type(module) is nn.Dropout)]:
         raise ValueError(
             f"in training mode: {first_ten(training)}; call model.eval() first "
             "(with allow_dropout=True, nn.Dropout modules alone may be put back into training mode)"
         )
-    in_place = [name or "model" for name, module in named if getattr(module, "inplace", False)]
-    if in_place:
+    if in_place := [name for name, module in named if getattr(module, "inplace", False)]:
         raise ValueError(f"work in place: {first_ten(in_place)}; set inplace=False, maps need what goes into a module")
-    leaves = [(name, module) for name, module in named if not any(True for _ in module.children())]
+    leaves = [(name, module) for name, module in named if is_leaf(module)]
     first = {module: name for name, module in reversed(leaves)}
-    reused = [f"{name} is {first[module]}" for name, module in leaves if first[module] != name]
-    if reused:
+    if reused := [f"{name} is {first[module]}" for name, module in leaves if first[module] != name]:
         raise ValueError(f"modules used at two places: {first_ten(reused)}; give each place a module of its own")
 
 
-@contextmanager
-def dropout_per_row(model: nn.Module, seed: int) -> Iterator[list[RowKey] | None]:
+def is_leaf(module: nn.Module) -> bool:
+    """Say whether a module has no parts."""
+    return next(module.children(), None) is None
+
+
+def dropout_per_row(model: nn.Module, seed: int) -> list[RowKey] | None:
     """Draw the masks of active dropout per row, from (seed, image id, step), and not from torch's global generator.
 
-    Gives the list that names the rows of the running pass, to be filled before each pass; None if no dropout is active.
-    Rows beyond the list are padding, or further copies of the same rows (Captum's DeepLift appends the references),
-    which get other masks. To be used inside `guarded`, which restores the modes.
+    Only inside `guarded`, which undoes it.
+
+    Returns
+    -------
+    list that names the rows of the running pass, to be filled before each pass; None if no dropout is active
+        Rows beyond the list are padding, or further copies of the same rows (Captum's DeepLift appends the references),
+        which get other masks.
     """
     active = [module for module in model.modules() if isinstance(module, nn.Dropout) and module.training]
     keys: list[RowKey] = []
-    handles = []
 
-    def hook(place: int, dropout: nn.Dropout) -> Callable[[nn.Module, tuple[Tensor], Tensor], Tensor]:
+    def hook(place: int, p: float) -> Callable[[nn.Module, tuple[Tensor], Tensor], Tensor]:
         def drop(module: nn.Module, arguments: tuple[Tensor], output: Tensor) -> Tensor:
             x = arguments[0]
-            masks = [_mask((seed, *keys[r % len(keys)], r // len(keys), place), dropout.p, x[0]) for r in range(len(x))]
+            masks = [_mask((seed, *keys[r % len(keys)], r // len(keys), place), p, x[0]) for r in range(len(x))]
             return x * torch.as_tensor(np.stack(masks), dtype=x.dtype, device=x.device)
 
         return drop
 
-    try:
-        for place, dropout in enumerate(active):
-            dropout.eval()
-            handles.append(dropout.register_forward_hook(hook(place, dropout)))
-        yield keys if active else None
-    finally:
-        for handle in handles:
-            handle.remove()
+    for place, dropout in enumerate(active):
+        dropout.eval().register_forward_hook(hook(place, dropout.p))
+    return keys if active else None
 
 
 def _mask(entropy: tuple[int, ...], p: float, row: Tensor) -> np.ndarray:
@@ -113,10 +108,11 @@ def check_inputs(model: nn.Module, images: Tensor, targets: Tensor, image_ids: T
     """
     if images.ndim != 4 or images.shape[1] != 3:
         raise ValueError(f"images have shape {tuple(images.shape)}, (n_images, 3, height, width) is expected")
-    parameter = next(model.parameters(), None)
-    expected = (parameter.dtype, parameter.device) if parameter is not None else (images.dtype, images.device)
-    if not images.is_floating_point() or (images.dtype, images.device) != expected:
-        raise TypeError(f"images are {images.dtype} on {images.device}, the model is {expected[0]} on {expected[1]}")
+    expected = next(model.parameters(), images)
+    if not images.is_floating_point() or (images.dtype, images.device) != (expected.dtype, expected.device):
+        raise TypeError(
+            f"images are {images.dtype} on {images.device}, the model is {expected.dtype} on {expected.device}"
+        )
     require_finite(images, torch.arange(len(images)), "image")
     for name, values in {"targets": targets, "image_ids": image_ids}.items():
         if values.shape != (len(images),):
@@ -127,7 +123,7 @@ def check_inputs(model: nn.Module, images: Tensor, targets: Tensor, image_ids: T
             raise ValueError(f"{name} contain {int(values.min())}, integers from 0 are expected")
     for name, count in counts.items():
         least = 0 if name == "seed" else 1
-        if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < least):
+        if count is not None and (type(count) is not int or count < least):
             raise ValueError(f"{name} is {count!r}, a whole number from {least} is expected")
 
 
