@@ -233,9 +233,10 @@ def _report(plan: Plan, lacking: Sequence[str]) -> Iterator[str]:
     shown = shown.rename(columns={"minutes": "minutes a job", "memory": "memory, GiB"}).rename_axis("stage")
     columns = ["jobs", "hours", "minutes a job", "memory, GiB"]
     yield "\n" + shown.reset_index()[["stage", *columns]].to_string(index=False, float_format="%.2f", na_rep="unknown")
-    card = "; without what runs on a graphics card (`device`), which is not measured here"
+    unknown = "; without what runs on a graphics card (`device`), which is not measured here"
+    unknown = unknown if costs["seconds"].isna().any() else ""
     hours = _duration(costs["seconds"].sum() / 3600 / side_by_side)
-    yield f"\n{hours} with {side_by_side} jobs side by side, if all epochs are run{card * costs['seconds'].isna().any()}"
+    yield f"\n{hours} with {side_by_side} jobs side by side, if all epochs are run{unknown}"
     counts = ", ".join(f"{count:,} {split}" for split, count in plan.counts.items())
     yield f"images: {counts}; a model explains about {plan.explained(study.main_selection):,} images"
     disk = plan.disk()
