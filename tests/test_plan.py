@@ -50,7 +50,7 @@ def test_the_jobs_are_those_that_the_batch_runs(jobs):
 def test_the_paper_can_be_planned_without_its_data(root, jobs):
     jobs = jobs["paper"]
     numbers = {rule: sum(job.rule == rule for job in jobs) for rule in {job.rule for job in jobs}}
-    assert (numbers["finetune"], numbers["explanation_metrics"], numbers["pretrain"]) == (60, 62, 2)
+    assert (numbers["finetune"], numbers["explanation_metrics"], numbers["take_weights"]) == (60, 62, 2)
     lacking = "\n".join(plan.missing(load_study("paper")))
     for word in ("data/hcp", "MRI_pretrained_model.pt", "IMAGENET1K_V1", "528 MB"):
         assert word in lacking

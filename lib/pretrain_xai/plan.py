@@ -136,7 +136,8 @@ class Plan:
 
     def disk(self) -> dict[str, float]:
         """Return what the files of the planned jobs take when all is done, GiB."""
-        number, own = self.costs()["jobs"], self.study.attribution
+        number, own = self.costs()["jobs"].rename({"take_weights": "pretrain"}), self.study.attribution
+        number = number.groupby(level=0).sum()
         side, weights = self.study.dataset.image_size, self.measured["training"]["bytes"]
         rows = self.explained(self.study.main_selection) * len(own.methods) * (len(own.scores) + FURTHER_METRICS)
         of_one = {
