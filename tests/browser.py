@@ -11,27 +11,21 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import Browser, Locator, Page, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 from playwright.sync_api import TimeoutError as NotYet
 from pretrain_xai import paths
 
 CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
+#: where Jupyter writes
+_FOLDERS = [
+    *("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "JUPYTERLAB_WORKSPACES_DIR", "IPYTHONDIR"),
+    "JUPYTERLAB_SETTINGS_DIR",
 ]
 #: JupyterLab asks whether it may fetch news, over whatever one looks at
 _NO_NEWS = {"fetchNews": "false", "checkForUpdates": False}
@@ -79,28 +73,46 @@ class Lab:
 @contextlib.contextmanager
 def jupyterlab(root: Path) -> Iterator[Lab]:
     """Start a JupyterLab on a copy of the notebooks, whose studies are in `root`; stop it at the end."""
-    with tempfile.TemporaryDirectory(prefix="lab-") as home, contextlib.ExitStack() as stack:
-        folder = Path(home, "notebooks")
+    with tempfile.TemporaryDirectory(prefix="lab-") as name, socket.create_server(("127.0.0.1", 0)) as free:
+        home, folder, port = Path(name), Path(name, "notebooks"), free.getsockname()[1]
+        free.close()
         shutil.copytree(paths.NOTEBOOKS, folder, ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
-        settings = Path(home, "settings", "@jupyterlab", "apputils-extension", "notification.jupyterlab-settings")
-        settings.parent.mkdir(parents=True)
-        settings.write_text(json.dumps(_NO_NEWS))
-        lab = Lab(f"http://127.0.0.1:{_free_port()}", secrets.token_hex(16), folder)
+        environment = os.environ | {name: str(home / name.lower()) for name in _FOLDERS}
+        settings = Path(environment["JUPYTERLAB_SETTINGS_DIR"], "@jupyterlab", "apputils-extension")
+        settings.mkdir(parents=True)
+        (settings / "notification.jupyterlab-settings").write_text(json.dumps(_NO_NEWS))
+        # the kernel imports this checkout's library, wherever the notebook lies
+        search = os.pathsep.join(filter(None, [str(paths.LIBRARY.parent), os.environ.get("PYTHONPATH")]))
+        environment |= {"PRETRAIN_XAI_ROOT": str(root), "PYTHONPATH": search}
+        lab = Lab(f"http://127.0.0.1:{port}", secrets.token_hex(16), folder)
         command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ServerApp.ip=127.0.0.1"]
-        command += [f"--ServerApp.port={lab.address.rpartition(':')[2]}", "--ServerApp.port_retries=0"]
+        command += [f"--ServerApp.port={port}", "--ServerApp.port_retries=0"]
         command += [f"--IdentityProvider.token={lab.token}", f"--ServerApp.root_dir={folder}"]
-        log = stack.enter_context(Path(home, "log").open("w"))
-        server = subprocess.Popen(command, env=_environment(Path(home), root), stdout=log, stderr=log)
-        stack.callback(_stop, server)
-        _wait_for(lab, server, Path(home, "log"))
-        yield lab
+        log = home / "log"
+        with log.open("w") as out, subprocess.Popen(command, env=environment, stdout=out, stderr=out) as server:
+            try:
+                _wait_for(lab, server, log)
+                yield lab
+            finally:
+                server.terminate()
+
+
+def _wait_for(lab: Lab, server: subprocess.Popen, log: Path) -> None:
+    for _ in range(600):
+        with contextlib.suppress(OSError):
+            urllib.request.urlopen(f"{lab.address}/api/status?token={lab.token}", timeout=5).close()
+            return
+        if server.poll() is not None:
+            break
+        time.sleep(0.1)
+    raise RuntimeError(f"JupyterLab did not start: {log.read_text()[-2000:]}")
 
 
 @contextlib.contextmanager
 def chromium() -> Iterator[Browser]:
     """Start a browser; each `new_page` of it has a new, empty profile."""
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--disable-gpu", "--disable-quic"])
         try:
             yield browser
         finally:
@@ -112,54 +124,10 @@ def explorer_picture(page: Page) -> Locator:
     return page.locator('img[alt^="Test image"]')
 
 
-def wait_for_change(picture: Locator, before: str, timeout_s: float = 30) -> float:
-    """Return after how many seconds the picture's source is another than `before`."""
-    start = time.monotonic()
-    while picture.get_attribute("src") == before:
-        if time.monotonic() - start > timeout_s:
-            raise TimeoutError(f"the picture did not change within {timeout_s} s")
-        time.sleep(0.01)
-    return time.monotonic() - start
-
-
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
-
-
-def _environment(home: Path, root: Path) -> dict[str, str]:
-    """Return an environment in which Jupyter writes nothing outside `home`."""
-    names = ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "JUPYTERLAB_WORKSPACES_DIR", "IPYTHONDIR")
-    own = {name: str(home / name.lower()) for name in names}
-    return {
-        **os.environ,
-        **own,
-        "JUPYTERLAB_SETTINGS_DIR": str(home / "settings"),
-        "PRETRAIN_XAI_ROOT": str(root),
-        # the kernel imports this checkout's library, wherever the notebook lies
-        "PYTHONPATH": os.pathsep.join([str(paths.LIBRARY.parent), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep),
-    }
-
-
-def _wait_for(lab: Lab, server: subprocess.Popen, log: Path) -> None:
-    for _ in range(600):
-        if server.poll() is not None:
-            break
-        try:
-            urllib.request.urlopen(f"{lab.address}/api/status?token={lab.token}", timeout=5).close()
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.1)
-        else:
-            return
-    raise RuntimeError(f"JupyterLab did not start: {log.read_text()[-2000:]}")
-
-
-def _stop(server: subprocess.Popen) -> None:
-    """End the server and with it its kernels."""
-    server.terminate()
-    try:
-        server.wait(timeout=20)
-    except subprocess.TimeoutExpired:
-        server.kill()
-        server.wait()
+@contextlib.contextmanager
+def picture_changes(page: Page) -> Iterator[None]:
+    """Wait at the end of the block until the explorer shows another picture than before."""
+    picture = explorer_picture(page)
+    before = picture.get_attribute("src")
+    yield
+    expect(picture).not_to_have_attribute("src", before, timeout=30_000)

@@ -9,7 +9,7 @@ from pathlib import Path
 import matplotlib as mpl
 import pytest
 from filelock import FileLock
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from pretrain_xai import paths
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -61,7 +61,8 @@ def root(tmp_path, monkeypatch) -> Path:
 
 def pytest_configure() -> None:
     """Let every test use one thread, as the batch does, and take its time; a CI run draws the same cases every time."""
-    settings.register_profile("project", deadline=None, derandomize="CI" in os.environ)
+    no_check = [HealthCheck.function_scoped_fixture]  # files are written anew by every case
+    settings.register_profile("project", deadline=None, derandomize="CI" in os.environ, suppress_health_check=no_check)
     settings.load_profile("project")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     mpl.use("agg")  # no screen; not by the environment, which kernels of notebooks inherit

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from browser import chromium, explorer_picture, jupyterlab, wait_for_change
+from browser import chromium, explorer_picture, jupyterlab, picture_changes
 from playwright.sync_api import Browser
 from pretrain_xai import paths
 
@@ -18,11 +18,9 @@ def explorer(browser: Browser, target: Path) -> None:
         lab.open(page, "explore.ipynb")
         page.get_by_role("tab", name="File Browser").click()  # close the side bar
         lab.run_all(page)
-        picture = explorer_picture(page)
-        picture.wait_for()
-        before = picture.get_attribute("src")
-        page.get_by_role("button", name="hits and misses").click()
-        wait_for_change(picture, before)
+        explorer_picture(page).wait_for()
+        with picture_changes(page):
+            page.get_by_role("button", name="hits and misses").click()
         page.get_by_text(re.compile(r"^\d+ scored images")).wait_for(state="attached")
         page.locator(".pretrain-xai-explorer").evaluate("element => element.scrollIntoView({block: 'start'})")
         page.screenshot(path=target)

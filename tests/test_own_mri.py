@@ -11,7 +11,6 @@ import pytest
 import yaml
 from mri_cohort import brain_volume, volume_path, write_cohort
 from pretrain_xai import paths
-from pretrain_xai.batch import main
 from pretrain_xai.paths import Paths
 from pretrain_xai.run_notebook import check_parameters, run_notebook
 from pretrain_xai.running.stages import fingerprint
@@ -62,13 +61,12 @@ def test_the_recipes_read_the_folders_that_they_name(root, monkeypatch):
     monkeypatch.setenv("HOME", str(root))
     head = np.zeros((30, 36, 24))
     head[6:24, 6:30, :18] = np.random.default_rng(0).integers(50, 200, (18, 24, 18))
-    raw = np.where(head > 0, head, 20)
     hcp, fmriprep, sessions = (recipe for recipe in RECIPES if recipe["slices"]["source"] == "nifti")
-    names = [f"{number}" for number in range(100101, 100121)]
+    names = list(map(str, range(100101, 100121)))
     for name in names:
         save(root / f"hcp/{name}/T1w/T1w_acpc_dc_restore_brain.nii.gz", head)
         stem = root / f"bids/derivatives/fmriprep/sub-{name}/anat/sub-{name}_"
-        save(Path(f"{stem}desc-preproc_T1w.nii.gz"), raw)
+        save(Path(f"{stem}desc-preproc_T1w.nii.gz"), np.where(head > 0, head, 20))
         save(Path(f"{stem}desc-brain_mask.nii.gz"), head > 0)
         for session in "ab":
             save(root / f"data/brains/sub-{name}/ses-{session}/anat/sub-{name}_ses-{session}_T1w.nii.gz", head)
@@ -97,15 +95,10 @@ def test_the_recipes_read_the_folders_that_they_name(root, monkeypatch):
     [
         ({"slices": COHORT | {"source": "dicom"}}, "slices: .*'dicom'.*'template', 'nifti', 'pickle', 'arrays'"),
         ({"slices": COHORT | {"patern": "x"}}, r"slices\.nifti\.patern: .*not permitted"),
-        ({"slices": COHORT | {"pattern": "sub-*/anat/*.nii"}}, "should match pattern.*subject"),
         ({"slices": COHORT | {"pattern": "/data/{subject}.nii"}}, "must be relative to `folder`"),
         ({"slices": COHORT | {"z_range": [3.0, 1.0]}}, "the lower end comes first"),
         ({"slices": COHORT | {"subjects": {"train": 0.7, "test": 0.4}}}, "shares must sum to at most 1, found 1.1"),
-        ({"slices": COHORT | {"subjects": {"train": 5, "validation": 5}}}, "slices has no entry for the split 'test'"),
-        (
-            {"slices": COHORT | {"subjects": {"train": 5, "validation": 5, "test": 5}}},
-            "slices has no entry for pretraining, pretraining_validation, which the corpus mri needs",
-        ),
+        ({"slices": COHORT | {"subjects": {"train": 5}}}, "slices has no entry for"),
         ({"slices": COHORT, "pretraining": {"target": "split"}}, "pretraining.target can't be split"),
         ({"pretraining": {"target": "age_group"}}, "slices of the source template tell only sex"),
         (
@@ -119,15 +112,6 @@ def test_a_wrong_section_is_one_line(root, recipe, words):
     with pytest.raises(StudyError, match=words) as error:
         load_study("own")
     assert "\n" not in str(error.value)
-
-
-def test_a_missing_folder_is_one_line_before_anything_runs(root, capfd):
-    write_study(root, {"slices": COHORT})
-    assert main(["own"]) == 2
-    printed = capfd.readouterr()
-    assert printed.out == ""
-    (line,) = printed.err.splitlines()
-    assert str(root / "bids") in line and "set it to where the MRI lies" in line
 
 
 def test_changed_files_and_another_target_count_for_the_slices_only(root):

@@ -1,12 +1,13 @@
 """The table of subjects: strict to read, dealt to disjoint splits."""
 
+import contextlib
 import math
 from collections import Counter
 
 import pandas as pd
 import pytest
-from fuzz import survive
-from hypothesis import HealthCheck, given, settings
+from damage import DAMAGE, damaged
+from hypothesis import given
 from hypothesis import strategies as st
 from pretrain_xai.settings.slices import Participants
 from pretrain_xai.slices.files import SourceError, check_splits, deal, read_age, read_participants, read_sex
@@ -37,17 +38,11 @@ def test_a_table_with_commas_and_other_names_is_read(tmp_path):
     assert table["age"].isna().all() and table["Gender"].tolist() == ["F", "M"]
 
 
-@pytest.mark.parametrize(
-    ("text", "sex"), [("f", "F"), (" Female", "F"), ("MALE", "M"), ("0", "0"), ("N/A", ""), ("x", "x")]
-)
-def test_sex_in_its_spellings(text, sex):
-    assert read_sex(text) == sex
-
-
-@pytest.mark.parametrize("text", ["old", "-3", "1e3", "3-4-5", "²²", "22 years"])
-def test_what_is_no_age_is_refused(text):
-    with pytest.raises(ValueError, match="is no age"):
-        read_age(text)
+def test_sex_in_its_spellings_and_what_is_no_age():
+    assert list(map(read_sex, ["f", " Female", "MALE", "0", "N/A", "x"])) == ["F", "F", "M", "0", "", "x"]
+    for text in ("old", "-3", "1e3", "3-4-5", "²²", "22 years"):
+        with pytest.raises(ValueError, match="is no age"):
+            read_age(text)
 
 
 @pytest.mark.parametrize(
@@ -55,15 +50,12 @@ def test_what_is_no_age_is_refused(text):
     [
         (TABLE.replace("sub-02", "sub-01"), "more than once or without a name: '01'"),
         (TABLE.replace("sub-02", "01"), "name: '01'"),
-        (TABLE.replace("sub-02", ""), "name: ''"),
         (TABLE.replace("\tsex", "\tSex"), "one column 'sex' is expected, it has participant_id, Sex, age"),
-        (TABLE.replace("handedness", "sex"), "one column 'sex' is expected"),
         (TABLE.replace("\t", ","), "one column 'participant_id'"),
         (TABLE.replace("\tmale", ""), r"row 2 has 3 fields, the header 4; they are separated by '\t'"),
         (TABLE.replace("31.5", "?"), "'?' is no age"),
         (TABLE.encode("utf-16"), "not UTF-8"),
         (TABLE.replace("sub-02", "sub-é").encode("latin-1"), "position 55"),
-        ("participant_id\tsex\tage\n", "no subjects"),
         ("", "no subjects"),
     ],
 )
@@ -89,7 +81,6 @@ ROWS = st.lists(st.tuples(CELLS, st.sampled_from("FM"), CELLS) | st.lists(CELLS,
 ENCODINGS = st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "latin-1", "shift_jis", "utf-7"])
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(HEADERS, ROWS, ENCODINGS, st.sampled_from(["\n", "\r\n", "\r"]), st.sampled_from(["odd.tsv", "odd.csv"]))
 def test_no_odd_table_does_harm(tmp_path, monkeypatch, header, rows, encoding, end, name):
     monkeypatch.chdir(tmp_path)
@@ -105,17 +96,14 @@ def test_no_odd_table_does_harm(tmp_path, monkeypatch, header, rows, encoding, e
     assert not (tmp_path / "hacked").exists()
 
 
-@pytest.mark.parametrize("name", ["participants.tsv", "participants.csv"])
-def test_no_mutation_of_a_table_does_harm(tmp_path, name):
-    content = TABLE.replace("\t", "," if name.endswith("csv") else "\t").encode()
-    columns = Participants(file=name)
-    reading = survive(tmp_path / name, content, 40, lambda: read_participants(tmp_path, columns, "sex"), SourceError)
-    assert reading > 0
+@given(DAMAGE)
+def test_no_damage_of_a_table_does_harm(tmp_path, damage):
+    with contextlib.suppress(SourceError):
+        read(tmp_path, damaged(TABLE.encode(), damage))
 
 
-CLASSES = st.dictionaries(
-    st.text("abc123", min_size=1, max_size=5), st.sampled_from(["F", "M"]), min_size=8, max_size=60
-)
+NAMED = st.text("abc123", min_size=1, max_size=5)
+CLASSES = st.dictionaries(NAMED, st.sampled_from(["F", "M"]), min_size=8, max_size=60)
 
 
 @given(CLASSES, st.integers(0, 3))
@@ -156,23 +144,21 @@ def test_too_few_subjects_and_empty_splits_are_errors():
 SPLITS = ["pretraining", "pretraining_validation", "train"]
 
 
-@pytest.mark.parametrize(
-    ("sexes", "words"),
-    [
-        (("FM", "MF", "F"), None),
+def of_splits(*sexes: str) -> pd.DataFrame:
+    rows = [(SPLITS[place % 3], sex) for place, of_split in enumerate(sexes) for sex in of_split]
+    return pd.DataFrame(rows, columns=["split", "sex"])
+
+
+def test_what_a_study_needs_of_its_splits():
+    table = of_splits("FM", "MF", "F")
+    check_splits(table, SPLITS, "sex")
+    check_splits(table.query("split == 'train'"), ["train"], "sex")
+    for sexes, words in (
         (("FM", "MF", ""), "no slice is left for train"),
         (("FF", "MF", "F"), "pretraining has no subject with sex M"),
         (("FM", "M", "F"), "pretraining_validation has no subject with sex F"),
         (("F", "F", "F"), r"sex has 1 values \(F\)"),
         (tuple(map(chr, range(60))) * 3, "sex has 60 values"),
-    ],
-)
-def test_what_a_study_needs_of_its_splits(sexes, words):
-    rows = [(SPLITS[place % 3], sex) for place, of_split in enumerate(sexes) for sex in of_split]
-    table = pd.DataFrame(rows, columns=["split", "sex"])
-    if words is None:
-        check_splits(table, SPLITS, "sex")
-        check_splits(table.query("split == 'train'"), ["train"], "sex")
-    else:
+    ):
         with pytest.raises(SourceError, match=words):
-            check_splits(table, SPLITS, "sex")
+            check_splits(of_splits(*sexes), SPLITS, "sex")

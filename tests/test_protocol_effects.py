@@ -162,7 +162,7 @@ def test_the_batch_names_what_is_out_of_date(root, monkeypatch, capsys):
     ("variant", "words"),
     [
         ("tie", r"'tie' is no switch.*did you mean 'ties'"),
-        ("reseed3", r"has the further seeds reseed1, reseed2; set protocols\.reseeds"),
+        ("reseed3", r"set protocols\.reseeds for more.*reseed1, reseed2"),
         ("reseed0", r"'reseed0' is no switch.*did you mean 'reseed"),
     ],
 )

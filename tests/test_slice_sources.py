@@ -1,5 +1,6 @@
 """Slices of real brains: every source gives the same files, streamed, and says what it left out."""
 
+import contextlib
 import pickle
 import zipfile
 from pathlib import Path
@@ -8,8 +9,10 @@ import nibabel
 import numpy as np
 import pandas as pd
 import pytest
-from fuzz import guarded, memory_now, peak_memory, survive
+from damage import DAMAGE, damaged
+from hypothesis import given
 from mri_cohort import or_refuse
+from pretrain_xai.measure import peak_memory
 from pretrain_xai.overlay import clean_at_model_resolution
 from pretrain_xai.settings.slices import Arrays, Nifti, Pickle
 from pretrain_xai.slices import reading
@@ -131,21 +134,18 @@ def test_another_column_can_be_the_target(mri, tmp_path):
     ("changed", "target", "words"),
     [
         ({"folder": "absent"}, "sex", "slices.folder: .*absent is missing .*; set it to where the MRI lies"),
-        ({"folder": "mri/participants.tsv"}, "sex", "is missing or not a folder"),
         ({"pattern": "{subject}.nii"}, "sex", r"no file fits the pattern '\{subject\}\.nii'; in the folder .*sub-01"),
         ({"subjects": {"train": 21}}, "sex", "asks for 21 subjects, but only 20 can be used"),
-        ({"subjects": {"train": 0.99, "test": 0.01}}, "sex", "test would have none of 20 subjects"),
         ({"z_range": [100.0, 200.0]}, "sex", r"no slice is left .*\(22 files .*rejected, such as .*no slice from 100"),
         ({"shape": [16, 16], "pattern": "sub-0{subject}/**/*.gz"}, "sex", "no file can be used"),
         ({}, "group", r"one column 'group' is expected"),
-        ({"subjects": {"pretraining": 1, "pretraining_validation": 1}}, "sex", "pretraining has no subject with sex"),
     ],
 )
 def test_what_can_not_work_is_one_line_and_writes_nothing(mri, tmp_path, changed, target, words):
     with pytest.raises(SourceError, match=words) as error:
         make_slices(tmp_path / "out", settings(**changed), target)
     assert "\n" not in str(error.value)
-    assert not list((tmp_path / "out").glob("*")) if (tmp_path / "out").exists() else True
+    assert list(tmp_path.glob("out/*")) == []
 
 
 def test_brains_of_several_shapes_are_centred_in_the_largest(mri, tmp_path):
@@ -186,17 +186,8 @@ def test_slices_that_can_not_carry_lesions_are_told():
 
 
 def test_patterns_find_what_they_say(tmp_path):
-    names = [
-        "1/T1w/x.nii",
-        "1/x.nii",
-        "2/T1w/x.nii",
-        "2/b/T1w/x.nii",
-        "3/T1w/y.nii",
-        "s[1].nii",
-        "s1.nii",
-        ".4/T1w/x.nii",
-    ]
-    for name in [*names, "5/5_6/5.nii"]:
+    names = ["1/T1w/x.nii", "1/x.nii", "2/T1w/x.nii", "2/b/T1w/x.nii"]
+    for name in [*names, "3/T1w/y.nii", "s[1].nii", "s1.nii", ".4/T1w/x.nii", "5/5_6/5.nii"]:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     for pattern, found in (
@@ -206,15 +197,12 @@ def test_patterns_find_what_they_say(tmp_path):
         ("{subject}/{subject}_{run}/{subject}.nii", {"5/5_6/5.nii": {"subject": "5", "run": "6"}}),
     ):
         assert find_files(tmp_path, pattern) == found
-    assert list(find_files(tmp_path, "{subject}/**/x.nii")) == names[:4]
+    assert list(find_files(tmp_path, "{subject}/**/x.nii")) == names
 
 
 def test_the_state_of_a_source_tells_every_change_and_nothing_else(mri):
-    source, file, table = (
-        settings(mask="sub-{subject}/mask.nii"),
-        mri / "sub-03/anat/sub-03_T1w.nii.gz",
-        mri / "participants.tsv",
-    )
+    source = settings(mask="sub-{subject}/mask.nii")
+    file, table = mri / "sub-03/anat/sub-03_T1w.nii.gz", mri / "participants.tsv"
     states = [source_state(source)]
     (mri / "notes.txt").write_text("nothing of the source")
     assert source_state(source) == states[0]
@@ -261,10 +249,8 @@ def pickle_settings(files: dict, **changed) -> Pickle:
 def test_the_authors_pickles_give_splits_by_file_in_the_order_of_the_file(root):
     pickled(root / "osf", people(10, 3))
     pickled(root / "osf", people(7, 2), "slices_validation.pkl")
-    files = {
-        "slices_training.pkl": {"pretraining": 0.6, "pretraining_validation": 0.4},
-        "slices_validation.pkl": {"test": 1.0},
-    }
+    training = {"pretraining": 0.6, "pretraining_validation": 0.4}
+    files = {"slices_training.pkl": training, "slices_validation.pkl": {"test": 1.0}}
     slices, table, rejected = made(root / "out", pickle_settings(files))
     assert rejected.empty and len(slices) == 44
     test = table.query("split == 'test'")
@@ -275,13 +261,10 @@ def test_the_authors_pickles_give_splits_by_file_in_the_order_of_the_file(root):
     assert_brains(slices, table["age"].astype(int) - 22)
 
 
-@pytest.mark.parametrize("protocol", [3, 4, 5])
-@pytest.mark.parametrize("stacked", [False, True])
-def test_slices_may_be_a_list_or_one_array_of_any_protocol(root, stacked, protocol):
+@pytest.mark.parametrize(("protocol", "kind"), [(3, list), (4, np.array), (5, list), (5, np.array)])
+def test_slices_may_be_a_list_or_one_array_of_any_protocol(root, protocol, kind):
     slices, sex, age = people(4, 3)
-    path = pickled(
-        root / "osf", (np.array(slices) if stacked else slices, np.array(sex), np.array(age)), protocol=protocol
-    )
+    path = pickled(root / "osf", (kind(slices), np.array(sex), np.array(age)), protocol=protocol)
     read, table = read_slice_pickle(path)
     assert [slice_.tobytes() for slice_ in read] == [slice_.tobytes() for slice_ in slices]
     assert (table["sex"].tolist(), table["age"].tolist()) == (sex, age)
@@ -312,7 +295,6 @@ def test_slices_in_any_order_are_not_divided(root):
         ([1, 2], r"\(slices, sex, age\), .* are expected"),
         (([brain(20, 16, 1)], ["F"], [1, 2]), "all of the same number, are expected"),
         (([brain(20, 16, 1)[0]], ["F"], [1]), r"slice 0 is no array .* ndarray of shape \(16,\)"),
-        (([[1, 2]], ["F"], [1]), "slice 0 is no array"),
         (([np.array([["a"]])], ["F"], [1]), "slice 0 is no array of numbers"),
         (([brain(20, 16, 1)], ["F"], ["old"]), "'old' is no age"),
         (([brain(20, 16, 1)], [None], [1]), "have no sex"),
@@ -326,9 +308,12 @@ def test_pickles_of_another_kind_are_one_line(root, content, words):
     assert "slices_training.pkl" in str(error.value)
 
 
-def test_no_mutation_of_a_slice_pickle_does_harm(tmp_path):
+@given(DAMAGE)
+def test_no_damage_of_a_slice_pickle_does_harm(tmp_path, damage):
     path = pickled(tmp_path, people(4, 3))
-    assert survive(path, path.read_bytes(), 400, lambda: read_slice_pickle(path), SourceError) > 0
+    path.write_bytes(damaged(path.read_bytes(), damage))
+    with contextlib.suppress(SourceError):
+        read_slice_pickle(path)
 
 
 # ---------------------------------------------------------------- arrays
@@ -360,23 +345,20 @@ def test_a_folder_of_arrays_gives_slices(root):
 
 
 class Touch:
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
     def __reduce__(self):
-        return Path.touch, (self.path,)
+        return Path.touch, (Path("executed"),)
 
 
-@pytest.mark.parametrize("name", ["a.npy", "a.npz", "pickle.npy"])
-def test_objects_in_arrays_are_never_unpickled(tmp_path, name):
-    objects = np.array([[Touch(tmp_path / "executed")]], dtype=object)
-    if name == "pickle.npy":
-        (tmp_path / name).write_bytes(pickle.dumps(objects))
-    else:
-        {"a.npy": np.save, "a.npz": np.savez}[name](tmp_path / name, objects)
-    with pytest.raises(BadFileError, match="can't be read"):
-        read_one(tmp_path / name)
-    assert not (tmp_path / "executed").exists()
+def test_objects_in_arrays_are_never_unpickled(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    objects = np.array([[Touch()]], dtype=object)
+    Path("pickle.npy").write_bytes(pickle.dumps(objects))
+    np.save("a.npy", objects)
+    np.savez("a.npz", objects)
+    for name in ("pickle.npy", "a.npy", "a.npz"):
+        with pytest.raises(BadFileError, match="can't be read"):
+            read_one(Path(name))
+    assert not Path("executed").exists()
 
 
 @pytest.mark.parametrize("shape", [(900, 900), (100_000, 100_000), (2**40, 1000, 1000)])
@@ -386,18 +368,17 @@ def test_arrays_that_lie_about_their_size_are_refused_without_memory(tmp_path, s
         file.write(bytes(800))
     with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
         archive.write(tmp_path / "a.npy", "a.npy")
-    before = memory_now()
+    before = peak_memory()
     for name in ("a.npy", "a.npz"):
-        with pytest.raises(BadFileError), guarded():
+        with pytest.raises(BadFileError):
             read_one(tmp_path / name)
-    assert peak_memory() - before < 20_000, "kB"
+    assert peak_memory() - before < 20_000_000, "bytes"
 
 
 def test_arrays_of_other_kinds_are_refused(tmp_path, monkeypatch):
     for arrays, words in (
         ([np.ones((4, 4)), np.ones((4, 5))], "must match"),
         ([], "at least one"),
-        ([np.ones(4)], r"shape \(4,\)"),
         ([np.ones((2, 2, 4, 4))], "shape"),
         ([np.ones((2, 1025))], "at most 1024 pixels"),
         ([np.ones((2, 4), complex)], "complex"),
@@ -413,10 +394,13 @@ def test_arrays_of_other_kinds_are_refused(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("save", [np.save, np.savez, np.savez_compressed])
-def test_no_mutation_of_an_array_file_does_harm(tmp_path, save):
+@given(damage=DAMAGE)
+def test_no_damage_of_an_array_file_does_harm(tmp_path, save, damage):
     path = tmp_path / f"a.{'npy' if save is np.save else 'npz'}"
     save(path, brain(20, 16, 1))
-    assert survive(path, path.read_bytes(), 128, lambda: read_one(path), BadFileError) > 0
+    path.write_bytes(damaged(path.read_bytes(), damage))
+    with contextlib.suppress(BadFileError):
+        read_one(path)
 
 
 # ---------------------------------------------------------------- quality
@@ -427,9 +411,10 @@ def test_the_quality_page_counts_what_there_is():
     table = pd.DataFrame({"split": ["train", "train", "test"], "sex": ["F", "M", "F"]})
     quality = slice_quality(slices, table, by="sex")
     sums = quality.groupby(["panel", "group"])["value"].sum()
-    assert sums.to_dict() == pytest.approx(
-        {("intensity", "train"): 1, ("intensity", "test"): 1, ("brain_share", "F"): 1, ("brain_share", "M"): 1}
-    )
+    assert set(sums.index) == {
+        (n, g) for n, of in (("intensity", ("train", "test")), ("brain_share", "FM")) for g in of
+    }
+    assert sums.to_list() == pytest.approx([1] * 4)
     at = quality.query("panel == 'brain_share' and value > 0")
     assert at["x"].tolist() == [0.2625, 0.2625], "80 of 320 pixels, in the bin that begins there"
     dark = quality.query("panel == 'intensity' and group == 'train' and x < 0.5")["value"].sum()
@@ -437,14 +422,8 @@ def test_the_quality_page_counts_what_there_is():
 
 
 def test_reasons_that_differ_by_numbers_only_are_of_one_kind():
-    rows = [
-        ("a", "", np.nan, "4-D of shape (1, 2, 3)"),
-        ("b", "", np.nan, "4-D of shape (4, 5, 6)"),
-        ("c", "", 3.5, "share 0.1"),
-    ]
-    counts = rejection_counts(pd.DataFrame(rows, columns=REJECTED_COLUMNS))
-    assert counts[["group", "x", "value"]].to_numpy().tolist() == [
-        ["file", "…-D of shape (…)", 2],
-        ["slice", "share …", 1],
-    ]
+    rows = [("a", "", np.nan, f"4-D of shape {shape}") for shape in ((1, 2, 3), (4, 5, 6))]
+    counts = rejection_counts(pd.DataFrame([*rows, ("c", "", 3.5, "share 0.1")], columns=REJECTED_COLUMNS))
+    expected = [["file", "…-D of shape (…)", 2], ["slice", "share …", 1]]
+    assert counts[["group", "x", "value"]].to_numpy().tolist() == expected
     assert rejection_counts(pd.DataFrame(columns=REJECTED_COLUMNS)).empty

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import re
 
 import pytest
 import yaml
@@ -45,14 +44,6 @@ def test_every_study_file_is_valid(name):
     assert len(runs) == len(set(runs)) > 0
 
 
-def test_demo_is_the_grid_of_the_design():
-    runs = [run for run in load_study("demo").runs() if run.selection == "best"]
-    assert {run.finetune_depth for run in runs} == {1, 2, 3, 4, 5}
-    assert {run.pretraining for run in runs} == {"natural", "mri"}
-    assert len(runs) == 10
-    assert len(load_study("demo").attribution.methods) == 8
-
-
 def test_matching_adds_a_selection_with_the_models_of_best_and_trains_none(root):
     study = load_study("tiny")
     matched = list(study.checkpoint_runs())
@@ -66,11 +57,11 @@ def test_matching_adds_a_selection_with_the_models_of_best_and_trains_none(root)
     assert set(alone.image_limits) == {"best"}
 
 
-@pytest.mark.parametrize("variant", ["reseed1", "head_kept", "published"])
-def test_variants_keep_no_checkpoints(root, variant):
-    study = load_study(f"tiny+{variant}")
-    assert study.kept_checkpoints is None
-    assert {run.selection for run in study.runs()} == {"best"}
+def test_variants_keep_no_checkpoints(root):
+    for variant in ("reseed1", "head_kept", "published"):
+        study = load_study(f"tiny+{variant}")
+        assert study.kept_checkpoints is None
+        assert {run.selection for run in study.runs()} == {"best"}
 
 
 @pytest.mark.parametrize(
@@ -86,35 +77,30 @@ def test_variants_keep_no_checkpoints(root, variant):
         ("switches", {"ties": "sometimes"}, ["switches.ties", "expected", "strict", "'sometimes'"]),
         ("switches", {"dropout_active": "yes"}, ["switches.dropout_active", "'yes'"]),
         ("lesions.patches", {"train": 5}, ["lesions.patches", "test, validation"]),
-        ("finetuning.selections", {"best": {"natural": {"learning_rate": 0.1, "seeds": [0]}}}, ["one entry per"]),
         ("finetuning.selections.best.mri.learning_rate", [0.1, 0.2], ["learning_rate", "five"]),
         ("finetuning.selections", {}, ["finetuning.selections", "at least 1"]),
         ("finetuning.selections.best.mri.seeds", [-1], ["finetuning.selections.best.mri.seeds", "from 0", "[-1]"]),
         ("finetuning.selections.best.mri.seeds", [3, 3], ["finetuning.selections.best.mri.seeds", "3 more than once"]),
-        ("finetuning.selections.best.mri.seeds", [], ["finetuning.selections.best.mri.seeds", "at least one"]),
         ("finetuning.selections.best.mri.seeds", [[0], [1], [], [2], [3]], ["best.mri.seeds", "at least one", "[]"]),
         ("finetuning.selections.best.mri.seeds", [[0], [1]], ["finetuning.selections.best.mri", "five lists"]),
         ("finetuning.matching.tolerance", 0.03, ["finetuning.matching.tolerance", "0.02", "0.03"]),
-        ("finetuning.matching.tolerence", 0.01, ["finetuning.matching.tolerence", "not permitted"]),
         ("finetuning.selections", {"matched": CELLS}, ["finetuning", "have best alone", "found matched"]),
         ("finetuning.selections", {"best": CELLS, "matched": CELLS}, ["finetuning", "found best, matched"]),
         ("finetuning.depths", [5, 1], ["finetuning.depths", "must ascend", "[1, 5]", "[5, 1]"]),
         ("finetuning.depths", [1, 1, 5], ["finetuning.depths", "1 more than once"]),
-        ("finetuning.depths", [], ["finetuning.depths", "at least 1"]),
-        ("pretraining.corpora", ["mri", "mri"], ["pretraining.corpora", "mri more than once"]),
         ("pretraining.corpora", [], ["pretraining.corpora", "at least 1"]),
-        ("attribution.methods", ["lrp", "saliency", "lrp"], ["attribution.methods", "lrp more than once"]),
         ("attribution.seed", -1, ["attribution.seed", "greater than or equal to 0", "-1"]),
-        ("dataset.seed_bases", {"train": -1}, ["dataset.seed_bases.train", "greater than or equal to 0", "-1"]),
         ("dataset.seed_bases", {"test": 60000}, ["dataset.seed_bases", "no entry for train, validation"]),
         (
             "expected_slices",
             {"train": 4, "validation": 4, "test": 4},
-            ["expected_slices", "pretraining, pretraining_valid"],
+            ["expected_slices", "pretraining, pretraining_v"],
         ),
-        ("protocols.depths", [5, 1], ["protocols.depths", "must ascend"]),
         ("protocols.depths", [1, 3], ["protocols.depths", "[3]", "finetuning.depths"]),
-        ("protocols.reseeds", 0, ["protocols.reseeds", "greater than or equal to 1"]),
+        ("network.width", math.inf, ["network.width", "finite number"]),
+        ("switches", {"lesion_floor": math.nan}, ["switches.lesion_floor", "finite number"]),
+        ("attribution.methods", ["saliency'; touch hacked; '"], ["attribution.methods", "match pattern"]),
+        ("dataset.seed_bases", {"../../train": 0}, ["dataset.seed_bases", "match pattern"]),
     ],
 )
 def test_a_wrong_setting_is_one_line_that_names_it(root, place, value, words):
@@ -171,34 +157,12 @@ def test_a_setting_that_comes_twice_is_refused_not_overruled(root):
         load_study("twice")
 
 
-@pytest.mark.parametrize(
-    ("place", "value"),
-    [("network.width", math.inf), ("switches", {"lesion_floor": math.nan}), ("finetuning.training.momentum", math.nan)],
-)
-def test_numbers_that_are_none_are_refused(root, place, value):
-    with pytest.raises(StudyError, match=r"edited\.yaml: .*finite number"):
-        load_study(edited(root, place, value))
-
-
-def test_names_that_are_parts_of_paths_and_commands_are_words(root):
-    for place, value in (
-        ("attribution.methods", ["saliency'; touch hacked; '"]),
-        ("dataset.seed_bases", {"../../train": 0}),
-    ):
-        with pytest.raises(StudyError, match=f"edited.yaml: {place}"):
-            load_study(edited(root, place, value))
-
-
-@pytest.mark.parametrize(
-    "name",
-    ["../demo", "/etc/passwd", "a/b", "", ".", "demo;touch hacked", "demo+../x", "demo+", "de mo", "a\nb", "x" * 101],
-)
+@pytest.mark.parametrize("name", ["../demo", "/etc", "", ".", "demo;touch x", "demo+../x", "de mo", "a\nb", "x" * 101])
 def test_a_name_that_leaves_the_folder_of_studies_is_none(root, name):
-    if name != "demo+":  # no variant, which is the study
-        for use_name in (load_study, lambda name: Paths(name).data, lambda name: Paths(name).scores):
-            with pytest.raises(UserError, match="is no name of a study") as error:
-                use_name(name)
-            assert "\n" not in str(error.value)
+    for use_name in (load_study, lambda name: Paths(name).data, lambda name: Paths(name).scores):
+        with pytest.raises(UserError, match="is no name of a study") as error:
+            use_name(name)
+        assert "\n" not in str(error.value)
 
 
 def test_what_is_too_long_or_no_text_is_one_line(root):
@@ -214,24 +178,16 @@ def test_what_is_too_long_or_no_text_is_one_line(root):
         assert words in str(error.value) and len(str(error.value)) < 2_500 and "\n" not in str(error.value)
 
 
-@given(
-    st.recursive(
-        st.none() | st.booleans() | st.floats() | st.text(max_size=5),
-        lambda children: st.lists(children, max_size=3) | st.dictionaries(st.text(max_size=5), children, max_size=3),
-        max_leaves=8,
-    ),
-    st.sampled_from(sorted(tiny_settings())),
-)
-def test_any_value_for_any_section_gives_a_study_or_a_study_error(tmp_path_factory, value, section):
-    root = tmp_path_factory.mktemp("fuzz")
-    (root / "studies").mkdir()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PRETRAIN_XAI_ROOT", str(root))
-        (root / "studies" / "fuzz.yaml").write_text(yaml.safe_dump(tiny_settings() | {section: value}))
-        try:
-            assert isinstance(load_study("fuzz"), Study)
-        except StudyError as error:
-            assert "\n" not in str(error)
+PLAIN = st.none() | st.booleans() | st.floats() | st.text(max_size=5)
+VALUES = st.recursive(PLAIN, lambda part: st.lists(part, max_size=3) | st.dictionaries(st.text(max_size=5), part))
+
+
+@given(VALUES, st.sampled_from(sorted(tiny_settings())))
+def test_any_value_for_any_section_gives_a_study_or_a_study_error(root, value, section):
+    try:
+        assert isinstance(load_study(edited(root, section, value)), Study)
+    except StudyError as error:
+        assert "\n" not in str(error)
 
 
 def test_switches_override_single_fields_of_the_protocol(root):
@@ -253,8 +209,6 @@ def test_learning_rates_and_seeds_per_depth(root):
     study = load_study(edited(root, "finetuning.selections", {"best": cells}))
     assert study.learning_rate(Run("best", "natural", 5, 6)) == 0.5
     assert study.learning_rate(Run("best", "mri", 1, 9)) == 0.7
-    with pytest.raises(StudyError, match="no model 'best-natural-depth1-seed9'"):
-        study.check_run(Run("best", "natural", 1, 9))
 
 
 def test_what_a_study_has_not_is_named_with_what_it_has(root):
@@ -263,12 +217,10 @@ def test_what_a_study_has_not_is_named_with_what_it_has(root):
     study.check_metric("relevance_rank_accuracy")
     study.check_corpus("imagenet")
     for check, words in (
-        (
-            lambda: study.check_selection("bset"),
-            "has no selection 'bset' (did you mean 'best'?); there are: best, matched",
-        ),
-        (lambda: study.check_metric("tpr"), "has no score 'tpr'; there are: relevance_rank_accuracy"),
-        (lambda: study.check_corpus("natural"), "has no corpus 'natural'; there are: imagenet, mri"),
+        (lambda: study.check_selection("bset"), r"'bset' \(did you mean 'best'\?\); there are: best, matched"),
+        (lambda: study.check_metric("tpr"), "'tpr'; there are: relevance_rank_accuracy"),
+        (lambda: study.check_corpus("natural"), "'natural'; there are: imagenet, mri"),
+        (lambda: study.check_run(Run("best", "mri", 1, 77)), "'best-mri-depth1-seed77'.*there are: best-imagenet"),
     ):
-        with pytest.raises(StudyError, match=f"^this study {re.escape(words)}"):
+        with pytest.raises(StudyError, match=f"^this study .* {words}"):
             check()

@@ -1,33 +1,20 @@
 """Tables and arrays as files: the same bytes for the same content, one clear error for a damaged file."""
 
+import re
 import time
 import zipfile
 
 import numpy as np
 import pandas as pd
 import pytest
+from damage import DAMAGE, damaged
 from hypothesis import given
 from hypothesis import strategies as st
+from pretrain_xai import tables
 from pretrain_xai.localization import confusion_counts, score_masked
 from pretrain_xai.localization.masked_maps import MaskedMaps
 from pretrain_xai.paths import Paths
 from pretrain_xai.study import Run, load_study
-from pretrain_xai.tables import (
-    CLASSIFICATION_COLUMNS,
-    SCORE_COLUMNS,
-    TableError,
-    identify_scores,
-    read_arrays,
-    read_classification,
-    read_predictions,
-    read_runs,
-    read_scores,
-    read_table,
-    true_negative_rates,
-    write_arrays,
-    write_scores,
-    write_table,
-)
 
 TABLE = pd.DataFrame(
     {
@@ -47,18 +34,18 @@ ARRAYS = {
 def scores_of(run: Run, values: list[float]) -> pd.DataFrame:
     rows = pd.DataFrame({"method": "saliency", "image_index": range(len(values)), "label": 0, "predicted": 0})
     rows = rows.assign(metric="relevance_rank_accuracy", value=values, chance=0.05)
-    return identify_scores(rows, load_study("tiny"), run)
+    return tables.identify_scores(rows, load_study("tiny"), run)
 
 
 @pytest.mark.parametrize("ending", ["csv", "parquet"])
 def test_a_table_survives_its_file(tmp_path, ending):
-    write_table(TABLE, tmp_path / f"table.{ending}")
-    pd.testing.assert_frame_equal(read_table(tmp_path / f"table.{ending}"), TABLE, check_exact=True)
+    tables.write_table(TABLE, tmp_path / f"table.{ending}")
+    pd.testing.assert_frame_equal(tables.read_table(tmp_path / f"table.{ending}"), TABLE, check_exact=True)
 
 
 def test_arrays_survive_their_file(tmp_path):
-    write_arrays(tmp_path / "arrays.npz", **ARRAYS)
-    read = read_arrays(tmp_path / "arrays.npz")
+    tables.write_arrays(tmp_path / "arrays.npz", **ARRAYS)
+    read = tables.read_arrays(tmp_path / "arrays.npz")
     assert list(read) == list(ARRAYS)
     for name, array in ARRAYS.items():
         assert read[name].dtype == array.dtype
@@ -70,9 +57,9 @@ def test_equal_content_gives_equal_bytes_at_any_time(tmp_path, ending, monkeypat
     files = [tmp_path / f"{name}.{ending}" for name in ("one", "other")]
     for file in files:
         if ending == "npz":
-            write_arrays(file, **ARRAYS)
+            tables.write_arrays(file, **ARRAYS)
         else:
-            write_table(TABLE, file)
+            tables.write_table(TABLE, file)
         now = time.time()
         monkeypatch.setattr(time, "time", lambda now=now: now + 1e6)
     assert files[0].read_bytes() == files[1].read_bytes()
@@ -80,74 +67,53 @@ def test_equal_content_gives_equal_bytes_at_any_time(tmp_path, ending, monkeypat
         assert {member.date_time[0] for member in zipfile.ZipFile(files[0]).infolist()} == {1980}
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory) -> dict[str, bytes]:
-    folder = tmp_path_factory.mktemp("whole")
-    write_table(TABLE, folder / "table.parquet")
-    write_arrays(folder / "arrays.npz", **ARRAYS)
-    return {file.suffix: file.read_bytes() for file in folder.iterdir()}
-
-
-def readers(folder, content: dict[str, bytes]):
-    """Yield a call that reads a file with each content."""
-    for suffix, reader in ((".parquet", read_table), (".npz", read_arrays)):
-        path = folder / f"broken{suffix}"
-        path.write_bytes(content[suffix])
-        yield path, reader
-
-
-@given(kept=st.floats(0, 1, exclude_max=True))
-def test_a_file_cut_anywhere_is_an_error_that_names_it(tmp_path_factory, whole, kept):
-    cut = {suffix: content[: int(kept * len(content))] for suffix, content in whole.items()}
-    for path, reader in readers(tmp_path_factory.mktemp("cut"), cut):
-        with pytest.raises(TableError) as error:
-            reader(path)
-        assert str(path) in str(error.value)
-
-
-@given(place=st.floats(0, 1, exclude_max=True), byte=st.integers(0, 255))
-def test_a_damaged_byte_is_read_or_a_table_error_and_nothing_else(tmp_path_factory, whole, place, byte):
-    damaged = {suffix: bytearray(content) for suffix, content in whole.items()}
-    for content in damaged.values():
-        content[int(place * len(content))] = byte
-    for path, reader in readers(tmp_path_factory.mktemp("damaged"), damaged):
-        try:
-            reader(path)
-        except TableError as error:
-            assert str(path) in str(error)
+@pytest.mark.parametrize(("name", "reader"), [("a.parquet", tables.read_table), ("a.npz", tables.read_arrays)])
+@given(damage=DAMAGE, kept=st.floats(0, 1, exclude_max=True))
+def test_a_cut_file_is_an_error_that_names_it_and_a_damaged_one_that_or_read(tmp_path, name, reader, damage, kept):
+    path = tmp_path / name
+    tables.write_table(TABLE, path) if name == "a.parquet" else tables.write_arrays(path, **ARRAYS)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(kept * len(content))])
+    with pytest.raises(tables.TableError, match=re.escape(str(path))):
+        reader(path)
+    path.write_bytes(damaged(content, damage))
+    try:
+        reader(path)
+    except tables.TableError as error:
+        assert str(path) in str(error)
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00", b'a,b\n"1,2\n', b"a,b\n1,2\n1,2,3\n"])
 def test_a_csv_file_that_is_none_is_one_line_that_names_it(tmp_path, content):
     path = tmp_path / "table.csv"
     path.write_bytes(content)
-    with pytest.raises(TableError, match=r"table\.csv can't be read as a table") as error:
-        read_table(path)
+    with pytest.raises(tables.TableError, match=r"table\.csv can't be read as a table") as error:
+        tables.read_table(path)
     assert "\n" not in str(error.value)
 
 
 def test_pickled_arrays_are_refused(tmp_path):
     np.savez(tmp_path / "arrays.npz", object=np.array([{"a": 1}], dtype=object))
-    with pytest.raises(TableError, match=r"arrays\.npz"):
-        read_arrays(tmp_path / "arrays.npz")
+    with pytest.raises(tables.TableError, match=r"arrays\.npz"):
+        tables.read_arrays(tmp_path / "arrays.npz")
 
 
 def test_what_is_missing_says_which_study_to_run(root):
     for reader, path in (
-        (read_table, Paths("mine").data / "no.csv"),
-        (read_arrays, Paths("mine").data / "no.npz"),
-        (lambda folder: read_runs(folder, [Run("best", "mri", 1, 0)]), Paths("mine").data / "none"),
+        (tables.read_table, Paths("mine").data / "no.csv"),
+        (tables.read_arrays, Paths("mine").data / "no.npz"),
+        (lambda folder: tables.read_runs(folder, [Run("best", "mri", 1, 0)]), Paths("mine").data / "none"),
     ):
-        with pytest.raises(TableError, match=r"is missing: run `make study STUDY=mine` first"):
+        with pytest.raises(tables.TableError, match=r"is missing: run `make study STUDY=mine` first"):
             reader(path)
 
 
 def test_the_tables_of_runs_are_read_in_the_order_of_names_and_no_others(tmp_path):
     runs = [Run("best", "mri", depth, 0) for depth in (2, 1)]
     for run in [*runs, Run("best", "mri", 1, 7)]:
-        write_table(pd.DataFrame({"value": [run.finetune_depth + run.seed]}), tmp_path / f"{run.name}.parquet")
+        tables.write_table(pd.DataFrame({"value": [run.finetune_depth + run.seed]}), tmp_path / f"{run.name}.parquet")
     (tmp_path / ".best-unfinished.parquet").write_bytes(b"PAR1 half of")
-    assert read_runs(tmp_path, runs)["value"].tolist() == [1, 2]
+    assert tables.read_runs(tmp_path, runs)["value"].tolist() == [1, 2]
 
 
 @pytest.fixture
@@ -155,45 +121,48 @@ def scored(root) -> str:
     """Return the tiny study, with two scores of each of its runs: 0.5 and the place of the run."""
     study = load_study("tiny")
     for number, run in enumerate([*study.runs(), *study.untrained_runs()]):
-        write_scores(scores_of(run, [0.5, number]), Paths("tiny").scores / f"{run.name}.parquet")
+        tables.write_scores(scores_of(run, [0.5, number]), Paths("tiny").scores / f"{run.name}.parquet")
     return "tiny"
 
 
 def test_scores_have_their_columns_and_come_back_by_study(scored):
-    scores = read_scores(scored)
-    assert scores.columns.tolist() == SCORE_COLUMNS
+    scores = tables.read_scores(scored)
+    assert scores.columns.tolist() == tables.SCORE_COLUMNS
     assert scores["value"].tolist()[1::2] == [2, 3, 0, 1, 8, 6, 7, 4, 5, 9]
     assert scores["selection"].tolist() == ["best"] * 10 + ["matched"] * 10
     assert scores["pretraining"].tolist() == [*["mri"] * 4, *["natural"] * 4, "none", "none"] * 2
     for name in ("study", "protocol", "selection", "pretraining", "method", "metric"):
         assert scores[name].dtype == "category"
-    assert scores[
-        ["study", "protocol", "channel_reduction", "mask_threshold"]
-    ].drop_duplicates().to_numpy().tolist() == [["tiny", "corrected", "sum_abs", 0.5]]
+    named = scores[["study", "protocol", "channel_reduction", "mask_threshold"]].drop_duplicates()
+    assert named.to_numpy().tolist() == [["tiny", "corrected", "sum_abs", 0.5]]
 
 
 def test_scores_of_runs_that_the_study_no_longer_has_are_not_read(scored):
-    known = read_scores(scored)
-    write_scores(scores_of(Run("best", "mri", 1, 7), [0.9]), Paths(scored).scores / "best-mri-depth1-seed7.parquet")
-    pd.testing.assert_frame_equal(read_scores(scored), known)
+    known = tables.read_scores(scored)
+    tables.write_scores(
+        scores_of(Run("best", "mri", 1, 7), [0.9]), Paths(scored).scores / "best-mri-depth1-seed7.parquet"
+    )
+    pd.testing.assert_frame_equal(tables.read_scores(scored), known)
     (Paths(scored).scores / "best-mri-depth5-seed0.parquet").unlink()
-    with pytest.raises(TableError, match=r"best-mri-depth5-seed0\.parquet is missing: run `make study STUDY=tiny`"):
-        read_scores(scored)
+    with pytest.raises(
+        tables.TableError, match=r"best-mri-depth5-seed0\.parquet is missing: run `make study STUDY=tiny`"
+    ):
+        tables.read_scores(scored)
 
 
 def test_scores_of_a_variant_are_those_of_its_runs(scored):
     for run in [*load_study("tiny+reseed1").runs(), *load_study("tiny+reseed1").untrained_runs()]:
-        write_scores(scores_of(run, [0.5]), Paths("tiny+reseed1").scores / f"{run.name}.parquet")
-    assert set(read_scores("tiny+reseed1")["seed"]) == {1000, 0}
-    assert len(read_scores("tiny+reseed1")) == 5
+        tables.write_scores(scores_of(run, [0.5]), Paths("tiny+reseed1").scores / f"{run.name}.parquet")
+    assert set(tables.read_scores("tiny+reseed1")["seed"]) == {1000, 0}
+    assert len(tables.read_scores("tiny+reseed1")) == 5
 
 
 @pytest.mark.parametrize(("change", "named"), [({"columns": ["chance"]}, "chance"), (None, "extra")])
 def test_scores_with_other_columns_are_not_written(root, change, named):
     table = scores_of(Run("best", "mri", 1, 0), [0.5])
     table = table.drop(**change) if change else table.assign(extra=1)
-    with pytest.raises(TableError, match=rf"score columns differ: \['{named}'\]"):
-        write_scores(table, Paths("tiny").scores / "a.parquet")
+    with pytest.raises(tables.TableError, match=rf"score columns differ: \['{named}'\]"):
+        tables.write_scores(table, Paths("tiny").scores / "a.parquet")
     assert not Paths("tiny").scores.exists()
 
 
@@ -213,26 +182,22 @@ def test_true_negative_rates_from_the_counts_are_the_scores():
             parts.append(pd.DataFrame({**row, "metric": name, "value": counts, "chance": np.nan}))
     scores = pd.concat(parts).sample(frac=1, random_state=0)
     order = ["method", "image_index"]
-    found = true_negative_rates(scores.astype({"metric": "category"}))
+    found = tables.true_negative_rates(scores.astype({"metric": "category"}))
     found = found.sort_values(order, ignore_index=True).astype({"metric": str})
     pd.testing.assert_frame_equal(found, pd.concat(expected).sort_values(order, ignore_index=True), check_dtype=False)
     assert found["value"].isna().sum() == 2, "of the full mask"
 
 
 def test_read_classification_gives_the_columns_in_order(root):
-    table = pd.DataFrame([dict.fromkeys(CLASSIFICATION_COLUMNS, 1) | {"extra": 2}])[
-        ["extra", *CLASSIFICATION_COLUMNS[::-1]]
-    ]
-    write_table(table, Paths("tiny").classification)
-    assert read_classification("tiny").columns.tolist() == CLASSIFICATION_COLUMNS
+    table = pd.DataFrame([dict.fromkeys(["extra", *tables.CLASSIFICATION_COLUMNS[::-1]], 1)])
+    tables.write_table(table, Paths("tiny").classification)
+    assert tables.read_classification("tiny").columns.tolist() == tables.CLASSIFICATION_COLUMNS
 
 
 def test_predictions_of_all_runs_or_an_error(root):
     runs = [Run("best", "mri", depth, 0) for depth in (1, 2)]
-    for run in runs[:1]:
-        write_table(
-            pd.DataFrame({"depth": [run.finetune_depth]}), Paths("tiny").finetuned(run.name) / "predictions.parquet"
-        )
-    assert read_predictions("tiny", runs[:1])["depth"].tolist() == [1]
-    with pytest.raises(TableError, match=r"best-mri-depth2-seed0/predictions\.parquet is missing"):
-        read_predictions("tiny", runs)
+    path = Paths("tiny").finetuned(runs[0].name) / "predictions.parquet"
+    tables.write_table(pd.DataFrame({"depth": [1]}), path)
+    assert tables.read_predictions("tiny", runs[:1])["depth"].tolist() == [1]
+    with pytest.raises(tables.TableError, match=r"best-mri-depth2-seed0/predictions\.parquet is missing"):
+        tables.read_predictions("tiny", runs)

@@ -6,7 +6,6 @@ Seconds are processor time per thread, so that other work on the machine does no
 job of that part will need.
 """
 
-import functools
 import json
 import os
 import re
@@ -118,10 +117,8 @@ def _training(study: Study) -> dict[str, Any]:
         few = max(1, count // 4)
         data, validation = (LabelledImages(images[:n], np.arange(n) % N_CLASSES) for n in (count, few))
         changed = settings.training.model_copy(update={"epochs": epochs, "stop_value": None})
-        fit = functools.partial(
-            train, network, data, validation, changed, learning_rate=1e-6, seed=0, cache=settings.cache
-        )
-        return _seconds(fit, study.threads) / (count + few)
+        options: dict[str, Any] = {"learning_rate": 1e-6, "seed": 0, "cache": settings.cache}
+        return _seconds(lambda: train(network, data, validation, changed, **options), study.threads) / (count + few)
 
     by_depth = {}
     for depth in settings.depths:

@@ -6,6 +6,7 @@ cluster is to ask for goes to `data/<study>/plan.json`.
 """
 
 import argparse
+import contextlib
 import json
 import math
 import os
@@ -135,7 +136,8 @@ class Plan:
 
     def disk(self) -> dict[str, float]:
         """Return what the files of the planned jobs take when all is done, GiB."""
-        number, own = self.costs()["jobs"], self.study.attribution
+        number, own = self.costs()["jobs"].rename({"take_weights": "pretrain"}), self.study.attribution
+        number = number.groupby(level=0).sum()
         side, weights = self.study.dataset.image_size, self.measured["training"]["bytes"]
         rows = self.explained(self.study.main_selection) * len(own.methods) * (len(own.scores) + FURTHER_METRICS)
         of_one = {
@@ -151,14 +153,13 @@ class Plan:
         if self.on_card and PART_OF_RULE.get(job.rule) in ("training", "attribution"):
             return math.nan
         slices, training, image = (self.measured[part] for part in ("slices", "training", "attribution"))
-        patches, subjects = self.study.lesions.patches, getattr(self.study.slices, "subjects", {})
+        patches, source = self.study.lesions.patches, self.study.slices
+        # reading files is bound by the disk
+        simulated = sum(source.subjects.values()) if source.source == "template" else 0
         predicted = self.counts["validation"] + self.counts["test"]
         work: dict[str, Callable[[], float]] = {
             "make_lesions": lambda: sum(patches.values()) * slices["patch"],
-            # reading files is bound by the disk
-            "make_slices": lambda: (
-                sum(subjects.values()) * slices["subject"] if self.study.slices.source == "template" else 0
-            ),
+            "make_slices": lambda: simulated * slices["subject"],
             "build_dataset": lambda: self._of_splits() * slices["slice"],
             "pretrain": lambda: self._pretraining(job.wildcards["pretraining"]),
             "finetune": lambda: self._finetuning(int(job.wildcards["finetune_depth"]), predicted),
@@ -201,10 +202,9 @@ class Plan:
 
 def requested(study: Study, rule: str) -> dict[str, int]:
     """Return what the last plan of a study asks a cluster for, for a job of a rule; nothing where there is none."""
-    try:
-        asked: dict[str, int] = json.loads((study.paths.data / "plan.json").read_text(encoding="utf-8")).get(rule, {})
-    except (OSError, ValueError):
-        asked = {}
+    asked: dict[str, int] = {}
+    with contextlib.suppress(OSError, ValueError):
+        asked = json.loads((study.paths.data / "plan.json").read_text(encoding="utf-8")).get(rule, {})
     runs_network = PART_OF_RULE.get(rule) in ("training", "attribution")
     return asked | ({"gpu": 1} if study.device == "cuda" and runs_network else {})
 
@@ -234,11 +234,10 @@ def _report(plan: Plan, lacking: Sequence[str]) -> Iterator[str]:
     shown = shown.rename(columns={"minutes": "minutes a job", "memory": "memory, GiB"}).rename_axis("stage")
     columns = ["jobs", "hours", "minutes a job", "memory, GiB"]
     yield "\n" + shown.reset_index()[["stage", *columns]].to_string(index=False, float_format="%.2f", na_rep="unknown")
-    hours = costs["seconds"].sum() / 3600
-    unknown = costs["seconds"].isna().any()
-    yield f"\n{_duration(hours / side_by_side)} with {side_by_side} jobs side by side, if all epochs are run" + (
-        "; without what runs on a graphics card (`device`), which is not measured here" if unknown else ""
-    )
+    unknown = "; without what runs on a graphics card (`device`), which is not measured here"
+    unknown = unknown if costs["seconds"].isna().any() else ""
+    hours = _duration(costs["seconds"].sum() / 3600 / side_by_side)
+    yield f"\n{hours} with {side_by_side} jobs side by side, if all epochs are run{unknown}"
     counts = ", ".join(f"{count:,} {split}" for split, count in plan.counts.items())
     yield f"images: {counts}; a model explains about {plan.explained(study.main_selection):,} images"
     disk = plan.disk()
@@ -253,9 +252,8 @@ def _report(plan: Plan, lacking: Sequence[str]) -> Iterator[str]:
 
 
 def _duration(hours: float) -> str:
-    if hours < 1.5:
-        return f"{60 * hours:.1f} minutes"
-    return f"{hours:.1f} hours" if hours < 48 else f"{hours / 24:.1f} days"
+    unit, size = ("minutes", 1 / 60) if hours < 1.5 else ("hours", 1) if hours < 48 else ("days", 24)
+    return f"{hours / size:.1f} {unit}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

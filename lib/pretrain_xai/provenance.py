@@ -37,16 +37,13 @@ def atomic_path(path: Path) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        temporary.chmod(0o666 & ~_umask())
-        replace_changed(temporary, path)
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        if not (path.is_file() and filecmp.cmp(temporary, path, shallow=False)):
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def replace_changed(new: Path, path: Path) -> None:
-    """Put the file `new` in the place of `path`, unless that has the same bytes already."""
-    if not (path.is_file() and filecmp.cmp(new, path, shallow=False)):
-        os.replace(new, path)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -111,12 +108,6 @@ def read_sums(path: Path) -> dict[str, str]:
 def _relative(path: Path) -> str:
     path = Path(os.path.abspath(path))  # not resolved: `data/` may be a link to another disk, and is still called data/
     return path.relative_to(paths.root()).as_posix() if path.is_relative_to(paths.root()) else str(path)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 @cache

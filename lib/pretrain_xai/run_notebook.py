@@ -161,12 +161,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sums.unlink(missing_ok=True)  # those of an earlier run don't fit to what is made from here on
         run_notebook(options.notebook, options.output, parameters)
         write_sums(sums, options.made)
-    except ParameterError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
     except Exception as error:  # whatever a cell raised: papermill wraps it, with the traceback of the kernel
         reason = f"{getattr(error, 'ename', type(error).__name__)}: {getattr(error, 'evalue', error)}"
-        print(f"error: {options.notebook.stem}: {reason} (see {options.output})", file=sys.stderr)
+        of_cell = f"{options.notebook.stem}: {reason} (see {options.output})"
+        print(f"error: {error if isinstance(error, ParameterError) else of_cell}", file=sys.stderr)
         return 1
     print(f"{options.notebook.stem} {' '.join(value for _, value in options.p)}: {time.monotonic() - started:.0f} s")
     return 0

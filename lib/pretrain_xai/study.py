@@ -140,21 +140,16 @@ class Study(Settings):
     @property
     def kept_checkpoints(self) -> dict[str, Any] | None:
         """How often fine-tuning validates per epoch and from which accuracy it keeps checkpoints; none: it keeps none."""
-        matching = self.finetuning.matching
-        if matching is None:
-            return None
-        return {"per_epoch": matching.checkpoints_per_epoch, "lowest_accuracy": matching.lowest_accuracy}
+        kept = self.finetuning.matching
+        return {"per_epoch": kept.checkpoints_per_epoch, "lowest_accuracy": kept.lowest_accuracy} if kept else None
 
     @property
     def image_limits(self) -> dict[Selection, dict[str, Any]]:
         """Which images are explained for a model of each selection: what `selection.explained_images` takes."""
-        own = self.attribution
-        limits: dict[Selection, dict[str, Any]] = {
-            name: {"max_images": own.max_images, "misclassified": own.misclassified} for name in sorted(self.selections)
-        }
-        if matching := self.finetuning.matching:
-            most = matching.max_images or own.max_images
-            limits[MATCHED] = {"max_images": most, "misclassified": matching.misclassified}
+        own, limits = self.attribution, {}
+        for name in sorted(self.selections):
+            kind = (name == MATCHED and self.finetuning.matching) or own
+            limits[name] = {"max_images": kind.max_images or own.max_images, "misclassified": kind.misclassified}
         return limits
 
     def images_of(self, slices: Mapping[str, int]) -> dict[str, int]:
@@ -208,10 +203,7 @@ class Study(Settings):
         StudyError
             Naming the runs of the study.
         """
-        known = [*self.runs(), *self.untrained_runs()]
-        if run not in known:
-            names = ", ".join(sorted(known_run.name for known_run in known))
-            raise StudyError(f"this study has no model {run.name!r}; it has {names}")
+        _require(run.name, sorted(known.name for known in (*self.runs(), *self.untrained_runs())), "has no model")
         return run
 
     def learning_rate(self, run: Run) -> float:
@@ -243,9 +235,7 @@ def load_study(name: str) -> Study:
     path = paths.study_file(name)
     if not path.is_file():
         known = sorted(file.stem for file in path.parent.glob("*.yaml"))
-        raise StudyError(
-            f"there is no study {base!r} ({path}); there are {', '.join(known)}{did_you_mean(base, known)}"
-        )
+        raise StudyError(f"no study {base!r} ({path}); there are {', '.join(known)}{did_you_mean(base, known)}")
     try:
         settings = read_yaml(path.read_text(encoding="utf-8-sig"))
         if not isinstance(settings, dict):
@@ -296,27 +286,18 @@ RESEED_STEP = 1_000
 def _variant(study: Study, variant: str) -> Study:
     switches = dataclasses.asdict(PUBLISHED)
     known = ["published", *switches, *study.reseeds]
-    if paths.reseed_number(variant) > len(study.reseeds):
-        raise StudyError(
-            f"{study.name!r}: the study has the further seeds {', '.join(study.reseeds)}; set protocols.reseeds for more"
-        )
     if variant not in known:
-        raise StudyError(
-            f"{study.name!r}: {variant!r} is no switch of the protocol; there are {', '.join(known)}"
-            f"{did_you_mean(variant, known)}"
-        )
+        what = f"{variant!r} is no switch of the protocol{did_you_mean(variant, known)}"
+        what = what if not paths.reseed_number(variant) else "set protocols.reseeds for more further seeds"
+        raise StudyError(f"{study.name!r}: {what}; there are {', '.join(known)}")
     if paths.owner(study.name, "finetuned") == study.name:
-        study = _on_smaller_grid(study, _reseed_step(study) * paths.reseed_number(variant))
+        seeds = [run.seed for run in study.runs()]  # none is equal to a further seed
+        step = max(RESEED_STEP, max(seeds) - min(seeds) + 1)
+        study = _on_smaller_grid(study, step * paths.reseed_number(variant))
     if variant == "published":
         return study.model_copy(update={"base_protocol": "published", "switches": {}})
     changed = {variant: switches[variant]} if variant in switches else {}
     return study.model_copy(update={"switches": study.switches | changed})
-
-
-def _reseed_step(study: Study) -> int:
-    """Return a step that makes no seed of the study equal to one of its further seeds."""
-    seeds = [run.seed for run in study.runs()]
-    return max(RESEED_STEP, max(seeds) - min(seeds) + 1)
 
 
 def _on_smaller_grid(study: Study, shift: int) -> Study:
@@ -324,20 +305,13 @@ def _on_smaller_grid(study: Study, shift: int) -> Study:
 
     It has the compared selection only, and keeps no checkpoints.
     """
-    selections = {
-        study.main_selection: {
-            corpus: cell.model_copy(update={"seeds": _shifted(cell.seeds, shift)})
-            for corpus, cell in study.finetuning.selections[study.main_selection].items()
-        }
-    }
-    grid = {"depths": study.compared_depths, "selections": selections, "matching": None}
+    cells = dict(study.selections[study.main_selection])
+    for corpus, cell in cells.items():
+        cells[corpus] = cell.model_copy(update={"seeds": _shifted(cell.seeds, shift)})
+    grid = {"depths": study.compared_depths, "selections": {study.main_selection: cells}, "matching": None}
     images = {"max_images": study.protocols.max_images or study.attribution.max_images, "misclassified": False}
-    return study.model_copy(
-        update={
-            "finetuning": study.finetuning.model_copy(update=grid),
-            "attribution": study.attribution.model_copy(update=images),
-        }
-    )
+    finetuning, attribution = study.finetuning.model_copy(update=grid), study.attribution.model_copy(update=images)
+    return study.model_copy(update={"finetuning": finetuning, "attribution": attribution})
 
 
 def _shifted(seeds: Any, shift: int) -> Any:
@@ -348,5 +322,4 @@ def _one_line(detail: Any) -> str:
     place = ".".join(str(part) for part in detail["loc"])
     found = "" if detail["type"] in ("missing", "value_error") else f", found {detail['input']!r}"
     line = f"{place}: {detail['msg'].removeprefix('Value error, ')}{found}".removeprefix(": ")
-    line = line if len(line) <= 400 else f"{line[:400]}..."
-    return " ".join(line.split())  # names and texts in the file may hold line breaks
+    return " ".join(line[:400].split())  # names and texts in the file may hold line breaks

@@ -1,8 +1,8 @@
 """The picture of the `explore` notebook: networks in rows, methods in columns."""
 
 import io
-from collections.abc import Sequence
-from typing import cast
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from pretrain_xai.drawing.figures import TWO_COLUMNS
-from pretrain_xai.drawing.previews import outline_lesions, plot_heatmap
+from pretrain_xai.drawing.previews import outline_lesions
 from pretrain_xai.explorer.data import RANK_ACCURACY, Choice, Explorer, Heatmap
 from pretrain_xai.lesions import CLASSES
 from pretrain_xai.names import label
@@ -39,23 +39,14 @@ MOST_METHODS, MOST_NETWORKS = 8, 6
 _WIDE = 4
 
 
-def top_k(heatmap: np.ndarray, k: int) -> np.ndarray:
-    """Return which pixels are among the k strongest, bool array of the shape of `heatmap`.
-
-    Pixels that tie for the last places are left out, since which of them to take is chance: there may be fewer than k.
-    """
-    if k >= heatmap.size:
-        return np.ones(heatmap.shape, dtype=bool)
-    following = np.partition(heatmap, heatmap.size - k - 1, axis=None)[heatmap.size - k - 1]
-    return heatmap > following
-
-
 def hits_and_misses(heatmap: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """Return hits, misses and false alarms of the strongest pixels as colours, RGBA array (height, width, 4).
 
-    A pixel is a false alarm if it is among the k strongest and not in the mask, which has k pixels.
+    A pixel is a false alarm if it is among the k strongest and not in the mask, which has k pixels. Pixels that tie for the
+    last places are left out, since which of them to take is chance.
     """
-    selected = top_k(heatmap, int(mask.sum()))
+    strongest = np.append(np.sort(heatmap, axis=None)[::-1], -np.inf)
+    selected = heatmap > strongest[mask.sum()]
     colours = np.zeros((*mask.shape, 4))
     for where, colour in ((selected & mask, HIT), (mask & ~selected, MISS), (selected & ~mask, FALSE_ALARM)):
         colours[where] = to_rgba(colour)
@@ -85,22 +76,22 @@ def explorer_figure(explorer: Explorer, choice: Choice, mode: str, strength: flo
         box = (left, bottom - 0.11, 0.92 * side, 0.1) if below else (left, bottom, 0.92 * side, side)
         return figure.add_axes(tuple(np.array(box) / (width, height, width, height)))
 
-    for (run, method), row in zip(maps, table.to_dict("records"), strict=True):
-        place = choice.runs.index(run), choice.methods.index(method) + 1
-        ax, value = axes(*place), row[RANK_ACCURACY]
+    for place, ((run, method), row) in enumerate(zip(maps, table.to_dict("records"), strict=True)):
+        at, column = divmod(place, n_columns)
+        ax, value = axes(at, column + 1), row[RANK_ACCURACY]
         _draw_map(ax, image, mask, maps[run, method], mode, strength)
         name = label(method).replace(" ", "\n", 1) if n_columns > _WIDE else label(method)
         ax.set_title(f"{name}\n{'no score' if np.isnan(value) else f'{value:.2f}'}", fontsize=7, pad=3)
-        ranks = explorer.rank_accuracies(run)
-        others = ranks[method].dropna().to_numpy() if method in ranks else np.array([])
-        _draw_strip(axes(*place, below=True), value, row[f"{RANK_ACCURACY}_chance"], others)
-    for at, run in enumerate(choice.runs):
-        ax = axes(at, 0)
-        _draw_map(ax, image, mask, None, "", 0)
-        ax.set_title(_network_words(explorer, run, choice.image), fontsize=7, pad=3, loc="left")
+        others = np.array(explorer.rank_accuracies(run).get(method, []))
+        _draw_strip(axes(at, column + 1, below=True), value, row[f"{RANK_ACCURACY}_chance"], others)
+        if column == 0:
+            verdict = _verdict(row)
+            said = f"{row['predicted']}{verdict} p = {row['probability']:.2f}" if verdict else ""
+            _draw_map(ax := axes(at, 0), image, mask, None, "", 0)
+            ax.set_title(f"{explorer.run_name(run)}\n{said}", fontsize=7, pad=3, loc="left")
     patches = [Patch(facecolor=colour, edgecolor="black", label=words) for words, colour in MODES[mode].items()]
     figure.legend(handles=[*patches, *_STRIP], loc="lower center", ncols=3, handlelength=1.4)
-    truth, chance = CLASSES[explorer.test.labels[choice.image]], table[f"{RANK_ACCURACY}_chance"][0]
+    truth, chance = table["class"][0], table[f"{RANK_ACCURACY}_chance"][0]
     title = f"Test image {choice.image}: {truth} lesions. Relevance Rank Accuracy of each map; chance {chance:.2f}"
     figure.suptitle(title, fontsize=8, x=0.01, y=1 - 0.04 / height, ha="left", va="top")
     return figure, table
@@ -119,18 +110,21 @@ def montage(explorer: Explorer, runs: Sequence[Run], method: str) -> Figure:
     size = ((len(runs) + 1) * 1.7, 1.9 * len(images))
     figure, axes = plt.subplots(len(images), len(runs) + 1, figsize=size, squeeze=False)
     for (first, *rest), image in zip(axes, images, strict=True):
-        mask = explorer.test.masks[image]
-        _draw_map(first, np.asarray(explorer.test.images[image]), mask, None, "", 0)
+        picture, mask = np.asarray(explorer.test.images[image]), explorer.test.masks[image]
+        choice = Choice(image, tuple(runs), (method,))
+        _draw_map(first, picture, mask, None, "", 0)
         first.set_title(f"image {image}, {CLASSES[explorer.test.labels[image]]}", fontsize=7)
-        table = explorer.table(Choice(image, tuple(runs), (method,)))
-        for run, ax, value in zip(runs, rest, table[RANK_ACCURACY], strict=True):
-            kept = cast("Heatmap", explorer.kept_map(run, method, image))  # at hand, as these are the kept images
-            plot_heatmap(ax, kept.absolute, mask)
-            prediction = explorer.prediction(run, image)
-            verdict = "" if prediction is None else " ✓" if prediction.correct else " ✗"
-            ax.set_title(f"{explorer.run_name(run)}{verdict}: {value:.2f}", fontsize=7)
+        rows = explorer.table(choice).to_dict("records")
+        for ax, ((run, _), heatmap), row in zip(rest, explorer.heatmaps(choice).items(), rows, strict=True):
+            _draw_map(ax, picture, mask, heatmap, "map", 1)
+            ax.set_title(f"{explorer.run_name(run)}{_verdict(row)}: {row[RANK_ACCURACY]:.2f}", fontsize=7)
     figure.suptitle(label(method))
     return figure
+
+
+def _verdict(row: Mapping[Hashable, Any]) -> str:
+    """Return whether a network is right; nothing of the untrained network, which is not asked."""
+    return "" if pd.isna(row["predicted"]) else " ✓" if row["predicted"] == row["class"] else " ✗"
 
 
 def _draw_map(
@@ -140,24 +134,22 @@ def _draw_map(
     ax.imshow(image, cmap="gray", vmin=0, vmax=1)
     ax.set(xticks=[], yticks=[])
     ax.spines[:].set_visible(False)
-    values = None if heatmap is None else heatmap.signed if mode == "signed map" else heatmap.absolute
-    outline_lesions(
-        ax, mask, color="black" if values is not None and mode == "signed map" and strength > 0.5 else "white"
-    )
+    signed = mode == "signed map"
+    values = None if heatmap is None else heatmap.signed if signed else heatmap.absolute
+    outline_lesions(ax, mask, color="black" if values is not None and signed and strength > 0.5 else "white")
     if values is None:
         ax.text(0.5, 0.5, "not computed" if mode else "", transform=ax.transAxes, ha="center", color="white")
-        return
-    top = max(np.quantile(np.abs(values), 0.995), 1e-12)
-    if mode == "hits and misses":
+    elif mode == "hits and misses":
         ax.imshow(hits_and_misses(values, mask) * (1, 1, 1, strength), interpolation="nearest")
     else:
-        low, colours = (-top, "PuOr_r") if mode == "signed map" else (0, "inferno")
+        top = max(np.quantile(np.abs(values), 0.995), 1e-12)
+        low, colours = (-top, "PuOr_r") if signed else (0, "inferno")
         ax.imshow(values, cmap=colours, vmin=low, vmax=top, alpha=strength, interpolation="nearest")
 
 
 def _draw_strip(ax: Axes, value: float, chance: float, others: np.ndarray) -> None:
     """Draw where a score stands among those of all scored images."""
-    low, lower, middle, upper, high = np.quantile(others, [0, 0.25, 0.5, 0.75, 1]) if len(others) else [np.nan] * 5
+    low, lower, middle, upper, high = np.nanquantile(others, [0, 0.25, 0.5, 0.75, 1]) if len(others) else [np.nan] * 5
     ax.plot([low, high], [0, 0], color="0.6", linewidth=1)
     ax.plot([lower, upper], [0, 0], color="0.6", linewidth=4, solid_capstyle="butt")
     ax.plot(middle, 0, "|", color="black", markersize=6)
@@ -167,12 +159,3 @@ def _draw_strip(ax: Axes, value: float, chance: float, others: np.ndarray) -> No
     ax.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
     ax.spines["left"].set_visible(False)
     ax.tick_params(length=2, pad=1, labelsize=7)
-
-
-def _network_words(explorer: Explorer, run: Run, image: int) -> str:
-    prediction = explorer.prediction(run, image)
-    if prediction is None:
-        return f"{explorer.run_name(run)}\n"
-    verdict = "✓" if prediction.correct else "✗"
-    said = f"{CLASSES[prediction.predicted]} {verdict} p = {prediction.probability:.2f}"
-    return f"{explorer.run_name(run)}\n{said}"

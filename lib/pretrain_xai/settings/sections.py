@@ -45,6 +45,7 @@ Unique = AfterValidator(_once_each)
 Seed = Annotated[int, Field(ge=0)]
 #: what becomes a part of paths and commands
 Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
+SeedBases = Annotated[dict[Word, Seed], AfterValidator(_of_all_splits)]
 #: share of a patch's maximum above which a pixel belongs to the lesion
 Threshold = Annotated[float, Field(ge=0, lt=1)]
 #: fine-tuning depths from the shallowest
@@ -72,11 +73,7 @@ class Dataset(Settings):
     lesion_intensity: float = Field(0.5, gt=0, le=1)
     brain_intensity: float = Field(0.7, gt=0, le=1)
     #: seed of the first slice of each split; slice i takes base + i
-    seed_bases: Annotated[dict[Word, Seed], AfterValidator(_of_all_splits)] = {
-        "train": 0,
-        "validation": 30_000,
-        "test": 50_000,
-    }
+    seed_bases: SeedBases = {"train": 0, "validation": 30_000, "test": 50_000}
 
 
 class Standardise(Settings):
@@ -225,10 +222,8 @@ class Finetuning(Settings):
     @model_validator(mode="after")
     def _matched_once(self) -> "Finetuning":
         if self.matching is not None and list(self.selections) != ["best"]:
-            raise ValueError(
-                "matching makes the selection matched out of checkpoints of best: have best alone under selections, "
-                f"or leave out matching; found {', '.join(self.selections)}"
-            )
+            found = ", ".join(self.selections)
+            raise ValueError(f"matching: have best alone under selections, or leave out matching; found {found}")
         return self
 
 
@@ -240,11 +235,7 @@ class Sensitivity(Settings):
     mask_thresholds: Annotated[list[Threshold], Unique] = [0.0, 0.25, 0.5, 0.75]
     #: names in `localization.SCORES` that have a chance level
     scores: Annotated[list[str], Unique] = [
-        "relevance_rank_accuracy",
-        "relevance_mass_accuracy",
-        "average_precision",
-        "pixel_auroc",
-        "pointing_game",
+        *("relevance_rank_accuracy", "relevance_mass_accuracy", "average_precision", "pixel_auroc", "pointing_game")
     ]
 
 
