@@ -63,8 +63,8 @@ def _answers(study: Study, classification: pd.DataFrame) -> list[tuple[Finding, 
     for corpus in study.pretraining.corpora:
         accuracy = classification[classification["pretraining"] == corpus].groupby("finetune_depth")["accuracy"]
         spread = accuracy.agg(["min", "max"]).map("{:.2f}".format).agg(lambda ends: " - ".join(ends.unique()), axis=1)
-        values = {"corpus": corpus, "depths": spread.index[[0, -1]], "ends": spread.iloc[[0, -1]].tolist()}
-        found.append(Finding(sentence("findings.j2", "accuracies", **values), "classification", "classification", True))
+        text = sentence("findings.j2", "accuracies", corpus=corpus, depths=[*spread.index], ends=[*spread])
+        found.append(Finding(text, "classification", "classification", True))
     return [(one, numbers[one.table], study.paths.executed / _NOTEBOOKS[one.table] / "run.ipynb") for one in found]
 
 

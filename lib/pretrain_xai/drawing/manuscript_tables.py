@@ -102,13 +102,7 @@ def to_markdown(table: pd.DataFrame, caption: str) -> str:
 
 
 def save_table(
-    table: pd.DataFrame,
-    study: str,
-    name: str,
-    caption: str,
-    *,
-    parameters: Mapping[str, Any],
-    inputs: Iterable[Path] = (),
+    table: pd.DataFrame, study: str, name: str, caption: str, parameters: Mapping[str, Any], inputs: Iterable[Path] = ()
 ) -> list[Path]:
     """Write `figures/<study>/tables/<name>` as `.tex`, `.md` and `.json` (provenance), each atomically.
 

@@ -30,8 +30,6 @@ from pretrain_xai.study import NETWORK
 
 ALL = "all"
 CELL = NETWORK[:2]
-#: ways to make an interval, the primary one first
-WAYS = ("t", "hierarchical", "t_both", "mixed_model")
 EFFECT_COLUMNS = ["family", "contrast", *CELL, "method", "way", "unit", "n_units", *Interval._fields]
 EFFECT_COLUMNS += ["p_holm", "effect_size"]
 
@@ -117,11 +115,11 @@ def cell_table(skills: Skills) -> pd.DataFrame:
     rows, clusters = [], skills.clusters
     for cell, places in skills.networks.groupby(CELL, sort=False).indices.items():
         n = len(places)
+        unit, n_units = ("seed", n) if n > 1 else ("image", len(np.unique(clusters)))
         for column, method in enumerate(skills.methods):
             part = skills.values[places, column] / n
             interval = intervals.by_units(part) if n > 1 else intervals.by_images(part, clusters)
-            units = ("seed", n) if n > 1 else ("image", len(np.unique(clusters)))
-            rows.append((*cell, method, *units, *map(float, interval[:-1])))
+            rows.append((*cell, method, unit, n_units, *map(float, interval[:-1])))
     table = pd.DataFrame(rows, columns=[*CELL, "method", "unit", "n_units", *Interval._fields[:-1]])
     known = [name for name in ("chance", "chance_brain") if name in skills.images]
     return table.assign(**skills.images[known].mean())

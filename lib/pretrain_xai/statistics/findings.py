@@ -12,7 +12,7 @@ from pretrain_xai.statistics.survival import survival_sentences
 
 Tables = Mapping[str, pd.DataFrame]
 
-#: the ways of `effects.WAYS`, and the regression of `equal_accuracy`, in words
+#: the ways of `effects`, the primary one first, and the regression of `equal_accuracy`, in words
 WAY_NAMES = {
     "t": "t interval on seed means",
     "hierarchical": "hierarchical bootstrap",

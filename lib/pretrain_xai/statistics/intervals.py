@@ -12,6 +12,7 @@ all that one seed allows; `by_both` for other networks on other images.
 from typing import NamedTuple, cast
 
 import numpy as np
+from numpy.random import Generator
 from numpy.typing import ArrayLike
 from scipy import special, stats
 
@@ -95,7 +96,7 @@ def by_both(contributions: ArrayLike, strata: ArrayLike | None = None, clusters:
 def hierarchical_bootstrap(
     contributions: ArrayLike,
     strata: ArrayLike | None,
-    rng: np.random.Generator,
+    rng: Generator,
     clusters: ArrayLike | None = None,
     n_draws: int = 1999,
 ) -> Interval:
@@ -171,7 +172,7 @@ def _satterthwaite(variances: Floats, dfs: Floats, total: Floats) -> Floats:
     return np.divide(total**2, bottom, out=np.broadcast_to(dfs.sum(), total.shape).copy(), where=bottom > 0)
 
 
-def _draw(rng: np.random.Generator, n: int, n_draws: int) -> np.ndarray:
+def _draw(rng: Generator, n: int, n_draws: int) -> np.ndarray:
     """Return how often each of n is drawn, of n with replacement; shape (n_draws, n)."""
     return rng.multinomial(n, np.full(n, 1 / n), n_draws)
 

@@ -1,6 +1,5 @@
 """How many seeds and images a study needs, from what varies in a finished one."""
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
 
@@ -108,14 +107,7 @@ def _mean(covariances: Floats) -> float:
 
 
 def power_table(
-    spread: Spread,
-    shape: tuple[int, int],
-    rng: np.random.Generator,
-    *,
-    differences: Sequence[float] = DIFFERENCES,
-    seeds: Sequence[int] = SEEDS,
-    images: Sequence[int] = IMAGES,
-    n_studies: int = 2000,
+    spread: Spread, shape: tuple[int, int], rng: np.random.Generator, n_studies: int = 2000
 ) -> pd.DataFrame:
     """Simulate how often a true difference between two corpora is seen, p < .05 in the t test paired by seed.
 
@@ -137,9 +129,9 @@ def power_table(
         # of the difference of two corpora; what a seed shares cancels
         own = spread.network**2 - spread.shared**2 - spread.shared_corpus**2 + spread.network_method**2 / n_methods
         single = spread.image_network**2 + spread.residual**2 / n_methods
-        for n_seeds in seeds:
+        for n_seeds in SEEDS:
             noise = rng.standard_normal((n_studies, n_seeds))
-            for n_images, difference in product(images, differences):
+            for n_images, difference in product(IMAGES, DIFFERENCES):
                 variance = 2 * spread.shared_corpus**2 + 2 / n_depths * (own + single / n_images)
                 units = (noise * np.sqrt(variance) + difference) / n_seeds
                 power = float((intervals.by_units(units[..., None]).p < 0.05).mean())
