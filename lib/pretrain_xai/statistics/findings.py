@@ -72,7 +72,7 @@ def _findings(tables: Tables) -> Iterator[Finding]:
         if reference in primary:
             rows = primary[reference]
             clear, above = rows["p_holm"] < 0.05, rows["estimate"] > 0
-            values = {"worse": _records(rows[clear & ~above]), "unclear": _records(rows[~clear])}
+            values: dict[str, Any] = {"worse": _records(rows[clear & ~above]), "unclear": _records(rows[~clear])}
             least = _records(rows.nsmallest(1, "estimate")) if (clear & above).all() else []
             yield _say("beside", "effects", "skill_intervals", reference=reference, least=least, **values)
     for row in _records(redundancy[redundancy["same"]]):
@@ -96,7 +96,7 @@ def equality_findings(tables: Tables) -> list[Finding]:
         found.append(_say("matching", "equal_accuracy", "matching", row=_records(effects)[0], failed=failed))
     for contrast, rows in effects.groupby("contrast", sort=False):
         # the first way is the primary one, the regression the last
-        values = dict.fromkeys(("same_depths", "matched", "adjusted"))
+        values: dict[str, Any] = dict.fromkeys(("same_depths", "matched", "adjusted"))
         values |= {row["answer"]: row for row in _records(rows.drop_duplicates("answer"))}
         values |= {"matched": None} if failed else {}
         found.append(
