@@ -28,19 +28,15 @@ def statistics(request) -> dict[str, pd.DataFrame]:
 
 def latex_rows(text: str) -> list[list[str]]:
     """Return the cells of a tabular, having checked that it is whole; as LaTeX would read it."""
-    comment, first, *body, last, end = text.split("\n")
-    assert comment.startswith("% ") and end == ""
-    columns = re.fullmatch(r"\\begin\{tabular\}\{([lr]+)\}", first)[1]
-    assert last == r"\end{tabular}"
-    assert [body[0], body[2], body[-1]] == [r"\toprule", r"\midrule", r"\bottomrule"]
-    rows = [line for line in body if not line.endswith("rule")]
+    form = r"% .*\n\\begin\{tabular\}\{([lr]+)\}\n\\toprule\n(.*)\n\\midrule\n(.*)\n\\bottomrule\n\\end\{tabular\}\n"
+    columns, *parts = re.fullmatch(form, text, re.DOTALL).groups()
+    rows = [row.removesuffix(r" \\") for row in "\n".join(parts).split("\n")]
+    assert text.count(" \\\\\n") == len(rows), "each row is ended"
     for row in rows:
-        assert row.endswith(r" \\")
-        plain = re.sub(r"(?<!\\)\$(?:[-<>|]|\\[a-z]+)\$", "", row.removesuffix(r" \\"))
+        plain = re.sub(r"(?<!\\)\$(?:[-<>|]|\\[a-z]+)\$", "", row)
         plain = re.sub(r"\\text\w+ ?|\\[&%$#_{}~^]", "", plain)
-        assert plain.count("{") == plain.count("}")
-        assert not set(plain) & set("#_^~%$\\−×<>|"), row
-    cells = [re.split(r"(?<!\\) & ", row.removesuffix(r" \\")) for row in rows]
+        assert plain.count("{") == plain.count("}") and not set(plain) & set("#_^~%$\\−×<>|"), row
+    cells = [re.split(r"(?<!\\) & ", row) for row in rows]
     assert {len(row) for row in cells} == {len(columns)}
     return cells
 
@@ -48,24 +44,19 @@ def latex_rows(text: str) -> list[list[str]]:
 def test_every_estimate_stands_with_its_interval(statistics):
     cells = statistics["cells"]
     table = made.cells_table(cells).set_index(["Corpus", "Method"])
-    assert list(table.columns) == ["1 block", "2 blocks", "3 blocks"]
-    assert len(table) == 8
+    assert table.shape == (8, 3) and list(table.columns) == ["1 block", "2 blocks", "3 blocks"]
     row = cells.query("pretraining == 'mri' and finetune_depth == 2 and method == 'method1'").iloc[0]
-    shown = table.loc[("MRI (sex)", "method1"), "2 blocks"]
-    expected = [f"{value:.3f}" for value in row[["estimate", "low", "high"]]]
-    assert re.findall(r"-?\d\.\d{3}", shown.replace("−", "-")) == expected
+    shown = table.at[("MRI (sex)", "method1"), "2 blocks"].replace("−", "-")
+    assert shown == "{estimate:.3f} [{low:.3f}, {high:.3f}]".format(**row)
 
 
 def test_effects_are_those_of_the_primary_way(statistics):
     effects = statistics["effects"].query("way == 't'")
     table = made.effects_table(statistics["effects"])
-    families = ["corpus", "corpus_by_method", "corpus_by_depth", "corpus_x_depth", "depth", "depth_by_corpus", "sobel"]
-    assert len(table) == effects["family"].isin(families).sum()
+    assert len(table) == len(effects) - effects["family"].isin(["methods", "depth_slope"]).sum()
     (corpus,) = effects.query("family == 'corpus'").itertuples()
-    shown = table.iloc[0]
-    assert (shown["Difference"], shown["Of"]) == ("MRI (sex) − photographs", "all")
-    assert shown["Skill"] == f"{number(corpus.estimate)} [{number(corpus.low)}, {number(corpus.high)}]"
-    assert shown["p"] == p_value(corpus.p)
+    skill = f"{number(corpus.estimate)} [{number(corpus.low)}, {number(corpus.high)}]"
+    assert table.iloc[0, :4].tolist() == ["MRI (sex) − photographs", "all", skill, p_value(corpus.p)]
     assert ("d" in table) == (corpus.unit == "seed"), "no effect size without several seeds"
     assert set(table["Of"]) >= {"1 block", "2 blocks", "method0", "photographs", "change with depth"}
 
@@ -78,14 +69,12 @@ def test_numbers_have_a_true_minus_and_zero_no_sign():
 def test_latex_is_whole_and_holds_the_same_cells_as_markdown(statistics):
     for name in ("cells", "effects", "ranks"):
         table = getattr(made, f"{name}_table")(statistics[name])
-        header, *rows = latex_rows(to_latex(table, "What it shows."))
-        assert header == list(table.columns)
-        plain = [[cell.replace("$-$", "−").replace("$<$", "<").replace("--", "–") for cell in row] for row in rows]
-        assert plain == table.to_numpy().tolist()
-        lines = to_markdown(table, "What it shows.").split("\n")
-        assert lines[1] == "|" + " --- |" * table.shape[1]
-        assert [line.strip("| ").split(" | ") for line in lines[2 : 2 + len(table)]] == table.to_numpy().tolist()
-        assert lines[-2:] == ["*What it shows.*", ""]
+        expected = [list(table.columns), *table.to_numpy().tolist()]
+        latex = to_latex(table, "What it shows.").replace("$-$", "−").replace("$<$", "<").replace("--", "–")
+        assert [line.removesuffix(r" \\").split(" & ") for line in latex.split("\n") if " & " in line] == expected
+        header, rule, *rows, _, caption, _ = to_markdown(table, "What it shows.").split("\n")
+        assert [line.strip("| ").split(" | ") for line in (header, *rows)] == expected
+        assert (rule, caption) == ("|" + " --- |" * table.shape[1], "*What it shows.*")
 
 
 @given(st.lists(TEXT, min_size=2, max_size=2), TEXT)
@@ -98,17 +87,13 @@ def test_any_text_is_escaped(cells, header):
 
 
 def test_saved_tables_repeat_to_the_byte_and_say_where_they_come_from(root, statistics):
-    table = made.ranks_table(statistics["ranks"])
-
-    def saved() -> list[bytes]:
+    def saved() -> dict[str, bytes]:
+        table = made.ranks_table(statistics["ranks"])
         written = made.save_table(table, "tiny", "ranks", "Ranks.", parameters={"study": "tiny"})
-        assert [path.name for path in written] == ["ranks.tex", "ranks.md"]
-        return [path.read_bytes() for path in written]
+        return {path.name: path.read_bytes() for path in written}
 
-    assert saved() == saved()
-    folder = Paths("tiny").figures / "tables"
-    assert {path.name for path in folder.iterdir()} == {"ranks.tex", "ranks.md", "ranks.json"}
-    assert '"caption": "Ranks."' in (folder / "ranks.json").read_text()
+    assert saved() == saved() and list(saved()) == ["ranks.tex", "ranks.md"]
+    assert '"caption": "Ranks."' in (Paths("tiny").figures / "tables" / "ranks.json").read_text()
 
 
 def test_the_study_has_its_tables_and_they_are_whole(tiny):

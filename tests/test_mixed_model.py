@@ -31,18 +31,18 @@ LME4 = {
     ("mri", "1", "method0"): (-0.0010451388889, 0.00396960224),
     ("mri", "1", "method1"): (0.0039288611111, 0.00396960224),
 }
-NETWORK_VARIANCE, RESIDUAL_VARIANCE = 0.0020216722999, 0.0002521238711
+#: of networks and the residual
+VARIANCES = 0.0020216722999, 0.0002521238711
 
 
-def weights(corpus: str, depth: str, method: str) -> pd.Series:
-    """Return a coefficient that sums to 0 as weights of cell means."""
+def weights(*term: str) -> pd.Series:
+    """Return a coefficient that sums to 0 as weights of cell means: of corpus, depth and method."""
     levels = (["mri", "natural"], ["1", "2"], ["method0", "method1", "method2"])
     single = [
         {name: (name == chosen) - 1 / len(names) if chosen else 1 / len(names) for name in names}
-        for chosen, names in zip((corpus, depth, method), levels, strict=True)
+        for chosen, names in zip(term, levels, strict=True)
     ]
-    rows = {(c, int(d), m): single[0][c] * single[1][d] * single[2][m] for c, d, m in product(*levels)}
-    return pd.Series(rows)
+    return pd.Series({(c, int(d), m): single[0][c] * single[1][d] * single[2][m] for c, d, m in product(*levels)})
 
 
 @pytest.fixture(scope="module")
@@ -53,17 +53,11 @@ def model():
 @pytest.mark.parametrize("term", LME4, ids=lambda term: ":".join(filter(None, term)) or "intercept")
 def test_fixed_effects_and_standard_errors_are_lme4s(model, term):
     interval = model.interval(weights(*term))
-    estimate, se = LME4[term]
-    assert interval.estimate == pytest.approx(estimate, abs=1e-9)
-    assert interval.se == pytest.approx(se, rel=1e-4)
+    assert (interval.estimate, interval.se) == pytest.approx(LME4[term], rel=1e-4, abs=1e-9)
 
 
-def test_variances_are_lme4s(model):
-    assert model.network_variance == pytest.approx(NETWORK_VARIANCE, rel=1e-3)
-    assert model.residual_variance == pytest.approx(RESIDUAL_VARIANCE, rel=1e-3)
-
-
-def test_degrees_of_freedom_are_those_of_the_stratum_that_holds_the_effect(model):
+def test_variances_are_lme4s_and_degrees_of_freedom_those_of_the_stratum_that_holds_the_effect(model):
+    assert (model.network_variance, model.residual_variance) == pytest.approx(VARIANCES, rel=1e-3)
     assert model.interval(weights("mri", "", "")).df == 11 - 4
     assert model.interval(weights("", "", "method0")).df == (11 - 4) * 2
 
@@ -73,8 +67,7 @@ def test_in_a_balanced_study_it_is_the_pooled_t_interval_of_networks(n_seeds):
     """The closed form that the benchmark uses for a thousand studies."""
     scores = simulate_scores(1, Size(n_seeds, 2, 3, 20), Spread(), np.random.default_rng(n_seeds))[0]
     skills = as_skills(scores)
-    corpus = weights("mri", "", "") * 2
-    fitted = fit_mixed_model(skills.network_means()).interval(corpus)
+    fitted = fit_mixed_model(skills.network_means()).interval(weights("mri", "", "") * 2)
     sign = np.repeat([-1, 1], 2 * n_seeds) / (2 * n_seeds)
     closed = intervals.by_units(sign[:, None] * skills.values.mean(1), np.repeat(np.arange(4), n_seeds), pooled=True)
     np.testing.assert_allclose(fitted, closed, rtol=1e-3)

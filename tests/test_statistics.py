@@ -12,12 +12,12 @@ from pretrain_xai.drawing import statistics_plots as plots
 from pretrain_xai.drawing.heat_tables import redundancy_figure
 from pretrain_xai.paths import Paths
 from pretrain_xai.skill import Skills
-from pretrain_xai.statistics import redundancy
+from pretrain_xai.statistics import ranks
 from pretrain_xai.statistics.findings import findings
 from pretrain_xai.statistics.power import Spread, power_table, seeds_needed
-from pretrain_xai.statistics.ranks import rank_methods
 from pretrain_xai.statistics.summary import study_statistics
 from pretrain_xai.statistics.table_names import STATISTICS
+from pretrain_xai.study import NETWORK
 from pretrain_xai.tables import read_table
 from scipy import stats
 from sentence_numbers import check_findings, save
@@ -27,15 +27,7 @@ from statsmodels.stats.power import TTestPower
 RNG = np.random.default_rng(0)
 SPREAD = Spread(network=0.02)
 #: corpora, depths, seeds, methods, images
-SMALL = [
-    (1, 1, 1, 1, 5),
-    (1, 1, 2, 2, 5),
-    (2, 1, 2, 1, 5),
-    (1, 2, 1, 3, 5),
-    (2, 2, 2, 2, 1),
-    (2, 1, 1, 3, 1),
-    (2, 1, 3, 3, 2),
-]
+SMALL = [(1, 1, 1, 1, 5), (1, 1, 2, 2, 5), (2, 1, 2, 1, 5), (1, 2, 1, 3, 5), (2, 2, 2, 2, 1), (2, 1, 1, 3, 1)]
 
 
 def skills(n_seeds: int, corpus_effect: float, n_methods: int = 4) -> Skills:
@@ -54,15 +46,13 @@ def studies() -> dict[str, dict[str, pd.DataFrame]]:
 
 def test_the_critical_difference_is_that_of_demsar():
     """Demšar 2006, section 3.2.2: four classifiers on 14 data sets, q = 2.569, CD = 1.25."""
-    index = pd.MultiIndex.from_product([["mri"], [1], range(14), list("abcd")])
-    means = index.to_frame(index=False, name=["pretraining", "finetune_depth", "seed", "method"]).assign(
-        skill=RNG.random(56)
-    )
-    assert rank_methods(means)[0]["critical_difference"].iloc[0] == pytest.approx(1.25, abs=0.005)
+    index = pd.MultiIndex.from_product([["mri"], [1], range(14), list("abcd")], names=[*NETWORK, "method"])
+    means = index.to_frame(index=False).assign(skill=RNG.random(56))
+    assert ranks.rank_methods(means)[0]["critical_difference"].iloc[0] == pytest.approx(1.25, abs=0.005)
 
 
 def test_methods_are_ranked_within_networks_best_first():
-    table, pairs = rank_methods(skills(3, 0.0).network_means())
+    table, pairs = ranks.rank_methods(skills(3, 0.0).network_means())
     assert table["method"].tolist() == ["method3", "method2", "method1", "method0"]
     assert table["mean_rank"].iloc[0] == pytest.approx(1, abs=0.3)
     assert set(table["n_networks"]) == {18}
@@ -72,8 +62,8 @@ def test_methods_are_ranked_within_networks_best_first():
 
 @given(st.lists(st.floats(1, 8), min_size=2, max_size=8, unique=True))
 def test_bars_join_exactly_the_methods_that_are_alike(mean_ranks):
-    ranks = np.sort(mean_ranks)
-    near = np.abs(ranks[:, None] - ranks) < 2
+    order = np.sort(mean_ranks)
+    near = np.abs(order[:, None] - order) < 2
     runs = plots.alike(pd.DataFrame(np.where(near, 0.5, 0.01)))
     joined = {(i, j) for first, last in runs for i in range(first, last + 1) for j in range(i + 1, last + 1)}
     assert joined == {(i, j) for i, j in zip(*np.nonzero(near), strict=True) if i < j}
@@ -81,27 +71,28 @@ def test_bars_join_exactly_the_methods_that_are_alike(mean_ranks):
 
 def test_spearman_is_scipys():
     values = np.round(RNG.random((4, 20)), 1)  # with ties
-    np.testing.assert_allclose(redundancy.spearman(values), stats.spearmanr(values, axis=1).statistic)
+    np.testing.assert_allclose(ranks.spearman(values), stats.spearmanr(values, axis=1).statistic)
 
 
 @pytest.mark.parametrize(
     ("matrix", "number"), [(np.eye(5), 5), (np.ones((5, 5)), 1), (np.kron(np.eye(3), np.ones((2, 2))), 3)]
 )
 def test_effective_numbers_of_known_matrices(matrix, number):
-    assert redundancy.effective_number(matrix) == pytest.approx({"participation_ratio": number, "entropy": number})
+    found = ranks.effective_numbers({"maps": matrix})
+    assert found.iloc[0].tolist() == ["maps", len(matrix), pytest.approx(number), pytest.approx(number)]
 
 
 def test_a_method_that_repeats_another_is_found_and_two_whose_maps_differ_are_two():
     one = skills(2, 0.0)
     values = one.values.copy()
     values[:, 2] = values[:, 1] ** 3  # the same order of images
-    scores = redundancy.score_correlation(dataclasses.replace(one, values=values))
+    scores = ranks.score_correlation(dataclasses.replace(one, values=values))
     maps = [{method: RNG.random((2, 6, 6)) for method in one.methods} for _ in range(3)]
     for network in maps:
         network["method2"] = np.exp(network["method1"])
     for expected in (["method1", "method2"], None):
-        correlations = {"scores": scores, "maps": redundancy.map_correlation(maps, one.methods)}
-        table = redundancy.redundancy_table(correlations)
+        correlations = {"scores": scores, "maps": ranks.map_correlation(maps, one.methods)}
+        table = ranks.redundancy_table(correlations)
         assert table.loc[table["same"], ["method", "other"]].to_numpy().tolist() == ([expected] if expected else [])
         maps[0]["method2"] = RNG.random((2, 6, 6))
 
@@ -112,11 +103,11 @@ def test_lrp_is_found_to_be_input_times_gradient(tiny):
 
 
 def test_power_is_that_of_the_t_test():
-    table = power_table(SPREAD, (3, 4), np.random.default_rng(0), n_studies=4000, images=(50,))
-    assert len(table) == 2 * 10 * 4
-    own = SPREAD.network**2 + SPREAD.network_method**2 / 4
+    table = power_table(SPREAD, (3, 4), np.random.default_rng(0), n_studies=4000)
+    assert len(table) == 2 * 10 * 6 * 4
+    table = table[table["n_images"] == 50]
     single = SPREAD.image_network**2 + SPREAD.residual**2 / 4
-    deviation = np.sqrt(2 / 3 * (own + single / 50))
+    deviation = np.sqrt(2 / 3 * (SPREAD.network**2 + SPREAD.network_method**2 / 4 + single / 50))
     # statsmodels' power is NaN where it is nearly 1
     for row in table[(table["averaged"] == "all depths and methods") & (table["power"] < 0.999)].itertuples():
         expected = TTestPower().power(row.difference / deviation, row.n_seeds, 0.05)
@@ -129,7 +120,9 @@ def test_the_spread_that_the_power_takes_is_that_of_simulated_studies():
     scores = simulate_scores(600, Size(5, 3, 4, 50), spread, np.random.default_rng(1), corpus_effect=0.05)
     by_seed = scores.mean((2, 4, 5))
     seen = stats.ttest_1samp(by_seed[:, 1] - by_seed[:, 0], 0, axis=1).pvalue < 0.05
-    table = power_table(spread, (3, 4), np.random.default_rng(0), differences=(0.05,), seeds=(5,), images=(50,))
+    table = power_table(spread, (3, 4), np.random.default_rng(0)).query(
+        "difference == 0.05 and n_seeds == 5 and n_images == 50"
+    )
     assert table["power"].iloc[0] == pytest.approx(seen.mean(), abs=0.07)
 
 
@@ -204,22 +197,11 @@ def test_cells_are_drawn_with_their_intervals_and_chance(studies):
     assert levels == pytest.approx([0, (0.1 - 0.03) / 0.97])
 
 
-def test_figures_have_a_panel_per_method_and_a_row_per_way(studies):
-    tables = studies["effect"]
-    figure = plots.cells_figure(tables["cells"], ["method0", "method1"], ["natural", "mri"])
-    assert [ax.get_title() for ax in figure.axes] == ["method0", "method1"]
-    figure = plots.corpus_effect_figure(tables["effects"], "mri - natural")
-    assert [len(ax.get_yticklabels()) for ax in figure.axes] == [4, 4, 3]
-    figure = plots.corpus_effect_figure(studies["one seed"]["effects"], "mri - natural")
-    assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == ["t interval over images"]
-
-
 def test_ranks_and_power_are_drawn_at_their_values(studies):
     tables = studies["effect"]
-    ranks, pairs = tables["ranks"], tables["nemenyi"].pivot(index="method", columns="other", values="p")
     _, axes = plt.subplots(1, 2)
-    plots.plot_ranks(axes[0], ranks, pairs)
-    np.testing.assert_allclose(axes[0].lines[0].get_xdata(), ranks["mean_rank"])
+    plots.plot_ranks(axes[0], tables["ranks"], tables["nemenyi"].pivot(index="method", columns="other", values="p"))
+    np.testing.assert_allclose(axes[0].lines[0].get_xdata(), tables["ranks"]["mean_rank"])
     rows = tables["power"].query("averaged == 'one depth and method' and n_images == 50")
     plots.plot_power(axes[1], rows, "n_seeds")
     lines = {line.get_label(): line for line in axes[1].lines}

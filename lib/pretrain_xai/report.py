@@ -27,9 +27,6 @@ _DENSITY = 2.2
 _NOTEBOOKS = dict.fromkeys(STATISTICS, "13_statistics") | dict.fromkeys(EQUAL_ACCURACY, "13b_equal_accuracy")
 _NOTEBOOKS |= dict.fromkeys(SENSITIVITY, "13c_sensitivity") | {"classification": "06_classification_metrics"}
 
-Answer = tuple[Finding, Path, Path]
-Picture = tuple[object, ...]
-
 
 def write_report(name: str) -> Path:
     """Write `figures/<study>/report.html` from the finished study's files, and return its path.
@@ -45,42 +42,33 @@ def write_report(name: str) -> Path:
     use_target(study.pretraining.target)
     scores = read_scores(name).query("selection == @study.main_selection")
     classification = read_classification(name).query("selection == @study.main_selection")
-    page = render(
-        "report.html",
-        study=study,
-        link=lambda path: Path(os.path.relpath(path, study.paths.figures)).as_posix(),
-        answers=_answers(study, classification),
-        folder=study.paths.executed.relative_to(paths.root()).as_posix(),
-        sections=list(_sections(study)),
-        manuscript_tables=MANUSCRIPT,
-        tables=_tables(study, scores, classification),
-        settings=paths.study_file(name).read_text(encoding="utf-8"),
-        stages={stage: sum(seconds) / 60 for stage, seconds in stage_times(study).items()},
-        packages=package_versions(),
-        code=git_describe(),
-    )
+    values = {"study": study, "manuscript_tables": MANUSCRIPT, "packages": package_versions(), "code": git_describe()}
+    values |= {"answers": _answers(study, classification), "sections": list(_sections(study))}
+    values |= {"tables": _tables(study, scores, classification), "settings": paths.study_file(name).read_text("utf-8")}
+    values["stages"] = {stage: sum(seconds) / 60 for stage, seconds in stage_times(study).items()}
+    values["folder"] = study.paths.executed.relative_to(paths.root()).as_posix()
+    values["link"] = lambda path: Path(os.path.relpath(path, study.paths.figures)).as_posix()
     path = study.paths.figures / "report.html"
-    write_text(path, page)
+    write_text(path, render("report.html", **values))
     write_sums(study.paths.executed / "report" / "run.sha256", [path])
     return path
 
 
-def _answers(study: Study, classification: pd.DataFrame) -> list[Answer]:
+def _answers(study: Study, classification: pd.DataFrame) -> list[tuple[Finding, Path, Path]]:
     """Return sentences, each with the file of the table that has its numbers and the executed notebook that made it."""
-    names = (*STATISTICS, *EQUAL_ACCURACY, *SENSITIVITY)
-    numbers = {name: study.paths.statistics / f"{name}.csv" for name in names}
+    numbers = {name: study.paths.statistics / f"{name}.csv" for name in (*STATISTICS, *EQUAL_ACCURACY, *SENSITIVITY)}
     tables = {name: read_table(path) for name, path in numbers.items()}
     numbers["classification"] = study.paths.figures / "classification.csv"
     found = [*findings(tables), *equality_findings(tables)]
     for corpus in study.pretraining.corpora:
         accuracy = classification[classification["pretraining"] == corpus].groupby("finetune_depth")["accuracy"]
         spread = accuracy.agg(["min", "max"]).map("{:.2f}".format).agg(lambda ends: " - ".join(ends.unique()), axis=1)
-        values = {"corpus": corpus, "depths": spread.index[[0, -1]], "ends": spread.iloc[[0, -1]].tolist()}
-        found.append(Finding(sentence("findings.j2", "accuracies", **values), "classification", "classification", True))
+        text = sentence("findings.j2", "accuracies", corpus=corpus, depths=[*spread.index], ends=[*spread])
+        found.append(Finding(text, "classification", "classification", True))
     return [(one, numbers[one.table], study.paths.executed / _NOTEBOOKS[one.table] / "run.ipynb") for one in found]
 
 
-def _sections(study: Study) -> Iterator[tuple[str, list[Picture]]]:
+def _sections(study: Study) -> Iterator[tuple[str, list[tuple[object, ...]]]]:
     """Yield the headings that the study has figures for, in the order of the captions, with their names, captions, sizes."""
     folder, corpora = study.paths.figures, study.pretraining.corpora
     contrasts = [contrast.replace(" - ", "_") for contrast in pairs(corpora)] or [""]
@@ -103,24 +91,23 @@ def _tables(study: Study, scores: pd.DataFrame, classification: pd.DataFrame) ->
     right = (scores["pretraining"] == UNTRAINED) | (scores["label"] == scores["predicted"]).fillna(False)
     tpr = scores[(scores["metric"] == "relevance_rank_accuracy") & right]
     cells = tpr.groupby(["pretraining", "finetune_depth", "method"], observed=True)["value"]
-    medians = cells.median().unstack("method")[study.attribution.methods].reset_index().rename_axis(columns=None)
-    audit = read_table(study.paths.dataset / "audit.csv")
+    medians = cells.median().unstack("method")[study.attribution.methods].reset_index()
+    corpora, audit = study.pretraining.corpora, read_table(study.paths.dataset / "audit.csv")
     return {
-        "Classification metrics on the test images": _html(_by_corpus(classification, study), "{:.3f}"),
-        "Median Relevance Rank Accuracy on correctly classified images": _html(_by_corpus(medians, study), "{:.3f}"),
+        "Classification metrics on the test images": _html(classification, "{:.3f}", corpora),
+        "Median Relevance Rank Accuracy on correctly classified images": _html(medians, "{:.3f}", corpora),
         "Audit of the dataset": _html(audit, "{:.3g}"),
     }
 
 
-def _by_corpus(table: pd.DataFrame, study: Study) -> pd.DataFrame:
-    """Return the rows in the order of the figures, with corpora and depths called as there."""
-    names, corpora = table["pretraining"].astype(str), [*study.pretraining.corpora, UNTRAINED]
-    table = table.assign(pretraining=names.map(label)).iloc[names.map(corpora.index).argsort(kind="stable")]
-    return table.rename(columns={"pretraining": "pre-trained on", "finetune_depth": "fine-tuned blocks"})
-
-
-def _html(table: pd.DataFrame, numbers: str) -> str:
-    table = table.rename(columns=label)
+def _html(table: pd.DataFrame, numbers: str, corpora: Sequence[str] = ()) -> str:
+    """Return a table in HTML; given corpora, its rows in their order and its columns called as in the figures."""
+    if corpora:
+        names = table["pretraining"].astype(str)
+        order = names.map([*corpora, UNTRAINED].index).argsort(kind="stable")
+        table = table.assign(pretraining=names.map(label)).iloc[order]
+        table = table.rename(columns={"pretraining": "pre-trained on", "finetune_depth": "fine-tuned blocks"})
+    table = table.rename(columns=label).rename_axis(columns=None)
     return table.to_html(index=False, float_format=numbers.format, border=0, na_rep="", justify="left")
 
 

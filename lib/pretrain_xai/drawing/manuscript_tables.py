@@ -14,14 +14,9 @@ from pretrain_xai.provenance import record, write_text
 #: signs that LaTeX does not know in text, or prints as another
 _MATH = {"−": "$-$", "<": "$<$", ">": "$>$", "|": "$|$", "–": "--", "×": r"$\times$", "≥": r"$\geq$", "τ": r"$\tau$"}
 #: families of effects in the order of the table, and how each names its rows
-_FAMILIES = {
-    "corpus": "all",
-    "corpus_by_method": "{method}",
-    "corpus_by_depth": "{finetune_depth}",
-    "corpus_x_depth": "change with depth",
-    "depth": "all",
-    "depth_by_corpus": "{pretraining}",
-} | dict.fromkeys((*COMPARISON_MAPS, "untrained"), "{method}")
+_FAMILIES = {"corpus": "all", "corpus_by_method": "{method}", "corpus_by_depth": "{finetune_depth}"}
+_FAMILIES |= {"corpus_x_depth": "change with depth", "depth": "all", "depth_by_corpus": "{pretraining}"}
+_FAMILIES |= dict.fromkeys((*COMPARISON_MAPS, "untrained"), "{method}")
 
 
 def cells_table(cells: pd.DataFrame) -> pd.DataFrame:
@@ -32,10 +27,9 @@ def cells_table(cells: pd.DataFrame) -> pd.DataFrame:
     cells : DataFrame
         From `effects.cell_table`.
     """
-    names = {"Corpus": cells["pretraining"].map(label), "Method": cells["method"].map(label)}
-    shown = cells.assign(skill=with_interval(cells), blocks=cells["finetune_depth"].map(_blocks), **names)
-    wide = shown.set_index([*names, "blocks"])["skill"].unstack("blocks", sort=False)
-    return wide.rename_axis(columns=None).reset_index()
+    names = [cells["pretraining"].map(label).rename("Corpus"), cells["method"].map(label).rename("Method")]
+    shown = pd.Series(with_interval(cells), [*names, cells["finetune_depth"].map(_blocks)])
+    return shown.unstack(sort=False).rename_axis(columns=None).reset_index()
 
 
 def effects_table(effects: pd.DataFrame) -> pd.DataFrame:
@@ -46,23 +40,16 @@ def effects_table(effects: pd.DataFrame) -> pd.DataFrame:
     effects : DataFrame
         From `effects.effect_table`.
     """
-    order = list(_FAMILIES)
-    rows = effects[(effects["way"] == "t") & effects["family"].isin(order)]
-    rows = rows.sort_values("family", key=lambda family: family.map(order.index), kind="stable")
+    rows = effects[(effects["way"] == "t") & effects["family"].isin(_FAMILIES.keys())]
+    rows = rows.sort_values("family", key=lambda family: family.map([*_FAMILIES].index), kind="stable")
     labels = rows[["pretraining", "method"]].map(label).assign(finetune_depth=rows["finetune_depth"].map(_blocks))
-    kinds = [
-        _FAMILIES[family].format(**row) for family, row in zip(rows["family"], labels.to_dict("records"), strict=True)
-    ]
-    columns = {
-        "Difference": [_contrast(*pair) for pair in zip(rows["family"], rows["contrast"], strict=True)],
-        "Of": kinds,
-        "Skill": with_interval(rows),
-        "p": rows["p"].map(p_value),
-        "p (Holm)": rows["p_holm"].map(p_value),
-        "d": ["" if pd.isna(size) else number(size, 1) for size in rows["effect_size"]],
-        "n": rows["n_units"].astype(str),
-    }
-    return pd.DataFrame(columns).reset_index(drop=True).drop(columns=[] if rows["effect_size"].notna().any() else ["d"])
+    of = [_FAMILIES[one].format(**row) for one, row in zip(rows["family"], labels.to_dict("records"), strict=True)]
+    differences = [_contrast(*pair) for pair in zip(rows["family"], rows["contrast"], strict=True)]
+    table = pd.DataFrame({"Difference": differences, "Of": of, "Skill": with_interval(rows)}, rows.index)
+    table = table.assign(p=rows["p"].map(p_value), **{"p (Holm)": rows["p_holm"].map(p_value)})
+    if rows["effect_size"].notna().any():
+        table["d"] = ["" if pd.isna(size) else number(size, 1) for size in rows["effect_size"]]
+    return table.assign(n=rows["n_units"].astype(str)).reset_index(drop=True)
 
 
 def ranks_table(ranks: pd.DataFrame) -> pd.DataFrame:
@@ -73,10 +60,8 @@ def ranks_table(ranks: pd.DataFrame) -> pd.DataFrame:
     ranks : DataFrame
         The table of `ranks.rank_methods`.
     """
-    columns = {"Method": ranks["method"].map(label), "Mean rank": ranks["mean_rank"].map("{:.2f}".format)}
-    return pd.DataFrame(
-        columns | {"Mean skill": ranks["mean_skill"].map(number), "Networks": ranks["n_networks"].astype(str)}
-    )
+    table = pd.DataFrame({"Method": ranks["method"].map(label), "Mean rank": ranks["mean_rank"].map("{:.2f}".format)})
+    return table.assign(**{"Mean skill": ranks["mean_skill"].map(number)}, Networks=ranks["n_networks"].astype(str))
 
 
 def with_interval(rows: pd.DataFrame) -> list[str]:
@@ -106,8 +91,7 @@ def to_latex(table: pd.DataFrame, caption: str) -> str:
     text = style.to_latex(hrules=True, column_format=columns)
     for sign, command in _MATH.items():
         text = text.replace(sign, command)
-    comment = " ".join(caption.split())
-    return f"% {comment} Needs \\usepackage{{booktabs}}.\n{text}"
+    return f"% {' '.join(caption.split())} Needs \\usepackage{{booktabs}}.\n{text}"
 
 
 def to_markdown(table: pd.DataFrame, caption: str) -> str:
@@ -118,13 +102,7 @@ def to_markdown(table: pd.DataFrame, caption: str) -> str:
 
 
 def save_table(
-    table: pd.DataFrame,
-    study: str,
-    name: str,
-    caption: str,
-    *,
-    parameters: Mapping[str, Any],
-    inputs: Iterable[Path] = (),
+    table: pd.DataFrame, study: str, name: str, caption: str, parameters: Mapping[str, Any], inputs: Iterable[Path] = ()
 ) -> list[Path]:
     """Write `figures/<study>/tables/<name>` as `.tex`, `.md` and `.json` (provenance), each atomically.
 
@@ -145,9 +123,7 @@ def _blocks(depth: object) -> str:
 
 
 def _contrast(family: str, contrast: str) -> str:
-    if family == "corpus_x_depth":
-        contrast = contrast.partition(") x (")[0].strip("(")
-    one, other = contrast.split(" - ")
+    one, other = contrast.partition(") x (")[0].strip("(").split(" - ")
     if family.startswith("depth"):
         return f"{one} − {other} blocks"
     return f"{label(one)} − {label(other)}" if family.startswith("corpus") else f"method − {label(other)}"

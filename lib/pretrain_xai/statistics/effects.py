@@ -13,7 +13,7 @@ another pre-training on the same corpus.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import combinations
+from itertools import combinations, product
 from typing import Any
 
 import numpy as np
@@ -30,8 +30,6 @@ from pretrain_xai.study import NETWORK
 
 ALL = "all"
 CELL = NETWORK[:2]
-#: ways to make an interval, the primary one first
-WAYS = ("t", "hierarchical", "t_both", "mixed_model")
 EFFECT_COLUMNS = ["family", "contrast", *CELL, "method", "way", "unit", "n_units", *Interval._fields]
 EFFECT_COLUMNS += ["p_holm", "effect_size"]
 
@@ -84,17 +82,14 @@ def rows_of(
 ) -> Iterator[dict[str, Any]]:
     """Yield an effect in each of the ways, as rows that have EFFECT_COLUMNS but `p_holm`; all bootstraps draw the same."""
     units, strata, sides = contributions(skills, contrast)
-    clusters, size = skills.clusters, np.nan
+    clusters = skills.clusters
     if skills.n_seeds == 1:
         made = {"t": intervals.by_images(units, clusters)}
-        unit, n_units = "image", len(np.unique(clusters))
+        unit, n_units, size = "image", len(np.unique(clusters)), np.nan
     else:
-        rng = np.random.default_rng(seed)
-        made = {
-            "t": intervals.by_units(units, strata),
-            "hierarchical": intervals.hierarchical_bootstrap(units, strata, rng, clusters),
-            "t_both": intervals.by_both(units, strata, clusters),
-        }
+        bootstrap = intervals.hierarchical_bootstrap(units, strata, np.random.default_rng(seed), clusters)
+        made = {"t": intervals.by_units(units, strata), "hierarchical": bootstrap}
+        made["t_both"] = intervals.by_both(units, strata, clusters)
         unit, n_units, size = "seed", len(units), float(intervals.effect_size(units, strata, sides=sides))
     for way, interval in made.items():
         yield as_row(contrast, way, interval, unit=unit, n_units=n_units, effect_size=size)
@@ -120,11 +115,11 @@ def cell_table(skills: Skills) -> pd.DataFrame:
     rows, clusters = [], skills.clusters
     for cell, places in skills.networks.groupby(CELL, sort=False).indices.items():
         n = len(places)
+        unit, n_units = ("seed", n) if n > 1 else ("image", len(np.unique(clusters)))
         for column, method in enumerate(skills.methods):
             part = skills.values[places, column] / n
             interval = intervals.by_units(part) if n > 1 else intervals.by_images(part, clusters)
-            units = ("seed", n) if n > 1 else ("image", len(np.unique(clusters)))
-            rows.append((*cell, method, *units, *map(float, interval[:-1])))
+            rows.append((*cell, method, unit, n_units, *map(float, interval[:-1])))
     table = pd.DataFrame(rows, columns=[*CELL, "method", "unit", "n_units", *Interval._fields[:-1]])
     known = [name for name in ("chance", "chance_brain") if name in skills.images]
     return table.assign(**skills.images[known].mean())
@@ -133,35 +128,22 @@ def cell_table(skills: Skills) -> pd.DataFrame:
 def contributions(skills: Skills, contrast: Contrast) -> tuple[Floats, Integers, int]:
     """Return what each unit adds to an effect, the units' strata, and the sides for the effect size.
 
+    Units are seeds where these are paired, and else networks.
+
     Returns
     -------
     float array of shape (n_units, n_images), int array of shape (n_units,), int
     """
     values = skills.values - skills.references[contrast.reference] if contrast.reference else skills.values
     used = np.abs(contrast.weights).sum(1) > 0
-    per_network = np.einsum("rm,rmi->ri", contrast.weights, values)[used]
-    units, strata = in_units(per_network, skills.networks[used])
+    per_network, networks = np.einsum("rm,rmi->ri", contrast.weights, values)[used], skills.networks[used]
+    if is_paired(networks):
+        numbers = pd.factorize(networks["seed"])[0]
+        units = np.stack([per_network[numbers == number].sum(0) for number in range(numbers.max() + 1)])
+        return units, np.zeros(len(units), dtype=np.int64), 1
     between = contrast.weights[used].sum(1)
-    two = len(np.unique(strata)) > 1 and (between > 1e-12).any() and (between < -1e-12).any()
-    return units, strata, 2 if two else 1
-
-
-def in_units(per_network: Floats, networks: pd.DataFrame) -> tuple[Floats, Integers]:
-    """Return contributions of units, which are seeds where these are paired and else networks, and the units' strata.
-
-    Parameters
-    ----------
-    per_network : float array of shape (..., n_networks, n_images)
-
-    Returns
-    -------
-    float array of shape (..., n_units, n_images), int array of shape (n_units,)
-    """
-    if not is_paired(networks):
-        return per_network, networks.groupby(CELL, sort=False).ngroup().to_numpy()
-    numbers = pd.factorize(networks["seed"])[0]
-    sums = [per_network[..., numbers == number, :].sum(-2) for number in range(numbers.max() + 1)]
-    return np.stack(sums, axis=-2), np.zeros(len(sums), dtype=np.int64)
+    strata = networks.groupby(CELL, sort=False).ngroup().to_numpy()
+    return per_network, strata, 2 if between.max() > 1e-12 and between.min() < -1e-12 else 1
 
 
 def is_paired(networks: pd.DataFrame) -> bool:
@@ -173,35 +155,40 @@ def contrasts(skills: Skills) -> Iterator[Contrast]:
     """Yield the effects: corpus, depth, their interaction, pairs of methods, and methods beside comparison maps."""
     methods = dict(zip(skills.methods, np.eye(len(skills.methods)), strict=True))
     corpora = dict(zip(skills.corpora, np.eye(len(skills.corpora)), strict=True))
-    depths = np.array(skills.depths, dtype=np.float64)
-    span, slope = np.zeros(len(depths)), np.zeros(len(depths))
-    if len(depths) > 1:
-        span[0], span[-1] = -1, 1
-        slope = (depths - depths.mean()) / ((depths - depths.mean()) ** 2).sum()
-    every, even, both = (np.full(n, 1 / n) for n in (len(methods), len(depths), len(corpora)))
-    ends = f"{skills.depths[-1]} - {skills.depths[0]}"
+    depths = dict(zip(skills.depths, np.eye(len(skills.depths)), strict=True))
+    every, even, both = (np.full(len(names), 1 / len(names)) for names in (methods, depths, corpora))
+    shallowest, deepest = skills.depths[0], skills.depths[-1]
+    span, ends = depths[deepest] - depths[shallowest], f"{deepest} - {shallowest}"
+    centred = np.array(skills.depths) - np.mean(skills.depths)
+    cells = skills.networks.groupby(CELL)["seed"].transform("size").to_numpy()
+    corpus_of = skills.networks["pretraining"].map(skills.corpora.index)
+    depth_of = skills.networks["finetune_depth"].map(skills.depths.index)
+
+    def effect(family: str, contrast: str, of_corpora: Any, of_depths: Any, of_methods: Any, **names: str) -> Contrast:
+        """Return an effect whose weights are shared evenly by the networks of a cell."""
+        weights = (of_corpora[corpus_of] * of_depths[depth_of] / cells)[:, None] * of_methods
+        return Contrast(family, contrast, weights, **names)
+
     for name in pairs(skills.corpora):
         second, first = name.split(" - ")
         sign = corpora[second] - corpora[first]
-        yield Contrast("corpus", name, _weights(skills, sign, even, every))
+        yield effect("corpus", name, sign, even, every)
         for method, one in methods.items():
-            yield Contrast("corpus_by_method", name, _weights(skills, sign, even, one), method=method)
-        for depth, at in zip(skills.depths, np.eye(len(depths)), strict=True):
-            yield Contrast("corpus_by_depth", name, _weights(skills, sign, at, every), finetune_depth=str(depth))
-        if len(depths) > 1:
-            yield Contrast("corpus_x_depth", f"({name}) x ({ends})", _weights(skills, sign, span, every))
-    if len(depths) > 1:
-        yield Contrast("depth", ends, _weights(skills, both, span, every))
-        yield Contrast("depth_slope", "per block", _weights(skills, both, slope, every))
+            yield effect("corpus_by_method", name, sign, even, one, method=method)
+        for depth, one in depths.items():
+            yield effect("corpus_by_depth", name, sign, one, every, finetune_depth=str(depth))
+        if span.any():
+            yield effect("corpus_x_depth", f"({name}) x ({ends})", sign, span, every)
+    if span.any():
+        yield effect("depth", ends, both, span, every)
+        yield effect("depth_slope", "per block", both, centred / (centred**2).sum(), every)
         for corpus, one in corpora.items():
-            yield Contrast("depth_by_corpus", ends, _weights(skills, one, span, every), pretraining=corpus)
+            yield effect("depth_by_corpus", ends, one, span, every, pretraining=corpus)
     for method, other in combinations(methods, 2):
-        weights = _weights(skills, both, even, methods[method] - methods[other])
-        yield Contrast("methods", f"{method} - {other}", weights)
-    for reference in skills.references:
-        for method, one in methods.items():
-            weights = _weights(skills, both, even, one)
-            yield Contrast(reference, f"{method} - {reference}", weights, method=method, reference=reference)
+        yield effect("methods", f"{method} - {other}", both, even, methods[method] - methods[other])
+    for reference, (method, one) in product(skills.references, methods.items()):
+        names = {"method": method, "reference": reference}
+        yield effect(reference, f"{method} - {reference}", both, even, one, **names)
 
 
 def holm(p: ArrayLike) -> Floats:
@@ -217,13 +204,5 @@ def holm(p: ArrayLike) -> Floats:
 
 def by_cell(skills: Skills, weights: Floats) -> pd.Series:
     """Return weights of shape (n_networks, n_methods) by corpus, depth and method."""
-    table = pd.DataFrame(weights, columns=skills.methods).groupby([skills.networks[name] for name in CELL]).sum()
-    return table.stack()
-
-
-def _weights(skills: Skills, corpora: np.ndarray, depths: np.ndarray, methods: np.ndarray) -> Floats:
-    """Return corpus x depth x method weights as weights of networks and methods, shared evenly by the networks of a cell."""
-    table = skills.networks
-    corpus, depth = table["pretraining"].map(skills.corpora.index), table["finetune_depth"].map(skills.depths.index)
-    in_cell = table.groupby(CELL)["seed"].transform("size").to_numpy()
-    return (corpora[corpus] * depths[depth] / in_cell)[:, None] * methods
+    by_network = pd.DataFrame(weights, columns=skills.methods)
+    return by_network.groupby([skills.networks[name] for name in CELL]).sum().stack()

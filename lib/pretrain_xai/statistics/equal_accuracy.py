@@ -60,13 +60,12 @@ def equal_accuracy_tables(
         cells, gaps = cell_matched(matching), matching.loc[matching["matched"], "gap"].abs()
         facts = {"cells": len(cells), "cells_matched": int(cells.sum()), "target": matching["target"].iloc[0]}
         facts["largest_gap"] = gaps.max()
-    effects = pd.DataFrame(_effects(selections, networks, matching, seed), columns=COLUMNS).assign(**facts)
-    points = pd.concat(networks.values(), ignore_index=True)
-    correlations = pd.concat(
-        [correlation_table(table[table["matched"]]).assign(selection=name) for name, table in networks.items()],
-        ignore_index=True,
-    )
-    return dict(zip(EQUAL_ACCURACY, (effects, points, correlations), strict=True))
+    rows = [row for answer in _answers(selections, networks, matching) for row in _rows(*answer, seed)]
+    correlations = [
+        correlation_table(table[table["matched"]]).assign(selection=name) for name, table in networks.items()
+    ]
+    tables = pd.DataFrame(rows, columns=COLUMNS).assign(**facts), pd.concat(networks.values(), ignore_index=True)
+    return dict(zip(EQUAL_ACCURACY, (*tables, pd.concat(correlations, ignore_index=True)), strict=True))
 
 
 def network_table(
@@ -106,14 +105,12 @@ def adjusted_contrast(skills: Skills, networks: pd.DataFrame, first: str, second
     """
     blocks = networks["seed"] if is_paired(networks) else np.zeros(len(networks))
     parts = networks.groupby(blocks).indices.values()
-    total = np.zeros(len(networks))
+    total = np.zeros((len(networks), 1))
     for places in parts:
-        weights = adjusted_weights(networks.iloc[places], first, second)
-        if weights is None:
+        if (weights := adjusted_weights(networks.iloc[places], first, second)) is None:
             return None
-        total[places] = weights
-    methods = np.full(len(skills.methods), 1 / len(skills.methods))
-    return Contrast("corpus", f"{second} - {first}", (total / len(parts))[:, None] * methods)
+        total[places, 0] = weights / len(parts)
+    return Contrast("corpus", f"{second} - {first}", total * np.full(len(skills.methods), 1 / len(skills.methods)))
 
 
 def regression(networks: pd.DataFrame, first: str, second: str, *, accuracy: bool) -> Interval | None:
@@ -142,8 +139,7 @@ def correlation_table(networks: pd.DataFrame) -> pd.DataFrame:
     and the first row alone without any.
     """
     both = networks[["accuracy", "skill"]].astype(float)
-    parts = {"all": (both, 0)}
-    parts |= {name: (rows, 0) for name, rows in both.groupby(networks["pretraining"], sort=False)}
+    parts = {"all": (both, 0)} | {name: (rows, 0) for name, rows in both.groupby(networks["pretraining"], sort=False)}
     if len(networks):
         design = _design(networks, networks["pretraining"].iloc[0], accuracy=False).to_numpy()
         rest = both.apply(lambda column: column - design @ np.linalg.lstsq(design, column, rcond=None)[0])
@@ -151,42 +147,38 @@ def correlation_table(networks: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame([{"of": name} | _correlation(rows, given) for name, (rows, given) in parts.items()])
 
 
-def _effects(
-    selections: Mapping[str, Skills], networks: Mapping[str, pd.DataFrame], matching: pd.DataFrame | None, seed: int
-) -> Iterator[dict[str, Any]]:
+def _answers(
+    selections: Mapping[str, Skills], networks: Mapping[str, pd.DataFrame], matching: pd.DataFrame | None
+) -> Iterator[tuple[str, Skills, pd.DataFrame, Contrast]]:
+    """Yield each effect of the corpus, with the networks that it is of."""
     main = next(iter(selections))
     skills, table = selections[main], networks[main]
     for contrast in _corpus_contrasts(skills):
-        yield from _rows("unadjusted", skills, table, contrast, seed)
+        yield "unadjusted", skills, table, contrast
         second, first = contrast.contrast.split(" - ")
         if (adjusted := adjusted_contrast(skills, table, first, second)) is not None:
-            yield from _rows("adjusted", skills, table, adjusted, seed)
-        if "matched" not in selections:
-            continue
-        corpora = [first, second]
-        depths = skills.depths if matching is None else comparable_depths(matching, corpora)
-        for answer, name in (("same_depths", main), ("matched", "matched")):
+            yield "adjusted", skills, table, adjusted
+        depths = skills.depths if matching is None else comparable_depths(matching, [first, second])
+        for answer, name in (("same_depths", main), ("matched", "matched")) if "matched" in selections else ():
             whole = selections[name]
-            chosen = whole.networks["pretraining"].isin(corpora) & whole.networks["finetune_depth"].isin(depths)
+            chosen = whole.networks["pretraining"].isin([first, second]) & whole.networks["finetune_depth"].isin(depths)
             if chosen.any():
                 kept = networks[name][chosen].reset_index(drop=True)
                 some = dataclasses.replace(whole, values=whole.values[chosen.to_numpy()], networks=kept[NETWORK])
-                yield from _rows(answer, some, kept, next(_corpus_contrasts(some)), seed)
+                yield answer, some, kept, next(_corpus_contrasts(some))
 
 
 def _rows(
     answer: str, skills: Skills, networks: pd.DataFrame, contrast: Contrast, seed: int
 ) -> Iterator[dict[str, Any]]:
     second, first = contrast.contrast.split(" - ")
-    accuracy = networks.groupby("pretraining")["accuracy"].mean()
-    depths, difference = " ".join(map(str, skills.depths)), accuracy[second] - accuracy[first]
-    values = answer, depths, len(networks), networks["accuracy"].min(), networks["accuracy"].max(), difference
-    facts = dict(zip(FACTS, values, strict=True))
+    accuracy, of = networks["accuracy"], networks.groupby("pretraining")["accuracy"].mean()
+    values = " ".join(map(str, skills.depths)), len(networks), accuracy.min(), accuracy.max(), of[second] - of[first]
+    facts = dict(zip(FACTS, (answer, *values), strict=True))
     # the adjusted weights of networks without pairs differ within a cell: over seeds there is the regression alone
     if answer != "adjusted" or is_paired(networks) or skills.n_seeds == 1:
         yield from (facts | row for row in rows_of(skills, contrast, seed))
-    over_all = regression(networks, first, second, accuracy=answer == "adjusted")
-    if over_all is not None:
+    if (over_all := regression(networks, first, second, accuracy=answer == "adjusted")) is not None:
         yield facts | as_row(contrast, "regression", over_all, unit="network", n_units=len(networks))
 
 
@@ -196,9 +188,8 @@ def _corpus_contrasts(skills: Skills) -> Iterator[Contrast]:
 
 def _design(networks: pd.DataFrame, first: str, *, accuracy: bool) -> pd.DataFrame:
     """Return a column per depth, one per corpus beside the first, and the accuracy."""
-    depths = pd.get_dummies(networks["finetune_depth"], prefix="depth", dtype=float)
     corpora = pd.get_dummies(networks["pretraining"], dtype=float).drop(columns=first)
-    design = depths.join(corpora)
+    design = pd.get_dummies(networks["finetune_depth"], prefix="depth", dtype=float).join(corpora)
     return design.assign(accuracy=networks["accuracy"] - networks["accuracy"].mean()) if accuracy else design
 
 
@@ -207,9 +198,8 @@ def _correlation(both: pd.DataFrame, given: int) -> dict[str, float]:
     n = len(both)
     if n - given < 4 or both.std(ddof=0).min() < 1e-12:
         return {"n_networks": n} | dict.fromkeys(("r", "low", "high", "p"), np.nan)
-    r = float(np.corrcoef(both.to_numpy().T)[0, 1])
-    half = stats.norm.ppf((1 + LEVEL) / 2) / np.sqrt(n - given - 3)
-    df = n - given - 2
-    p = 2 * stats.t.sf(abs(r) * np.sqrt(df / max(1 - r**2, 1e-300)), df)
+    r, df = float(np.corrcoef(both.to_numpy().T)[0, 1]), n - given - 2
+    p = float(2 * stats.t.sf(abs(r) * np.sqrt(df / max(1 - r**2, 1e-300)), df))
+    half = stats.norm.ppf((1 + LEVEL) / 2) / np.sqrt(df - 1)
     low, high = np.tanh(np.arctanh(np.clip(r, -1 + 1e-15, 1 - 1e-15)) + np.array([-half, half]))
-    return {"n_networks": n, "r": r, "low": float(low), "high": float(high), "p": float(p)}
+    return {"n_networks": n, "r": r, "low": float(low), "high": float(high), "p": p}

@@ -1,6 +1,6 @@
 """What the statistics of a study say: which rows of its tables each sentence of `templates/findings.j2` is about."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -12,7 +12,7 @@ from pretrain_xai.statistics.survival import survival_sentences
 
 Tables = Mapping[str, pd.DataFrame]
 
-#: the ways of `effects.WAYS`, and the regression of `equal_accuracy`, in words
+#: the ways of `effects`, the primary one first, and the regression of `equal_accuracy`, in words
 WAY_NAMES = {
     "t": "t interval on seed means",
     "hierarchical": "hierarchical bootstrap",
@@ -46,39 +46,39 @@ def findings(tables: Tables) -> list[Finding]:
         From `summary.study_statistics`, or read from its files; with those of `sensitivity.sensitivity_tables` it also
         says which conclusions survive other ways to score.
     """
+    return list(_findings(tables))
+
+
+def _findings(tables: Tables) -> Iterator[Finding]:
     cells, ranks, redundancy = tables["cells"], tables["ranks"], tables["redundancy"]
     effects = _judged(tables["effects"])
     primary = dict(iter(effects[effects["way"] == "t"].groupby("family")))
-    found = []
     if (cells["unit"] == "image").all():
-        found.append(_say("one_seed", "cells", "skill_intervals", {"n": cells["n_units"].max()}, short=True))
+        yield _say("one_seed", "cells", "skill_intervals", short=True, n=cells["n_units"].max())
     for family in ("depth", "corpus"):
         for row in _records(primary.get(family, effects[:0])):
-            same = effects[(effects["family"] == family) & (effects["contrast"] == row["contrast"])]
+            same = (effects["family"] == family) & (effects["contrast"] == row["contrast"]) & (effects["way"] != "t")
             figure = _figure("effect", row["contrast"]) if family == "corpus" else "skill_intervals"
-            values = {"row": row, "others": _records(same[same["way"] != "t"])}
-            found.append(_say(family, "effects", figure, values, short=True))
+            yield _say(family, "effects", figure, short=True, row=row, others=_records(effects[same]))
     for contrast, rows in primary.get("corpus_by_method", effects[:0]).groupby("contrast", sort=False):
-        values = {"contrast": contrast, "rows": _records(rows[rows["p_holm"] < 0.05])}
-        found.append(_say("corpus_by_method", "effects", _figure("effect", contrast), values))
+        clear = _records(rows[rows["p_holm"] < 0.05])
+        yield _say("corpus_by_method", "effects", _figure("effect", contrast), contrast=contrast, rows=clear)
     if len(ranks) > 1:
-        first, *others, last = _records(ranks)
+        first, *others = _records(ranks)
         reach = first["mean_rank"] + first["critical_difference"]
-        tied = [row["method"] for row in (*others, last) if row["mean_rank"] <= reach]
-        found.append(_say("methods", "ranks", "ranks", {"first": first, "last": last, "tied": tied}, short=True))
+        tied = [row["method"] for row in others if row["mean_rank"] <= reach]
+        yield _say("methods", "ranks", "ranks", short=True, first=first, last=others[-1], tied=tied)
     for reference in (*COMPARISON_MAPS, "untrained"):
         if reference in primary:
             rows = primary[reference]
             clear, above = rows["p_holm"] < 0.05, rows["estimate"] > 0
-            values = {"worse": _records(rows[clear & ~above]), "unclear": _records(rows[~clear])}
-            least = _records(rows.nsmallest(1, "estimate") if (clear & above).all() else rows[:0])
-            values |= {"reference": reference, "least": least}
-            found.append(_say("beside", "effects", "skill_intervals", values))
-    same = _records(redundancy[redundancy["same"]])
-    found += [_say("same", "redundancy", "redundancy", {"row": row}) for row in same]
-    diversity = _records(tables["effective_methods"])[-1]
-    found.append(_say("diversity", "effective_methods", "redundancy", {"row": diversity}))
-    return found + [Finding(text, table, "sensitivity") for text, table in survival_sentences(tables)]
+            values: dict[str, Any] = {"worse": _records(rows[clear & ~above]), "unclear": _records(rows[~clear])}
+            least = _records(rows.nsmallest(1, "estimate")) if (clear & above).all() else []
+            yield _say("beside", "effects", "skill_intervals", reference=reference, least=least, **values)
+    for row in _records(redundancy[redundancy["same"]]):
+        yield _say("same", "redundancy", "redundancy", row=row)
+    yield _say("diversity", "effective_methods", "redundancy", row=_records(tables["effective_methods"])[-1])
+    yield from (Finding(text, table, "sensitivity") for text, table in survival_sentences(tables))
 
 
 def equality_findings(tables: Tables) -> list[Finding]:
@@ -93,23 +93,23 @@ def equality_findings(tables: Tables) -> list[Finding]:
     failed = bool((effects["cells_matched"] / effects["cells"] < NEEDED_SHARE).any())  # NaN: not matched by checkpoints
     found = []
     if effects["cells"].notna().any():
-        values = {"row": _records(effects)[0], "failed": failed}
-        found.append(_say("matching", "equal_accuracy", "matching", values))
+        found.append(_say("matching", "equal_accuracy", "matching", row=_records(effects)[0], failed=failed))
     for contrast, rows in effects.groupby("contrast", sort=False):
         # the first way is the primary one, the regression the last
-        values = dict.fromkeys(("same_depths", "matched", "adjusted")) | {"contrast": contrast}
+        values: dict[str, Any] = dict.fromkeys(("same_depths", "matched", "adjusted"))
         values |= {row["answer"]: row for row in _records(rows.drop_duplicates("answer"))}
         values |= {"matched": None} if failed else {}
-        found.append(_say("equality", "equal_accuracy", _figure("equal_accuracy", contrast), values))
+        found.append(
+            _say("equality", "equal_accuracy", _figure("equal_accuracy", contrast), contrast=contrast, **values)
+        )
     main = correlations[correlations["selection"] == correlations["selection"].iloc[0]].set_index("of")
-    whole, partial = main.loc["all"], main.loc["given corpus and depth"]
-    if pd.notna(whole["r"]):
-        values = {"whole": dict(whole), "partial": dict(partial)}
-        found.append(_say("correlation", "accuracy_correlations", "accuracy_and_skill", values))
+    if pd.notna(main.at["all", "r"]):
+        values = {"whole": dict(main.loc["all"]), "partial": dict(main.loc["given corpus and depth"])}
+        found.append(_say("correlation", "accuracy_correlations", "accuracy_and_skill", **values))
     return found
 
 
-def _say(kind: str, table: str, figure: str, values: Mapping[str, Any], *, short: bool = False) -> Finding:
+def _say(kind: str, table: str, figure: str, *, short: bool = False, **values: Any) -> Finding:
     return Finding(sentence("findings.j2", kind, **values), table, figure, short)
 
 

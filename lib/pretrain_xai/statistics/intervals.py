@@ -12,6 +12,7 @@ all that one seed allows; `by_both` for other networks on other images.
 from typing import NamedTuple, cast
 
 import numpy as np
+from numpy.random import Generator
 from numpy.typing import ArrayLike
 from scipy import special, stats
 
@@ -62,7 +63,7 @@ def by_images(contributions: ArrayLike, clusters: ArrayLike | None = None) -> In
     """
     per_image = np.asarray(contributions, dtype=np.float64).sum(-2)
     member = _members(clusters, per_image.shape[-1])
-    return t_interval(per_image.mean(-1), np.sqrt(_image_variance(per_image, member)), member.shape[1] - 1)
+    return t_interval(per_image.mean(-1), np.sqrt(_cluster_variance(per_image, member)), member.shape[1] - 1)
 
 
 def by_both(contributions: ArrayLike, strata: ArrayLike | None = None, clusters: ArrayLike | None = None) -> Interval:
@@ -76,13 +77,12 @@ def by_both(contributions: ArrayLike, strata: ArrayLike | None = None, clusters:
     values = np.asarray(contributions, dtype=np.float64)
     groups, member = _strata(strata, values.shape[-2]), _members(clusters, values.shape[-1])
     unit_variances, dfs = _unit_variances(values.mean(-1), groups)
-    units, images = unit_variances.sum(-1), _image_variance(values.sum(-2), member)
+    units, images = unit_variances.sum(-1), _cluster_variance(values.sum(-2), member)
     both = np.zeros_like(images)
     for group in np.unique(groups):
         part = values[..., groups == group, :]
         n = part.shape[-2]
-        rest = part - part.mean(-1, keepdims=True) - part.mean(-2, keepdims=True) + part.mean((-2, -1), keepdims=True)
-        both += _cluster_variance(rest, member).sum(-1) * n / (n - 1)
+        both += _cluster_variance(part - part.mean(-2, keepdims=True), member).sum(-1) * n / (n - 1)
     # both sources hold the noise of single scores; the difference must not fall below either
     total = np.maximum(units + images - both, np.maximum(units, images))
     sources = np.concatenate([unit_variances, images[..., None]], axis=-1)
@@ -96,7 +96,7 @@ def by_both(contributions: ArrayLike, strata: ArrayLike | None = None, clusters:
 def hierarchical_bootstrap(
     contributions: ArrayLike,
     strata: ArrayLike | None,
-    rng: np.random.Generator,
+    rng: Generator,
     clusters: ArrayLike | None = None,
     n_draws: int = 1999,
 ) -> Interval:
@@ -113,8 +113,8 @@ def hierarchical_bootstrap(
     images = _draw(rng, member.shape[1], n_draws) @ member.T
     images = images / images.sum(1, keepdims=True)
     flat = values.reshape(-1, *values.shape[-2:])
-    drawn = np.stack([np.einsum("bi,bi->b", units @ study, images) for study in flat])
-    drawn = drawn.reshape(*values.shape[:-2], n_draws)
+    of_each = [np.einsum("bi,bi->b", units @ study, images) for study in flat]
+    drawn = np.stack(of_each).reshape(*values.shape[:-2], n_draws)
     low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=-1)
     tails = np.minimum((drawn >= 0).sum(-1), (drawn <= 0).sum(-1))
     p = np.minimum(2 * (tails + 1) / (n_draws + 1), 1)
@@ -158,16 +158,13 @@ def _unit_variances(means: Floats, strata: np.ndarray) -> tuple[Floats, Floats]:
     return np.stack(variances, axis=-1), counts - 1
 
 
-def _image_variance(per_image: Floats, member: Floats) -> Floats:
-    return _cluster_variance(per_image - per_image.mean(-1, keepdims=True), member)
-
-
-def _cluster_variance(residuals: Floats, member: Floats) -> Floats:
-    """Return the variance of the mean over the last axis, images, from residuals that are correlated within clusters."""
+def _cluster_variance(values: Floats, member: Floats) -> Floats:
+    """Return the variance of the mean over the last axis, images, whose deviations are correlated within clusters."""
     n_images, n_clusters = member.shape
     if n_clusters < 2:
-        return np.full(residuals.shape[:-1], np.nan)
-    return ((residuals @ member) ** 2).sum(-1) * n_clusters / (n_clusters - 1) / n_images**2
+        return np.full(values.shape[:-1], np.nan)
+    deviations = values - values.mean(-1, keepdims=True)
+    return ((deviations @ member) ** 2).sum(-1) * n_clusters / (n_clusters - 1) / n_images**2
 
 
 def _satterthwaite(variances: Floats, dfs: Floats, total: Floats) -> Floats:
@@ -175,7 +172,7 @@ def _satterthwaite(variances: Floats, dfs: Floats, total: Floats) -> Floats:
     return np.divide(total**2, bottom, out=np.broadcast_to(dfs.sum(), total.shape).copy(), where=bottom > 0)
 
 
-def _draw(rng: np.random.Generator, n: int, n_draws: int) -> np.ndarray:
+def _draw(rng: Generator, n: int, n_draws: int) -> np.ndarray:
     """Return how often each of n is drawn, of n with replacement; shape (n_draws, n)."""
     return rng.multinomial(n, np.full(n, 1 / n), n_draws)
 

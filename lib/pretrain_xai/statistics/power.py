@@ -1,11 +1,12 @@
 """How many seeds and images a study needs, from what varies in a finished one."""
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import product
 
 import numpy as np
 import pandas as pd
 
+from pretrain_xai.arrays import Floats
 from pretrain_xai.skill import Skills
 from pretrain_xai.statistics import intervals
 from pretrain_xai.study import NETWORK
@@ -68,77 +69,45 @@ def estimate_spread(skills: Skills) -> Spread:
     """
     if skills.n_seeds < 2:
         raise ValueError("one seed per cell: the variance between seeds is unknown")
-    values = skills.values
-    cells = skills.networks.groupby(NETWORK[:2]).ngroup().to_numpy()
-    counts = np.bincount(cells)
-    df, more_methods = (counts[counts > 1] - 1).sum(), max(values.shape[1] - 1, 1)
-    n_methods, n_images, more_images = values.shape[1], values.shape[2], max(values.shape[2] - 1, 1)
+    values, networks = skills.values, skills.networks
+    n_methods, n_images = values.shape[1:]
+    cells = networks.groupby(NETWORK[:2]).ngroup().to_numpy()
+    inside = values - np.stack([values[cells == cell].mean(0) for cell in range(cells.max() + 1)])[cells]
+    df, more_methods, more_images = len(cells) - cells.max() - 1, max(n_methods - 1, 1), max(n_images - 1, 1)
 
-    # single scores: what network x method, network x image and method x image of a cell leave
-    inside = values - values.mean(1, keepdims=True) - values.mean(2, keepdims=True) + values.mean((1, 2), keepdims=True)
-    residual = (_within(inside, cells) ** 2).sum() / (df * more_methods * more_images)
-    by_method = _within(values.mean(2) - values.mean((1, 2))[:, None], cells)
+    level = inside.mean((1, 2), keepdims=True)
+    by_method, by_image = inside.mean(2, keepdims=True) - level, inside.mean(1, keepdims=True) - level
+    residual = ((inside - level - by_method - by_image) ** 2).sum() / (df * more_methods * more_images)
     network_method = (by_method**2).sum() / (df * more_methods) - residual / n_images
-    by_image = values.mean(1)
-    level = _within(by_image.mean(1), cells)
-    single = _within(by_image - by_image.mean(1, keepdims=True), cells)
-    image_total = (single**2).sum() / (df * more_images)
-    image, image_corpus = _image_variances(skills, image_total)
+    image_total = (by_image**2).sum() / (df * more_images)
     network = (level**2).sum() / df - image_total / n_images - max(network_method, 0) / n_methods
-    shared, shared_corpus = np.clip(_shared(skills, level), 0, None)
+
+    image, image_corpus = 0.0, 0.0
+    if n_images > 1:
+        of_corpus = [values[places].mean((0, 1)) for places in networks.groupby("pretraining").indices.values()]
+        covariances, other = np.cov(of_corpus).reshape(len(of_corpus), -1), ~np.eye(len(of_corpus), dtype=bool)
+        image = _mean(covariances[other])
+        noise = image_total * (1 / networks["pretraining"].value_counts()).mean()
+        image_corpus = covariances.diagonal().mean() - image - noise
+    shared, shared_corpus = 0.0, 0.0
+    wide = networks.assign(level=level.ravel()).pivot(index="seed", columns=NETWORK[:2], values="level")
+    if wide.notna().all(axis=None):
+        covariances, corpus = np.cov(wide.to_numpy().T).reshape(wide.shape[1], -1), wide.columns.get_level_values(0)
+        same, other = corpus.to_numpy()[:, None] == corpus.to_numpy(), ~np.eye(len(corpus), dtype=bool)
+        shared = _mean(covariances[~same])
+        shared, shared_corpus = max(shared, 0), max(_mean(covariances[same & other]) - shared, 0)
     room = min(1.0, max(network, 0.0) / (shared + shared_corpus)) if shared + shared_corpus else 1.0
-    variances = {
-        "network": network,
-        "shared": shared * room,
-        "shared_corpus": shared_corpus * room,
-        "network_method": network_method,
-        "image": image,
-        "image_corpus": image_corpus,
-        "image_network": image_total - residual / n_methods,
-        "residual": residual,
-    }
-    return Spread(**{name: float(np.sqrt(max(variance, 0.0))) for name, variance in variances.items()})
+    variances = [network, shared * room, shared_corpus * room, network_method]
+    variances += [image, image_corpus, image_total - residual / n_methods, residual]
+    return Spread(*np.sqrt(np.maximum(variances, 0)).tolist())  # in the order of its fields
 
 
-def _within(values: np.ndarray, cells: np.ndarray) -> np.ndarray:
-    """Subtract the mean over the networks of each cell."""
-    return values - np.stack([values[cells == cell].mean(0) for cell in range(cells.max() + 1)])[cells]
-
-
-def _image_variances(skills: Skills, image_total: float) -> tuple[float, float]:
-    """Return the variances of images over all networks and of images with a corpus."""
-    if skills.values.shape[2] < 2:
-        return 0.0, 0.0
-    of_corpus = skills.networks.groupby("pretraining", sort=False).indices.values()
-    rows, n = [skills.values[places].mean(1) for places in of_corpus], len(of_corpus)
-    noise = sum(image_total / len(of) / n for of in rows)
-    table = np.cov(np.stack([of.mean(0) - of.mean() for of in rows])).reshape(n, -1)
-    common = (table.sum() - np.trace(table)) / (n * (n - 1)) if n > 1 else 0.0
-    return float(common), float(np.trace(table) / n - common - noise)
-
-
-def _shared(skills: Skills, level: np.ndarray) -> tuple[float, float]:
-    """Return the variances that networks of one seed number share: over all, and beyond it over those of one corpus."""
-    wide = skills.networks.assign(level=level).pivot(index="seed", columns=NETWORK[:2], values="level")
-    if wide.isna().any(axis=None):
-        return 0.0, 0.0
-    table = np.cov(wide.to_numpy().T).reshape(wide.shape[1], -1)
-    corpus = wide.columns.get_level_values("pretraining").to_numpy()
-    same = corpus[:, None] == corpus
-    over, within = table[~same], table[same & ~np.eye(len(corpus), dtype=bool)]
-    shared = float(over.mean()) if over.size else 0.0
-    return shared, (float(within.mean()) if within.size else 0.0) - shared
+def _mean(covariances: Floats) -> float:
+    return float(covariances.mean()) if covariances.size else 0.0
 
 
 def power_table(
-    spread: Spread,
-    shape: tuple[int, int],
-    rng: np.random.Generator,
-    *,
-    differences: Sequence[float] = DIFFERENCES,
-    seeds: Sequence[int] = SEEDS,
-    images: Sequence[int] = IMAGES,
-    n_studies: int = 2000,
+    spread: Spread, shape: tuple[int, int], rng: np.random.Generator, n_studies: int = 2000
 ) -> pd.DataFrame:
     """Simulate how often a true difference between two corpora is seen, p < .05 in the t test paired by seed.
 
@@ -157,13 +126,16 @@ def power_table(
     """
     rows = []
     for averaged, (n_depths, n_methods) in (("all depths and methods", shape), ("one depth and method", (1, 1))):
-        for n_seeds in seeds:
+        # of the difference of two corpora; what a seed shares cancels
+        own = spread.network**2 - spread.shared**2 - spread.shared_corpus**2 + spread.network_method**2 / n_methods
+        single = spread.image_network**2 + spread.residual**2 / n_methods
+        for n_seeds in SEEDS:
             noise = rng.standard_normal((n_studies, n_seeds))
-            for n_images in images:
-                units = noise * _deviation(spread, n_depths, n_methods, n_images)
-                for difference in differences:
-                    p = intervals.by_units(((units + difference) / n_seeds)[..., None]).p
-                    rows.append((averaged, difference, n_seeds, n_images, float((p < 0.05).mean())))
+            for n_images, difference in product(IMAGES, DIFFERENCES):
+                variance = 2 * spread.shared_corpus**2 + 2 / n_depths * (own + single / n_images)
+                units = (noise * np.sqrt(variance) + difference) / n_seeds
+                power = float((intervals.by_units(units[..., None]).p < 0.05).mean())
+                rows.append((averaged, difference, n_seeds, n_images, power))
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
@@ -171,10 +143,3 @@ def seeds_needed(table: pd.DataFrame) -> pd.DataFrame:
     """Return the fewest seeds tried whose power reaches POWER, by the other columns of `power_table`; NaN: none does."""
     enough = table.assign(seeds=table["n_seeds"].where(table["power"] >= POWER))
     return enough.groupby(["averaged", "difference", "n_images"], sort=False)["seeds"].min().reset_index()
-
-
-def _deviation(spread: Spread, n_depths: int, n_methods: int, n_images: int) -> float:
-    """Return the standard deviation, between seeds, of the difference of two corpora; what a seed shares cancels."""
-    own = spread.network**2 - spread.shared**2 - spread.shared_corpus**2 + spread.network_method**2 / n_methods
-    single = spread.image_network**2 + spread.residual**2 / n_methods
-    return float(np.sqrt(2 * spread.shared_corpus**2 + 2 / n_depths * (own + single / n_images)))

@@ -1,17 +1,24 @@
-"""Which methods rank before which: Friedman's test and Nemenyi's critical difference over networks (Demšar 2006)."""
+"""How the methods compare: which rank before which (Demšar 2006), and how many different ones there are."""
+
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 import scikit_posthocs
+from numpy.typing import ArrayLike
 from scipy import stats
 
+from pretrain_xai.arrays import Floats
+from pretrain_xai.skill import Skills
 from pretrain_xai.study import NETWORK
 
 ALPHA = 0.05
+#: above this correlation two methods are named as one
+SAME = 0.99
 
 
 def rank_methods(network_means: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Rank the methods by mean skill within every network.
+    """Rank the methods by mean skill within every network: Friedman's test and Nemenyi's critical difference.
 
     The networks of a study are not a sample of one population: they are cells and seeds. The test asks whether methods keep
     their order over them.
@@ -38,3 +45,70 @@ def rank_methods(network_means: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFram
     p_values = scikit_posthocs.posthoc_nemenyi_friedman(wide.to_numpy()) if k > 1 else np.ones((1, 1))
     pairs = pd.DataFrame(np.asarray(p_values), wide.columns, wide.columns.rename("other"))
     return table, pairs.loc[table["method"], table["method"]]
+
+
+def score_correlation(skills: Skills) -> pd.DataFrame:
+    """Return Spearman's correlation of methods' skills over images, mean over networks; (n_methods, n_methods).
+
+    Within each network, so that methods do not correlate because some networks are better than others.
+    """
+    return pd.DataFrame(spearman(skills.values).mean(0), skills.methods, skills.methods)
+
+
+def map_correlation(maps: Iterable[Mapping[str, np.ndarray]], methods: Sequence[str]) -> pd.DataFrame:
+    """Return Spearman's correlation of methods' maps over pixels, mean over networks and images; (n_methods, n_methods).
+
+    Parameters
+    ----------
+    maps : of each network the arrays of shape (n_images, height, width) by method
+    """
+    stacks = (np.stack([network[method] for method in methods], axis=1) for network in maps)
+    matrices = [spearman(stack.reshape(*stack.shape[:2], -1)) for stack in stacks]
+    return pd.DataFrame(np.concatenate(matrices).mean(0), methods, methods)
+
+
+def spearman(values: ArrayLike) -> Floats:
+    """Return rank correlations of rows: (..., n_rows, n) gives (..., n_rows, n_rows); a constant row correlates by 0."""
+    ranks = stats.rankdata(np.asarray(values), axis=-1)
+    ranks -= ranks.mean(-1, keepdims=True)
+    length = np.sqrt((ranks**2).sum(-1, keepdims=True))
+    unit = np.divide(ranks, length, out=np.zeros_like(ranks), where=length > 0)
+    matrix = unit @ np.swapaxes(unit, -1, -2)
+    n = matrix.shape[-1]
+    matrix[..., np.arange(n), np.arange(n)] = 1
+    return np.clip(matrix, -1, 1)
+
+
+def effective_numbers(correlations: Mapping[str, ArrayLike]) -> pd.DataFrame:
+    """Return how many independent methods would be as diverse, between 1 and n_methods, by kind of correlation.
+
+    Returns
+    -------
+    DataFrame with `of`, `n_methods`, `participation_ratio`, (sum of eigenvalues)² / sum of their squares, and `entropy`, exp
+    of the entropy of the eigenvalues' shares (Roy and Vetterli 2007).
+    """
+    rows = []
+    for kind, matrix in correlations.items():
+        eigenvalues = np.clip(np.linalg.eigvalsh(np.asarray(matrix, dtype=np.float64)), 0, None)
+        shares = eigenvalues / eigenvalues.sum()
+        positive = shares[shares > 0]
+        entropy = -(positive * np.log(positive)).sum()
+        rows.append((kind, len(shares), 1 / (shares**2).sum(), np.exp(entropy)))
+    return pd.DataFrame(rows, columns=["of", "n_methods", "participation_ratio", "entropy"])
+
+
+def redundancy_table(correlations: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Return one row per pair of methods, most alike first: `method`, `other`, a column per kind of correlation, `same`.
+
+    `same` says that every kind of correlation is above SAME.
+
+    Parameters
+    ----------
+    correlations : dict such as {"scores": matrix, "maps": matrix}
+    """
+    methods = next(iter(correlations.values())).index
+    first, second = np.triu_indices(len(methods), 1)
+    kinds = {kind: matrix.to_numpy()[first, second] for kind, matrix in correlations.items()}
+    table = pd.DataFrame({"method": methods[first], "other": methods[second]} | kinds)
+    table["same"] = (table[list(kinds)] > SAME).all(axis=1)
+    return table.sort_values([*kinds, "method"], ascending=False, ignore_index=True)

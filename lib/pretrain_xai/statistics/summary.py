@@ -6,9 +6,8 @@ import numpy as np
 import pandas as pd
 
 from pretrain_xai.skill import Skills
-from pretrain_xai.statistics import power, redundancy
+from pretrain_xai.statistics import power, ranks
 from pretrain_xai.statistics.effects import cell_table, effect_table
-from pretrain_xai.statistics.ranks import rank_methods
 
 
 def study_statistics(
@@ -19,7 +18,7 @@ def study_statistics(
     Parameters
     ----------
     maps : sequence of dict
-        The example maps of each network, by method, as `redundancy.map_correlation` takes them.
+        The example maps of each network, by method, as `ranks.map_correlation` takes them.
     seed : int
         Of the bootstraps and of the simulation of power.
 
@@ -27,25 +26,20 @@ def study_statistics(
     -------
     dict of DataFrame, keys `table_names.STATISTICS`
     """
-    means = skills.network_means()
-    ranks, pairs = rank_methods(means)
-    correlations = {"scores": redundancy.score_correlation(skills)}
+    means, correlations = skills.network_means(), {"scores": ranks.score_correlation(skills)}
+    by_rank, pairs = ranks.rank_methods(means)
     if maps:
-        correlations["maps"] = redundancy.map_correlation(maps, skills.methods)
+        correlations["maps"] = ranks.map_correlation(maps, skills.methods)
     spread, needed = power.Spread().table()[:0], pd.DataFrame(columns=power.COLUMNS)
     if skills.n_seeds > 1:
-        found = power.estimate_spread(skills)
-        shape = len(skills.depths), len(skills.methods)
+        found, shape = power.estimate_spread(skills), (len(skills.depths), len(skills.methods))
         spread, needed = found.table(), power.power_table(found, shape, np.random.default_rng(seed))
-    return {
-        "images": skills.images,
-        "network_means": means,
-        "cells": cell_table(skills),
+    tables = {"images": skills.images, "network_means": means, "cells": cell_table(skills)}
+    tables |= {
         "effects": effect_table(skills, seed),
-        "ranks": ranks,
+        "ranks": by_rank,
         "nemenyi": pairs.stack().rename("p").reset_index(),
-        "redundancy": redundancy.redundancy_table(correlations),
-        "effective_methods": redundancy.effective_numbers(correlations),
-        "spread": spread,
-        "power": needed,
     }
+    tables |= {"redundancy": ranks.redundancy_table(correlations)}
+    tables |= {"effective_methods": ranks.effective_numbers(correlations)}
+    return tables | {"spread": spread, "power": needed}
