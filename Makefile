@@ -48,7 +48,7 @@ statistics: $(READY)  ## intervals, effects, ranks, redundancy and power of STUD
 	@$(RUN) -m pretrain_xai.batch $(STUDY) --profile $(PROFILE)
 
 published: $(READY)  ## read the authors' release in PUBLISHED=<folder> and compare it with the paper
-	@$(RUN) -m pretrain_xai.run_notebook notebooks/14_published.ipynb papermill_runs/published/14_published/run.ipynb -p folder "$(PUBLISHED)"
+	@$(RUN) -m pretrain_xai.run_notebook notebooks/19_published.ipynb papermill_runs/published/19_published/run.ipynb -p folder "$(PUBLISHED)"
 
 lab: $(READY)  ## open the notebooks in JupyterLab
 	.venv/bin/jupyter lab --LabApp.default_url=/lab/tree/notebooks

@@ -142,16 +142,16 @@ SUMMARIES = {
         + ["power"] * (study.n_seeds(SELECTION) > 1),
         OF_SELECTION,
     ),
-    "13b_equal_accuracy": (
+    "14_equal_accuracy": (
         SCORES + CLASSIFICATION + INTERSECTIONS + MATCHING + dataset("test"),
         statistics(*EQUAL_ACCURACY),
         ["accuracy_and_skill", *(f"equal_accuracy_{pair}" for pair in PAIRS)],
         "",
     ),
-    "13c_sensitivity": (
+    "15_sensitivity": (
         SETTING_SCORES + INTERSECTIONS + dataset("test"), statistics(*SENSITIVITY), ["sensitivity"], OF_SELECTION
     ),
-    "12_compare_protocols": (
+    "18_compare_protocols": (
         SCORES + CLASSIFICATION + INTERSECTIONS + PREDICTIONS + SWITCH_SCORES + OF_VARIANTS,
         [near(study.paths.data / "protocols.csv")],
         ["protocols"],
@@ -256,12 +256,12 @@ if MATCHED:
             MATCHING,
             [near(study.paths.finetuned(run.name) / "weights.safetensors") for run in MATCHED],
             [near(study.paths.finetuned(run.name) / "predictions.parquet") for run in MATCHED],
-            figures("05b_match_accuracy", "matching"),
-        log: log_of("05b_match_accuracy")
-        params: fingerprint(study, "05b_match_accuracy")
+            figures("12_match_accuracy", "matching"),
+        log: log_of("12_match_accuracy")
+        params: fingerprint(study, "12_match_accuracy")
         threads: study.threads
         resources: **asks("match_accuracy")
-        shell: command("05b_match_accuracy")
+        shell: command("12_match_accuracy")
 
 
 rule explanation_metrics:
@@ -280,21 +280,21 @@ rule explanation_metrics:
 rule score_switches:
     input: weights, dataset("test"), INTERSECTIONS
     output: [near(folder / f"{RUN}.parquet") for folder in (study.paths.switch_scores, study.paths.switch_predictions)]
-    log: log_of("11b_score_switches", RUN)
-    params: fingerprint(study, "11b_score_switches")
+    log: log_of("17_score_switches", RUN)
+    params: fingerprint(study, "17_score_switches")
     threads: study.threads
     resources: **asks("score_switches")
-    shell: command("11b_score_switches", OF_RUN)
+    shell: command("17_score_switches", OF_RUN)
 
 
 rule sanity_checks:
     input: near(study.paths.finetuned(CHECKED.name) / "weights.safetensors"), dataset("test"), INTERSECTIONS
-    output: near(study.paths.data / "sanity_checks.csv"), figures("15_sanity_checks", "sanity_checks")
-    log: log_of("15_sanity_checks")
-    params: fingerprint(study, "15_sanity_checks")
+    output: near(study.paths.data / "sanity_checks.csv"), figures("16_sanity_checks", "sanity_checks")
+    log: log_of("16_sanity_checks")
+    params: fingerprint(study, "16_sanity_checks")
     threads: study.threads
     resources: **asks("sanity_checks")
-    shell: command("15_sanity_checks", OF_RUN.format(wildcards=CHECKED))
+    shell: command("16_sanity_checks", OF_RUN.format(wildcards=CHECKED))
 
 
 rule boxplots:
@@ -320,7 +320,7 @@ def summary(notebook, reads, tables, drawn, parameters):
         log: log_of(notebook)
         params:
             fingerprint(study, notebook),
-            variants=VARIANTS if notebook == "12_compare_protocols" else [],
+            variants=VARIANTS if notebook == "18_compare_protocols" else [],
         resources: **asks(name)
         shell: command(notebook, parameters)
 
@@ -343,7 +343,7 @@ rule report:
         AUDIT,
         figures("02_make_slices", "slices"),
         # the comparison of protocols is for `make switches` and `make protocols`
-        [made for notebook, made in SUMMED_UP.items() if notebook != "12_compare_protocols"],
+        [made for notebook, made in SUMMED_UP.items() if notebook != "18_compare_protocols"],
         [path.format(ending=ending) for path in rules.boxplots.output for ending in ENDINGS],
         rules.sanity_checks.output,
     output: REPORT

@@ -70,7 +70,7 @@ print(f"{trainable:,} of {sum(parameter.numel() for parameter in network.paramet
 #
 # The checkpoint is chosen on the validation images; the test images are not looked at until the end. The frozen layers are
 # run once per image, and what they give is kept. After an interruption the training goes on where it was. A study that
-# matches models by their accuracy (notebook 05b) keeps more checkpoints on the way.
+# matches models by their accuracy (notebook 12) keeps more checkpoints on the way.
 
 # %%
 folder = config.paths.finetuned(run.name)

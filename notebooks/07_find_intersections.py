@@ -17,7 +17,7 @@
 # Explanations of different models can only be compared on the same images, and an explanation of a wrong
 # decision may rightly point elsewhere. The paper scores the images that all models get right, and looks at the
 # misclassified ones apart. The weakest models decide how many images are left. Models that could not be matched by their
-# accuracy (notebook 05b) are left out of that decision.
+# accuracy (notebook 12) are left out of that decision.
 
 # %% tags=["parameters"]
 study: str = "demo"  # a file in studies/

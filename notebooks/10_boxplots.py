@@ -61,7 +61,7 @@ print(f"{scores[['pretraining', 'finetune_depth', 'seed']].drop_duplicates().sha
 # ## Of the lesion pixels, how many are found?
 #
 # Relevance Rank Accuracy is the true positive rate of the k strongest pixels. Diamonds are the classification accuracy, on
-# the same axis from 0 to 1. A star marks cells whose models could not be matched by their accuracy (notebook 05b): the images
+# the same axis from 0 to 1. A star marks cells whose models could not be matched by their accuracy (notebook 12): the images
 # are those that all others classify correctly.
 
 # %%
@@ -75,7 +75,7 @@ plt.show(figure)
 # %% [markdown]
 # Read a panel from left to right. Grey are maps that need no network: edges, and the image itself (*intensity*). Lesions are
 # bright, so that *intensity* may well score above every method. It is no competitor, since a method is asked what the network
-# used; it warns that a high score alone does not prove an explanation (notebook 15 does more). Orange is the untrained
+# used; it warns that a high score alone does not prove an explanation (notebook 16 does more). Orange is the untrained
 # network: what architecture and image give by themselves. What fine-tuning adds is how far the boxes of the depths rise above
 # it; what the corpora differ by is seen between colours at one depth.
 

@@ -113,7 +113,7 @@ def same(tmp_path_factory) -> Release:
 def test_notebook_14_reads_a_release_and_says_what_it_lacks(root):
     """As `make published` does."""
     _write(root / "release", _contents("best", _names()))
-    notebook, output = paths.NOTEBOOKS / "14_published.ipynb", root / "out.ipynb"
+    notebook, output = paths.NOTEBOOKS / "19_published.ipynb", root / "out.ipynb"
     assert run_notebook.main([str(notebook), str(output), "-p", "folder", "release"]) == 0
     made = {file.name for file in Paths("published").figures.rglob("*")}
     assert {"explanations_best.png", "misclassified_best.png", "problems.csv", "side_by_side.csv"} <= made

@@ -10,11 +10,11 @@ from pretrain_xai.running.stages import STAGES, code_digest, fingerprint
 from pretrain_xai.study import Study, load_study
 
 #: the notebooks that load a fine-tuned network
-LOADING = {"05b_match_accuracy", "08_explanation_metrics", "11b_score_switches", "15_sanity_checks"}
+LOADING = {"12_match_accuracy", "08_explanation_metrics", "17_score_switches", "16_sanity_checks"}
 #: the notebooks that know which models are matched
-MATCHING = {"05b_match_accuracy", "07_find_intersections", "10_boxplots", "13b_equal_accuracy"}
-EXPLAINING = {"08_explanation_metrics", "09_heatmaps", "11b_score_switches", "12_compare_protocols"}
-EXPLAINING |= {"13c_sensitivity", "15_sanity_checks"}
+MATCHING = {"12_match_accuracy", "07_find_intersections", "10_boxplots", "14_equal_accuracy"}
+EXPLAINING = {"08_explanation_metrics", "09_heatmaps", "17_score_switches", "18_compare_protocols"}
+EXPLAINING |= {"15_sensitivity", "16_sanity_checks"}
 
 CODE = {
     "notebooks/count.py": "# %% [markdown]\n# # Count\n\n# %%\nfrom pretrain_xai.direct import count\n\ncount(2)\n",
@@ -103,7 +103,7 @@ def changed_by(study: Study, other: Study) -> set[str]:
         ("finetuning.matching.tolerance", 0.01, MATCHING),
         ("finetuning.matching.checkpoints_per_epoch", 9, {"05_finetune", *MATCHING}),
         ("attribution.seed", 7, EXPLAINING),
-        ("protocols.max_images", 2, {"12_compare_protocols"}),
+        ("protocols.max_images", 2, {"18_compare_protocols"}),
     ],
 )
 def test_a_setting_counts_for_the_notebooks_that_use_it(place, value, notebooks):
@@ -145,4 +145,4 @@ def test_the_selection_that_is_shown_first_counts_for_what_is_shown_and_explains
     drawn = {"06_classification_metrics", "09_heatmaps", "10_boxplots", "11_boxplots_incorrect", "13_statistics"}
     changed = changed_by(study, other)
     assert drawn <= changed
-    assert not changed & {"05_finetune", "08_explanation_metrics", "15_sanity_checks"}
+    assert not changed & {"05_finetune", "08_explanation_metrics", "16_sanity_checks"}

@@ -24,8 +24,8 @@ from pretrain_xai.tables import read_classification, read_scores, read_table
 #: pixels of a figure, at 300 dpi, per pixel of the page: two columns of print fill it, so that all text has one size
 _DENSITY = 2.2
 #: the notebooks that make the tables of findings
-_NOTEBOOKS = dict.fromkeys(STATISTICS, "13_statistics") | dict.fromkeys(EQUAL_ACCURACY, "13b_equal_accuracy")
-_NOTEBOOKS |= dict.fromkeys(SENSITIVITY, "13c_sensitivity") | {"classification": "06_classification_metrics"}
+_NOTEBOOKS = dict.fromkeys(STATISTICS, "13_statistics") | dict.fromkeys(EQUAL_ACCURACY, "14_equal_accuracy")
+_NOTEBOOKS |= dict.fromkeys(SENSITIVITY, "15_sensitivity") | {"classification": "06_classification_metrics"}
 
 
 def write_report(name: str) -> Path:

@@ -62,19 +62,19 @@ STAGES = {
         "finetuned",
     ),
     # the checkpoints that it reads are made anew for it, so that its figure does not count
-    "05b_match_accuracy": Stage(("finetuning.matching", "main_selection", *_NETWORK), ("dropout_active",), "finetuned"),
+    "12_match_accuracy": Stage(("finetuning.matching", "main_selection", *_NETWORK), ("dropout_active",), "finetuned"),
     "06_classification_metrics": Stage(_NAMED, ("swapped_rates",), "classification", draws=True),
     "07_find_intersections": Stage(("finetuning.matching",), artefact="intersections"),
     "08_explanation_metrics": Stage(("attribution", "image_limits", "protocol_name", *_NETWORK), _SCORING),
     "09_heatmaps": Stage(("attribution", *_NAMED), ("mask_threshold", "ties"), draws=True),
     "10_boxplots": _OF_SELECTIONS,
     "11_boxplots_incorrect": _SUMMARY,
-    "11b_score_switches": Stage(("attribution", *_NETWORK), _SCORING),
-    "12_compare_protocols": Stage(("attribution", "main_selection", *_COMPARED), draws=True),
+    "17_score_switches": Stage(("attribution", *_NETWORK), _SCORING),
+    "18_compare_protocols": Stage(("attribution", "main_selection", *_COMPARED), draws=True),
     "13_statistics": Stage(_SUMMARY.settings, ("mask_threshold",), draws=True),
-    "13b_equal_accuracy": _OF_SELECTIONS,
-    "13c_sensitivity": Stage(("attribution", *_NAMED), (*_MAPS, "signed_edges"), draws=True),
-    "15_sanity_checks": Stage(("attribution", *_NETWORK), ("dropout_active", *_MAPS, *_METHODS), draws=True),
+    "14_equal_accuracy": _OF_SELECTIONS,
+    "15_sensitivity": Stage(("attribution", *_NAMED), (*_MAPS, "signed_edges"), draws=True),
+    "16_sanity_checks": Stage(("attribution", *_NETWORK), ("dropout_active", *_MAPS, *_METHODS), draws=True),
 }
 
 

@@ -59,7 +59,7 @@ def made_from(variant: Study) -> dict[str, Any]:
         "stages": {
             notebook: fingerprint(variant, notebook)
             for notebook, stage in STAGES.items()
-            if not stage.draws and notebook != "11b_score_switches"
+            if not stage.draws and notebook != "17_score_switches"
         },
         "learning_rates": {run.name: variant.learning_rate(run) for run in variant.runs()},
     }

@@ -17,7 +17,7 @@
 
 # %% [markdown]
 # Two ways to hold accuracy equal. *Matched*: each network is the checkpoint of its training at which it classified as well as
-# all the others (notebook 05b); the corpora are compared at the depths where all networks are matched. *Adjusted*: the
+# all the others (notebook 12); the corpora are compared at the depths where all networks are matched. *Adjusted*: the
 # networks of the whole trainings, with test accuracy as a covariate, skill ~ depth + corpus + accuracy.
 #
 # Matching compares networks that have seen fewer images; the covariate takes accuracy to act linearly and in both

@@ -17,7 +17,7 @@
 
 # %% [markdown]
 # Eight of the released code's flaws show on networks that are trained already. One, two rates under each other's name, needs
-# nothing computed (notebook 12 exchanges them). The other seven: dropout stays alive while explaining (that it also had a say
+# nothing computed (notebook 18 exchanges them). The other seven: dropout stays alive while explaining (that it also had a say
 # in which checkpoint was kept is seen only where networks are trained anew), channels are weighted by luminance although they
 # are copies, the mask grows with the resize, tied pixels are dropped, edge filters keep their signs, DeepLift is
 # incomplete, GradientSHAP has no seed. Each that the study does not have anyway is switched on alone; maps are computed anew
