@@ -25,6 +25,7 @@ selection: str = "best"  # how models are chosen: best or matched
 
 # %%
 import matplotlib.pyplot as plt
+import pandas as pd
 
 from pretrain_xai.drawing import figures
 from pretrain_xai.localization.comparison_maps import COMPARISON_MAPS
@@ -54,7 +55,8 @@ assert (
     scores.groupby(["pretraining", "finetune_depth", "seed"], observed=True)["image_index"].nunique() == n_images
 ).all()
 matching = read_matching(config) if selection == MATCHED else None
-unmatched = set() if matching is None else set(cell_matched(matching).loc[lambda matched: ~matched].index)
+matched = cell_matched(matching) if matching is not None else pd.Series(dtype=bool)
+unmatched = set(matched.index[~matched])
 print(f"{scores[['pretraining', 'finetune_depth', 'seed']].drop_duplicates().shape[0]} models, {n_images} images each")
 
 # %% [markdown]

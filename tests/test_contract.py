@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import torch
 from pretrain_xai import attribution, dataset, lesions, localization, published, tables
+from pretrain_xai.errors import UserError
 from pretrain_xai.paths import REPOSITORY, Paths
 from pretrain_xai.protocol import CORRECTED, PUBLISHED, Protocol
 from torch import nn
@@ -84,7 +85,7 @@ def test_localization():
 
 
 def test_the_release(tmp_path):
-    with pytest.raises(published.ReleaseError):
+    with pytest.raises(UserError):
         published.read_release(tmp_path)
     folder = REPOSITORY.parent / "shared" / "published"
     if not folder.is_dir():

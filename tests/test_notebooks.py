@@ -180,4 +180,4 @@ def test_an_error_that_a_user_can_mend_is_one_line_in_a_notebook(root):
     cells = nbformat.read(output, as_version=4).cells
     (error,) = [o for cell in cells for o in cell.get("outputs", []) if o["output_type"] == "error"]
     assert len(error["traceback"]) == 1
-    assert "make switches STUDY=demo" in error["traceback"][0]
+    assert "run `make demo` first" in error["traceback"][0]

@@ -47,7 +47,7 @@ CELLS = {corpus: {"learning_rate": 0.001, "seeds": [0]} for corpus in ("natural"
 
 def test_every_switch_is_rescored_retrained_or_swaps_two_names():
     assert {*RESCORED, *RETRAINED, "swapped_rates"} - {"published"} == set(SWITCHES)
-    assert set(paths.FIRST_CHANGED) == {*SWITCHES, "published"}
+    assert set(paths.FIRST_CHANGED) <= {"", *SWITCHES, "published"}
 
 
 @pytest.mark.parametrize("switch", SWITCHES)
@@ -172,7 +172,7 @@ def test_an_unknown_variant_is_one_line(variant, words):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("variant", [*paths.FIRST_CHANGED, "reseed1"])
+@pytest.mark.parametrize("variant", [*SWITCHES, "published", "reseed1"])
 def test_a_variant_shares_what_its_switch_does_not_change(variant):
     """A stage whose fingerprint differs, and all after it, have files of their own; those before are the study's."""
     base, changed = load_study("tiny"), load_study(f"tiny+{variant}")
@@ -180,7 +180,7 @@ def test_a_variant_shares_what_its_switch_does_not_change(variant):
     for notebook, stage in STAGES.items():
         if paths.owner(name, stage.artefact) == "tiny":
             assert fingerprint(base, notebook) == fingerprint(changed, notebook), (notebook, "would be made again")
-    first = paths.FIRST_CHANGED.get(variant, "finetuned")
+    first = "finetuned" if variant == "reseed1" else paths.FIRST_CHANGED.get(variant, "scores")
     assert paths.owner(name, first) == name
     assert Paths(name).scores != Paths("tiny").scores or variant == "swapped_rates"
     assert Paths(name).slices == Paths("tiny").slices

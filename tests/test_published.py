@@ -110,7 +110,7 @@ def same(tmp_path_factory) -> Release:
     return read_release(_write(tmp_path_factory.mktemp("same"), contents))
 
 
-def test_notebook_14_reads_a_release_and_says_what_it_lacks(root):
+def test_the_notebook_reads_a_release_and_says_what_it_lacks(root):
     """As `make published` does."""
     _write(root / "release", _contents("best", _names()))
     notebook, output = paths.NOTEBOOKS / "19_published.ipynb", root / "out.ipynb"
