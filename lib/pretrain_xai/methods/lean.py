@@ -80,7 +80,3 @@ def _transposed_pooling(pool: nn.Module, weight: Tensor, x: Tensor) -> Tensor:
     inputs = x.new_zeros(len(weight), *x.shape[1:], requires_grad=True)
     pooled = pool(inputs)
     return torch.autograd.grad(pooled, inputs, weight.detach().reshape(pooled.shape))[0].flatten(1)
-
-
-def _is_dropout(layer: nn.Module) -> bool:
-    return isinstance(layer, nn.Dropout)
