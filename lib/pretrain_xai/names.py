@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from itertools import combinations
 
-from seaborn import color_palette
-
 from pretrain_xai.study import UNTRAINED
 
 _LABELS = {
@@ -38,8 +36,8 @@ _LABELS = {
     "auprc": "AUPRC",
 }
 
-_PALETTE = color_palette("colorblind")
-_COLOURS = {"natural": _PALETTE[4], "imagenet": _PALETTE[4], "mri": _PALETTE[9], UNTRAINED: _PALETTE[3]}
+#: places in seaborn's palette "colorblind"
+_COLOURS = {"natural": 4, "imagenet": 4, "mri": 9, UNTRAINED: 3}
 #: hatches: a second cue beside the colour
 _HATCHES = {"mri": "////", "imagenet": "...."}
 
@@ -61,7 +59,9 @@ def use_target(target: str) -> None:
 
 def colour(name: str) -> tuple[float, float, float] | str:
     """Return the colour of a corpus; grey for whatever has none."""
-    return _COLOURS.get(name, "0.75")
+    from seaborn import color_palette  # most of a second, and most notebooks that name things draw nothing
+
+    return color_palette("colorblind")[_COLOURS[name]] if name in _COLOURS else "0.75"
 
 
 def hatch(name: str) -> str:
