@@ -13,6 +13,7 @@ from pretrain_xai.localization import (
     relevance_rank_accuracy,
     score_masked,
     top_k_intersection,
+    top_k_intersection_area,
     true_negative_rate,
 )
 from pretrain_xai.localization.comparison_maps import LUMINANCE, reduce_channels
@@ -112,6 +113,13 @@ def test_sparseness_is_the_same_in_any_unit():
     gini = np.abs(np.subtract.outer(maps, maps)).mean() / (2 * maps.mean())
     found = [SCORES["sparseness"].function(maps * unit, masks)[0] for unit in (1e-30, 1e-3, 1, 1e30)]
     assert found == pytest.approx([gini] * 4, rel=1e-12)
+
+
+@given(maps_and_masks())
+def test_the_area_is_the_mean_over_as_many_places_as_the_mask_has(given_):
+    for area, values, mask in zip(top_k_intersection_area(*given_), *given_, strict=True):
+        shares = [expected_hits(values.ravel(), mask.ravel(), k) / k for k in range(1, int(mask.sum()) + 1)]
+        assert area == pytest.approx(np.mean(shares))
 
 
 @pytest.mark.parametrize(("sizes", "found"), [([0, 1], "0 to 1"), ([1, 10], "1 to 10"), ([-1], "-1 to -1")])
