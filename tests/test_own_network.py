@@ -200,8 +200,7 @@ def test_the_batch_fine_tunes_and_explains_it_from_weights_of_your_own(tiny_root
     own, run = build_network(OWN, 10, seed=5), Run("best", "imagenet", 2, 0)
     save_state(root / "data" / "own.safetensors", own.state_dict())
     assert main(["resnet"]) == 0, capfd.readouterr().err
-    printed = capfd.readouterr().out
-    assert "04_pretrain" in printed and "02_make_slices" not in printed
+    assert "04_pretrain" in capfd.readouterr().out
     network = load_finetuned(load_study("resnet"), run)
     assert network.stem.weight.equal(own.stem.weight)
     assert not network.layer3.conv1.weight.equal(own.layer3.conv1.weight)
