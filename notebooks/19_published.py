@@ -69,9 +69,9 @@ tables["missing"]
 # models it comes from, so the seeds stand beside it further down.
 
 # %%
-classification = compare.classification_metrics(release.predictions)
+classification = compare.metrics_by_model(release.predictions)
 tables["classification"] = classification
-classification.groupby(compare.CELL)[compare.RATES].mean().round(4)
+classification.groupby(compare.SELECTED_CELL)[compare.RATES].mean().round(4)
 
 # %% [markdown]
 # Is each stored AUROC, AUPRC and accuracy the one that its own logits give? The stored AUPRC is the mean over both

@@ -14,6 +14,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
+from faults import finish
 from pretrain_xai import paths
 from pretrain_xai.batch import BatchError, _is_dry, only_batch
 from pretrain_xai.paths import Paths
@@ -22,26 +23,9 @@ from pretrain_xai.provenance import sha256
 from pretrain_xai.slices.sources import slices_of
 from pretrain_xai.study import load_study
 
-EVERYTHING_AFTER_FINETUNING = {
-    "match_accuracy",
-    "classification_metrics",
-    "find_intersections",
-    "explanation_metrics",
-    "heatmaps",
-    "boxplots",
-    "boxplots_incorrect",
-    "statistics",
-    "equal_accuracy",
-    "sensitivity",
-    "sanity_checks",
-    "report",
-}
-
-
-def batch(root: Path, *options: str, study: str = "tiny") -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "pretrain_xai.batch", study, *options]
-    environment = os.environ | {"PRETRAIN_XAI_ROOT": str(root)}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+DRAWN = {"heatmaps", "boxplots", "boxplots_incorrect", "report"}
+EXPLAINING = {"explanation_metrics", "sanity_checks", "statistics", "equal_accuracy", "sensitivity"} | DRAWN
+EVERYTHING_AFTER_FINETUNING = {"match_accuracy", "classification_metrics", "find_intersections"} | EXPLAINING
 
 
 def planned(root: Path, study: str = "tiny") -> dict[str, int]:
@@ -72,7 +56,7 @@ def changed(tiny_root):
 
 def test_a_second_batch_does_nothing_and_quickly(tiny_root):
     started = time.monotonic()
-    result = batch(tiny_root)
+    result = finish(tiny_root)
     assert result.returncode == 0, result.stderr
     assert "Nothing to be done" in result.stdout + result.stderr
     assert time.monotonic() - started < 15
@@ -82,11 +66,7 @@ def test_a_second_batch_does_nothing_and_quickly(tiny_root):
     ("place", "value", "rules"),
     [
         ("title", "Another title", {"report"}),
-        (
-            "attribution.options",
-            {"integrated_gradients": {"n_steps": 5}},
-            EVERYTHING_AFTER_FINETUNING - {"match_accuracy", "classification_metrics", "find_intersections"},
-        ),
+        ("attribution.options", {"integrated_gradients": {"n_steps": 5}}, EXPLAINING),
         ("finetuning.training.epochs", 2, EVERYTHING_AFTER_FINETUNING | {"finetune"}),
         # the checkpoints were removed
         ("finetuning.matching.tolerance", 0.01, EVERYTHING_AFTER_FINETUNING | {"finetune"}),
@@ -127,7 +107,7 @@ def test_slices_and_checkpoints_are_removed_and_slices_made_again_as_they_were(t
 
 
 def test_a_result_is_made_again_with_all_that_follows_as_verify_says(tiny_root):
-    result = batch(
+    result = finish(
         tiny_root, "--dry-run", "--quiet", "host", "--forcerun", "data/tiny/scores/best-mri-depth5-seed0.parquet"
     )
     jobs = dict(re.findall(r"^(\w+) +(\d+)$", result.stdout + result.stderr, re.MULTILINE))
@@ -155,18 +135,18 @@ def test_retrained_variants_are_compared_with_a_noise_floor_and_do_not_run_twice
     shutil.copytree(tiny_root, tmp_path / "root")
     root = tmp_path / "root"
     for variant in ("reseed1", "head_kept"):
-        result = batch(root, study=f"tiny+{variant}")
+        result = finish(root, study=f"tiny+{variant}")
         assert result.returncode == 0, result.stderr
-        assert "Nothing to be done" in (again := batch(root, study=f"tiny+{variant}")).stdout + again.stderr
-    assert batch(root, "compare_protocols").returncode == 0
+        assert "Nothing to be done" in (again := finish(root, study=f"tiny+{variant}")).stdout + again.stderr
+    assert finish(root, "compare_protocols").returncode == 0
     effects = pd.read_csv(root / "data" / "tiny" / "protocols.csv")
     assert effects.query("switch == 'head_kept' and effect == 'mean'")["floor"].notna().any()
-    assert "Nothing to be done" in (again := batch(root, "compare_protocols")).stdout + again.stderr
+    assert "Nothing to be done" in (again := finish(root, "compare_protocols")).stdout + again.stderr
 
 
 def test_two_batches_on_one_study_do_not_mix(root):
     with only_batch("tiny"):
-        result = batch(root)
+        result = finish(root)
     assert result.returncode == 2
     assert len(result.stderr.splitlines()) == 1
     assert "another batch is running the study 'tiny'" in result.stderr

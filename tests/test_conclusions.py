@@ -39,9 +39,9 @@ def test_changes_are_told_with_their_verdicts():
         (
             (0.1, "raises"),
             (-0.02, "undecided"),
-            "than on photographs (+0.100); with all switches as published the sign stays in the estimate (+0.080; the "
-            "change is undecided).",
+            "than on photographs (+0.100); with all switches as published the sign stays",
         ),
+        ((0.1, "raises"), (-0.02, "undecided"), " stays in the estimate (+0.080; the change is undecided)."),
         (
             (-0.1, "lowers"),
             (-0.2, "lowers"),
@@ -109,15 +109,11 @@ def test_decided_cells_stand_out_and_undecided_ones_are_grey():
 def test_the_figure_groups_switches_and_leaves_out_what_no_switch_concerns():
     figure = protocols_figure(effect_rows(*MEANS, ("published", "mean", "lrp", 0.3, 0.3, "raises", False)), ["lrp"])
     groups = [text.get_text() for ax in figure.axes for text in ax.texts if text.get_fontweight() == "bold"]
-    assert [text for text in groups if text[0] not in "+-"] == [
-        *["networks unchanged", "networks trained again", "all switches"]
-    ]
+    groups = [text for text in groups if text[0] not in "+-"]
+    assert groups == ["networks unchanged", "networks trained again", "all switches"]
     (first, *_) = [ax for ax in figure.axes if ax.get_title()]
     assert first.get_title() == "median Relevance Rank Accuracy"
-    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == [
-        "mask threshold",
-        "channel reduction",
-        "ties",
-    ]
+    rows = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert rows == ["mask threshold", "channel reduction", "ties"]
     columns = [label.get_text() for label in figure.axes[2].get_xticklabels()]
     assert columns == ["LRP", "mean of methods"]

@@ -1,6 +1,5 @@
 """Documentation: every block of code runs, every name has its card, every link leads somewhere."""
 
-import os
 import re
 import shutil
 import subprocess
@@ -58,12 +57,8 @@ def workplace(tiny_root, tmp_path, monkeypatch) -> Path:
 @pytest.mark.parametrize("page", [page for page in RECIPES if blocks(page, "python")], ids=name)
 def test_python_of_a_recipe_runs(page, workplace):
     subprocess.run([sys.executable, "-c", python_of(page, workplace)], check=True)
-
-
-def test_the_recipe_for_a_figure_writes_it(workplace):
-    code = "\n".join(blocks(DOCS / "recipes" / "figure_for_a_paper.md", "python"))
-    subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"MPLBACKEND": "agg"})
-    assert {path.suffix for path in Paths("tiny").figures.glob("mine.*")} == {".pdf", ".png", ".csv", ".json"}
+    made = {path.suffix for path in Paths("tiny").figures.glob("mine.*")}
+    assert made == ({".pdf", ".png", ".csv", ".json"} if page.stem == "figure_for_a_paper" else set())
 
 
 @pytest.mark.system

@@ -6,16 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from pretrain_xai.localization import (
-    SCORES,
-    confusion_counts,
-    no_chance,
-    relevance_rank_accuracy,
-    score_masked,
-    top_k_intersection,
-    top_k_intersection_area,
-    true_negative_rate,
-)
+from pretrain_xai import localization
 from pretrain_xai.localization.comparison_maps import LUMINANCE, reduce_channels
 from pretrain_xai.localization.masked_maps import MaskedMaps
 
@@ -55,7 +46,10 @@ def released_hits(values, inside):
 @settings(max_examples=300, deadline=None)
 def test_counts_equal_literal_loops(case):
     maps, masks = case
-    expected, strict = confusion_counts(maps, masks), confusion_counts(maps, masks, ties="strict")
+    expected, strict = (
+        localization.confusion_counts(maps, masks),
+        localization.confusion_counts(maps, masks, ties="strict"),
+    )
     for n, (values, inside) in enumerate(zip(maps.reshape(len(maps), -1), masks.reshape(len(maps), -1), strict=True)):
         k, n_pixels = inside.sum(), inside.size
         tp = expected_hits(values, inside)
@@ -63,7 +57,7 @@ def test_counts_equal_literal_loops(case):
         tp, fp = released_hits(values, inside)
         assert [c[n] for c in strict] == [tp, fp, k - tp, n_pixels - k - fp]
     np.testing.assert_array_equal(
-        relevance_rank_accuracy(maps, masks), expected.true_positives / masks.sum(axis=(1, 2))
+        localization.relevance_rank_accuracy(maps, masks), expected.true_positives / masks.sum(axis=(1, 2))
     )
     assert all(c.dtype == np.float64 for c in (*expected, *strict))
 
@@ -72,17 +66,17 @@ def test_counts_equal_literal_loops(case):
 @settings(max_examples=100, deadline=None)
 def test_scores_do_not_depend_on_the_other_images(case):
     maps, masks = case
-    for score in SCORES.values():
+    for score in localization.SCORES.values():
         alone = [score.function(maps[n : n + 1], masks[n : n + 1])[0] for n in range(len(maps))]
         np.testing.assert_array_equal(score.function(maps, masks), alone)
 
 
-WITH_CHANCE = [name for name in SCORES if SCORES[name].chance is not no_chance]
+WITH_CHANCE = [name for name in localization.SCORES if localization.SCORES[name].chance is not localization.no_chance]
 
 
 @pytest.mark.parametrize("name", WITH_CHANCE)
 def test_constant_and_random_maps_score_chance_and_the_mask_itself_the_best(name):
-    rng, score = np.random.default_rng(0), SCORES[name]
+    rng, score = np.random.default_rng(0), localization.SCORES[name]
     masks = rng.random((20, 7, 9)) < np.linspace(0.05, 0.9, 20)[:, None, None]
     masks[:, 0, 0] = True
     # average precision alone lets ties pass together, as scikit-learn does, and gives the mask's share
@@ -102,22 +96,22 @@ def test_masks_that_leave_one_pixel_or_none_outside_give_rates_without_a_warning
     masks[1, 2, 2] = False  # the strongest pixel alone lies outside
     with np.errstate(all="raise"):
         for ties in ("expected", "strict"):
-            np.testing.assert_array_equal(relevance_rank_accuracy(maps, masks, ties), [1, 7 / 8])
-            np.testing.assert_array_equal(true_negative_rate(maps, masks, ties), [np.nan, 0])
-        np.testing.assert_array_equal(SCORES["pixel_auroc"](maps, masks), [np.nan, 0])
-        np.testing.assert_array_equal(SCORES["sparseness"](np.zeros((2, 3, 3)), masks), [0, 0])
+            np.testing.assert_array_equal(localization.relevance_rank_accuracy(maps, masks, ties), [1, 7 / 8])
+            np.testing.assert_array_equal(localization.true_negative_rate(maps, masks, ties), [np.nan, 0])
+        np.testing.assert_array_equal(localization.SCORES["pixel_auroc"](maps, masks), [np.nan, 0])
+        np.testing.assert_array_equal(localization.SCORES["sparseness"](np.zeros((2, 3, 3)), masks), [0, 0])
 
 
 def test_sparseness_is_the_same_in_any_unit():
     maps, masks = np.array([[[1.0, 0, 0], [0, 0, 3]]]), np.ones((1, 2, 3), dtype=bool)
     gini = np.abs(np.subtract.outer(maps, maps)).mean() / (2 * maps.mean())
-    found = [SCORES["sparseness"].function(maps * unit, masks)[0] for unit in (1e-30, 1e-3, 1, 1e30)]
+    found = [localization.SCORES["sparseness"].function(maps * unit, masks)[0] for unit in (1e-30, 1e-3, 1, 1e30)]
     assert found == pytest.approx([gini] * 4, rel=1e-12)
 
 
 @given(maps_and_masks())
 def test_the_area_is_the_mean_over_as_many_places_as_the_mask_has(given_):
-    for area, values, mask in zip(top_k_intersection_area(*given_), *given_, strict=True):
+    for area, values, mask in zip(localization.top_k_intersection_area(*given_), *given_, strict=True):
         shares = [expected_hits(values.ravel(), mask.ravel(), k) / k for k in range(1, int(mask.sum()) + 1)]
         assert area == pytest.approx(np.mean(shares))
 
@@ -126,8 +120,8 @@ def test_the_area_is_the_mean_over_as_many_places_as_the_mask_has(given_):
 def test_sizes_that_leave_the_image_on_either_side_are_refused(sizes, found):
     maps, masks = np.zeros((1, 3, 3)), np.ones((1, 3, 3), dtype=bool)
     with pytest.raises(ValueError, match=f"sizes from 1 to 9 pixels are expected, found {found}"):
-        top_k_intersection(maps, masks, sizes=sizes)
-    assert top_k_intersection(maps, masks, sizes=[]).shape == (1, 0)
+        localization.top_k_intersection(maps, masks, sizes=sizes)
+    assert localization.top_k_intersection(maps, masks, sizes=[]).shape == (1, 0)
 
 
 def test_scores_of_other_masks_on_the_same_maps_are_those_of_maps_sorted_anew():
@@ -135,9 +129,10 @@ def test_scores_of_other_masks_on_the_same_maps_are_those_of_maps_sorted_anew():
     maps, masks, others = rng.integers(-3, 4, (4, 5, 6)) / 2, *(rng.random((2, 4, 5, 6)) < 0.3)
     masks[:, 0, 0] = others[:, 1, 1] = True
     first = MaskedMaps(maps, masks, [10, 11, 12, 13])
-    scores = [name for name, score in SCORES.items() if not score.is_slow]
-    score_masked(first, scores)
-    shared, anew = score_masked(first.with_masks(others), scores), score_masked(MaskedMaps(maps, others), scores)
+    scores = [name for name, score in localization.SCORES.items() if not score.is_slow]
+    localization.score_masked(first, scores)
+    shared = localization.score_masked(first.with_masks(others), scores)
+    anew = localization.score_masked(MaskedMaps(maps, others), scores)
     for name in scores:
         np.testing.assert_array_equal(shared[name], anew[name], err_msg=name)
     others[2] = False
@@ -152,7 +147,7 @@ def test_maps_keep_single_precision_and_whole_numbers_become_floats():
         assert maps.values.dtype == maps.sorted_values.dtype == expected
 
 
-@pytest.mark.parametrize("name", SCORES)
+@pytest.mark.parametrize("name", localization.SCORES)
 def test_unfit_maps_and_masks_are_refused_by_image(name):
     maps, masks = np.ones((15, 4, 4)), np.ones((15, 4, 4), dtype=bool)
     empty, broken = masks.copy(), maps.copy()
@@ -167,15 +162,17 @@ def test_unfit_maps_and_masks_are_refused_by_image(name):
         (maps, masks.astype(float), TypeError, "masks are float64, bool"),
     ):
         with pytest.raises(error, match=message):
-            SCORES[name](maps_, masks_)
-    if SCORES[name].of_mass:
+            localization.SCORES[name](maps_, masks_)
+    if localization.SCORES[name].of_mass:
         with pytest.raises(ValueError, match="maps of images 1 have negative values"):
-            SCORES[name].function(np.array([[[1.0, 2.0]], [[-1.0, -2.0]]]), np.array([[[True, False]]] * 2))
+            localization.SCORES[name].function(
+                np.array([[[1.0, 2.0]], [[-1.0, -2.0]]]), np.array([[[True, False]]] * 2)
+            )
 
 
 def test_unknown_rules_are_refused():
     with pytest.raises(ValueError, match="unknown rule for ties 'other'; known are expected, strict"):
-        confusion_counts(np.ones((1, 2, 2)), np.ones((1, 2, 2), dtype=bool), ties="other")
+        localization.confusion_counts(np.ones((1, 2, 2)), np.ones((1, 2, 2), dtype=bool), ties="other")
     for shape, how, message in (
         ((1, 3, 2, 2), "mean", "unknown channel reduction 'mean'"),
         ((3, 2, 2), "sum_abs", "shape"),

@@ -3,14 +3,7 @@
 import pytest
 import torch
 import torchvision
-from pretrain_xai.networks.models import (
-    CONFIGURATIONS,
-    blocks,
-    build_network,
-    evaluation_mode,
-    freeze_below,
-    load_finetuned,
-)
+from pretrain_xai.networks import models
 from pretrain_xai.networks.weight_files import WeightsError, save_state
 from pretrain_xai.paths import Paths
 from pretrain_xai.settings.sections import Network
@@ -25,10 +18,10 @@ def images(count: int, side: int) -> torch.Tensor:
     return torch.rand((count, 3, side, side), generator=torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize("architecture", [*CONFIGURATIONS, *(f"{name}_bn" for name in CONFIGURATIONS)])
+@pytest.mark.parametrize("architecture", [*models.CONFIGURATIONS, *(f"{name}_bn" for name in models.CONFIGURATIONS)])
 def test_width_1_has_the_names_shapes_and_layers_of_torchvision(architecture):
     with torch.device("meta"):
-        ours = build_network(Network(architecture=architecture), n_classes=2, seed=0)
+        ours = models.build_network(Network(architecture=architecture), n_classes=2, seed=0)
         theirs = getattr(torchvision.models, architecture)(num_classes=2)
     ours_shapes, shapes = ([(name, t.shape) for name, t in net.state_dict().items()] for net in (ours, theirs))
     assert ours_shapes == shapes
@@ -36,7 +29,7 @@ def test_width_1_has_the_names_shapes_and_layers_of_torchvision(architecture):
         printed = str(getattr(theirs, part)).replace(", inplace=True", "").replace("inplace=True", "")
         assert str(getattr(ours, part)) == printed, "no ReLU works in place"
     assert not any(module.training for module in ours.modules())
-    found = blocks(ours)
+    found = models.blocks(ours)
     assert len(found) == 5 and [layer for block in found for layer in block] == list(ours.features)
     assert all([isinstance(layer, nn.MaxPool2d) for layer in block].index(True) == len(block) - 1 for block in found)
 
@@ -104,7 +97,7 @@ def test_frozen_batch_normalisation_keeps_its_running_means():
 @pytest.mark.parametrize("depth", [0, 6, -1])
 def test_there_are_five_depths(depth):
     with pytest.raises(ValueError, match=f"must be 1 to 5, found {depth}"):
-        freeze_below(vgg(), depth)
+        models.freeze_below(vgg(), depth)
 
 
 @pytest.mark.parametrize("dropout_active", [False, True])
@@ -113,7 +106,7 @@ def test_evaluation_mode_gives_each_module_its_mode_back(dropout_active):
     network.features[3].eval()
     network.classifier[2].eval()
     before = [module.training for module in network.modules()]
-    with pytest.raises(RuntimeError, match="memory"), evaluation_mode(network, dropout_active=dropout_active):
+    with pytest.raises(RuntimeError, match="memory"), models.evaluation_mode(network, dropout_active=dropout_active):
         awake = {type(module) for module in network.modules() if module.training}
         assert awake == ({nn.Dropout} if dropout_active else set())
         raise RuntimeError("out of memory")
@@ -122,10 +115,12 @@ def test_evaluation_mode_gives_each_module_its_mode_back(dropout_active):
 
 def test_load_finetuned_reads_the_runs_own_file_and_builds_the_untrained_network(root):
     study, run = load_study("tiny"), Run("best", "mri", 1, 0)
-    trained = build_network(study.network, 2, seed=42).to(memory_format=torch.channels_last)  # as training leaves it
+    trained = models.build_network(study.network, 2, seed=42).to(
+        memory_format=torch.channels_last
+    )  # as training leaves it
     save_state(Paths("tiny").finetuned(run.name) / "weights.safetensors", trained.state_dict())
-    assert same(load_finetuned(study, run).state_dict(), trained.state_dict())
-    untrained = load_finetuned(study, Run("best", "none", 0, 7))
-    assert same(untrained.state_dict(), build_network(study.network, 2, seed=7).state_dict())
+    assert same(models.load_finetuned(study, run).state_dict(), trained.state_dict())
+    untrained = models.load_finetuned(study, Run("best", "none", 0, 7))
+    assert same(untrained.state_dict(), models.build_network(study.network, 2, seed=7).state_dict())
     with pytest.raises(WeightsError, match=r"best-mri-depth5-seed0/weights\.safetensors can't be read"):
-        load_finetuned(study, Run("best", "mri", 5, 0))
+        models.load_finetuned(study, Run("best", "mri", 5, 0))

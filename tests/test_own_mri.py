@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from faults import finish
 from mri_cohort import brain_volume, volume_path, write_cohort
 from pretrain_xai import paths
 from pretrain_xai.paths import Paths
@@ -17,7 +18,7 @@ from pretrain_xai.running.stages import fingerprint
 from pretrain_xai.slices.sources import make_slices, slices_of
 from pretrain_xai.slices.store import read_slices
 from pretrain_xai.study import Study, StudyError, load_study
-from test_batch import batch, planned
+from test_batch import planned
 
 PAGE = (paths.REPOSITORY / "docs" / "own_mri.md").read_text()
 RECIPES = [yaml.safe_load(block) for block in re.findall(r"^```yaml\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)]
@@ -133,7 +134,7 @@ def test_tiny_runs_on_a_cohort_of_nifti_files(root):
     """From files in six orientations, one packed, one oblique and three broken, to the report; then a file changes."""
     write_cohort(root / "bids", 38)
     write_study(root, {"slices": COHORT, "title": "Tiny on NIfTI"})
-    result = batch(root, study="own")
+    result = finish(root, study="own")
     assert result.returncode == 0, result.stderr[-3000:]
     data = root / "data" / "own"
     rejected = pd.read_csv(data / "slices" / "rejected.csv").set_index("subject")["reason"]
@@ -143,13 +144,13 @@ def test_tiny_runs_on_a_cohort_of_nifti_files(root):
     assert slices.shape == (38 * 4, 233, 197)
     assert pd.read_csv(data / "dataset" / "audit.csv")["passed"].all()
     assert (root / "figures" / "own" / "report.html").is_file()
-    assert "Nothing to be done" in (again := batch(root, study="own")).stdout + again.stderr
+    assert "Nothing to be done" in (again := finish(root, study="own")).stdout + again.stderr
     before = np.array(slices)
     file = next((root / "bids").glob("sub-05/**/*.nii"))
     nibabel.save(brain_volume(99, male=False), file)
     assert {"make_slices", "build_dataset", "pretrain", "finetune"} <= set(planned(root, "own"))
-    assert batch(root, "data/own/slices/slices.npy", study="own").returncode == 0
+    assert finish(root, "data/own/slices/slices.npy", study="own").returncode == 0
     other = (slices_of(load_study("own"))[0] != before).any(axis=(1, 2))
     assert set(table["subject"][other]) == {"sub-05"}
     shutil.rmtree(root / "bids")
-    assert batch(root, study="own").returncode == 2
+    assert finish(root, study="own").returncode == 2

@@ -7,15 +7,7 @@ import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
 from pretrain_xai import names, paths
-from pretrain_xai.drawing import figures
-from pretrain_xai.drawing.boxplots import (
-    boxplot_figure,
-    class_figure,
-    mean_by_class,
-    plot_classification,
-    plot_score_boxes,
-    score_box_data,
-)
+from pretrain_xai.drawing import boxplots, figures
 from pretrain_xai.drawing.figures import save_figure
 from pretrain_xai.drawing.previews import heatmap_figure
 from pretrain_xai.names import colour, hatch
@@ -49,7 +41,7 @@ def medians(ax) -> list[float]:
 def test_boxes_stand_in_the_order_of_the_paper_with_their_medians():
     _, ax = plt.subplots()
     shown = scores(["saliency"])
-    plot_score_boxes(ax, shown, CORPORA)
+    boxplots.plot_score_boxes(ax, shown, CORPORA)
     expected = [0.01, 0.01, 0.01, 0.05] + [depth / 10 + corpus / 100 for depth in range(1, 6) for corpus in (0, 1)]
     np.testing.assert_allclose(medians(ax), expected)
     assert any(np.allclose(line.get_ydata(), 0.03) and line.get_linestyle() != "-" for line in ax.lines), "chance"
@@ -60,13 +52,13 @@ def test_boxes_stand_in_the_order_of_the_paper_with_their_medians():
 def test_accuracies_are_markers_that_no_line_joins():
     table = pd.DataFrame({"pretraining": ["natural", "mri"], "finetune_depth": [1, 5], "accuracy": [0.7, 0.9]})
     _, ax = plt.subplots()
-    plot_score_boxes(ax, scores(["saliency"]), CORPORA, table)
+    boxplots.plot_score_boxes(ax, scores(["saliency"]), CORPORA, table)
     diamonds = [line for line in ax.lines if line.get_marker() == "D"]
     assert [list(line.get_ydata()) for line in diamonds] == [[0.7, 0.9]] and diamonds[0].get_linestyle() == "None"
 
 
 def test_a_panel_per_method_with_one_legend():
-    figure = boxplot_figure(scores(), ["saliency", "lrp"], CORPORA, ylabel="score")
+    figure = boxplots.boxplot_figure(scores(), ["saliency", "lrp"], CORPORA, ylabel="score")
     assert [ax.get_title() for ax in figure.axes] == ["Saliency", "LRP"]
     assert len(figure.legends) == 1
     texts = [text.get_text() for text in figure.legends[0].get_texts()]
@@ -77,7 +69,7 @@ def test_mri_is_called_by_what_it_teaches_to_tell(monkeypatch):
     monkeypatch.setattr(names, "_LABELS", dict(names._LABELS))
     assert names.label("mri") == "MRI (sex)"
     figures.use_style("first_diagnosis")
-    figure = boxplot_figure(scores(), ["saliency"], CORPORA, ylabel="score")
+    figure = boxplots.boxplot_figure(scores(), ["saliency"], CORPORA, ylabel="score")
     texts = [text.get_text() for text in figure.legends[0].get_texts()]
     assert texts[:2] == ["photographs", "MRI (first diagnosis)"]
     assert names.label("mri", "age_group") == "MRI (age group)" and names.label("mri") == "MRI (first diagnosis)"
@@ -93,7 +85,7 @@ def test_notebooks_that_draw_corpora_call_them_as_the_study_does():
 
 
 def test_box_data_are_the_numbers_that_are_drawn():
-    table = score_box_data(scores(["saliency"])).set_index(["pretraining", "finetune_depth", "method"])
+    table = boxplots.score_box_data(scores(["saliency"])).set_index(["pretraining", "finetune_depth", "method"])
     assert table.loc[("mri", 4, "saliency"), "median"] == pytest.approx(0.41)
     assert table.loc[("mri", 4, "saliency"), "n"] == 3
     assert (table["mean_chance"] == 0.03).all()
@@ -102,9 +94,9 @@ def test_box_data_are_the_numbers_that_are_drawn():
 def test_a_study_without_misclassified_images_has_an_empty_figure_and_table():
     """Such as one with `attribution.misclassified: false`."""
     nothing = scores(["saliency"]).iloc[:0]
-    assert boxplot_figure(nothing, ["saliency"], ["natural", "mri"], ylabel="TPR").axes
-    assert list(score_box_data(nothing)) == list(score_box_data(scores(["saliency"])))
-    assert len(score_box_data(nothing)) == 0
+    assert boxplots.boxplot_figure(nothing, ["saliency"], ["natural", "mri"], ylabel="TPR").axes
+    assert list(boxplots.score_box_data(nothing)) == list(boxplots.score_box_data(scores(["saliency"])))
+    assert len(boxplots.score_box_data(nothing)) == 0
 
 
 def test_every_two_corpora_differ_in_colour_or_hatch():
@@ -117,7 +109,7 @@ def test_classification_markers_have_the_values_of_the_table():
         {"pretraining": ["natural"] * 2 + ["mri"], "finetune_depth": [1, 2, 1], "accuracy": [0.6, 0.7, 0.1]}
     )
     _, ax = plt.subplots()
-    plot_classification(ax, table, CORPORA)
+    boxplots.plot_classification(ax, table, CORPORA)
     drawn = {line.get_label(): list(line.get_ydata()) for line in ax.lines if line.get_marker() not in ("None", "")}
     assert drawn == {"photographs": [0.6, 0.7], "MRI (sex)": [0.1]}
     assert ax.get_ylim()[0] < 0.1, "no marker is cut off"
@@ -161,11 +153,11 @@ def test_the_mean_over_methods_is_shown_by_class():
     table = scores().assign(seed=0, image_index=0, label=0)
     both = pd.concat([table, table.assign(image_index=1, label=1, value=table["value"] / 2)])
     both.loc[both["method"] == "lrp", "value"] += 0.1
-    means = mean_by_class(both, ["saliency", "lrp"])
-    figure = class_figure(means, CORPORA, ylabel="TPR")
+    means = boxplots.mean_by_class(both, ["saliency", "lrp"])
+    figure = boxplots.class_figure(means, CORPORA, ylabel="TPR")
     assert [ax.get_title() for ax in figure.axes] == ["round lesions", "irregular lesions"]
     expected = [depth / 10 + number / 100 + 0.05 for depth in (1, 2, 3, 4, 5) for number in (0, 1)]
     assert medians(figure.axes[0]) == pytest.approx(expected)
     assert medians(figure.axes[1]) == pytest.approx([(value - 0.05) / 2 + 0.05 for value in expected])
-    data = score_box_data(means).set_index(["method", "pretraining", "finetune_depth"])
+    data = boxplots.score_box_data(means).set_index(["method", "pretraining", "finetune_depth"])
     assert data.loc[("irregular", "mri", 4), "median"] == pytest.approx(0.41 / 2 + 0.05)

@@ -11,15 +11,8 @@ from pretrain_xai import batch, paths
 from pretrain_xai.classification import prediction_table
 from pretrain_xai.paths import Paths
 from pretrain_xai.protocol import CORRECTED, PUBLISHED, RESCORED, Protocol, switched_protocols
+from pretrain_xai.running import variants
 from pretrain_xai.running.stages import STAGES, fingerprint
-from pretrain_xai.running.variants import (
-    RETRAINED,
-    finished_variants,
-    mark_finished,
-    retrained_variants,
-    variant_files,
-    variant_states,
-)
 from pretrain_xai.selection import CORRECT_FOR_ALL, find_intersections, image_list
 from pretrain_xai.statistics.protocol_effects import (
     ALL_METHODS,
@@ -46,7 +39,7 @@ CELLS = {corpus: {"learning_rate": 0.001, "seeds": [0]} for corpus in ("natural"
 
 
 def test_every_switch_is_rescored_retrained_or_swaps_two_names():
-    assert {*RESCORED, *RETRAINED, "swapped_rates"} - {"published"} == set(SWITCHES)
+    assert {*RESCORED, *variants.RETRAINED, "swapped_rates"} - {"published"} == set(SWITCHES)
     assert set(paths.FIRST_CHANGED) <= {"", *SWITCHES, "published"}
 
 
@@ -104,27 +97,28 @@ def test_only_the_compared_selection_is_trained_anew(edited):
 def test_what_a_study_has_as_published_anyway_is_no_variant(edited):
     edited(lambda settings: settings.update(switches={"head_kept": True, "ties": "strict"}))
     study = load_study("tiny")
-    assert "head_kept" not in retrained_variants(study) and "lesion_floor" in retrained_variants(study)
+    retrained = variants.retrained_variants(study)
+    assert "head_kept" not in retrained and "lesion_floor" in retrained
     assert "ties" not in switched_protocols(study.protocol) and "mask_threshold" in switched_protocols(study.protocol)
     edited(lambda settings: settings.update(switches={}, protocol="published"))
     study = load_study("tiny")
-    assert retrained_variants(study) == ["reseed1", "reseed2"]
+    assert variants.retrained_variants(study) == ["reseed1", "reseed2"]
     assert list(switched_protocols(study.protocol)) == ["none"]
 
 
 def test_a_variant_is_finished_while_its_mark_is_that_of_the_settings_of_now(edited):
     study = load_study("tiny")
-    assert variant_states(study)["head_kept"] == "missing"
+    assert variants.variant_states(study)["head_kept"] == "missing"
     build("tiny+head_kept", {})
     build("tiny+lesion_floor", {})
-    assert finished_variants(study) == ["lesion_floor", "head_kept"]
+    assert variants.finished_variants(study) == ["lesion_floor", "head_kept"]
     edited(lambda settings: settings["finetuning"]["training"].update(epochs=2))
-    states = variant_states(load_study("tiny"))
+    states = variants.variant_states(load_study("tiny"))
     assert states["head_kept"] == states["lesion_floor"] == "out of date" and states["reseed1"] == "missing"
-    mark_finished("tiny+head_kept")
-    assert finished_variants(load_study("tiny")) == ["head_kept"]
+    variants.mark_finished("tiny+head_kept")
+    assert variants.finished_variants(load_study("tiny")) == ["head_kept"]
     edited(lambda settings: settings["finetuning"]["selections"]["best"]["mri"].update(learning_rate=0.002))
-    assert finished_variants(load_study("tiny")) == []
+    assert variants.finished_variants(load_study("tiny")) == []
 
 
 @pytest.mark.parametrize("setting", ["pretraining", "dataset"])
@@ -132,21 +126,21 @@ def test_a_variant_is_out_of_date_when_what_it_shares_has_changed(edited, settin
     build("tiny+head_kept", {})
     changes = {"pretraining": {"seed": 5}, "dataset": {"brain_intensity": 0.6}}
     edited(lambda settings: settings[setting].update(changes[setting]))
-    assert variant_states(load_study("tiny"))["head_kept"] == "out of date"
+    assert variants.variant_states(load_study("tiny"))["head_kept"] == "out of date"
 
 
 def test_a_variant_without_a_mark_or_with_newer_files_is_out_of_date(root):
     build("tiny+head_kept", {})
-    path, mark = variant_files("tiny", "head_kept")[2], Paths("tiny+head_kept").finished
+    path, mark = variants.variant_files("tiny", "head_kept")[2], Paths("tiny+head_kept").finished
     os.utime(path, ns=(0, mark.stat().st_mtime_ns + 1))
-    assert variant_states(load_study("tiny"))["head_kept"] == "out of date", "a later batch broke off"
+    assert variants.variant_states(load_study("tiny"))["head_kept"] == "out of date", "a later batch broke off"
     mark.write_text("{")
     os.utime(path, ns=(0, 0))
-    assert variant_states(load_study("tiny"))["head_kept"] == "out of date"
-    mark_finished("tiny+head_kept")
-    assert finished_variants(load_study("tiny")) == ["head_kept"]
+    assert variants.variant_states(load_study("tiny"))["head_kept"] == "out of date"
+    variants.mark_finished("tiny+head_kept")
+    assert variants.finished_variants(load_study("tiny")) == ["head_kept"]
     mark.unlink()
-    assert variant_states(load_study("tiny"))["head_kept"] == "out of date"
+    assert variants.variant_states(load_study("tiny"))["head_kept"] == "out of date"
 
 
 def test_the_batch_names_what_is_out_of_date(root, monkeypatch, capsys):
@@ -182,7 +176,7 @@ def test_a_variant_shares_what_its_switch_does_not_change(variant):
             assert fingerprint(base, notebook) == fingerprint(changed, notebook), (notebook, "would be made again")
     first = "finetuned" if variant == "reseed1" else paths.FIRST_CHANGED.get(variant, "scores")
     assert paths.owner(name, first) == name
-    assert Paths(name).scores != Paths("tiny").scores or variant == "swapped_rates"
+    assert Paths(name).scores != Paths("tiny").scores
     assert Paths(name).slices == Paths("tiny").slices
 
 
@@ -286,7 +280,7 @@ def build(name: str, shifts: dict[str, float], error: float = 0.0, images=range(
             write_switches(name, run.name, scores, predictions[-1])
     write_table(find_intersections(pd.concat(predictions)), Paths(name).intersections)
     if name != "tiny":
-        mark_finished(name)
+        variants.mark_finished(name)
 
 
 def write_switches(name: str, run: str, scores: pd.DataFrame, predictions: pd.DataFrame) -> None:
@@ -328,9 +322,9 @@ def built(tmp_path_factory) -> pd.DataFrame:
         build("tiny+published", {"natural": 0.3, "saliency": 0.5})
         leave_files_of_runs_that_are_no_more("tiny")
         study = load_study("tiny")
-        variants = finished_variants(study)
-        assert variants == ["reseed1", "reseed2", "first_conv_frozen", "lesion_floor", "head_kept", "published"]
-        yield compare_protocols(study, "best", variants)
+        finished = variants.finished_variants(study)
+        assert finished == ["reseed1", "reseed2", "first_conv_frozen", "lesion_floor", "head_kept", "published"]
+        yield compare_protocols(study, "best", finished)
 
 
 def row(effects: pd.DataFrame, switch: str, quantity: str, effect: str = "mean", **cell) -> pd.Series:
@@ -345,9 +339,8 @@ def test_the_floor_is_that_of_the_formula(built):
     """Seeds of every cell differ by 0.02, so the pooled deviation is 0.02, with 4 cells and 8 degrees of freedom."""
     quantile = stats.t.ppf(0.975, 8)
     for effect, share in (("mean", 1 / 4), ("corpus", 1.0), ("depth", 1.0)):
-        assert row(built, "head_kept", "lrp", effect)["floor"] == pytest.approx(
-            quantile * 0.02 * np.sqrt(4 / 3 * share)
-        )
+        expected = pytest.approx(quantile * 0.02 * np.sqrt(4 / 3 * share))
+        assert row(built, "head_kept", "lrp", effect)["floor"] == expected
     one = row(built, "head_kept", "lrp", "cell", pretraining="mri", finetune_depth=5)
     assert one["floor"] == pytest.approx(quantile * 0.02 * np.sqrt(4 / 3))
     assert row(built, "none", "lrp", "corpus")["floor"] == pytest.approx(quantile * 0.02 * np.sqrt(1 / 3))

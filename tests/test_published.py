@@ -299,7 +299,7 @@ def test_intersections_equal_a_loop(same):
 
 
 def test_rates_are_the_right_way_round(same):
-    found = compare.classification_metrics(same.predictions)
+    found = compare.metrics_by_model(same.predictions)
     rows = same.predictions[same.predictions["label"].eq(1) & same.predictions["model"].eq(found["model"].iloc[0])]
     assert found["sensitivity"].iloc[0] == found["printed_specificity"].iloc[0] == (rows["predicted"] == 1).mean()
     assert found["specificity"].equals(found["printed_sensitivity"])
@@ -311,7 +311,7 @@ def test_a_changed_logit_shows_as_a_difference(tmp_path):
     for factor in (1, -100):
         next(iter(contents.values()))[0]["logits"][0] *= factor
         release = read_release(_write(tmp_path, contents))
-        metrics = compare.classification_metrics(release.predictions)
+        metrics = compare.metrics_by_model(release.predictions)
         changes.append(compare.differences_from_stored(metrics, release.stored_metrics)[["auroc", "accuracy"]].abs())
     assert changes[0].max(axis=None) < 1e-6
     assert (changes[1]["auroc"] > 1e-3).sum() == 1
@@ -366,7 +366,7 @@ def test_side_by_side_names_models_and_missing_files(same):
     assert best["recomputed"].isna().all() and best["note"].str.startswith("not released: ").all()
     assert best.query("table == 'explanation' and pretraining == 'mri'")["note"].str.contains("metrics_best.pkl").all()
     cell = "pretraining == 'mri' and finetune_depth == 2"
-    auroc = compare.classification_metrics(same.predictions).query(cell)["auroc"].mean()
+    auroc = compare.metrics_by_model(same.predictions).query(cell)["auroc"].mean()
     row = matched.query(f"{cell} and metric == 'auroc'").iloc[0]
     assert [row["recomputed"], row["difference"]] == pytest.approx([auroc, auroc - 0.9673])
 
@@ -374,7 +374,7 @@ def test_side_by_side_names_models_and_missing_files(same):
 def test_the_packaged_numbers_are_complete():
     classification = pd.read_csv(compare.NUMBERS / "classification.csv")
     medians = pd.read_csv(compare.NUMBERS / "explanation_medians.csv")
-    assert len(classification.drop_duplicates(compare.CELL)) == len(classification) == 2 * 2 * 5
+    assert len(classification.drop_duplicates(compare.SELECTED_CELL)) == len(classification) == 2 * 2 * 5
     assert len(medians) == 8 * (2 * 2 * 5 + 1) and set(medians["method"]) == set(METHODS.values())
     # a swap of the two rates would leave their mean, the accuracy, but the accuracy must lie between them
     middle = (classification["sensitivity"] + classification["specificity"]) / 2
@@ -384,7 +384,7 @@ def test_the_packaged_numbers_are_complete():
 @pytest.mark.parametrize("kind", ["to_save", "incorrectly_c", "ratios", "metrics", "sobel"])
 def test_every_table_can_be_made_from_any_part_of_a_release(tmp_path, kind):
     release = read_release(_write(tmp_path, _part(kind)))
-    compare.differences_from_stored(compare.classification_metrics(release.predictions), release.stored_metrics)
+    compare.differences_from_stored(compare.metrics_by_model(release.predictions), release.stored_metrics)
     compare.misclassified_agreement(release.predictions, release.misclassified)
     compare.incorrect_medians(release.incorrect_ratios)
     for table in (compare.intersections(release.predictions), compare.label_agreement(release.predictions)):
@@ -406,7 +406,7 @@ def real() -> Release:
 def test_released_files_are_read_in_full_and_their_metrics_lists_and_labels_recompute(real):
     assert real.problems.empty
     assert len(real.confusion) == 10 * 3681 and real.incorrect_ratios["model"].nunique() == 25
-    classification = compare.classification_metrics(real.predictions)
+    classification = compare.metrics_by_model(real.predictions)
     assert (classification.groupby("finetune_depth").size() == 5).all()
     differences = compare.differences_from_stored(classification, real.stored_metrics)
     assert differences[["auroc", "auprc", "balanced_accuracy"]].abs().max(axis=None) < 1e-6

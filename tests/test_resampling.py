@@ -4,13 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pretrain_xai.statistics.resampling import (
-    kendall_tau,
-    subject_weights,
-    weighted_classification,
-    weighted_mean,
-    weighted_median,
-)
+from pretrain_xai.statistics import resampling
 from scipy.stats import kendalltau
 from sklearn.metrics import average_precision_score, roc_auc_score
 
@@ -26,7 +20,7 @@ SAMPLES = st.integers(1, 12).flatmap(
 @given(SAMPLES)
 def test_weights_repeat_images(sample):
     values, weights = np.array(sample[0], float), np.array(sample[1], float)
-    medians, means = weighted_median(values, weights), weighted_mean(values, weights)
+    medians, means = resampling.weighted_median(values, weights), resampling.weighted_mean(values, weights)
     for column, counts in enumerate(weights.T):
         repeated = np.repeat(values, counts.astype(int))
         if len(repeated):
@@ -37,14 +31,14 @@ def test_weights_repeat_images(sample):
 
 
 def test_column_0_is_the_sample_and_the_others_draw_as_many_subjects():
-    weights = subject_weights(["b", "a", "b", "c"], 500, seed=1)
+    weights = resampling.subject_weights(["b", "a", "b", "c"], 500, seed=1)
     assert list(weights.index) == ["a", "b", "c"]
     assert (weights[0] == 1).all()
     assert (weights.sum() == 3).all()
     assert weights.loc[:, 1:].to_numpy().mean() == 1
     assert 0.55 < weights.loc[:, 1:].to_numpy().var() < 0.78  # multinomial: 3 * 1/3 * 2/3
-    assert weights.equals(subject_weights(["c", "b", "a"], 500, seed=1))
-    assert not weights.equals(subject_weights(["c", "b", "a"], 500, seed=2))
+    assert weights.equals(resampling.subject_weights(["c", "b", "a"], 500, seed=1))
+    assert not weights.equals(resampling.subject_weights(["c", "b", "a"], 500, seed=2))
 
 
 @pytest.mark.parametrize("decimals", [0, 8])
@@ -53,7 +47,7 @@ def test_classification_metrics_are_those_of_scikit_learn(decimals):
     label, score = np.arange(40) % 2, rng.normal(size=40).round(decimals)
     predicted = (score + rng.normal(size=40) > 0).astype(int)
     weights = rng.integers(0, 4, (40, 6)).astype(float)
-    metrics = weighted_classification(label, predicted, score, weights)
+    metrics = resampling.weighted_classification(label, predicted, score, weights)
     for column, weight in enumerate(weights.T):
         repeated = np.repeat(np.arange(40), weight.astype(int))
         y, p, s = label[repeated], predicted[repeated], score[repeated]
@@ -68,8 +62,8 @@ def test_classification_metrics_are_those_of_scikit_learn(decimals):
 def test_kendall_tau_is_scipys(high):
     first, second = np.random.default_rng(high).integers(0, high, (2, 8, 5)).astype(float)
     expected = [kendalltau(a, b).statistic for a, b in zip(first.T, second.T, strict=True)]
-    np.testing.assert_allclose(kendall_tau(first, second), expected)
+    np.testing.assert_allclose(resampling.kendall_tau(first, second), expected)
 
 
 def test_a_pair_of_constants_has_no_ranking():
-    assert np.isnan(kendall_tau(np.ones((4, 1)), np.arange(4.0)[:, None]))
+    assert np.isnan(resampling.kendall_tau(np.ones((4, 1)), np.arange(4.0)[:, None]))

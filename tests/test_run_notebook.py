@@ -13,7 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
-from pretrain_xai import paths
 from pretrain_xai.run_notebook import ParameterError, check_parameters, declared_parameters, main
 
 PARAMETERS = """
@@ -159,13 +158,6 @@ def test_a_wrong_parameter_is_one_line_before_a_kernel_starts(notebook, tmp_path
     assert not (tmp_path / "out.ipynb").exists()
 
 
-def test_every_notebook_of_the_project_declares_typed_parameters():
-    notebooks = sorted(paths.NOTEBOOKS.glob("*.ipynb"))
-    assert len(notebooks) > 10
-    for path in notebooks:
-        assert declared_parameters(path), path.name
-
-
 def test_values_arrive_as_they_were_given_and_the_output_is_whole(tmp_path, monkeypatch, capsys):
     """`{seed}` and backslashes included: nothing in a value is code, a place holder or an escape."""
     monkeypatch.chdir(tmp_path)
@@ -253,15 +245,3 @@ def test_what_a_kernel_says_while_it_ends_is_not_shown(tmp_path):
     result = in_a_shell(write_notebook(tmp_path / "says.ipynb", PARAMETERS, says), tmp_path / "out.ipynb")
     assert (result.returncode, result.stderr) == (0, "")
     assert result.stdout.startswith("says") and "a library" not in result.stdout
-
-
-def test_two_notebooks_at_once_do_not_meet(tmp_path):
-    path = write_notebook(tmp_path / "slow.ipynb", PARAMETERS, "import time\ntime.sleep(0.5)", "print(f'seed {seed}')")
-    environment = os.environ | {"PYTHONPATH": str(paths.LIBRARY.parent)}
-    command = [sys.executable, "-m", "pretrain_xai.run_notebook", str(path)]
-    runs = [
-        subprocess.Popen([*command, str(tmp_path / f"{seed}.ipynb"), "-p", "seed", str(seed)], env=environment)
-        for seed in (11, 22)
-    ]
-    assert [run.wait() for run in runs] == [0, 0]
-    assert [outputs(tmp_path / f"{seed}.ipynb") for seed in (11, 22)] == ["seed 11\n", "seed 22\n"]

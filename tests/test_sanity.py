@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 from matplotlib import pyplot as plt
-from pretrain_xai import examples
+from pretrain_xai import examples, sanity
 from pretrain_xai.dataset import LesionMasks, Split, read_split
 from pretrain_xai.drawing.sanity_figure import PANELS, sanity_figure
 from pretrain_xai.examples import read_examples
@@ -17,18 +17,6 @@ from pretrain_xai.localization import relevance_rank_accuracy
 from pretrain_xai.networks.models import build_network
 from pretrain_xai.paths import Paths
 from pretrain_xai.protocol import CORRECTED
-from pretrain_xai.sanity import (
-    RANDOM_MAP,
-    TRAINED,
-    cascade,
-    compare_with_random,
-    map_similarity,
-    mean_similarity,
-    measures,
-    rank_correlation,
-    retained,
-    weight_layers,
-)
 from pretrain_xai.settings.sections import Attribution, Network, Standardise
 from pretrain_xai.study import load_study
 from scipy import stats
@@ -46,7 +34,7 @@ def maps(seed: int, n: int = 5) -> np.ndarray:
 # ------------------------------------------------------------------------------------------------ similarities
 
 
-@pytest.mark.parametrize("similarity", [rank_correlation, map_similarity])
+@pytest.mark.parametrize("similarity", [sanity.rank_correlation, sanity.map_similarity])
 def test_equal_maps_have_similarity_1_whatever_their_sign_and_scale(similarity):
     np.testing.assert_allclose(similarity(maps(0), maps(0)), 1)
     np.testing.assert_allclose(similarity(maps(0), -3 * maps(0)), 1)
@@ -55,7 +43,7 @@ def test_equal_maps_have_similarity_1_whatever_their_sign_and_scale(similarity):
 def test_rank_correlation_equals_scipys_with_ties_and_inside_masks():
     one, other = np.round(maps(0), 1), np.round(maps(0) + maps(1), 1)
     inside = maps(2) > 0.3
-    found, found_inside = rank_correlation(one, other), rank_correlation(one, other, inside)
+    found, found_inside = sanity.rank_correlation(one, other), sanity.rank_correlation(one, other, inside)
     for i in range(len(one)):
         a, b = np.abs(one[i]), np.abs(other[i])
         assert found[i] == pytest.approx(stats.spearmanr(a.ravel(), b.ravel()).statistic)
@@ -63,13 +51,13 @@ def test_rank_correlation_equals_scipys_with_ties_and_inside_masks():
 
 
 def test_constant_maps_have_no_rank_correlation_and_no_warning():
-    assert np.isnan(rank_correlation(np.zeros((2, 24, 20)), maps(0, 2))).all()
-    assert np.isfinite(map_similarity(np.zeros((2, 24, 20)), maps(0, 2))).all()
+    assert np.isnan(sanity.rank_correlation(np.zeros((2, 24, 20)), maps(0, 2))).all()
+    assert np.isfinite(sanity.map_similarity(np.zeros((2, 24, 20)), maps(0, 2))).all()
 
 
 def test_map_similarity_equals_scikit_image_on_scaled_absolute_maps():
     one, other = maps(0), maps(0) + 0.5 * maps(1)
-    for i, found in enumerate(map_similarity(one, other)):
+    for i, found in enumerate(sanity.map_similarity(one, other)):
         a, b = (np.abs(m[i]) / np.abs(m[i]).max() for m in (one, other))
         assert found == pytest.approx(structural_similarity(a, b, data_range=1))
 
@@ -85,7 +73,7 @@ def network():
 @pytest.fixture(scope="module")
 def random_network():
     network = build_network(SETTINGS, n_classes=2, seed=1)
-    for layer in weight_layers(network).values():
+    for layer in sanity.weight_layers(network).values():
         torch.nn.init.constant_(layer.bias, 0.01)
     return network
 
@@ -93,11 +81,11 @@ def random_network():
 def test_layers_become_random_one_by_one_from_the_last_to_the_first(network, random_network):
     before = copy.deepcopy(network.state_dict())
     names = []
-    for name, changed in cascade(network, random_network):
+    for name, changed in sanity.cascade(network, random_network):
         names.append(name)
-        for layer_name, layer in weight_layers(changed).items():
+        for layer_name, layer in sanity.weight_layers(changed).items():
             source = random_network if layer_name in names else network
-            expected = weight_layers(source)[layer_name]
+            expected = sanity.weight_layers(source)[layer_name]
             assert torch.equal(layer.weight, expected.weight) and torch.equal(layer.bias, expected.bias)
         assert torch.equal(changed.standardise.weight, network.standardise.weight)
     assert names == LAYERS
@@ -112,7 +100,7 @@ def test_layers_become_random_one_by_one_from_the_last_to_the_first(network, ran
 def test_networks_of_other_shapes_are_refused(network):
     wider = build_network(SETTINGS.model_copy(update={"width": 0.125}), n_classes=2, seed=1)
     with pytest.raises(ValueError, match="of the same shapes"):
-        next(cascade(network, wider))
+        next(sanity.cascade(network, wider))
 
 
 # ------------------------------------------------------------------------------------------------ the table
@@ -131,15 +119,15 @@ def split() -> Split:
 def table(network, random_network, split) -> pd.DataFrame:
     indices = np.array([4, 1, 3])
     explainer = Explainer(network, split, Attribution(methods=METHODS), CORRECTED)
-    return compare_with_random(explainer, random_network, indices, METHODS)
+    return sanity.compare_with_random(explainer, random_network, indices, METHODS)
 
 
 def test_table_has_every_layer_method_image_and_measure_once(table):
-    assert list(dict.fromkeys(table["layer"])) == [TRAINED, *LAYERS, RANDOM_MAP]
+    assert list(dict.fromkeys(table["layer"])) == [sanity.TRAINED, *LAYERS, sanity.RANDOM_MAP]
     assert not table.duplicated(["method", "layer", "image_index", "measure"]).any()
     assert len(table) == 13 * 2 * 3 * len(PANELS)
     assert set(table["method"]) == {"input_x_gradient", "guided_backprop"}, "a random map is the floor, no method"
-    trained = table[table["layer"] == TRAINED].groupby("measure")["value"]
+    trained = table[table["layer"] == sanity.TRAINED].groupby("measure")["value"]
     np.testing.assert_allclose(trained.min(), trained.max())
     assert trained.max().to_dict() == pytest.approx(
         {name: float("correlation" in name or "similarity" in name) for name in PANELS}
@@ -150,11 +138,11 @@ def test_table_has_every_layer_method_image_and_measure_once(table):
 def test_values_are_those_of_maps_made_by_hand(table, network, random_network, split):
     indices = np.array([4, 1, 3])
     made, settings = {}, Attribution(methods=METHODS)
-    for name, changed in itertools.chain([(TRAINED, network)], cascade(network, random_network)):
-        if name in (TRAINED, "conv4"):
+    for name, changed in itertools.chain([(sanity.TRAINED, network)], sanity.cascade(network, random_network)):
+        if name in (sanity.TRAINED, "conv4"):
             made[name] = Explainer(changed, split, settings, CORRECTED).example_maps(indices, METHODS)
     for method in ("input_x_gradient", "guided_backprop"):
-        one, other = made[TRAINED][method], made["conv4"][method]
+        one, other = made[sanity.TRAINED][method], made["conv4"][method]
         rows = table[(table["method"] == method) & (table["layer"] == "conv4")].set_index(["measure", "image_index"])
         masks = split.masks[indices]
         change = relevance_rank_accuracy(other, masks) - relevance_rank_accuracy(one, masks)
@@ -171,7 +159,7 @@ def test_the_change_of_the_score_follows_the_rule_for_ties():
     mask[0, 0, :2], one[0, 0, 0] = True, 1.0
     for ties in ("strict", "expected"):
         expected = relevance_rank_accuracy(one, mask, ties) - 1
-        found = measures(mask.astype(float), one, mask, np.ones_like(mask), ties)
+        found = sanity.measures(mask.astype(float), one, mask, np.ones_like(mask), ties)
         assert found["rank_accuracy_change"] == pytest.approx(expected)
     assert relevance_rank_accuracy(one, mask, "strict") != relevance_rank_accuracy(one, mask, "expected")
 
@@ -179,7 +167,6 @@ def test_the_change_of_the_score_follows_the_rule_for_ties():
 def test_heatmaps_have_the_score_by_the_rule_for_ties_of_the_study(tiny, monkeypatch):
     study, rules = load_study(tiny), set()
     strict = study.model_copy(update={"switches": {"ties": "strict"}})
-    strict.__dict__.pop("switched", None)
     monkeypatch.setattr(
         examples, "relevance_rank_accuracy", lambda maps, masks, ties: rules.add(ties) or np.zeros(len(maps))
     )
@@ -188,16 +175,20 @@ def test_heatmaps_have_the_score_by_the_rule_for_ties_of_the_study(tiny, monkeyp
 
 
 def test_retained_is_1_for_equal_maps_and_0_for_random_ones():
-    rows = [("a", layer, 0, "m", value) for layer, value in ((TRAINED, 1.0), ("fc1", 0.6), (RANDOM_MAP, 0.2))]
-    rows += [("b", layer, 0, "m", value) for layer, value in ((TRAINED, 1.0), ("fc1", 0.0), (RANDOM_MAP, 0.0))]
+    rows = [
+        ("a", layer, 0, "m", value) for layer, value in ((sanity.TRAINED, 1.0), ("fc1", 0.6), (sanity.RANDOM_MAP, 0.2))
+    ]
+    rows += [
+        ("b", layer, 0, "m", value) for layer, value in ((sanity.TRAINED, 1.0), ("fc1", 0.0), (sanity.RANDOM_MAP, 0.0))
+    ]
     table = pd.DataFrame(rows, columns=["method", "layer", "image_index", "measure", "value"])
-    found = retained(table, "m")
-    assert found.loc["a"].to_dict() == pytest.approx({TRAINED: 1, "fc1": 0.5})
-    assert found.loc["b"].to_dict() == pytest.approx({TRAINED: 1, "fc1": 0})
+    found = sanity.retained(table, "m")
+    assert found.loc["a"].to_dict() == pytest.approx({sanity.TRAINED: 1, "fc1": 0.5})
+    assert found.loc["b"].to_dict() == pytest.approx({sanity.TRAINED: 1, "fc1": 0})
 
 
 def test_figure_draws_the_means(table):
-    means = mean_similarity(table)
+    means = sanity.mean_similarity(table)
     methods = ["input_x_gradient", "guided_backprop"]
     figure = sanity_figure(means, methods)
     assert [ax.get_title() for ax in figure.axes] == [title for title, _ in PANELS.values()]
@@ -206,6 +197,6 @@ def test_figure_draws_the_means(table):
         rows = means[means["measure"] == measure].set_index(["method", "layer"])["mean"]
         lines = [line for line in ax.lines if line.get_marker() not in ("None", "")]
         for method, line, point in zip(methods, lines[::2], lines[1::2], strict=True):
-            np.testing.assert_allclose(line.get_ydata(), rows[method][[TRAINED, *LAYERS]])
-            np.testing.assert_allclose(point.get_ydata(), rows[method][[RANDOM_MAP]])
+            np.testing.assert_allclose(line.get_ydata(), rows[method][[sanity.TRAINED, *LAYERS]])
+            np.testing.assert_allclose(point.get_ydata(), rows[method][[sanity.RANDOM_MAP]])
     plt.close(figure)

@@ -13,19 +13,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-from faults import digests
+from faults import digests, finish
 from pretrain_xai import paths
 from pretrain_xai.batch import main
-from pretrain_xai.running.cluster import (
-    ClusterError,
-    job_prefix,
-    profile_folder,
-    queued_jobs,
-    uses_slurm,
-    wait_for_earlier_jobs,
-)
+from pretrain_xai.running import cluster
 from slurm_node import missing, one_node
-from test_batch import batch
 
 #: the tiny study as few jobs, one after another, and quick looks at the queue
 QUICKLY = """
@@ -48,7 +40,7 @@ def blocks(language: str) -> list[str]:
 
 def profile_with(folder: Path, *changes: str) -> Path:
     """Write a profile like that of the repository with the YAML of `changes` in it, and return its folder."""
-    settings = yaml.safe_load((profile_folder("slurm") / "config.yaml").read_text())
+    settings = yaml.safe_load((cluster.profile_folder("slurm") / "config.yaml").read_text())
     for name, value in (item for change in changes for item in yaml.safe_load(change).items()):
         settings[name] = settings.get(name, {}) | value if isinstance(value, dict) else value
     folder.mkdir()
@@ -100,7 +92,7 @@ def test_a_killed_driver_on_slurm_resumes_and_ends_with_the_bytes_of_a_local_bat
         driver.wait()
     assert "finetune" in jobs("RUNNING"), (tmp_path / "driver.log").read_text()
 
-    result = batch(root, "--profile", profile)
+    result = finish(root, "--profile", profile)
     assert result.returncode == 0, result.stdout + result.stderr
     assert re.search(r"waiting for [12] jobs that an earlier batch left in the queue", result.stdout)
     assert digests(root) == digests(tiny_root)
@@ -116,7 +108,7 @@ def test_a_killed_driver_on_slurm_resumes_and_ends_with_the_bytes_of_a_local_bat
 @pytest.mark.system
 def test_the_page_on_slurm_says_what_works(root, tmp_path):
     profile = profile_with(tmp_path / "profile", *blocks("yaml"))
-    result = batch(root, "--profile", str(profile), "--dry-run", "--quiet", "host")
+    result = finish(root, "--profile", str(profile), "--dry-run", "--quiet", "host")
     assert result.returncode == 0, result.stderr
     asked = dict(
         re.findall(r"^ *rule (\w+):$.*?^ *resources: (.*?)$", result.stdout + result.stderr, re.DOTALL | re.MULTILINE)
@@ -142,32 +134,32 @@ def queue(tmp_path, monkeypatch):
 
 
 def test_jobs_of_other_studies_and_folders_are_not_waited_for(queue, root, monkeypatch):
-    mine, longer = job_prefix("tiny"), job_prefix("tiny2")
-    assert job_prefix("tiny+ties") == mine, "a variant makes files that it shares with the study"
+    mine, longer = cluster.job_prefix("tiny"), cluster.job_prefix("tiny2")
+    assert cluster.job_prefix("tiny+ties") == mine, "a variant makes files that it shares with the study"
     monkeypatch.setenv("PRETRAIN_XAI_ROOT", str(root / "elsewhere"))
-    elsewhere = job_prefix("tiny")
+    elsewhere = cluster.job_prefix("tiny")
     monkeypatch.setenv("PRETRAIN_XAI_ROOT", str(root))
     queue.write_text(f"12 {mine}_1a-2b\n7 {mine}_1a-2b\n8 {longer}_3c\n9 {elsewhere}_1a\n10 interactive\n")
-    assert queued_jobs("tiny") == ["7", "12"]
+    assert cluster.queued_jobs("tiny") == ["7", "12"]
 
 
 def test_a_driver_waits_until_the_queue_is_empty_and_says_how_to_end_the_jobs(queue, root, monkeypatch, capsys):
     monkeypatch.setattr("pretrain_xai.running.cluster.LOOK_EVERY", 0)
-    queue.write_text(f"12 {job_prefix('tiny')}_1a\n13 {job_prefix('tiny')}_1a\n")
-    wait_for_earlier_jobs("tiny")
+    queue.write_text(f"12 {cluster.job_prefix('tiny')}_1a\n13 {cluster.job_prefix('tiny')}_1a\n")
+    cluster.wait_for_earlier_jobs("tiny")
     assert "waiting for 2 jobs" in (printed := capsys.readouterr().out)
     assert "scancel 12 13" in printed
 
 
 @pytest.mark.parametrize("study", ["tiny", "a_" * 50, "demo+lesion_floor"])
 def test_names_of_jobs_are_what_the_executor_accepts(study):
-    assert re.fullmatch(r"[A-Za-z0-9_-]{1,50}", job_prefix(study))
+    assert re.fullmatch(r"[A-Za-z0-9_-]{1,50}", cluster.job_prefix(study))
 
 
 def test_without_slurm_the_batch_says_so(root, monkeypatch, capsys):
     monkeypatch.setenv("PATH", "/nowhere")
-    with pytest.raises(ClusterError, match="`squeue` was not found"):
-        queued_jobs("tiny")
+    with pytest.raises(cluster.ClusterError, match="`squeue` was not found"):
+        cluster.queued_jobs("tiny")
     assert main(["tiny", "--profile", "slurm"]) == 2
     assert "Slurm is not there" in capsys.readouterr().err
 
@@ -187,5 +179,5 @@ def test_a_profile_that_can_not_be_read_is_one_line(root, tmp_path, capsys, text
 
 
 def test_profiles_say_where_jobs_run(tmp_path):
-    assert uses_slurm(profile_folder(str(profile_with(tmp_path / "mine"))))
-    assert not uses_slurm(profile_folder("local"))
+    assert cluster.uses_slurm(cluster.profile_folder(str(profile_with(tmp_path / "mine"))))
+    assert not cluster.uses_slurm(cluster.profile_folder("local"))

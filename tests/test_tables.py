@@ -106,6 +106,8 @@ def test_what_is_missing_says_which_study_to_run(root):
     ):
         with pytest.raises(tables.TableError, match=r"is missing: run `make study STUDY=mine` first"):
             reader(path)
+    with pytest.raises(tables.TableError, match=r"is missing: run `make switches STUDY=mine` first"):
+        tables.read_table(Paths("mine").switch_scores / "no.parquet")
 
 
 def test_the_tables_of_runs_are_read_in_the_order_of_names_and_no_others(tmp_path):
@@ -135,19 +137,6 @@ def test_scores_have_their_columns_and_come_back_by_study(scored):
         assert scores[name].dtype == "category"
     named = scores[["study", "protocol", "channel_reduction", "mask_threshold"]].drop_duplicates()
     assert named.to_numpy().tolist() == [["tiny", "corrected", "sum_abs", 0.5]]
-
-
-def test_scores_of_runs_that_the_study_no_longer_has_are_not_read(scored):
-    known = tables.read_scores(scored)
-    tables.write_scores(
-        scores_of(Run("best", "mri", 1, 7), [0.9]), Paths(scored).scores / "best-mri-depth1-seed7.parquet"
-    )
-    pd.testing.assert_frame_equal(tables.read_scores(scored), known)
-    (Paths(scored).scores / "best-mri-depth5-seed0.parquet").unlink()
-    with pytest.raises(
-        tables.TableError, match=r"best-mri-depth5-seed0\.parquet is missing: run `make study STUDY=tiny`"
-    ):
-        tables.read_scores(scored)
 
 
 def test_scores_of_a_variant_are_those_of_its_runs(scored):
@@ -186,12 +175,6 @@ def test_true_negative_rates_from_the_counts_are_the_scores():
     found = found.sort_values(order, ignore_index=True).astype({"metric": str})
     pd.testing.assert_frame_equal(found, pd.concat(expected).sort_values(order, ignore_index=True), check_dtype=False)
     assert found["value"].isna().sum() == 2, "of the full mask"
-
-
-def test_read_classification_gives_the_columns_in_order(root):
-    table = pd.DataFrame([dict.fromkeys(["extra", *tables.CLASSIFICATION_COLUMNS[::-1]], 1)])
-    tables.write_table(table, Paths("tiny").classification)
-    assert tables.read_classification("tiny").columns.tolist() == tables.CLASSIFICATION_COLUMNS
 
 
 def test_predictions_of_all_runs_or_an_error(root):

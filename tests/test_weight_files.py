@@ -228,10 +228,8 @@ def test_a_flipped_bit_in_a_zip_is_noticed(tmp_path):
 @pytest.fixture(scope="module")
 def originals(tmp_path_factory) -> dict[str, Path]:
     """Return a file of each kind, and one that asks for code."""
-    folder, network = (
-        tmp_path_factory.mktemp("originals"),
-        nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Linear(4, 2)),
-    )
+    folder = tmp_path_factory.mktemp("originals")
+    network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Linear(4, 2))
     for kind, save in KINDS.items():
         save(network, folder / kind)
     torch.save({"0.weight": Code(folder / "hacked")}, folder / "code")

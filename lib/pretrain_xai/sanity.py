@@ -146,7 +146,7 @@ def mean_similarity(table: pd.DataFrame) -> pd.DataFrame:
 def retained(table: pd.DataFrame, measure: str) -> pd.DataFrame:
     """Return how much of a similarity is left, methods x layers: 1 as between equal maps, 0 as with a random map.
 
-    (mean similarity - that with a random map) / (1 - that with a random map); of the similarities of MEASURES.
+    (mean similarity - that with a random map) / (1 - that with a random map); of the similarities in `measures`.
     """
     rows = table[table["measure"] == measure]
     means = rows.pivot_table(index="method", columns="layer", values="value", aggfunc="mean", sort=False)

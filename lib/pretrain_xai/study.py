@@ -18,6 +18,8 @@ from pretrain_xai.settings.slices import Slices
 
 #: the columns that name a model in every table
 NETWORK = ["pretraining", "finetune_depth", "seed"]
+#: and a cell, whose networks differ in their seeds alone
+CELL = NETWORK[:2]
 MODEL_COLUMNS = ["selection", *NETWORK]
 #: the slices on which networks are pre-trained, and on which their checkpoints are selected
 PRETRAINING_SPLITS = ("pretraining", "pretraining_validation")

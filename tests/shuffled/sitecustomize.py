@@ -13,21 +13,19 @@ class _Shuffled:
     def __init__(self, entries: list) -> None:
         self._entries = iter(entries)
 
-    def __iter__(self):
-        return self._entries
-
     def __next__(self):
         return next(self._entries)
 
-    def __enter__(self):
+    def __iter__(self):
         return self
 
-    def __exit__(self, *_) -> None:
-        self.close()
+    __enter__ = __iter__
 
-    def close(self) -> None:
+    def close(self, *_) -> None:
         """Forget what is left, as the real one does."""
         self._entries = iter(())
+
+    __exit__ = close
 
 
 def _shuffle(entries: list) -> list:

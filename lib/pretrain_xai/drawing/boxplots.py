@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from pretrain_xai.drawing.figures import CHANCE, ONE_COLUMN, TWO_COLUMNS, Style, marker, panel_grid, panels
+from pretrain_xai.drawing.figures import CHANCE_LINE, ONE_COLUMN, TWO_COLUMNS, Style, marker, panel_grid, panels
 from pretrain_xai.lesions import CLASSES
 from pretrain_xai.localization.comparison_maps import COMPARISON_MAPS
 from pretrain_xai.names import colour, hatch, label
@@ -77,7 +77,7 @@ def plot_score_boxes(
         if key in places:
             draw_box(ax, values.dropna().to_numpy(), places[key], key[0])
     if scores["chance"].notna().any():
-        ax.axhline(scores["chance"].mean(), **CHANCE)
+        ax.axhline(scores["chance"].mean(), **CHANCE_LINE)
     if classification is not None:
         models = zip(classification["pretraining"], classification["finetune_depth"], strict=True)
         ax.plot([places[model] for model in models], classification["accuracy"], **_ACCURACY)
@@ -160,7 +160,7 @@ def plot_classification(ax: Axes, table: pd.DataFrame, corpora: Sequence[str], m
     for number, corpus in enumerate(corpora):
         rows, shift = table[table["pretraining"] == corpus], 0.3 * (number - (len(corpora) - 1) / 2)
         ax.plot(rows["finetune_depth"] + shift, rows[metric], **marker(corpus, number), label=label(corpus))
-    ax.axhline(0.5, **CHANCE)
+    ax.axhline(0.5, **CHANCE_LINE)
     ax.annotate("chance", (0.6, 0.505), va="bottom")
     ax.set(xticks=FINETUNE_DEPTHS, xlim=(0.5, 5.5), ylim=(min(0.45, table[metric].min() - 0.04), 1.03))
     return ax
@@ -183,4 +183,4 @@ def _legend(corpora: Sequence[str], scores: pd.DataFrame) -> list[Patch | Line2D
     handles: list[Patch | Line2D] = [
         Patch(facecolor=colour(name), hatch=hatch(name), **_EDGE, label=text) for name, text in names.items()
     ]
-    return handles + ([Line2D([], [], **CHANCE, label="chance")] if scores["chance"].notna().any() else [])
+    return handles + ([Line2D([], [], **CHANCE_LINE, label="chance")] if scores["chance"].notna().any() else [])

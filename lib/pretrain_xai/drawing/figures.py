@@ -22,9 +22,9 @@ STYLE = Path(__file__).with_name("paper.mplstyle")
 Style = dict[str, Any]  # keyword arguments of matplotlib
 
 #: a second cue beside the colour of a corpus
-MARKERS = "osD^v"
+_SHAPES = "osD^v"
 #: lines at chance and other references
-CHANCE: Style = {"color": "black", "linestyle": (0, (4, 3)), "linewidth": 0.7, "zorder": 1}
+CHANCE_LINE: Style = {"color": "black", "linestyle": (0, (4, 3)), "linewidth": 0.7, "zorder": 1}
 
 
 def use_style(target: str = "sex") -> None:
@@ -92,7 +92,7 @@ def marker(corpus: str, number: int, *, filled: bool = True) -> Style:
     """Return how networks of a corpus, the `number`-th that is drawn, are marked; not `filled`: they are not matched."""
     face, edge = (colour(corpus), "black") if filled else ("white", colour(corpus))
     style = {"markerfacecolor": face, "markeredgecolor": edge, "markeredgewidth": 0.5 if filled else 1.0}
-    return {"linestyle": "", "marker": MARKERS[number % len(MARKERS)], "markersize": 4} | style
+    return {"linestyle": "", "marker": _SHAPES[number % len(_SHAPES)], "markersize": 4} | style
 
 
 def corpus_handles(corpora: Iterable[str]) -> list[Line2D]:

@@ -7,7 +7,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pretrain_xai.drawing.figures import CHANCE, TWO_COLUMNS, panels
+from pretrain_xai.drawing.figures import CHANCE_LINE, TWO_COLUMNS, panels
 from pretrain_xai.names import label
 from pretrain_xai.sanity import RANDOM_MAP
 
@@ -43,7 +43,7 @@ def plot_similarity(ax: Axes, means: pd.DataFrame, methods: Sequence[str], uncha
         ax.plot(places, heights[layers], label=label(method), linewidth=0.7, **style)
         ax.plot(end + shift, heights[RANDOM_MAP], linestyle="", **style)
     ax.axhline(unchanged, color="0.8", linewidth=0.6, zorder=0)
-    ax.axvline(end - 0.75, **CHANCE)
+    ax.axvline(end - 0.75, **CHANCE_LINE)
     ax.set_xticks([*range(len(layers)), end], [*layers, RANDOM_MAP], rotation=90)
     return ax
 

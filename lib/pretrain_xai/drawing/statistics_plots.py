@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from pretrain_xai.drawing.figures import (
-    CHANCE,
+    CHANCE_LINE,
     ONE_COLUMN,
     TWO_COLUMNS,
     Style,
@@ -24,7 +24,7 @@ from pretrain_xai.statistics.findings import WAY_NAMES
 from pretrain_xai.statistics.power import POWER
 from pretrain_xai.statistics.ranks import ALPHA
 
-_BRAIN = CHANCE | {"linestyle": (0, (1, 2)), "linewidth": 0.9}
+_BRAIN = CHANCE_LINE | {"linestyle": (0, (1, 2)), "linewidth": 0.9}
 _NOT_MATCHED = Line2D([], [], **marker("", 0, filled=False) | {"markeredgecolor": "black"}, label="not matched")
 #: the answers of `equal_accuracy.ANSWERS` in words
 _ANSWERS = {
@@ -50,7 +50,7 @@ def plot_cells(ax: Axes, cells: pd.DataFrame, corpora: Sequence[str]) -> Axes:
         widths = np.abs(rows[["low", "high"]].to_numpy().T - rows["estimate"].to_numpy())
         bars: Style = {"ecolor": "black", "elinewidth": 0.7, "capsize": 1.5, "capthick": 0.7}
         ax.errorbar(places, rows["estimate"], yerr=widths, **marker(corpus, number), **bars)
-    ax.axhline(0, **CHANCE)
+    ax.axhline(0, **CHANCE_LINE)
     if "chance_brain" in cells:
         ax.axhline(float(skill(cells["chance_brain"].mean(), cells["chance"].mean())), **_BRAIN)
     ax.set_xticks(range(len(depths)), [str(depth) for depth in depths])
@@ -66,7 +66,7 @@ def cells_figure(cells: pd.DataFrame, methods: Sequence[str], corpora: Sequence[
     for ax in axes[:, 0]:
         ax.set_ylabel("skill")
     figure.supxlabel("fine-tuned blocks")
-    handles = [*corpus_handles(corpora), Line2D([], [], label="chance in the image", **CHANCE)]
+    handles = [*corpus_handles(corpora), Line2D([], [], label="chance in the image", **CHANCE_LINE)]
     handles += [Line2D([], [], label="chance in the brain", **_BRAIN)] if "chance_brain" in cells else []
     figure.legend(handles=handles, loc="outside upper center", ncols=4)
     return figure
@@ -85,7 +85,7 @@ def plot_intervals(ax: Axes, effects: pd.DataFrame, names: Sequence[str]) -> Axe
     ax.plot(effects[["low", "high"]].to_numpy().T, [places, places], "|-", color="black", linewidth=0.8, markersize=4)
     faces = ["black" if one else "white" for one in clear]
     ax.scatter(effects["estimate"], places, s=8, color=faces, edgecolors="black", linewidths=0.9, zorder=3)
-    ax.axvline(0, **CHANCE)
+    ax.axvline(0, **CHANCE_LINE)
     ax.set_yticks(places, names)
     ax.set_ylim(len(names) - 0.5, -0.5)
     return ax
@@ -197,7 +197,7 @@ def plot_power(ax: Axes, table: pd.DataFrame, over: str) -> Axes:
         shade = str(0.75 - 0.25 * number) if number < 3 else "black"
         look = marker("", number) | {"linestyle": "-", "color": shade, "markerfacecolor": shade, "markersize": 3}
         ax.plot(rows[over], rows["power"], **look, label=f"{difference:g}")
-    ax.axhline(POWER, **CHANCE)
+    ax.axhline(POWER, **CHANCE_LINE)
     ticks = sorted(table[over].unique())
     ax.set_xscale("log")
     ax.set_xticks(ticks, [str(tick) for tick in ticks])
@@ -245,7 +245,7 @@ def plot_matching(ax: Axes, checkpoints: pd.DataFrame, matched: pd.DataFrame, co
     for row in matched.itertuples():
         look = marker(row.pretraining, list(corpora).index(row.pretraining), filled=row.matched)
         ax.plot(row.step, row.validation_accuracy, **look, zorder=3)
-    ax.axhline(matched["target"].iloc[0], **CHANCE)
+    ax.axhline(matched["target"].iloc[0], **CHANCE_LINE)
     return ax
 
 
@@ -261,7 +261,7 @@ def matching_figure(
         ax.axhspan(target - tolerance, target + tolerance, color="0.88", zorder=0)
     axes[0, 0].set_ylabel("validation accuracy")
     figure.supxlabel("training step")
-    handles = [*corpus_handles(corpora), Line2D([], [], **CHANCE, label=f"common accuracy ± {tolerance:g}")]
+    handles = [*corpus_handles(corpora), Line2D([], [], **CHANCE_LINE, label=f"common accuracy ± {tolerance:g}")]
     handles += [] if matched["matched"].all() else [_NOT_MATCHED]
     figure.legend(handles=handles, loc="outside upper center", ncols=len(handles))
     return figure

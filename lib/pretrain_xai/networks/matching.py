@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from pretrain_xai.settings.sections import Matching
-from pretrain_xai.study import MATCHED, NETWORK, Run, Study
+from pretrain_xai.study import CELL, MATCHED, NETWORK, Run, Study
 from pretrain_xai.tables import read_table
 
 #: of the cells (corpus x depth), so many must be matched for the comparison to count
@@ -79,7 +79,7 @@ def unmatched_runs(matching: pd.DataFrame) -> list[Run]:
 
 def cell_matched(matching: pd.DataFrame) -> pd.Series:
     """Return for each corpus and depth whether all its networks are matched; bool, indexed by both."""
-    return matching.groupby(NETWORK[:2])["matched"].all()
+    return matching.groupby(CELL)["matched"].all()
 
 
 def comparable_depths(matching: pd.DataFrame, corpora: Collection[str]) -> list[int]:

@@ -9,11 +9,12 @@ from sklearn.metrics import average_precision_score
 
 from pretrain_xai import classification
 from pretrain_xai.published.read import COUNTS, SELECTIONS, Release
+from pretrain_xai.study import CELL
 
 #: the paper's numbers; see the README beside them
 NUMBERS = Path(__file__).with_name("numbers")
 #: one cell of the paper's tables
-CELL = ["selection", "pretraining", "finetune_depth"]
+SELECTED_CELL = ["selection", *CELL]
 RATES = classification.METRICS
 #: the test images of the study carry the labels of this seed and the following ones
 FIRST_TEST_SEED = 50_000
@@ -31,7 +32,7 @@ _FILES: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 
 
-def classification_metrics(predictions: pd.DataFrame) -> pd.DataFrame:
+def metrics_by_model(predictions: pd.DataFrame) -> pd.DataFrame:
     """Return one row of classification metrics per model; the positive class is 1, the irregular lesions.
 
     `auprc` is the mean of both classes' average precision, which is what the authors computed (torchmetrics' macro
@@ -100,7 +101,7 @@ def explanation_scores(confusion: pd.DataFrame) -> pd.DataFrame:
 
 def explanation_medians(confusion: pd.DataFrame) -> pd.DataFrame:
     """Return the median explanation performance per cell and method, over models and images as in the boxplots."""
-    groups = explanation_scores(confusion).groupby([*CELL, "method"])
+    groups = explanation_scores(confusion).groupby([*SELECTED_CELL, "method"])
     return groups.agg(median=("value", "median"), models=("seed", _seeds), n_models=("source", "nunique")).reset_index()
 
 
@@ -158,23 +159,29 @@ def side_by_side(release: Release) -> pd.DataFrame:
     table["difference"] = table["recomputed"] - table["published"]
     table["note"] = [_note(row) for row in table.itertuples()]
     numbers = ["recomputed", "published", "difference", "n_models"]
-    columns = ["table", *CELL, "method", "metric", *numbers, "models", "note"]
+    columns = ["table", *SELECTED_CELL, "method", "metric", *numbers, "models", "note"]
     return table[columns].astype({"finetune_depth": int, "n_models": int})
 
 
 def _classification_side(release: Release) -> pd.DataFrame:
-    published = pd.read_csv(NUMBERS / "classification.csv").melt(CELL, var_name="metric", value_name="published")
-    groups = classification_metrics(release.predictions).groupby(CELL)
-    means = groups[RATES].mean().reset_index().melt(CELL, var_name="metric", value_name="recomputed")
+    published = pd.read_csv(NUMBERS / "classification.csv").melt(
+        SELECTED_CELL, var_name="metric", value_name="published"
+    )
+    groups = metrics_by_model(release.predictions).groupby(SELECTED_CELL)
+    means = groups[RATES].mean().reset_index().melt(SELECTED_CELL, var_name="metric", value_name="recomputed")
     models = groups.agg(models=("seed", _seeds), n_models=("model", "nunique")).reset_index()
-    found = published.merge(means, how="left", on=[*CELL, "metric"]).merge(models, how="left", on=CELL)
+    found = published.merge(means, how="left", on=[*SELECTED_CELL, "metric"]).merge(
+        models, how="left", on=SELECTED_CELL
+    )
     return found.assign(table="classification", method="")
 
 
 def _explanation_side(release: Release) -> pd.DataFrame:
     published = pd.read_csv(NUMBERS / "explanation_medians.csv").fillna({"pretraining": "none", "finetune_depth": 0})
-    published = published.melt([*CELL, "method"], var_name="metric", value_name="published").assign(table="explanation")
-    found = published.merge(explanation_medians(release.confusion), how="left", on=[*CELL, "method"])
+    published = published.melt([*SELECTED_CELL, "method"], var_name="metric", value_name="published").assign(
+        table="explanation"
+    )
+    found = published.merge(explanation_medians(release.confusion), how="left", on=[*SELECTED_CELL, "method"])
     return found.rename(columns={"median": "recomputed"})
 
 

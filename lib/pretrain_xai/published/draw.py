@@ -8,7 +8,7 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from pretrain_xai.drawing.boxplots import draw_box
-from pretrain_xai.drawing.figures import ONE_COLUMN, Style, panel_grid
+from pretrain_xai.drawing.figures import CHANCE_LINE, ONE_COLUMN, Style, panel_grid
 from pretrain_xai.names import colour, label
 from pretrain_xai.published.read import EDGE_FILTERS
 from pretrain_xai.settings.sections import FINETUNE_DEPTHS
@@ -18,7 +18,7 @@ MARKERS = {"imagenet": "o", "mri": "s"}
 #: notes of `compare.side_by_side` on numbers that come from as many models as the paper's
 SAME_MODELS = ("the untrained network", "from 3 models")
 _METRICS = {"median_relevance_rank_accuracy": "median performance,\nuntrained network"}
-_CHANCE: Style = {"color": "black", "linestyle": (0, (4, 3)), "linewidth": 0.7, "zorder": 1, "label": "chance"}
+_CHANCE = CHANCE_LINE | {"label": "chance"}
 _POINTS: Style = {"linestyle": "", "markeredgecolor": "black", "markeredgewidth": 0.5}
 
 

@@ -26,10 +26,9 @@ from pretrain_xai.skill import Skills
 from pretrain_xai.statistics import intervals
 from pretrain_xai.statistics.intervals import Interval
 from pretrain_xai.statistics.mixed_model import MixedModel, fit_mixed_model
-from pretrain_xai.study import NETWORK
+from pretrain_xai.study import CELL
 
 ALL = "all"
-CELL = NETWORK[:2]
 EFFECT_COLUMNS = ["family", "contrast", *CELL, "method", "way", "unit", "n_units", *Interval._fields]
 EFFECT_COLUMNS += ["p_holm", "effect_size"]
 

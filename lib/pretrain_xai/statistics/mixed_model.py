@@ -13,9 +13,9 @@ from statsmodels.regression.mixed_linear_model import MixedLM
 from statsmodels.tools.sm_exceptions import ConvergenceWarning
 
 from pretrain_xai.statistics.intervals import Interval, t_interval
-from pretrain_xai.study import NETWORK
+from pretrain_xai.study import CELL, NETWORK
 
-CELL = ["pretraining", "finetune_depth", "method"]
+LEVELS = [*CELL, "method"]
 
 
 @dataclass(frozen=True)
@@ -69,9 +69,9 @@ def fit_mixed_model(table: pd.DataFrame) -> MixedModel:
     table : DataFrame with `pretraining`, `finetune_depth`, `seed`, `method`, `skill`
         Every method of every network; at least one corpus and depth with several seeds.
     """
-    rows = table.sort_values([*CELL, "seed"], ignore_index=True)
-    cells = pd.MultiIndex.from_frame(rows[CELL].drop_duplicates())
-    n, number = len(cells), cells.get_indexer(pd.MultiIndex.from_frame(rows[CELL]))
+    rows = table.sort_values([*LEVELS, "seed"], ignore_index=True)
+    cells = pd.MultiIndex.from_frame(rows[LEVELS].drop_duplicates())
+    n, number = len(cells), cells.get_indexer(pd.MultiIndex.from_frame(rows[LEVELS]))
     network = rows.groupby(NETWORK).ngroup().to_numpy()
     # in units of the scores' spread: the optimiser's tolerances are absolute
     scale = float(rows["skill"].std()) or 1.0

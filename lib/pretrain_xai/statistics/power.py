@@ -9,7 +9,7 @@ import pandas as pd
 from pretrain_xai.arrays import Floats
 from pretrain_xai.skill import Skills
 from pretrain_xai.statistics import intervals
-from pretrain_xai.study import NETWORK
+from pretrain_xai.study import CELL
 
 POWER = 0.8
 SEEDS = (2, 3, 4, 5, 6, 8, 10, 15, 20, 30)
@@ -71,7 +71,7 @@ def estimate_spread(skills: Skills) -> Spread:
         raise ValueError("one seed per cell: the variance between seeds is unknown")
     values, networks = skills.values, skills.networks
     n_methods, n_images = values.shape[1:]
-    cells = networks.groupby(NETWORK[:2]).ngroup().to_numpy()
+    cells = networks.groupby(CELL).ngroup().to_numpy()
     inside = values - np.stack([values[cells == cell].mean(0) for cell in range(cells.max() + 1)])[cells]
     df, more_methods, more_images = len(cells) - cells.max() - 1, max(n_methods - 1, 1), max(n_images - 1, 1)
 
@@ -90,7 +90,7 @@ def estimate_spread(skills: Skills) -> Spread:
         noise = image_total * (1 / networks["pretraining"].value_counts()).mean()
         image_corpus = covariances.diagonal().mean() - image - noise
     shared, shared_corpus = 0.0, 0.0
-    wide = networks.assign(level=level.ravel()).pivot(index="seed", columns=NETWORK[:2], values="level")
+    wide = networks.assign(level=level.ravel()).pivot(index="seed", columns=CELL, values="level")
     if wide.notna().all(axis=None):
         covariances, corpus = np.cov(wide.to_numpy().T).reshape(wide.shape[1], -1), wide.columns.get_level_values(0)
         same, other = corpus.to_numpy()[:, None] == corpus.to_numpy(), ~np.eye(len(corpus), dtype=bool)

@@ -33,7 +33,7 @@ from pretrain_xai.running.variants import RETRAINED, variant_name
 from pretrain_xai.selection import CORRECT_FOR_ALL, scored_on
 from pretrain_xai.sentences import sentence
 from pretrain_xai.statistics import resampling
-from pretrain_xai.study import NETWORK, UNTRAINED, Run, Study, load_study
+from pretrain_xai.study import CELL, NETWORK, UNTRAINED, Run, Study, load_study
 from pretrain_xai.tables import read_predictions, read_runs, read_table
 
 #: quantities beside metrics, methods and comparison maps: mean over the methods, Kendall's tau of their order, chance level
@@ -155,10 +155,10 @@ class Comparison:
     def _effects(self, frame: pd.DataFrame) -> tuple[pd.DataFrame, np.ndarray]:
         """Return the rows of all effects, with the sum of their squared coefficients as `share`, and their values."""
         trained = self._trained(frame)
-        maps = frame[frame.index.get_level_values("quantity").isin(COMPARISON_MAPS)].droplevel(NETWORK[:2])
+        maps = frame[frame.index.get_level_values("quantity").isin(COMPARISON_MAPS)].droplevel(CELL)
         tables = {"cell": frame, "mean": pd.concat([_over_cells(trained), maps])}
         trained = trained.drop(CHANCE, level="quantity", errors="ignore")  # one for all networks
-        corpus, depth = (trained.index.get_level_values(name) for name in NETWORK[:2])
+        corpus, depth = (trained.index.get_level_values(name) for name in CELL)
         if "mri" in set(corpus) and corpus.nunique() == 2:
             tables["corpus"] = _over_cells(trained[corpus == "mri"]) - _over_cells(trained[corpus != "mri"])
         shallow, deep = min(self.depths), max(self.depths)
@@ -168,11 +168,11 @@ class Comparison:
         shares = {"cell": 1, "mean": 1 / n_cells, "corpus": 4 / n_cells, "depth": 2 * len(self.depths) / n_cells}
         table = pd.concat([one.reset_index().assign(effect=name) for name, one in tables.items()], ignore_index=True)
         table = table.fillna({"pretraining": ALL}).astype({"finetune_depth": "Int64"})
-        rows = table[["effect", *NETWORK[:2], "quantity"]].assign(share=table["effect"].map(shares))
+        rows = table[["effect", *CELL, "quantity"]].assign(share=table["effect"].map(shares))
         return rows, table[frame.columns].to_numpy()
 
     def _trained(self, frame: pd.DataFrame) -> pd.DataFrame:
-        corpus, depth = (frame.index.get_level_values(name) for name in NETWORK[:2])
+        corpus, depth = (frame.index.get_level_values(name) for name in CELL)
         return frame[depth.isin(self.depths) & (corpus != UNTRAINED)]
 
     def _judged(self, rows: pd.DataFrame, draws: np.ndarray, *, retrained: bool, other_sets: int) -> pd.DataFrame:
@@ -309,14 +309,14 @@ def _estimates(
         for name, values in metrics.items():
             networks.setdefault((corpus, depth, name), []).append(values)
     rows = {key: np.mean(values, axis=0) for key, values in networks.items()}
-    for (*cell, method), group in scores.groupby([*NETWORK[:2], "method"], observed=True):
+    for (*cell, method), group in scores.groupby([*CELL, "method"], observed=True):
         drawn = by_image.loc[group["image_index"]].to_numpy()
         rows[*cell, method] = resampling.weighted_median(group["value"].to_numpy(), drawn)
         rows[*cell, CHANCE] = resampling.weighted_mean(group["chance"].to_numpy(), drawn)
     for cell in {key[:2] for key in rows}:
         if all((*cell, method) in rows for method in methods):
             rows[*cell, ALL_METHODS] = np.mean([rows[*cell, method] for method in methods], axis=0)
-    index = pd.MultiIndex.from_tuples(rows, names=[*NETWORK[:2], "quantity"])
+    index = pd.MultiIndex.from_tuples(rows, names=[*CELL, "quantity"])
     return pd.DataFrame(np.array(list(rows.values())), index=index).sort_index()
 
 

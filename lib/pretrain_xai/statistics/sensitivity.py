@@ -20,7 +20,7 @@ from pretrain_xai.statistics.effects import Contrast, contrasts, holm, is_paired
 from pretrain_xai.statistics.intervals import Interval, by_images, by_units
 from pretrain_xai.statistics.populations import Names, Places, Population
 from pretrain_xai.statistics.resampling import kendall_tau, subject_weights
-from pretrain_xai.study import NETWORK
+from pretrain_xai.study import CELL, NETWORK
 
 RESAMPLES = 1000
 SETTING = ["population", "channel_reduction", "mask_threshold", "score"]
@@ -183,7 +183,7 @@ def _intervals(skills: Skills, family: Sequence[Contrast]) -> Interval:
     if is_paired(networks):
         numbers = pd.factorize(networks["seed"])[0]
         return by_units(np.stack([per_network[:, numbers == n].sum(1) for n in range(numbers.max() + 1)], axis=1))
-    return by_units(per_network, networks.groupby(NETWORK[:2], sort=False).ngroup().to_numpy())
+    return by_units(per_network, networks.groupby(CELL, sort=False).ngroup().to_numpy())
 
 
 def _compare(
