@@ -10,11 +10,12 @@ import seaborn as sns
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import ListedColormap, Normalize
+from matplotlib.colors import Colormap, ListedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
+from seaborn.utils import relative_luminance
 
-from pretrain_xai.drawing.figures import ONE_COLUMN, TWO_COLUMNS, panels
+from pretrain_xai.drawing.figures import ONE_COLUMN, TWO_COLUMNS, Style, panels
 from pretrain_xai.localization.comparison_maps import COMPARISON_MAPS
 from pretrain_xai.names import label
 from pretrain_xai.protocol import ALL_TOGETHER, UNCHANGED
@@ -27,10 +28,11 @@ LETTERS = {"first": "f", "corpus": "c", "depth": "d", "methods": "m", "reference
 #: colours beyond this change by a switch are all the same
 LIMIT = 0.2
 _CHANGES = plt.get_cmap("RdBu_r")
+_BLACK: Style = {"color": "black"}
 _SHADES = sns.color_palette("light:#4cb89a", as_cmap=True)
 _GREY = ListedColormap(["0.93"])
 #: colours and letters of what a switch changes
-_LOOKS = {
+_LOOKS: dict[str, tuple[Colormap, Style]] = {
     "decided": (_CHANGES, {"fontweight": "bold"}),
     "weak": (_CHANGES, {"color": "0.25"}),
     "undecided": (_GREY, {"color": "0.6"}),
@@ -38,15 +40,24 @@ _LOOKS = {
 }
 
 
-def plot_numbers(ax: Axes, numbers: pd.DataFrame, texts: pd.DataFrame | np.ndarray, **options: Any) -> Axes:
-    """Draw a coloured cell with a text for every number that is known; `options` are those of `seaborn.heatmap`."""
-    labels = {"xticklabels": True, "yticklabels": True}
-    look = {"fontsize": 7, "linespacing": 0.95} | options.pop("annot_kws", {})
-    sns.heatmap(numbers, annot=texts, fmt="", annot_kws=look, ax=ax, cbar=False, linecolor="white", **labels, **options)
+def plot_numbers(ax: Axes, numbers: pd.DataFrame, texts: pd.DataFrame, look: Style, **options: Any) -> Axes:
+    """Draw a coloured cell with a text for every number that is known; `options` are those of `pcolormesh`.
+
+    Without a colour in `look` a text is white on dark cells. (seaborn's heatmap would draw the whole figure at every call.)
+    """
+    mesh = ax.pcolormesh(np.ma.masked_invalid(numbers.to_numpy()), edgecolors="white", **options)
+    faces, style = (
+        mesh.to_rgba(mesh.get_array()),
+        dict[str, Any](fontsize=7, linespacing=0.95, ha="center", va="center"),
+    )
+    for y, x in np.argwhere(numbers.notna().to_numpy()):
+        contrast: Style = {"color": "0.15" if relative_luminance(faces[y, x]) > 0.25 else "white"}
+        ax.text(x + 0.5, y + 0.5, texts.iat[y, x], **style | contrast | look)
+    ax.set_xticks(np.arange(numbers.shape[1]) + 0.5, numbers.columns, rotation=90)
+    ax.set_yticks(np.arange(numbers.shape[0]) + 0.5, numbers.index)
+    ax.set_ylim(len(numbers), 0)
     ax.tick_params(length=0)
-    ax.tick_params(axis="x", rotation=90)
-    ax.tick_params(axis="y", rotation=0)
-    ax.set(xlabel="", ylabel="")
+    ax.spines[:].set_visible(False)
     return ax
 
 
@@ -62,7 +73,7 @@ def plot_redundancy(ax: Axes, table: pd.DataFrame, methods: Sequence[str]) -> Ax
         i, j = sorted((methods.index(row.method), methods.index(row.other)))
         matrix.iloc[i, j], matrix.iloc[j, i] = row.scores, getattr(row, "maps", np.nan)
     texts = matrix.map(lambda value: f"{value:.2f}".replace("0.", "."))
-    plot_numbers(ax, matrix, texts, cmap=_SHADES, annot_kws={"color": "black"}, vmin=0, vmax=1, square=True)
+    plot_numbers(ax, matrix, texts, _BLACK, cmap=_SHADES, vmin=0, vmax=1).set_aspect("equal")
     plt.setp(ax.get_xticklabels(), rotation=45, ha="right", rotation_mode="anchor")
     return ax
 
@@ -119,7 +130,7 @@ def plot_sensitivity(ax: Axes, table: pd.DataFrame, lowest: float = 0.0) -> Axes
         for name in ("tau", "text", "is_default")
     )
     colours = _SHADES if table["tau"].notna().any() else _GREY
-    plot_numbers(ax, tau, text, cmap=colours, vmin=lowest, vmax=1, linewidths=0.6, annot_kws={"color": "black"})
+    plot_numbers(ax, tau, text, _BLACK, cmap=colours, vmin=lowest, vmax=1, linewidth=0.6)
     for y, x in np.argwhere(default.to_numpy()):
         ax.add_patch(Rectangle((x, y), 1, 1, fill=False, linewidth=1.6, clip_on=False, zorder=3))
     return ax
@@ -226,5 +237,5 @@ def plot_protocols(ax: Axes, effects: pd.DataFrame, switches: Sequence[str], qua
     shade = shade.rename(index=label, columns=lambda name: names.get(name, label(name)))
     for kind, (colours, style) in _LOOKS.items():
         known = shade.where((look == kind).to_numpy())
-        plot_numbers(ax, known, text.to_numpy(), cmap=colours, vmin=-1, vmax=1, linewidths=0.8, annot_kws=style)
+        plot_numbers(ax, known, text, style, cmap=colours, vmin=-1, vmax=1, linewidth=0.8)
     return ax
