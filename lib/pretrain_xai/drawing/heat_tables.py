@@ -45,11 +45,9 @@ def plot_numbers(ax: Axes, numbers: pd.DataFrame, texts: pd.DataFrame, look: Sty
 
     Without a colour in `look` a text is white on dark cells. (seaborn's heatmap would draw the whole figure at every call.)
     """
-    mesh = ax.pcolormesh(np.ma.masked_invalid(numbers.to_numpy()), edgecolors="white", **options)
-    faces, style = (
-        mesh.to_rgba(mesh.get_array()),
-        dict[str, Any](fontsize=7, linespacing=0.95, ha="center", va="center"),
-    )
+    values = np.ma.masked_invalid(numbers.to_numpy())
+    faces = ax.pcolormesh(values, edgecolors="white", **options).to_rgba(values)
+    style: Style = {"fontsize": 7, "linespacing": 0.95, "ha": "center", "va": "center"}
     for y, x in np.argwhere(numbers.notna().to_numpy()):
         contrast: Style = {"color": "0.15" if relative_luminance(faces[y, x]) > 0.25 else "white"}
         ax.text(x + 0.5, y + 0.5, texts.iat[y, x], **style | contrast | look)
