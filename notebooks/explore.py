@@ -20,14 +20,14 @@ study: str = "demo"  # a file in studies/
 selection: str = "best"  # how models are chosen: best or matched
 
 # %%
-import matplotlib.pyplot as plt
+from IPython.display import display
 
 from pretrain_xai.drawing import figures
-from pretrain_xai.explorer.data import Explorer
-from pretrain_xai.explorer.controls import ExplorerControls
-from pretrain_xai.explorer.view import montage
+from pretrain_xai.explorer.data import Choice, Explorer
+from pretrain_xai.explorer.view import ExplorerControls, explorer_figure
 
-figures.use_style()
+explorer = Explorer(study, selection)
+figures.use_style(explorer.study.pretraining.target)
 
 # %% [markdown]
 # ## Choose
@@ -37,7 +37,8 @@ figures.use_style()
 # the lesions have k pixels, the share of the k strongest pixels that lie in them. The strip below shows where that stands
 # among all scored images, and chance.
 #
-# - **Several at once**: hold Ctrl (or Shift and the arrow keys) in corpora, depths and methods.
+# - **Several at once**: hold Ctrl (or Shift and the arrow keys) in networks and methods. For another study or selection
+#   change the first code cell and run all again.
 # - **Images** are listed with the number that they are sorted by: the score, averaged over what is chosen, or how far apart
 #   the methods are. A click on a row, or an arrow key, opens the image.
 # - **Show**: *map* is what is scored, each scaled to its own maximum; *signed map* tells what speaks for the true class from
@@ -46,24 +47,25 @@ figures.use_style()
 #   that the study did not run.
 
 # %%
-ExplorerControls(study, selection)
+ExplorerControls(explorer)
 
 # %% [markdown]
 # ## Montage
 #
-# The same without widgets: every kept image with the first method, for the networks of the greatest depth.
+# The same without widgets: every image of which maps were kept, with the first methods, for the networks of the greatest
+# depth.
 
 # %%
-explorer = Explorer(study)
-method, depth = explorer.study.attribution.methods[0], explorer.study.finetuning.depths[-1]
-runs = explorer.runs(selection, explorer.study.pretraining.corpora, [depth])
-figure = montage(explorer, runs, method)
-plt.show(figure)
+runs, methods = tuple(explorer.deepest), tuple(explorer.study.attribution.methods[:4])
+for image in explorer.kept_images(runs):
+    figure, numbers = explorer_figure(explorer, Choice(image, runs, methods), "map", 1.0)
+    display(figure)
 
 # %% [markdown]
 # ## Read the result
 
 # %%
+method, depth = methods[0], runs[0].finetune_depth
 scored = explorer.images(runs, [method], "scored", "lowest score")
 worst, best = scored.iloc[0], scored.iloc[-1]
 print(

@@ -1,8 +1,5 @@
 """The explorer: what it says of images and maps is what the study says."""
 
-import subprocess
-import sys
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,9 +8,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from matplotlib.colors import to_rgba
 from pretrain_xai.errors import UserError
-from pretrain_xai.explorer.controls import ExplorerControls
-from pretrain_xai.explorer.data import IMAGES, ORDERS, RANK_ACCURACY, Choice, Explorer, finished_studies
-from pretrain_xai.explorer.view import FALSE_ALARM, HIT, MISS, as_png, explorer_figure, hits_and_misses
+from pretrain_xai.explorer.data import IMAGES, ORDERS, RANK_ACCURACY, Choice, Explorer
+from pretrain_xai.explorer.view import FALSE_ALARM, HIT, MISS, ExplorerControls, explorer_figure, hits_and_misses
 from pretrain_xai.localization import confusion_counts
 from pretrain_xai.paths import Paths
 from pretrain_xai.study import MODEL_COLUMNS
@@ -25,11 +21,11 @@ METHODS = ("integrated_gradients", "gradient_shap", "lrp")
 
 @pytest.fixture
 def explorer(tiny):
-    return Explorer(tiny)
+    return Explorer(tiny, "best")
 
 
 def choice_of(explorer, methods=METHODS, image=None):
-    runs = explorer.runs("best", ["natural", "mri"], [5])
+    runs = explorer.deepest
     return Choice(explorer.kept_images(runs)[0] if image is None else image, tuple(runs), tuple(methods))
 
 
@@ -72,9 +68,9 @@ def test_a_computed_map_equals_the_kept_one_to_the_bit_and_has_a_sign(explorer, 
     kept = explorer.heatmaps(choice)
     assert explorer.missing(choice, signed=False) == []
     assert len(explorer.missing(choice, signed=True)) == len(kept)
-    calls = []
-    explorer.compute(choice, signed=True, progress=lambda *words: calls.append(words))
-    assert [call[:2] for call in calls] == [(done, len(kept)) for done in range(len(kept) + 1)]
+    told = []
+    explorer.compute(choice, signed=True, say=told.append)
+    assert [words.rpartition(" of ")[2] for words in told] == list(map(explorer.run_name, explorer.deepest))
     for key, heatmap in explorer.heatmaps(choice).items():
         np.testing.assert_array_equal(heatmap.absolute, kept[key].absolute)
         np.testing.assert_array_equal(np.abs(heatmap.signed), heatmap.absolute)
@@ -87,10 +83,8 @@ def test_maps_of_an_image_or_method_that_was_not_run_are_computed(explorer):
     assert len(explorer.missing(choice, signed=False)) == 4
     before = explorer.table(choice)
     assert before.loc[before["method"] == "smooth_grad", RANK_ACCURACY].isna().all()
-    explorer.compute(choice, signed=False, progress=lambda *words: None)
-    table = explorer.table(choice)
-    assert table[RANK_ACCURACY].between(0, 1).all()
-    assert (table["hits"] + table["misses"] == explorer.test.masks[choice.image].sum()).all()
+    explorer.compute(choice, signed=False, say=lambda words: None)
+    assert explorer.table(choice)[RANK_ACCURACY].between(0, 1).all()
 
 
 @pytest.mark.parametrize("order", ORDERS)
@@ -118,17 +112,13 @@ def test_lists_of_images(explorer, tiny):
     assert lists["with kept maps"] <= lists["scored"]
 
 
-def test_only_finished_studies_are_offered(tiny):
-    assert finished_studies() == ["tiny"]
-
-
-def test_seeds_and_the_untrained_network(explorer):
-    names = [run.name for run in explorer.runs("best", ["mri", "none"], [1, 5])]
-    assert names == ["best-mri-depth1-seed0", "best-mri-depth5-seed0", "best-none-depth0-seed0"]
-    assert explorer.runs("best", ["mri"], [1], position=None) == explorer.runs("best", ["mri"], [1])
-    untrained = explorer.runs("best", ["none"], [])[0]
-    assert explorer.predictions(untrained).empty
-    assert explorer.run_name(untrained) == "untrained network"
+def test_networks_of_a_selection_and_the_untrained_one(explorer):
+    assert [run.name for run in explorer.deepest] == ["best-natural-depth5-seed0", "best-mri-depth5-seed0"]
+    assert [explorer.run_name(run) for run in explorer.runs] == [
+        *("photographs, depth 1", "photographs, depth 5", "MRI (sex), depth 1", "MRI (sex), depth 5"),
+        "untrained network",
+    ]
+    assert explorer.predictions(explorer.runs[-1]).empty
 
 
 def test_the_figure_shows_the_maps_and_the_scores_that_it_is_given(explorer):
@@ -140,34 +130,22 @@ def test_the_figure_shows_the_maps_and_the_scores_that_it_is_given(explorer):
     for heatmap, value in zip(maps, table[RANK_ACCURACY], strict=True):
         assert any(array.shape == heatmap.absolute.shape and (array == heatmap.absolute).all() for array in drawn)
         assert any(title.endswith(f"\n{value:.2f}") for title in titles)
-    pictures = {as_png(explorer_figure(explorer, choice, mode, 0.8)[0]) for mode in ("map", "hits and misses")}
-    assert len(pictures) == 2
 
 
 @pytest.fixture
-def controls(tiny):
-    return ExplorerControls(tiny, "best")
+def controls(explorer):
+    return ExplorerControls(explorer)
 
 
 def test_matched_models_are_looked_at_like_any_other(tiny):
-    controls = ExplorerControls(tiny, "matched")
-    for selection in ("matched", "best"):
-        controls.selection.value = selection
-        assert controls.picture.value and {run.selection for run in controls.choice.runs} == {selection}
+    controls = ExplorerControls(Explorer(tiny, "matched"))
+    assert controls.picture.value and {run.selection for run in controls.choice().runs} == {"matched"}
 
 
 def test_a_study_that_was_not_run_says_what_to_do(root):
     """As on a fresh clone: the cell's one line, not an error of the menus."""
     with pytest.raises(UserError, match="make demo"):
-        ExplorerControls("demo", "best")
-
-
-def test_choosing_a_study_that_was_not_run_leaves_the_old_one_in_use(controls):
-    explorer = controls.explorer
-    controls.study.options = [*controls.study.options, "paper"]
-    controls.study.value = "paper"
-    assert "paper" in controls.status.value and not controls.picture.value
-    assert controls.explorer is explorer
+        Explorer("demo", "best")
 
 
 def test_a_changed_menu_changes_the_picture(controls):
@@ -177,7 +155,7 @@ def test_a_changed_menu_changes_the_picture(controls):
         lambda: setattr(controls.mode, "value", "hits and misses"),
         lambda: setattr(controls.strength, "value", 0.2),
         lambda: setattr(controls.methods, "value", ("saliency",)),
-        lambda: setattr(controls.corpora, "value", ("mri", "none")),
+        lambda: setattr(controls.networks, "index", (2, 4)),
     ):
         change()
         seen.add(controls.picture.value)
@@ -202,17 +180,15 @@ def test_missing_maps_are_computed_when_asked_for(controls):
     controls.compute.click()
     assert controls.picture.value != before
     assert controls.compute.disabled
-    assert any("0 of 6" in words and "Integrated Gradients" in words for words in shown)
+    assert any("Integrated Gradients" in words and "photographs, depth 5" in words for words in shown)
 
 
-def test_methods_that_were_not_run_are_listed_and_too_many_are_refused(controls):
-    chosen = controls.methods.value
-    controls.further.click()
-    assert controls.methods.value == chosen
-    assert "smooth_grad" in dict(controls.methods.options).values()
-    for methods in ((), tuple(dict(controls.methods.options).values())):
-        controls.methods.value = methods
-        assert "choose 1 to 8" in controls.status.value
+def test_no_maps_and_too_many_are_refused(controls):
+    assert "smooth_grad" in dict(controls.methods.options).values(), "methods that were not run are listed, too"
+    for index in ((), range(len(controls.networks.options))):
+        controls.networks.index = index
+        controls.methods.index = range(len(controls.methods.options))
+        assert "choose 1 to 48" in controls.status.value
         assert controls.picture.value == ""
 
 
@@ -226,14 +202,6 @@ def test_the_view_is_exported_with_its_numbers(controls, tiny):
     base = Paths(tiny).figures / "explore_test"
     assert all(base.with_suffix(suffix).stat().st_size for suffix in (".pdf", ".png", ".json"))
     written = pd.read_csv(base.with_suffix(".csv"))
-    pd.testing.assert_frame_equal(written, controls.explorer.table(controls.choice), check_dtype=False)
+    pd.testing.assert_frame_equal(written, controls.explorer.table(controls.choice()), check_dtype=False)
     for suffix in (".pdf", ".png", ".csv", ".json"):
         base.with_suffix(suffix).unlink()
-
-
-def test_looking_does_not_load_torch(tiny):
-    code = (
-        "import sys; from pretrain_xai.explorer.controls import ExplorerControls; "
-        "ExplorerControls('tiny', 'best'); sys.exit('torch' in sys.modules)"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)

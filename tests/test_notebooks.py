@@ -123,7 +123,7 @@ def test_a_notebook_that_is_not_its_source_is_named(tmp_path):
 def test_a_selection_is_checked_before_it_is_used(source):
     """Else a misspelt one gives empty figures."""
     code = "\n".join(code_cells(source))
-    checks = ("check_selection(selection)", "check_run(Run(selection", "ExplorerControls(study, selection)")
+    checks = ("check_selection(selection)", "check_run(Run(selection", "Explorer(study, selection)")
     assert "selection: str" not in code or any(check in code for check in checks)
 
 

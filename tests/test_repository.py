@@ -58,7 +58,7 @@ def test_git_tracks_the_library_and_no_result():
 def test_light_modules_do_not_import_torch():
     """A notebook that only draws starts fast."""
     light = "lesions, localization, published, dataset, tables, selection, statistics.summary, drawing.boxplots"
-    light = f"{light}, drawing.statistics_plots, explorer.controls".replace(", ", ", pretrain_xai.")
+    light = f"{light}, drawing.statistics_plots, explorer.view".replace(", ", ", pretrain_xai.")
     code = f"import sys, pretrain_xai.{light}; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 

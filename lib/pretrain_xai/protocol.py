@@ -6,14 +6,16 @@ what it should have done. A study file may override single fields of either.
 
 import dataclasses
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Literal
+
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass
 
 ChannelReduction = Literal["sum_abs", "abs_sum", "luminance"]
 Ties = Literal["expected", "strict"]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(strict=True, allow_inf_nan=False))
 class Protocol:
     """The switches between the study as published and as corrected; the defaults are the corrected ones."""
 
@@ -58,11 +60,7 @@ class Protocol:
 
 #: the switches that change the images with lesions
 DATASET_SWITCHES = (
-    "lesion_floor",
-    "round_never_shuffled",
-    "shared_patch_pool",
-    "corner_placement",
-    "shared_seed",
+    *("lesion_floor", "round_never_shuffled", "shared_patch_pool", "corner_placement", "shared_seed"),
     "selection_on_test",
 )
 CORRECTED = Protocol()

@@ -9,7 +9,6 @@ import argparse
 import ast
 import logging
 import os
-import re
 import shutil
 import sys
 import tempfile
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from pretrain_xai.errors import UserError, did_you_mean
 from pretrain_xai.provenance import atomic_path, write_sums
@@ -27,16 +26,17 @@ from pretrain_xai.study import read_yaml
 
 #: what Jupyter draws with
 INLINE = "module://matplotlib_inline.backend_inline"
-#: what an annotation in a parameters cell may be made of; papermill would make texts of other names in a mapping
-TYPES = {"str": str, "int": int, "float": float, "bool": bool, "list": list, "dict": dict[str, Any], "None": None}
+#: what a parameters cell may declare; papermill would make texts of other names in a mapping
+TYPES: dict[str, Any] = {"str": str, "int": int, "float": float, "bool": bool, "dict": dict[str, Any]}
+TYPES |= {"list[str]": list[str], "list[int]": list[int], "list[float]": list[float], "int | None": int | None}
 
 
 class ParameterError(UserError):
     """A parameter is unknown or of the wrong type, or the notebook declares none."""
 
 
-def declared_parameters(notebook: Path) -> dict[str, Any]:
-    """Return the names and types that the notebook's parameters cell declares.
+def declared_parameters(notebook: Path) -> dict[str, str]:
+    """Return the names and types (keys of TYPES) that the notebook's parameters cell declares.
 
     Raises
     ------
@@ -48,17 +48,16 @@ def declared_parameters(notebook: Path) -> dict[str, Any]:
         tagged = [cell.source for cell in cells if "parameters" in cell.metadata.get("tags", [])]
     except Exception as error:  # nbformat raises nearly anything for JSON that is no notebook
         raise ParameterError(f"{notebook}: not a readable notebook: {' '.join(str(error).split())[:200]}") from None
-    if len(tagged) != 1:
-        raise ParameterError(f"{notebook}: expected one cell with the tag 'parameters', found {len(tagged)}")
     try:
-        statements = ast.parse(tagged[0]).body
-    except Exception as error:  # no Python, no text, nested too deeply
-        raise ParameterError(f"{notebook}: parameters cell: no Python ({' '.join(str(error).split())})") from None
-    declared = {}
-    for statement in statements:
-        if not isinstance(statement, ast.AnnAssign) or not isinstance(statement.target, ast.Name):
-            raise ParameterError(f"{notebook}: parameters cell, line {statement.lineno}: expected `name: type = value`")
-        declared[statement.target.id] = _to_type(notebook, statement.annotation)
+        (source,) = tagged
+        lines: list[Any] = ast.parse(source).body
+        declared = {line.target.id: ast.unparse(line.annotation) for line in lines}
+        if unknown := set(declared.values()) - TYPES.keys():
+            raise ValueError(f"unknown type {min(unknown)[:80]!r}")
+    except Exception as error:  # also no Python, no text, nested too deeply
+        expected = f"one cell with the tag 'parameters' of lines `name: type = value`, types: {', '.join(TYPES)}"
+        found = " ".join(repr(error).split())[:200]
+        raise ParameterError(f"{notebook}: expected {expected}; found {len(tagged)} such cells, {found}") from None
     return declared
 
 
@@ -72,8 +71,18 @@ def check_parameters(notebook: Path, values: dict[str, str]) -> dict[str, Any]:
     ParameterError
         Naming the parameter, what was found and what was expected.
     """
-    declared = declared_parameters(notebook)
-    return {name: _check(notebook, name, text, declared) for name, text in values.items()}
+    declared, checked = declared_parameters(notebook), {}
+    for name, text in values.items():
+        if name not in declared:
+            hint = did_you_mean(name[:80], declared)
+            raise ParameterError(f"{notebook}: no parameter {name[:80]!r}{hint}; it has {', '.join(declared)}")
+        kind = declared[name]
+        try:
+            value = text if kind == "str" else read_yaml(text)
+            checked[name] = TypeAdapter(TYPES[kind]).validate_python(value, strict=True)
+        except ValueError:
+            raise ParameterError(f"{notebook}: parameter {name!r} must be {kind}, found {text[:80]!r}") from None
+    return checked
 
 
 def run_notebook(notebook: Path, output: Path, parameters: dict[str, Any]) -> None:
@@ -92,55 +101,22 @@ def run_notebook(notebook: Path, output: Path, parameters: dict[str, Any]) -> No
 
     logging.getLogger("papermill").setLevel(logging.CRITICAL)  # what it calls an error it also raises
     # A socket path of its own for every run: kernels started side by side else clash on TCP ports or share one socket.
-    sockets = Path(tempfile.mkdtemp(prefix="px"))
-    connection_file = sockets / "k.json"
-    connection = {"transport": "ipc", "connection_file": str(connection_file), "ip": str(sockets / "k")}
-    # what a kernel says besides its cells is QuietKernel's
-    kernel = {"kernel_manager_class": QuietKernel, "extra_arguments": ["--IPKernelApp.capture_fd_output=False"]}
-    settings = {"config": Config({"KernelManager": connection}), "progress_bar": False, "start_timeout": 120}
-    failure: Exception | None = None
-    try:
-        with atomic_path(output) as temporary:
-            shutil.copyfile(notebook, temporary)
-            try:
-                papermill.execute_notebook(notebook, temporary, parameters=parameters, **settings, **kernel)
-            except RuntimeError as error:  # the kernel died, or did not start
-                failure = type(error)(": ".join(filter(None, [str(error), last_words(connection_file)])))
-            except Exception as error:  # raised below, after what was executed has its name
-                failure = error
-        if failure is not None:
-            raise failure
-    finally:
-        shutil.rmtree(sockets, ignore_errors=True)
-
-
-def _to_type(notebook: Path, annotation: ast.expr) -> Any:
-    text = ast.unparse(annotation)
-    try:
-        if not re.fullmatch(r"[\w\[\], |]+", text) or not set(re.findall(r"\w+", text)) <= TYPES.keys():
-            raise ValueError
-        # made of nothing but types, such as `list[str]` or `int | None`
-        kind = eval(text, {"__builtins__": {}}, TYPES)
-        TypeAdapter(kind)
-    except Exception:  # also of `str[int]`
-        known = ", ".join(TYPES)
-        raise ParameterError(f"{notebook}: parameters cell: unknown type {text[:80]!r}; use {known}") from None
-    return kind
-
-
-def _check(notebook: Path, name: str, text: str, declared: dict[str, Any]) -> Any:
-    if name not in declared:
-        hint = did_you_mean(name[:80], declared)
-        raise ParameterError(f"{notebook}: no parameter {name[:80]!r}{hint}; it has {', '.join(declared)}")
-    expected = declared[name]
-    if expected is str:
-        return text
-    try:
-        return TypeAdapter(expected).validate_python(read_yaml(text), strict=True)
-    except ValueError as error:
-        kind = expected.__name__ if type(expected) is type else str(expected).partition("[str, ")[0]
-        why = "" if isinstance(error, ValidationError) else f" ({error})"
-        raise ParameterError(f"{notebook}: parameter {name!r} must be {kind}, found {text[:80]!r}{why}") from None
+    with tempfile.TemporaryDirectory(prefix="px") as sockets, atomic_path(output) as temporary:
+        connection_file = Path(sockets, "k.json")
+        connection = {"transport": "ipc", "connection_file": str(connection_file), "ip": f"{sockets}/k"}
+        settings = {"config": Config({"KernelManager": connection}), "progress_bar": False, "start_timeout": 120}
+        # what a kernel says besides its cells is QuietKernel's
+        kernel = {"kernel_manager_class": QuietKernel, "extra_arguments": ["--IPKernelApp.capture_fd_output=False"]}
+        failure: Exception | None = None
+        shutil.copyfile(notebook, temporary)
+        try:
+            papermill.execute_notebook(notebook, temporary, parameters=parameters, **settings, **kernel)
+        except Exception as error:  # raised below, after what was executed has its name
+            # a RuntimeError: the kernel died, or did not start
+            words = last_words(connection_file) if isinstance(error, RuntimeError) else ""
+            failure = type(error)(f"{error}: {words}") if words else error
+    if failure is not None:
+        raise failure
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

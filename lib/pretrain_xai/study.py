@@ -1,12 +1,11 @@
 """A study file, checked: one YAML file in `studies/` holds every setting of one study."""
 
 import dataclasses
-import typing
 from collections.abc import Collection, Hashable, Iterator, Mapping
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from pretrain_xai import paths
 from pretrain_xai.errors import UserError, did_you_mean
@@ -27,6 +26,7 @@ PRETRAINING_SPLITS = ("pretraining", "pretraining_validation")
 UNTRAINED = "none"
 #: the selection of models of about equal accuracy
 MATCHED: Selection = "matched"
+_PUBLISHED = dataclasses.asdict(PUBLISHED)
 
 
 class StudyError(UserError):
@@ -48,6 +48,14 @@ class Run:
         return f"{self.selection}-{self.pretraining}-depth{self.finetune_depth}-seed{self.seed}"
 
 
+def _of_the_protocol(switches: dict[str, Any]) -> dict[str, Any]:
+    for name in switches:
+        if name not in _PUBLISHED:
+            raise ValueError(f"{name!r} is none of {', '.join(_PUBLISHED)}{did_you_mean(name, _PUBLISHED)}")
+    Protocol(**switches)  # checks the values
+    return switches
+
+
 class Study(Settings):
     """All settings of one study; see `studies/demo.yaml` for what each means."""
 
@@ -57,7 +65,7 @@ class Study(Settings):
     #: `protocol` in the file: the one from which `switches` deviates
     base_protocol: Literal["corrected", "published"] = Field("corrected", alias="protocol")
     #: single fields of `pretrain_xai.protocol.Protocol` that differ from it
-    switches: dict[str, Any] = Field(default_factory=dict)
+    switches: Annotated[dict[str, Any], AfterValidator(_of_the_protocol)] = Field(default_factory=dict)
     #: threads of each job; results are the same to the bit only for the same number
     threads: int = Field(1, gt=0)
     #: where networks are trained and explained; auto: on a graphics card if there is one. Each rounds in its own way
@@ -79,14 +87,6 @@ class Study(Settings):
 
     @model_validator(mode="after")
     def _consistent(self) -> "Study":
-        types = typing.get_type_hints(Protocol)
-        for switch, value in self.switches.items():
-            if switch not in types:
-                raise ValueError(f"switches: {switch!r} is none of {', '.join(types)}{did_you_mean(switch, types)}")
-            try:
-                TypeAdapter(types[switch], config=ConfigDict(allow_inf_nan=False)).validate_python(value, strict=True)
-            except ValidationError as error:
-                raise ValueError(f"switches.{switch}: {error.errors()[0]['msg']}, found {value!r}") from None
         for selection, cells in self.finetuning.selections.items():
             if set(cells) != set(self.pretraining.corpora):
                 raise ValueError(f"finetuning.selections.{selection} must have one entry per pretraining corpus")
@@ -132,7 +132,7 @@ class Study(Settings):
         for selection, cells in self.selections.items():
             for pretraining, cell in cells.items():
                 for depth in self.finetuning.depths:
-                    for seed in cell.seeds_at(depth):
+                    for seed in cell.seeds[depth - 1]:
                         yield Run(selection, pretraining, depth, seed)
 
     def checkpoint_runs(self) -> Iterator[Run]:
@@ -182,7 +182,7 @@ class Study(Settings):
     def n_seeds(self, selection: Selection) -> int:
         """Return the fewest networks of one corpus and depth."""
         cells = self.selections[selection].values()
-        return min(len(cell.seeds_at(depth)) for cell in cells for depth in self.finetuning.depths)
+        return min(len(cell.seeds[depth - 1]) for cell in cells for depth in self.finetuning.depths)
 
     def check_selection(self, selection: Selection) -> Selection:
         """Return `selection` if the study has it, else raise a StudyError that names those that it has."""
@@ -210,8 +210,7 @@ class Study(Settings):
 
     def learning_rate(self, run: Run) -> float:
         """Return the learning rate with which `run` is fine-tuned."""
-        cell = self.selections[self.check_run(run).selection][run.pretraining]
-        return cell.learning_rate_at(run.finetune_depth)
+        return self.selections[self.check_run(run).selection][run.pretraining].learning_rate[run.finetune_depth - 1]
 
 
 def _require(name: str, known: Collection[str], what: str) -> None:
@@ -240,15 +239,9 @@ def load_study(name: str) -> Study:
         raise StudyError(f"no study {base!r} ({path}); there are {', '.join(known)}{did_you_mean(base, known)}")
     try:
         settings = read_yaml(path.read_text(encoding="utf-8-sig"))
-        if not isinstance(settings, dict):
-            raise ValueError(f"expected settings by name, found {type(settings).__name__}")
-        study = Study.model_validate(settings | {"name": name})
+        study = Study.model_validate(settings).model_copy(update={"name": name})
     except ValidationError as error:
-        wrong = [_one_line(detail) for detail in error.errors()]
-        more = f"; and {len(wrong) - 5} more" if len(wrong) > 5 else ""
-        raise StudyError(f"{path}: {'; '.join(wrong[:5])}{more}") from None
-    except UnicodeDecodeError as error:
-        raise StudyError(f"{path}: not UTF-8 (byte {error.start}); save it as UTF-8 text") from None
+        raise StudyError(f"{path}: {'; '.join(map(_one_line, error.errors()[:5]))}") from None
     except (ValueError, OSError) as error:
         raise StudyError(f"{path}: {error}") from None
     return _variant(study, variant) if variant else study
@@ -258,11 +251,9 @@ class _Loader(yaml.SafeLoader):
     """Plain values only; a name that comes twice is a mistake, of which PyYAML would keep the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen = set()
-        for name, _ in node.value:
-            if str(name.value) in seen:
-                raise ValueError(f"line {name.start_mark.line + 1}: {str(name.value)[:60]!r} comes twice")
-            seen.add(str(name.value))
+        names = [str(name.value) for name, _ in node.value]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"line {node.start_mark.line + 1} and below: {twice[0][:60]!r} comes twice")
         return super().construct_mapping(node, deep)
 
 
@@ -277,8 +268,7 @@ def read_yaml(text: str) -> Any:
     try:
         return yaml.load(text, _Loader)
     except Exception as error:  # PyYAML raises nearly anything for numbers and names that are none
-        what = str(error) if isinstance(error, yaml.YAMLError | ValueError) else f"{type(error).__name__}: {error}"
-        raise ValueError(f"not a YAML file: {' '.join(what.split())[:300]}") from None
+        raise ValueError(f"not a YAML file: {' '.join(str(error).split())[:300]}") from None
 
 
 #: added to every seed for each further set of seeds, or more where the seeds of a study are further apart
@@ -286,8 +276,7 @@ RESEED_STEP = 1_000
 
 
 def _variant(study: Study, variant: str) -> Study:
-    switches = dataclasses.asdict(PUBLISHED)
-    known = ["published", *switches, *study.reseeds]
+    known = ["published", *_PUBLISHED, *study.reseeds]
     if variant not in known:
         what = f"{variant!r} is no switch of the protocol{did_you_mean(variant, known)}"
         what = what if not paths.reseed_number(variant) else "set protocols.reseeds for more further seeds"
@@ -298,7 +287,7 @@ def _variant(study: Study, variant: str) -> Study:
         study = _on_smaller_grid(study, step * paths.reseed_number(variant))
     if variant == "published":
         return study.model_copy(update={"base_protocol": "published", "switches": {}})
-    changed = {variant: switches[variant]} if variant in switches else {}
+    changed = {variant: _PUBLISHED[variant]} if variant in _PUBLISHED else {}
     return study.model_copy(update={"switches": study.switches | changed})
 
 
@@ -309,15 +298,11 @@ def _on_smaller_grid(study: Study, shift: int) -> Study:
     """
     cells = dict(study.selections[study.main_selection])
     for corpus, cell in cells.items():
-        cells[corpus] = cell.model_copy(update={"seeds": _shifted(cell.seeds, shift)})
+        cells[corpus] = cell.model_copy(update={"seeds": [[seed + shift for seed in seeds] for seeds in cell.seeds]})
     grid = {"depths": study.compared_depths, "selections": {study.main_selection: cells}, "matching": None}
     images = {"max_images": study.protocols.max_images or study.attribution.max_images, "misclassified": False}
     finetuning, attribution = study.finetuning.model_copy(update=grid), study.attribution.model_copy(update=images)
     return study.model_copy(update={"finetuning": finetuning, "attribution": attribution})
-
-
-def _shifted(seeds: Any, shift: int) -> Any:
-    return [_shifted(seed, shift) for seed in seeds] if isinstance(seeds, list) else seeds + shift
 
 
 def _one_line(detail: Any) -> str:

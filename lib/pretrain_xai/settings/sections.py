@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from pretrain_xai.protocol import ChannelReduction as Reduction
 
@@ -20,18 +20,16 @@ def _once_each(values: Sequence[Any]) -> Sequence[Any]:
     return values
 
 
-def _ascending(values: list[int]) -> list[int]:
-    if _once_each(values) != sorted(values):
-        raise ValueError(f"must ascend, such as {sorted(values)}, found {values}")
-    return values
-
-
-def _seeds(seeds: list[int] | list[list[int]]) -> list[int] | list[list[int]]:
-    """Check one list of seeds for all depths, or each of those for one depth."""
-    for of_depth in seeds if seeds and isinstance(seeds[0], list) else [seeds]:
+def _seeds(seeds: list[list[int]]) -> list[list[int]]:
+    for of_depth in seeds:
         if not of_depth or min(_once_each(of_depth)) < 0:
             raise ValueError(f"whole numbers from 0 are expected, at least one, found {of_depth}")
     return seeds
+
+
+def _per_depth(given: Any) -> Any:
+    """Return a value for each depth: those given in a list, or the one given, a number or a list of numbers."""
+    return given if isinstance(given, list) and any(isinstance(one, list) for one in given) else [given] * 5
 
 
 def _of_all_splits(seeds: dict[str, int]) -> dict[str, int]:
@@ -40,6 +38,8 @@ def _of_all_splits(seeds: dict[str, int]) -> dict[str, int]:
     return seeds
 
 
+#: one value per depth
+Five = Field(min_length=5, max_length=5)
 #: no value twice
 Unique = AfterValidator(_once_each)
 Seed = Annotated[int, Field(ge=0)]
@@ -48,8 +48,8 @@ Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
 SeedBases = Annotated[dict[Word, Seed], AfterValidator(_of_all_splits)]
 #: share of a patch's maximum above which a pixel belongs to the lesion
 Threshold = Annotated[float, Field(ge=0, lt=1)]
-#: fine-tuning depths from the shallowest
-Depths = Annotated[list[Depth], Field(min_length=1), AfterValidator(_ascending)]
+#: fine-tuning depths, put in order from the shallowest
+Depths = Annotated[list[Depth], Field(min_length=1), Unique, AfterValidator(sorted)]
 
 
 class Settings(BaseModel):
@@ -99,12 +99,12 @@ class Network(Settings):
 
     @model_validator(mode="after")
     def _own_or_vgg(self) -> "Network":
-        names = ("blocks", "classifier") if self.module is None else ("architecture", "width", "standardise")
-        defaults = {name: type(self).model_fields[name].default for name in names}
-        if wrong := [name for name, default in defaults.items() if getattr(self, name) != default]:
-            kind = "a VGG: they need `module`" if self.module is None else "a network of your own (`module`)"
+        foreign = ("architecture", "width", "standardise") if self.module else ("blocks", "classifier")
+        fields = type(self).model_fields
+        if wrong := [name for name in foreign if getattr(self, name) != fields[name].default]:
+            kind = "a network of your own (`module`)" if self.module else "a VGG: they need `module`"
             raise ValueError(f"{', '.join(wrong)} can't be set for {kind}")
-        if self.module is not None and not self.blocks:
+        if self.module and not self.blocks:
             raise ValueError("blocks must name the blocks of your own network, from the first to the last")
         return self
 
@@ -162,26 +162,12 @@ class Pretraining(Settings):
 
 
 class Cell(Settings):
-    """Learning rates and seeds of one selection and corpus, one for all depths or one per depth."""
+    """Learning rates and seeds of one selection and corpus, given for all depths at once or per depth: here, per depth."""
 
-    learning_rate: float | list[float]
-    seeds: Annotated[list[int] | list[list[int]], AfterValidator(_seeds)]
-
-    @model_validator(mode="after")
-    def _five_depths(self) -> "Cell":
-        if isinstance(self.seeds[0], list) and len(self.seeds) != len(FINETUNE_DEPTHS):
-            raise ValueError("seeds must be one list for all depths or five lists, one per depth")
-        if isinstance(self.learning_rate, list) and len(self.learning_rate) != len(FINETUNE_DEPTHS):
-            raise ValueError("learning_rate must be one number or five, one per depth")
-        return self
-
-    def learning_rate_at(self, depth: int) -> float:
-        """Return the learning rate of a fine-tuning depth."""
-        return self.learning_rate[depth - 1] if isinstance(self.learning_rate, list) else self.learning_rate
-
-    def seeds_at(self, depth: int) -> list[int]:
-        """Return the seeds of a fine-tuning depth."""
-        return self.seeds[depth - 1] if isinstance(self.seeds[0], list) else self.seeds
+    learning_rate: Annotated[
+        list[float], Five, BeforeValidator(lambda rate: rate if isinstance(rate, list) else [rate] * 5)
+    ]
+    seeds: Annotated[list[list[int]], Five, BeforeValidator(_per_depth), AfterValidator(_seeds)]
 
 
 class Matching(Settings):
