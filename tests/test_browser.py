@@ -158,19 +158,3 @@ def test_axe_finds_nothing_serious_on_the_report(report_page, axe, request):
     assert len(found["passes"]) > 20
     assert [item for item in found["violations"] if item["impact"] in ("serious", "critical")] == []
     assert report_page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), "only tables scroll"
-
-
-def test_tables_of_the_report_sort_by_keyboard_from_a_file(report_page):
-    table = report_page.locator("table").first
-    head = table.locator("th", has_text="AUROC")
-    place = head.evaluate("head => head.cellIndex")
-    for order in ("ascending", "descending"):
-        head.get_by_role("button").press("Enter")
-        assert head.get_attribute("aria-sort") == order
-        values = [float(text) for text in table.locator(f"tbody td:nth-child({place + 1})").all_inner_texts()]
-        assert values == sorted(values, reverse=order == "descending")
-        assert len(set(values)) > 1
-    table.locator("th", has_text="pre-trained on").get_by_role("button").press("Space")
-    names = table.locator("tbody td:nth-child(2)").all_inner_texts()
-    assert names == sorted(names)
-    assert head.get_attribute("aria-sort") is None

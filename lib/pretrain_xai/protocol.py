@@ -6,7 +6,7 @@ what it should have done. A study file may override single fields of either.
 
 import dataclasses
 from collections.abc import Iterable
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
@@ -64,24 +64,9 @@ DATASET_SWITCHES = (
     "selection_on_test",
 )
 CORRECTED = Protocol()
-PUBLISHED = Protocol(
-    dropout_active=True,
-    first_conv_frozen=True,
-    lesion_floor=0.1,
-    round_never_shuffled=True,
-    shared_patch_pool=True,
-    corner_placement=True,
-    shared_seed=True,
-    channel_reduction="luminance",
-    mask_threshold=0.0,
-    ties="strict",
-    signed_edges=True,
-    swapped_rates=True,
-    captum_deep_lift=True,
-    gradient_shap_unseeded=True,
-    selection_on_test=True,
-    head_kept=True,
-)
+#: every flaw that is there or not
+_ALL: dict[str, Any] = {field.name: True for field in dataclasses.fields(CORRECTED) if field.type is bool}
+PUBLISHED = Protocol(**_ALL, lesion_floor=0.1, channel_reduction="luminance", mask_threshold=0.0, ties="strict")
 PROTOCOLS = {"corrected": CORRECTED, "published": PUBLISHED}
 #: switches that change scores of the same networks, and the methods that each concerns (none: all)
 RESCORED: dict[str, tuple[str, ...]] = {

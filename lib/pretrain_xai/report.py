@@ -8,7 +8,6 @@ from itertools import product
 from pathlib import Path
 
 import pandas as pd
-from PIL import Image
 
 from pretrain_xai import paths
 from pretrain_xai.batch import stage_times
@@ -21,8 +20,6 @@ from pretrain_xai.statistics.table_names import EQUAL_ACCURACY, MANUSCRIPT, SENS
 from pretrain_xai.study import UNTRAINED, Study, load_study
 from pretrain_xai.tables import read_classification, read_scores, read_table
 
-#: pixels of a figure, at 300 dpi, per pixel of the page: two columns of print fill it, so that all text has one size
-_DENSITY = 2.2
 #: the notebooks that make the tables of findings
 _NOTEBOOKS = dict.fromkeys(STATISTICS, "13_statistics") | dict.fromkeys(EQUAL_ACCURACY, "14_equal_accuracy")
 _NOTEBOOKS |= dict.fromkeys(SENSITIVITY, "15_sensitivity") | {"classification": "06_classification_metrics"}
@@ -68,8 +65,8 @@ def _answers(study: Study, classification: pd.DataFrame) -> list[tuple[Finding, 
     return [(one, numbers[one.table], study.paths.executed / _NOTEBOOKS[one.table] / "run.ipynb") for one in found]
 
 
-def _sections(study: Study) -> Iterator[tuple[str, list[tuple[object, ...]]]]:
-    """Yield the headings that the study has figures for, in the order of the captions, with their names, captions, sizes."""
+def _sections(study: Study) -> Iterator[tuple[str, list[tuple[str, str]]]]:
+    """Yield the headings that the study has figures for, in the order of the captions, with their names and captions."""
     folder, corpora = study.paths.figures, study.pretraining.corpora
     contrasts = [contrast.replace(" - ", "_") for contrast in pairs(corpora)] or [""]
     for text in render("captions.j2").split("\n\n"):
@@ -77,11 +74,7 @@ def _sections(study: Study) -> Iterator[tuple[str, list[tuple[object, ...]]]]:
         name, heading = first.split(": ")
         names = {name.format(corpus=corpus, pair=pair): label(corpus) for corpus, pair in product(corpora, contrasts)}
         files = {folder / f"{figure}.png": corpus for figure, corpus in names.items()}
-        made = [
-            (file.stem, caption.format(corpus=corpus), *(round(side / _DENSITY) for side in Image.open(file).size))
-            for file, corpus in files.items()
-            if file.is_file()
-        ]
+        made = [(file.stem, caption.format(corpus=corpus)) for file, corpus in files.items() if file.is_file()]
         if made:
             yield heading, made
 

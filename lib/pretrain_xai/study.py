@@ -92,13 +92,14 @@ class Study(Settings):
                 raise ValueError(f"finetuning.selections.{selection} must have one entry per pretraining corpus")
         if unknown := set(self.protocols.depths or ()) - set(self.finetuning.depths):
             raise ValueError(f"protocols.depths: {sorted(unknown)} is not among finetuning.depths")
-        for_mri = PRETRAINING_SPLITS if "mri" in self.pretraining.trained else ()
-        used = {*self.dataset.seed_bases, *for_mri}
-        have = {"lesions.patches": self.lesions.patches, "slices": self.slices.splits}
-        have |= {"expected_slices": self.expected_slices} if self.expected_slices else {}
-        for section, splits in have.items():
-            needed = used - {*for_mri} if section == "lesions.patches" else used
-            if absent := needed - set(splits):
+        seeded, laid = set(self.dataset.seed_bases), set(self.lesions.patches)
+        with_lesions = {"train", "validation", "test"} | seeded
+        used = with_lesions | set(PRETRAINING_SPLITS if "mri" in self.pretraining.trained else ())
+        lacking = {"dataset.seed_bases": with_lesions - seeded, "lesions.patches": with_lesions - laid}
+        lacking |= {"slices": used - self.slices.splits}
+        lacking |= {"expected_slices": used - set(self.expected_slices)} if self.expected_slices else {}
+        for section, absent in lacking.items():
+            if absent:
                 raise ValueError(f"{section} has no entry for {', '.join(sorted(absent))}, which the study uses")
         if self.pretraining.target in ("subject", "age", "split", "z", "file"):
             raise ValueError(f"pretraining.target can't be {self.pretraining.target}, which is no class")
@@ -278,9 +279,8 @@ RESEED_STEP = 1_000
 def _variant(study: Study, variant: str) -> Study:
     known = ["published", *_PUBLISHED, *study.reseeds]
     if variant not in known:
-        what = f"{variant!r} is no switch of the protocol{did_you_mean(variant, known)}"
-        what = what if not paths.reseed_number(variant) else "set protocols.reseeds for more further seeds"
-        raise StudyError(f"{study.name!r}: {what}; there are {', '.join(known)}")
+        there_are = f"there are {', '.join(known)} (as many as protocols.reseeds says)"
+        raise StudyError(f"{study.name!r} has no variant {variant!r}{did_you_mean(variant, known)}; {there_are}")
     if paths.owner(study.name, "finetuned") == study.name:
         seeds = [run.seed for run in study.runs()]  # none is equal to a further seed
         step = max(RESEED_STEP, max(seeds) - min(seeds) + 1)

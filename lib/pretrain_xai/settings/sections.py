@@ -32,12 +32,6 @@ def _per_depth(given: Any) -> Any:
     return given if isinstance(given, list) and any(isinstance(one, list) for one in given) else [given] * 5
 
 
-def _of_all_splits(seeds: dict[str, int]) -> dict[str, int]:
-    if missing := {"train", "validation", "test"} - set(seeds):
-        raise ValueError(f"has no entry for {', '.join(sorted(missing))}")
-    return seeds
-
-
 #: one value per depth
 Five = Field(min_length=5, max_length=5)
 #: no value twice
@@ -45,7 +39,6 @@ Unique = AfterValidator(_once_each)
 Seed = Annotated[int, Field(ge=0)]
 #: what becomes a part of paths and commands
 Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
-SeedBases = Annotated[dict[Word, Seed], AfterValidator(_of_all_splits)]
 #: share of a patch's maximum above which a pixel belongs to the lesion
 Threshold = Annotated[float, Field(ge=0, lt=1)]
 #: fine-tuning depths, put in order from the shallowest
@@ -73,7 +66,7 @@ class Dataset(Settings):
     lesion_intensity: float = Field(0.5, gt=0, le=1)
     brain_intensity: float = Field(0.7, gt=0, le=1)
     #: seed of the first slice of each split; slice i takes base + i
-    seed_bases: SeedBases = {"train": 0, "validation": 30_000, "test": 50_000}
+    seed_bases: dict[Word, Seed] = {"train": 0, "validation": 30_000, "test": 50_000}
 
 
 class Standardise(Settings):
