@@ -185,9 +185,9 @@ def test_missing_maps_are_computed_when_asked_for(controls):
 
 def test_no_maps_and_too_many_are_refused(controls):
     assert "smooth_grad" in dict(controls.methods.options).values(), "methods that were not run are listed, too"
-    for index in ((), range(len(controls.networks.options))):
+    for index in ((), tuple(range(len(controls.networks.options)))):
         controls.networks.index = index
-        controls.methods.index = range(len(controls.methods.options))
+        controls.methods.index = tuple(range(len(controls.methods.options)))
         assert "choose 1 to 48" in controls.status.value
         assert controls.picture.value == ""
 
