@@ -14,7 +14,6 @@ from pretrain_xai.localization import confusion_counts
 from pretrain_xai.paths import Paths
 from pretrain_xai.study import MODEL_COLUMNS
 from pretrain_xai.tables import read_arrays, read_predictions, read_scores
-from scipy.special import softmax
 
 METHODS = ("integrated_gradients", "gradient_shap", "lrp")
 
@@ -54,13 +53,6 @@ def test_the_table_has_the_numbers_that_the_study_wrote(explorer, tiny):
     assert len(both) > len(METHODS)
     np.testing.assert_allclose(both[RANK_ACCURACY], both["value"], atol=1e-12)
     np.testing.assert_allclose(both[f"{RANK_ACCURACY}_chance"], both["chance"])
-
-
-def test_probability_is_the_softmax_of_the_logits(explorer, tiny):
-    for run in choice_of(explorer).runs:
-        table = read_predictions(tiny, [run]).query("split == 'test'")
-        expected = softmax(table[["logit_0", "logit_1"]].to_numpy(), axis=1).max(axis=1)
-        np.testing.assert_allclose(explorer.predictions(run)["probability"][table["image_index"]], expected)
 
 
 def test_a_computed_map_equals_the_kept_one_to_the_bit_and_has_a_sign(explorer, tiny):

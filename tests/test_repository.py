@@ -95,12 +95,9 @@ def test_commit_hooks_are_local_and_pass():
     """`pre-commit` is optional: whoever uses it fetches nothing, and finds the checkout in order."""
     repositories = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
     assert [repository["repo"] for repository in repositories] == ["local"]
-    hooks = {hook["id"]: hook for hook in repositories[0]["hooks"]}
-    assert set(hooks) == {"ruff-check", "ruff-format", "notebooks"}
-    for hook in hooks.values():
+    for hook in repositories[0]["hooks"]:
         assert hook["language"] == "system"
         program, *arguments = shlex.split(hook["entry"])
         if not (ROOT / program).is_file():
             pytest.skip(f"{program} is not there: make it by `make test`")
-        done = subprocess.run([ROOT / program, *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
+        lint(str(ROOT / program), *arguments)

@@ -17,7 +17,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from pretrain_xai import paths
-from pretrain_xai.drawing.figures import panels, save_figure
+from pretrain_xai.drawing.figures import Style, panels, save_figure
 from pretrain_xai.drawing.previews import outline_lesions
 from pretrain_xai.errors import UserError
 from pretrain_xai.explorer.data import IMAGES, ORDERS, RANK_ACCURACY, Choice, Explorer, Heatmap
@@ -32,7 +32,7 @@ MODES = {
     "signed map": {"for the true class": "#B35806", "against it": "#542788"},
     "hits and misses": {"hit": HIT, "miss": MISS, "false alarm": FALSE_ALARM},
 }
-_CHANCE: dict[str, Any] = {"color": "black", "linestyle": (0, (2, 2)), "linewidth": 0.8}
+_CHANCE: Style = {"color": "black", "linestyle": (0, (2, 2)), "linewidth": 0.8}
 _STRIP = [
     Line2D([], [], color="black", marker="D", markersize=3.5, linestyle="", label="this image's score"),
     Line2D([], [], color="0.6", linewidth=3, label="scored images: range, quartiles, median"),
@@ -129,9 +129,9 @@ def _draw_map(
 
 def _draw_strip(ax: Axes, value: float, chance: float, others: pd.Series) -> None:
     """Draw where a score stands among those of all scored images."""
-    box = {"color": "0.6", "facecolor": "0.6"}
-    style: dict[str, Any] = {"patch_artist": True, "boxprops": box, "medianprops": {"color": "black"}}
-    ax.boxplot(others, positions=[0], orientation="horizontal", whis=(0, 100), showcaps=False, **style)
+    style: Style = {"boxprops": {"color": "0.6", "facecolor": "0.6"}, "whiskerprops": {"color": "0.6"}, "widths": 0.8}
+    style |= {"medianprops": {"color": "black"}, "whis": (0, 100), "showcaps": False, "patch_artist": True}
+    ax.boxplot(others, positions=[0], orientation="horizontal", **style)
     ax.axvline(chance, **_CHANCE)
     ax.plot(value, 0, "D", color="black", markersize=3.5)
     ax.set(xlim=(-0.02, 1.02), ylim=(-1, 1), yticks=[])
@@ -164,11 +164,11 @@ class ExplorerControls(widgets.VBox):  # type: ignore[misc]  # ipywidgets has no
         methods = [(label(method), method) for method in ran]
         methods += [(f"{label(method)} (not run)", method) for method in METHODS if method not in ran]
         networks = [(explorer.run_name(run), run) for run in explorer.runs]
-        self.networks = _menu(several, "24em", "networks", networks, value=explorer.deepest[:2], rows=8)
-        self.methods = _menu(several, "24em", "methods", methods, value=ran[:3], rows=8)
+        self.networks = _menu(several, "24em", "networks", networks, value=explorer.deepest[:2], rows=11)
+        self.methods = _menu(several, "24em", "methods", methods, value=ran[:3], rows=11)
         self.listed = _menu(widgets.Dropdown, "20em", "images", list(IMAGES), value="with kept maps")
         self.order = _menu(widgets.Dropdown, "20em", "sorted by", list(ORDERS))
-        self.image = _menu(widgets.Select, "23em", "image", rows=24)
+        self.image = _menu(widgets.Select, "28em", "image", rows=24)
         self.mode = widgets.ToggleButtons(options=list(MODES), description="show", style={"button_width": "10em"})
         slider = {"value": 0.8, "min": 0, "max": 1, "step": 0.1, "continuous_update": False}
         self.strength = widgets.FloatSlider(description="overlay", **slider)
@@ -182,7 +182,7 @@ class ExplorerControls(widgets.VBox):  # type: ignore[misc]  # ipywidgets has no
             menu.observe(lambda _: self._act(self._draw), "value")
         self.compute.on_click(lambda _: self._act(self._compute))
         self.export.on_click(lambda _: self._act(self._export))
-        images = widgets.VBox([self.listed, self.order, self.image], layout={"width": "24em"})
+        images = widgets.VBox([self.listed, self.order, self.image], layout={"width": "29em"})
         above = [_row(self.mode, self.strength), _row(self.compute, self.status)]
         below = [self.picture, self.numbers, _row(self.file_name, self.export)]
         right = widgets.VBox([*above, *below], layout={"flex": "1 1 30em", "min_width": "20em"})
