@@ -11,7 +11,6 @@ import nbformat
 import pytest
 from jupytext.compare import compare_notebooks
 from nbformat.reader import NotJSONError
-from pretrain_xai import paths
 from pretrain_xai.report import write_report
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -23,8 +22,6 @@ pytestmark = [
 ]
 
 AXE = "axe-core@4.14.1"
-#: where a run of the tests leaves what it saw; git ignores it
-SEEN = paths.REPOSITORY / "figures" / "browser"
 #: minutes on a machine where much else runs; seconds are usual
 PATIENCE_MS = 120_000
 
@@ -107,7 +104,6 @@ def test_the_explorer_answers_to_mouse_and_keyboard(lab, page, tiny_root):
     with picture_changes(page):
         page.get_by_label("methods", exact=True).select_option(["Saliency", "LRP"])
     page.get_by_role("region", name="Numbers").get_by_role("cell", name="Saliency").first.wait_for()
-    page.screenshot(path=SEEN / "explorer.png")
 
 
 def test_the_explorer_computes_and_exports(lab, page, tiny_root):
@@ -132,7 +128,6 @@ def test_a_script_opens_as_a_notebook_runs_and_is_saved_as_both(lab, page):
     page.get_by_text(re.compile(r"finds most \(\d")).wait_for()
     assert page.locator(".jp-NotebookPanel:visible .jp-OutputArea img").count() >= 2
     assert page.locator('.jp-NotebookPanel:visible [data-mime-type="application/vnd.jupyter.error"]').count() == 0
-    page.screenshot(path=SEEN / "boxplots.png")
     page.keyboard.press("Control+s")
     for _ in range(100):
         with contextlib.suppress(NotJSONError):  # a file is empty while it is written
@@ -150,8 +145,7 @@ def test_a_script_opens_as_a_notebook_runs_and_is_saved_as_both(lab, page):
     ids=["light", "dark", "narrow"],
     indirect=True,
 )
-def test_axe_finds_nothing_serious_on_the_report(report_page, axe, request):
-    report_page.screenshot(path=SEEN / f"report_{request.node.callspec.id}.png")
+def test_axe_finds_nothing_serious_on_the_report(report_page, axe):
     report_page.locator("summary").click()
     report_page.evaluate(axe)
     found = report_page.evaluate("axe.run()")
