@@ -155,9 +155,9 @@ def test_the_batch_names_what_is_out_of_date(root, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("variant", "words"),
     [
-        ("tie", r"'tie' is no switch.*did you mean 'ties'"),
-        ("reseed3", r"set protocols\.reseeds for more.*reseed1, reseed2"),
-        ("reseed0", r"'reseed0' is no switch.*did you mean 'reseed"),
+        ("tie", r"no variant 'tie'.*did you mean 'ties'"),
+        ("reseed3", r"reseed1, reseed2 \(protocols\.reseeds sets how many"),
+        ("reseed0", r"no variant 'reseed0'.*did you mean 'reseed"),
     ],
 )
 def test_an_unknown_variant_is_one_line(variant, words):

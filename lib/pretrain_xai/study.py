@@ -279,7 +279,7 @@ RESEED_STEP = 1_000
 def _variant(study: Study, variant: str) -> Study:
     known = ["published", *_PUBLISHED, *study.reseeds]
     if variant not in known:
-        there_are = f"there are {', '.join(known)} (as many as protocols.reseeds says)"
+        there_are = f"there are {', '.join(known)} (protocols.reseeds sets how many reseeds)"
         raise StudyError(f"{study.name!r} has no variant {variant!r}{did_you_mean(variant, known)}; {there_are}")
     if paths.owner(study.name, "finetuned") == study.name:
         seeds = [run.seed for run in study.runs()]  # none is equal to a further seed
