@@ -73,7 +73,8 @@ def test_units_and_images_are_the_two_way_random_analysis_of_variance(clusters):
 
 def test_units_and_images_of_two_strata_add_their_variances():
     """As each stratum's own analysis; with differences that differ little, so that no source is larger than the sum."""
-    values = UNPAIRED + RNG.normal(0, 0.02, (13, 1)) + RNG.normal(0, 0.02, 30)
+    noise = np.random.default_rng(2).normal
+    values = UNPAIRED + noise(0, 0.02, (13, 1)) + noise(0, 0.02, 30)
     parts = [values[GROUPS == 0], values[GROUPS == 1]]
     centred = [p - p.mean(1, keepdims=True) - p.mean(0) + p.mean() for p in parts]
     images = values.sum(0).var(ddof=1) / 30
@@ -83,7 +84,8 @@ def test_units_and_images_of_two_strata_add_their_variances():
 
 
 def test_units_and_images_are_never_narrower_than_units_or_less_than_either_source():
-    values = RNG.normal(0, 1, (50, 3, 20)) + RNG.normal(0, 1, (50, 3, 1))
+    noise = np.random.default_rng(3).normal
+    values = noise(0, 1, (50, 3, 20)) + noise(0, 0.3, (50, 3, 1))
     both, units, images = (way(values) for way in (intervals.by_both, intervals.by_units, intervals.by_images))
     assert (both.high - both.low >= units.high - units.low - 1e-12).all()
     wider = both.se != units.se
@@ -126,7 +128,7 @@ def test_effect_size_is_cohens_d_with_hedges_correction():
 
 
 def test_many_effects_at_once_are_each_alone():
-    many = RNG.normal(0, 1, (2, 2, 5, 12)) + np.array([[-1, -0.3], [0.3, 1]])[..., None, None]
+    many = np.random.default_rng(5).normal(0, 1, (2, 2, 5, 12)) + np.array([[-1, -0.3], [0.3, 1]])[..., None, None]
 
     def hierarchical(values: np.ndarray) -> intervals.Interval:
         return intervals.hierarchical_bootstrap(values, None, np.random.default_rng(0), None, 99)

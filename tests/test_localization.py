@@ -74,9 +74,9 @@ def test_constant_and_random_maps_score_chance_and_the_mask_itself_the_best(name
     expected = masks.mean(axis=(1, 2)) if name == "average_precision" else score.chance(masks)
     for level in (0.0, 0.3):
         np.testing.assert_allclose(score(np.full(masks.shape, level), masks), expected, rtol=1e-14)
-    np.testing.assert_array_equal(score(masks.astype(float), masks), 1)
+    np.testing.assert_array_equal(score.function(masks.astype(float), masks), 1)
     masks = np.repeat(rng.random((1, 8, 8)) < 0.2, 5_000, axis=0)
-    found = score(rng.random(masks.shape), masks)
+    found = score.function(rng.random(masks.shape), masks)
     assert abs(found.mean() - score.chance(masks)[0]) < 5 * found.std() / np.sqrt(len(found))
 
 

@@ -254,8 +254,8 @@ def islands(number):
 
 @BOTH
 def test_lesions_go_where_alone_they_fit(protocol):
-    # whatever the background is
-    slice_, protocol_ = islands(5).astype(np.int8) - 1, dataclasses.replace(protocol, lesion_floor=0.0)
+    # whatever the background and the type are
+    slice_, protocol_ = (50 * islands(5) - 100).astype(np.int8), dataclasses.replace(protocol, lesion_floor=0.0)
     result = overlay_lesions(slice_, square_patches(), 7, protocol_)
     assert {tuple(corner) for corner in result.corners} <= {(1, 6 * k + 1) for k in range(5)}
     top, left = result.corners[0]
