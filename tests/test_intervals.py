@@ -42,8 +42,10 @@ def test_two_strata_are_welchs_test_and_pooled_is_students_where_groups_are_as_l
     is_test(intervals.by_units(values, groups, **options), test, second.mean() - first.mean())
 
 
-def test_images_alone_are_the_t_test_over_images():
-    is_test(intervals.by_images(PAIRED), stats.ttest_1samp(PAIRED.sum(0), 0), PAIRED.sum(0).mean())
+@pytest.mark.parametrize("n_images", [30, 2])
+def test_images_alone_are_the_t_test_over_images(n_images):
+    values = PAIRED[:, :n_images]
+    is_test(intervals.by_images(values), stats.ttest_1samp(values.sum(0), 0), values.sum(0).mean())
 
 
 def test_clustered_images_are_statsmodels_clustered_regression():
@@ -71,7 +73,8 @@ def test_units_and_images_are_the_two_way_random_analysis_of_variance(clusters):
 
 def test_units_and_images_of_two_strata_add_their_variances():
     """As each stratum's own analysis; with differences that differ little, so that no source is larger than the sum."""
-    values = UNPAIRED + RNG.normal(0, 0.02, (13, 1)) + RNG.normal(0, 0.02, 30)
+    noise = np.random.default_rng(2).normal
+    values = UNPAIRED + noise(0, 0.02, (13, 1)) + noise(0, 0.02, 30)
     parts = [values[GROUPS == 0], values[GROUPS == 1]]
     centred = [p - p.mean(1, keepdims=True) - p.mean(0) + p.mean() for p in parts]
     images = values.sum(0).var(ddof=1) / 30
@@ -81,7 +84,8 @@ def test_units_and_images_of_two_strata_add_their_variances():
 
 
 def test_units_and_images_are_never_narrower_than_units_or_less_than_either_source():
-    values = RNG.normal(0, 1, (50, 3, 20)) + RNG.normal(0, 1, (50, 3, 1))
+    noise = np.random.default_rng(3).normal
+    values = noise(0, 1, (50, 3, 20)) + noise(0, 0.3, (50, 3, 1))
     both, units, images = (way(values) for way in (intervals.by_both, intervals.by_units, intervals.by_images))
     assert (both.high - both.low >= units.high - units.low - 1e-12).all()
     wider = both.se != units.se
@@ -124,13 +128,15 @@ def test_effect_size_is_cohens_d_with_hedges_correction():
 
 
 def test_many_effects_at_once_are_each_alone():
-    many = RNG.normal(0, 1, (4, 5, 12))
+    many = np.random.default_rng(5).normal(0, 1, (2, 2, 5, 12)) + np.array([[-1, -0.3], [0.3, 1]])[..., None, None]
 
     def hierarchical(values: np.ndarray) -> intervals.Interval:
         return intervals.hierarchical_bootstrap(values, None, np.random.default_rng(0), None, 99)
 
-    for way in (intervals.by_units, intervals.by_images, intervals.by_both, hierarchical):
-        np.testing.assert_allclose(np.array(way(many)), np.stack([way(one) for one in many], axis=-1))
+    for way in (intervals.by_units, intervals.by_images, intervals.by_both, hierarchical, intervals.effect_size):
+        for values in (many, many[..., :1]):  # one image has no variance over images
+            alone = [[way(one) for one in pair] for pair in values]
+            np.testing.assert_allclose(way(values), np.moveaxis(alone, (0, 1), (-2, -1)))
 
 
 @given(st.floats(0.1, 10), st.floats(-5, 5))
@@ -141,12 +147,13 @@ def test_intervals_move_and_stretch_with_the_scores(scale, shift):
             assert getattr(after, end) == pytest.approx(getattr(before, end) * scale + shift)
 
 
+@pytest.mark.filterwarnings("error")
 def test_without_spread_there_is_a_width_of_nothing_and_without_units_a_reason():
-    alike = intervals.by_units(np.ones((4, 6)))
-    assert (alike.low, alike.high, alike.df) == (4, 4, 3)
-    assert np.isnan(intervals.by_images(PAIRED[:, :1]).se), "one image has no variance over images"
-    is_test(intervals.by_images(PAIRED[:, :2]), stats.ttest_1samp(PAIRED[:, :2].sum(0), 0), PAIRED[:, :2].sum(0).mean())
+    for way, df in ((intervals.by_units, 3), (intervals.by_images, 5), (intervals.by_both, 3 + 5)):
+        np.testing.assert_equal(way(np.ones((4, 6))), (4, 4, 4, 0, df, 0))
+        np.testing.assert_equal(way(np.zeros((4, 6))), (0, 0, 0, 0, df, np.nan))
+    assert np.isnan(intervals.by_images(PAIRED[:, :1]).se)
     assert np.isfinite(intervals.effect_size(PAIRED[:3]))
     for values, strata in ((PAIRED[:1], None), (PAIRED[:3], [0, 0, 1])):
-        with pytest.raises(ValueError, match="by_images"):
+        with pytest.raises(ValueError, match=r"^a stratum has one unit.*; use by_images$"):
             intervals.by_units(values, strata)

@@ -127,7 +127,7 @@ def test_corrected_positions_do_not_depend_on_the_class(changes):
 @BOTH
 @pytest.mark.parametrize("seed", range(12))
 def test_what_is_reported_is_what_was_laid(protocol, seed):
-    slice_ = brain_slice(seed)
+    slice_ = brain_slice(seed, shape=(160, 150), radii=(90, 70))  # crowded, and over the border
     result = overlay_lesions(slice_, PATCHES, seed, protocol)
     pool = PATCHES["round" if result.label == 0 else "irregular"]
     assert 3 <= result.n_lesions <= 5
@@ -254,7 +254,9 @@ def islands(number):
 
 @BOTH
 def test_lesions_go_where_alone_they_fit(protocol):
-    result = overlay_lesions(islands(5), square_patches(), 7, dataclasses.replace(protocol, lesion_floor=0.0))
+    # whatever the background and the type are
+    slice_, protocol_ = (islands(5) - 1).astype(np.float16), dataclasses.replace(protocol, lesion_floor=0.0)
+    result = overlay_lesions(slice_, square_patches(), 7, protocol_)
     assert {tuple(corner) for corner in result.corners} <= {(1, 6 * k + 1) for k in range(5)}
     top, left = result.corners[0]
     # brain 0.7; strongest weight lightens by 0.5: 1 - 0.3 * 0.5; half of it by 0.25: 1 - 0.3 * 0.75
@@ -265,11 +267,15 @@ def test_lesions_go_where_alone_they_fit(protocol):
 
 
 @BOTH
-def test_no_room_ends_with_an_error(protocol):
+def test_no_room_ends_with_an_error(protocol, monkeypatch):
     with pytest.raises(NoRoomError, match=r"(the largest lesion box, \d+ x \d+ px, fits nowhere|no room for)"):
         overlay_lesions(islands(5), PATCHES, 7, protocol)
     with pytest.raises(NoRoomError, match=r"no room for \d lesions within 3000 attempts.*leave this"):
         overlay_lesions(islands(2), square_patches(), 7, protocol)
+    too_few = len(overlay_lesions(islands(5), square_patches(), 7, protocol).drawn_indices) - 1
+    monkeypatch.setattr(overlay, "MAX_ATTEMPTS", too_few)
+    with pytest.raises(NoRoomError, match=f"within {too_few} attempts"):
+        overlay_lesions(islands(5), square_patches(), 7, protocol)
 
 
 def test_stuck_placement_begins_anew():
@@ -321,6 +327,7 @@ def test_resize_is_that_of_skimage(height, width, size, threshold):
     weights = np.random.default_rng(size).uniform(0.01, 1, size=(5, 4))
     result = by_hand(weights, shape=(height, width), corner=(3, 4))
     image, found, clean, support = to_model_resolution(result, size)
+    assert image.dtype == found.dtype == clean.dtype == np.float32
     mask = lesion_masks(found, threshold)
     np.testing.assert_allclose(image, resize(result.image, (size, size)), rtol=0, atol=1e-6)
     np.testing.assert_allclose(clean, resize(result.clean, (size, size)), rtol=0, atol=1e-6)
@@ -346,7 +353,7 @@ def test_clean_slice_is_the_one_under_the_lesions():
         (np.ones((5, 5, 3)), r"not \(5, 5, 3\)"),
         (np.zeros((9, 9)), "0.0 to 0.0 hold no brain"),
         (-np.eye(9), "-1.0 to -?0.0 hold no brain"),
-        (np.empty((0, 4)), "hold no brain"),
+        (np.empty((0, 4)), "0.0 to 0.0 hold no brain"),
         (np.full((9, 9), 2.5), "2.5 to 2.5 hold no brain"),
         (np.array([[0, 1, np.nan]]), "1 pixels are not finite"),
         (np.array([[-np.inf, np.inf]]), "2 pixels are not finite"),
@@ -357,12 +364,15 @@ def test_a_slice_without_a_brain_is_an_error(slice_, message):
         overlay_lesions(slice_, square_patches(), 0, CORRECTED)
 
 
+RULE = "0 <= lesion_floor < lesion_intensity <= 1 and 0 < brain_intensity <= 1 must hold"
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
         ({"patches": square_patches() | {"irregular": square_patches()["round"][:4]}}, "'irregular': 4"),
-        *(({"lesion_intensity": value}, "lesion_floor < lesion_intensity <= 1") for value in (0.1, 1.2, np.nan)),
-        *(({"brain_intensity": value}, "0 < brain_intensity <= 1") for value in (0.0, 1.1)),
+        *(({"lesion_intensity": value}, f"^{RULE}, not 0.1, {value} and 0.7") for value in (0.1, 1.2, np.nan)),
+        *(({"brain_intensity": value}, f"^{RULE}, not 0.1, 0.5 and {value}") for value in (0.0, 1.1)),
     ],
 )
 def test_settings_out_of_range_are_an_error(changed, message):

@@ -57,33 +57,29 @@ def test_equals_scikit_learn_on_all_cases(cases, scored, name, oracle):
     np.testing.assert_allclose(scored[name], each_case(cases, oracle), atol=1e-12)
 
 
-def test_equals_literal_loops_on_all_cases(cases, scored):
+def test_equals_literal_loops_on_all_cases(cases):
     loops = {
         "relevance_rank_accuracy": lambda i, v: expected_hits(v, i, i.sum()) / i.sum(),
         "true_negative_rate": lambda i, v: (
             (len(i) - 2 * i.sum() + expected_hits(v, i, i.sum())) / (~i).sum() if (~i).any() else np.nan
         ),
         "pointing_game": lambda i, v: expected_hits(v, i, 1),
-        "top_k_intersection_area": lambda i, v: np.mean([expected_hits(v, i, k) / k for k in range(1, i.sum() + 1)]),
         "relevance_mass_accuracy": lambda i, v: v[i].sum() / v.sum() if v.any() else i.mean(),
         "sparseness": lambda _, v: np.abs(v[:, None] - v).mean() / (2 * v.mean()) if v.any() else 0,
     }
-    assert set(loops) | {"pixel_auroc", "average_precision", "importance_mass_accuracy"} == set(FAST)
+    elsewhere = {"pixel_auroc", "average_precision", "importance_mass_accuracy", "top_k_intersection_area"}
+    assert set(loops) | elsewhere == set(FAST)
     for name, loop in loops.items():
-        np.testing.assert_allclose(scored[name], each_case(cases, loop), atol=1e-12, err_msg=name)
+        np.testing.assert_allclose(SCORES[name].function(*cases), each_case(cases, loop), atol=1e-12, err_msg=name)
 
 
-def test_the_curve_equals_a_literal_loop_and_holds_its_scores(cases, scored):
+def test_the_curve_equals_a_literal_loop(cases):
     maps, masks = cases
     sizes = np.arange(1, SIDE**2 + 1)
     curve = top_k_intersection(maps, masks, sizes=sizes)
     for n in range(0, 500, 7):
         expected = [expected_hits(maps[n].ravel(), masks[n].ravel(), k) / k for k in sizes]
         np.testing.assert_allclose(curve[n], expected, atol=1e-12)
-    k = masks.sum(axis=(1, 2))
-    np.testing.assert_allclose(curve[:, 0], scored["pointing_game"])
-    np.testing.assert_allclose(curve[np.arange(500), k - 1], scored["relevance_rank_accuracy"])
-    np.testing.assert_allclose(curve[:, -1], masks.mean(axis=(1, 2)))
 
 
 QUANTUS = {
@@ -190,7 +186,7 @@ def test_a_studys_scores_reach_its_table_and_the_ties_of_its_protocol_concern_co
 @pytest.mark.parametrize(
     ("score", "message"),
     [
-        ("pixel_aurok", r"unknown score 'pixel_aurok' \(did you mean 'pixel_auroc'\?\)"),
+        ("pixel_aurok", r"unknown score 'pixel_aurok' \(did you mean 'pixel_auroc'\?\); .*, sparseness, "),
         ("quantus:Sparsenes", r"no metric 'Sparsenes' \(did you mean 'Sparseness'\?\)"),
         ("quantus:AUC", r"needs Quantus: .venv/bin/pip install -e '.\[quantus\]'$"),
     ],

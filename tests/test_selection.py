@@ -40,14 +40,6 @@ def three_models() -> pd.DataFrame:
     return find_intersections(predictions_of(dict(zip(RUNS, [{1, 6}, {1, 2, 6}, {5, 6}], strict=True)), 8))
 
 
-def test_three_models_give_these_lists(three_models):
-    assert image_list(three_models, "best", CORRECT_FOR_ALL).tolist() == [0, 3, 4, 7]
-    assert image_list(three_models, "best", WRONG_FOR_ALL).tolist() == [6]
-    own = [image_list(three_models, "best", WRONG_FOR_ONE, run).tolist() for run in RUNS]
-    assert own == [[1, 6], [1, 2, 6], [5, 6]]
-    assert three_models.index.tolist() == list(range(4 + 1 + 7))
-
-
 def test_the_lists_survive_a_csv_file(three_models, tmp_path):
     write_table(three_models, tmp_path / "intersections.csv")
     read = read_table(tmp_path / "intersections.csv")
@@ -96,6 +88,7 @@ def test_intersections_are_those_of_sets(wrong, random):
     for run, images in zip(runs, wrong, strict=True):
         assert image_list(table, "best", WRONG_FOR_ONE, run).tolist() == sorted(images)
     pd.testing.assert_frame_equal(table, find_intersections(predictions))
+    assert table.index.tolist() == list(range(len(table)))
 
 
 def test_scores_are_kept_for_the_images_of_a_list(three_models):

@@ -23,7 +23,7 @@ STUCK_AFTER = 200
 MAX_ATTEMPTS = 100_000
 
 _NO_ROOM = "leave this slice out, or use smaller lesions or larger slices"
-Draw = Callable[[int, int], int]  # a whole number from low (included) to high (excluded)
+Draw = Callable[..., int]  # a whole number from low (included; 0 if not given) to high (excluded)
 Order = Callable[[int], np.ndarray]  # of so many patches
 
 
@@ -136,11 +136,9 @@ def overlay_lesions(
     accepted: list[int] = []
     # the largest patches may not fit together: then others are drawn, of both classes alike
     while len(accepted) < n_lesions:
-        if len(drawn) >= MAX_ATTEMPTS:
-            raise NoRoomError(f"no room for {n_lesions} lesions within {MAX_ATTEMPTS} attempts; {_NO_ROOM}")
         # of both pools, so that positions can be made independent of the class; its own comes first
-        orders = [draw_orders[pool](len(patches[pool]))[:n_lesions] for pool in pools]
-        weights, others = ([patches[pool][k].weights for k in order] for pool, order in zip(pools, orders, strict=True))
+        orders = {pool: draw_orders[pool](len(patches[pool]))[:n_lesions] for pool in pools}
+        weights, others = ([patches[pool][k].weights for k in order] for pool, order in orders.items())
         veils = [_rescale(patch, floor, lesion_intensity) for patch in weights]
         shapes = [1 - veil != 1 for veil in veils] if by_corner else list(map(_joint_shape, weights, others))
         accepted = _find_places(brain, candidates, shapes, draw_position, drawn, by_corner=by_corner)
@@ -149,7 +147,7 @@ def overlay_lesions(
         corners -= np.array([patch.shape for patch in weights]) // 2
     clean = _rescale(slice_, 0.0, brain_intensity)
     image = np.where(brain, 1 - (1 - clean) * (1 - _sum_of(veils, corners, brain.shape)), clean)
-    return LesionSlice(image, clean, label, corners, weights, orders[0], np.array(drawn))
+    return LesionSlice(image, clean, label, corners, weights, orders[pools[0]], np.array(drawn))
 
 
 def _find_places(
@@ -157,8 +155,7 @@ def _find_places(
 ) -> list[int]:
     """Draw positions until each lesion has one, and return the ranks of the accepted ones among `places`.
 
-    They are fewer than the lesions if STUCK_AFTER positions in a row were rejected (not `by_corner`), or if all attempts
-    are used up.
+    They are fewer than the lesions if STUCK_AFTER positions in a row were rejected (not `by_corner`).
 
     Parameters
     ----------
@@ -173,27 +170,26 @@ def _find_places(
         The positions are those of top-left pixels, not of middles, and a lesion's whole box must be free, not just the
         pixels that it takes. A box that the image border cuts, where the released code fails, does not fit.
     """
-    occupied, accepted, rejected = ~brain, list[int](), 0
-    while len(accepted) < len(shapes) and len(drawn) < MAX_ATTEMPTS and (by_corner or rejected < STUCK_AFTER):
+    occupied, accepted, last = ~brain, list[int](), len(drawn)
+    while len(accepted) < len(shapes) and (by_corner or len(drawn) - last < STUCK_AFTER):
+        if len(drawn) >= MAX_ATTEMPTS:
+            raise NoRoomError(f"no room for {len(shapes)} lesions within {MAX_ATTEMPTS} attempts; {_NO_ROOM}")
         shape = shapes[len(accepted)]
-        rank = int(draw(0, len(places)))
+        rank = int(draw(len(places)))
         drawn.append(rank)
-        row, column = divmod(int(places[rank]), brain.shape[1])
-        height, width = (0, 0) if by_corner else shape.shape
-        box = occupied[_window((row - height // 2, column - width // 2), shape.shape)]
+        corner = np.array(divmod(int(places[rank]), brain.shape[1])) - (0 if by_corner else np.array(shape.shape) // 2)
+        box = occupied[_window(corner, shape.shape)]
         if box.shape == shape.shape and not (box if by_corner else box & shape).any():
             box |= shape
             accepted.append(rank)
-            rejected = 0
-        else:
-            rejected += 1
+            last = len(drawn)
     return accepted
 
 
 def _fits_largest(brain: np.ndarray, patches: Patches) -> np.ndarray:
     """Return the pixels around which a box that covers every patch of both classes lies in the brain, bool (h, w)."""
     height, width = np.max([patch.weights.shape for pool in CLASSES for patch in patches[pool]], axis=0)
-    fits = ndimage.minimum_filter(brain, size=(height, width), mode="constant", cval=0)
+    fits = ndimage.minimum_filter(brain, size=(height, width), mode="constant")
     if not fits.any():
         raise NoRoomError(f"the largest lesion box, {height} x {width} px, fits nowhere in the brain; {_NO_ROOM}")
     return fits
@@ -219,9 +215,9 @@ def _streams(seed: int, protocol: Protocol) -> tuple[list[Draw], dict[str, Order
         draws: list[Draw] = [one.randint, one.randint, again.randint]
         orders: dict[str, Order] = dict.fromkeys(CLASSES, one.permutation)
     else:
-        streams = [np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(5)]
-        draws = [stream.integers for stream in streams[:3]]
-        orders = {pool: stream.permutation for pool, stream in zip(CLASSES, streams[3:], strict=True)}
+        *streams, round_, irregular = map(np.random.default_rng, np.random.SeedSequence(seed).spawn(5))
+        draws = [stream.integers for stream in streams]
+        orders = {"round": round_.permutation, "irregular": irregular.permutation}
     if protocol.round_never_shuffled:
         orders["round"] = np.arange
     return draws, orders
@@ -247,15 +243,17 @@ def to_model_resolution(overlay: LesionSlice, size: int) -> tuple[np.ndarray, np
         Every pixel that a patch's weights above 0 can have changed. With `lesion_floor` 0, image equals clean
         outside; the box that a floor lightens sticks out.
     """
+
+    def weights_of(start: int, length: int, whole: int) -> tuple[np.ndarray, np.ndarray]:
+        weights = _resize_matrix(whole, size)[:, start : start + length].toarray()
+        reached = np.flatnonzero(weights.any(axis=1))  # where the box then lies
+        return reached, weights[reached]
+
     strength = np.zeros((size, size))
     for corner, patch in zip(overlay.corners, overlay.weights, strict=True):
-        place, weights = [], []  # where the box then lies, which is all that is not 0
-        for start, length, whole in zip(corner, patch.shape, overlay.image.shape, strict=True):
-            _, matrix, first, last = _resize_matrix(whole, size)
-            place.append(slice(np.searchsorted(last, start), np.searchsorted(first, start + length)))
-            weights.append(matrix[place[-1], start : start + length])
-        reached = strength[tuple(place)]
-        np.maximum(reached, weights[0] @ (patch / patch.max()) @ weights[1].T, out=reached)
+        (rows, down), (columns, across) = map(weights_of, corner, patch.shape, overlay.image.shape)
+        place = np.ix_(rows, columns)
+        strength[place] = np.maximum(strength[place], down @ (patch / patch.max()) @ across.T)
     image, clean = (_resize(array, size) for array in (overlay.image, overlay.clean))
     return image, strength.astype(np.float32), clean, strength > 0
 
@@ -280,20 +278,18 @@ def lesion_masks(strength: np.ndarray, mask_threshold: float) -> np.ndarray:
 
 def _resize(array: np.ndarray, size: int) -> np.ndarray:
     """Return what `skimage.transform.resize(array, (size, size))` returns, as float32 and some ten times as fast."""
-    rows, columns = (_resize_matrix(length, size)[0] for length in array.shape)
+    rows, columns = (_resize_matrix(length, size) for length in array.shape)
     return (columns @ (rows @ array).T).T.astype(np.float32)
 
 
 @lru_cache(maxsize=16)
-def _resize_matrix(length: int, size: int) -> tuple[sparse.csr_array, np.ndarray, np.ndarray, np.ndarray]:
-    """Return the (size, length) matrix of skimage's resize along one axis, and the first and last pixel of each row.
+def _resize_matrix(length: int, size: int) -> sparse.csr_array:
+    """Return the (size, length) matrix of skimage's resize along one axis.
 
     With its defaults `resize` is linear and separable, so that resizing all unit vectors tells everything about it.
     Its clipping to the input's range does nothing, because the rows hold weights >= 0 that sum to 1.
     """
-    matrix = transform.resize(np.eye(length), (size, length))
-    taken = matrix > 0
-    return sparse.csr_array(matrix), matrix, taken.argmax(axis=1), length - 1 - taken[:, ::-1].argmax(axis=1)
+    return sparse.csr_array(transform.resize(np.eye(length), (size, length)))
 
 
 def _sum_of(patches: Sequence[np.ndarray], corners: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
@@ -304,9 +300,10 @@ def _sum_of(patches: Sequence[np.ndarray], corners: np.ndarray, shape: tuple[int
     return total
 
 
-def _window(corner: Iterable[int], shape: Iterable[int]) -> tuple[slice, ...]:
+def _window(corner: Iterable[int], shape: Iterable[int]) -> tuple[slice, slice]:
     """Return the index of the box of `shape` whose top-left pixel is `corner`."""
-    return tuple(slice(start, start + length) for start, length in zip(corner, shape, strict=True))
+    (row, column), (height, width) = corner, shape
+    return np.s_[row : row + height, column : column + width]
 
 
 def _rescale(array: np.ndarray, low: float, high: float) -> np.ndarray:
@@ -317,7 +314,7 @@ def _rescale(array: np.ndarray, low: float, high: float) -> np.ndarray:
 
 def _checked_slice(slice_: np.ndarray) -> np.ndarray:
     """Return the slice as float64 if it is a finite 2-D array with a brain in it."""
-    slice_ = np.asarray(slice_)
+    slice_ = np.asarray(slice_, dtype=np.float64)
     if slice_.ndim != 2:
         raise OverlayError(f"a slice must have the shape (h, w), not {slice_.shape}; pass one at a time")
     if n_bad := np.count_nonzero(~np.isfinite(slice_)):
@@ -325,4 +322,4 @@ def _checked_slice(slice_: np.ndarray) -> np.ndarray:
     least, most = (slice_.min(), slice_.max()) if slice_.size else (0.0, 0.0)
     if most <= 0 or least == most:
         raise OverlayError(f"pixels from {least} to {most} hold no brain, above a background of 0")
-    return slice_.astype(np.float64, copy=False)
+    return slice_

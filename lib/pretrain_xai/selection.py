@@ -41,7 +41,7 @@ def find_intersections(predictions: pd.DataFrame, apart: Collection[Run] = ()) -
     """
     set_apart = {dataclasses.astuple(run) for run in apart}
     lists = []
-    for selection, group in predictions.groupby("selection", observed=True):
+    for selection, group in predictions.groupby("selection"):
         model = pd.MultiIndex.from_frame(group[MODEL_COLUMNS])
         per_image = group.groupby("image_index")
         if (per_image.size() != model.nunique()).any() or group.duplicated([*MODEL_COLUMNS, "image_index"]).any():
@@ -141,7 +141,6 @@ def _correct_for_all(intersections: pd.DataFrame, selection: str) -> np.ndarray:
 
 
 def _sample(indices: np.ndarray, max_images: int | None, seed: int) -> np.ndarray:
-    if max_images is None or len(indices) <= max_images:
-        return indices
-    ranks = np.random.default_rng(seed).random(indices.max() + 1)[indices]  # of an image: the same in every list
+    # an image's rank is the same in every list
+    ranks = np.random.default_rng(seed).random(indices.max(initial=0) + 1)[indices]
     return indices[np.argsort(ranks)[:max_images]]

@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike
 from pretrain_xai.arrays import PerImage
 from pretrain_xai.errors import did_you_mean
 from pretrain_xai.localization.earth_mover import earth_mover_score, earth_mover_top_k
-from pretrain_xai.localization.masked_maps import MaskedMaps, masked_maps
+from pretrain_xai.localization.masked_maps import Levels, MaskedMaps, masked_maps
 from pretrain_xai.localization.quantus_scores import PREFIX, quantus_score
 from pretrain_xai.protocol import Ties
 
@@ -59,11 +59,11 @@ def confusion_counts(maps: Maps, masks: ArrayLike | None = None, ties: Ties = "e
     k = given.k
     # float counts, since those of ties are fractions
     if ties == "strict":  # all where the map has only k pixels
-        ascending = np.pad(given.sorted_values, ((0, 0), (1, 0)), constant_values=-np.inf)
-        above = given.values > np.take_along_axis(ascending, given.n_pixels - k.astype(int)[:, None], axis=1)
+        ascending = np.insert(given.sorted_values, 0, -np.inf, axis=1)
+        above = given.values > np.take_along_axis(ascending, given.n_pixels - k.astype(int)[:, None])
         hits, selected = (found.sum(1, dtype=np.float64) for found in (above & given.inside, above))
     else:
-        hits = np.array([levels.expected_hits(size) for levels, size in zip(given.levels, k, strict=True)])
+        hits = np.array(list(map(Levels.expected_hits, given.levels, k)))
         selected = k
     return ConfusionCounts(hits, selected - hits, k - hits, given.n_pixels - k - (selected - hits))
 
@@ -119,8 +119,7 @@ def average_precision(maps: Maps, masks: ArrayLike | None = None) -> PerImage:
     whose expectation is `average_precision_chance`. Higher is better.
     """
     given = masked_maps(maps, masks)
-    precisions = [(each.hits_above + each.hits) / (each.above + each.tied) for each in given.levels]
-    added = [each.hits @ precision for each, precision in zip(given.levels, precisions, strict=True)]
+    added = [each.hits @ ((each.hits_above + each.hits) / (each.above + each.tied)) for each in given.levels]
     return np.array(added) / given.k
 
 
@@ -169,9 +168,8 @@ def top_k_intersection_area(maps: Maps, masks: ArrayLike | None = None) -> PerIm
 
     Beyond the mask's size even the best map must fall, so the curve ends there. Higher is better.
     """
-    given = masked_maps(maps, masks)
-    sizes = (np.arange(1, k + 1) for k in given.k)
-    return np.array([(each.expected_hits(k) / k).mean() for each, k in zip(given.levels, sizes, strict=True)])
+    levels = masked_maps(maps, masks).levels
+    return np.array([(each.expected_hits(k := np.arange(1, each.hits.sum() + 1)) / k).mean() for each in levels])
 
 
 def relevance_mass_accuracy(maps: Maps, masks: ArrayLike | None = None) -> PerImage:
@@ -295,4 +293,4 @@ def score_masked(given: MaskedMaps, scores: Sequence[str], *, ties: Ties = "expe
 
 
 def _ratio(part: PerImage, whole: PerImage) -> PerImage:
-    return np.divide(part, whole, out=np.full_like(whole, np.nan), where=whole > 0)
+    return part / np.where(whole > 0, whole, np.nan)

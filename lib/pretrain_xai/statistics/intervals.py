@@ -9,7 +9,7 @@ groups has one per group. Leading axes are further effects or simulated studies.
 all that one seed allows; `by_both` for other networks on other images.
 """
 
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import numpy as np
 from numpy.random import Generator
@@ -45,7 +45,7 @@ def by_units(contributions: ArrayLike, strata: ArrayLike | None = None, *, poole
         for their sign. With a unit per network and a stratum per cell this is what a linear mixed model with a random
         intercept per network gives for an effect between networks, in a balanced study.
     """
-    means = np.asarray(contributions, dtype=np.float64).mean(-1)
+    means = np.asarray(contributions).mean(-1)
     variances, dfs = _unit_variances(means, _strata(strata, means.shape[-1]))
     total = variances.sum(-1)
     df = np.broadcast_to(dfs.sum(), total.shape) if pooled else _satterthwaite(variances, dfs, total)
@@ -61,9 +61,9 @@ def by_images(contributions: ArrayLike, clusters: ArrayLike | None = None) -> In
     clusters : int array of shape (n_images,), optional
         Number of each image's subject, from 0; each image by itself if not given.
     """
-    per_image = np.asarray(contributions, dtype=np.float64).sum(-2)
+    per_image = np.asarray(contributions).sum(-2)
     member = _members(clusters, per_image.shape[-1])
-    return t_interval(per_image.mean(-1), np.sqrt(_cluster_variance(per_image, member)), member.shape[1] - 1)
+    return t_interval(per_image.mean(-1), np.sqrt(_cluster_variance(per_image, member)), member.shape[1] - 1.0)
 
 
 def by_both(contributions: ArrayLike, strata: ArrayLike | None = None, clusters: ArrayLike | None = None) -> Interval:
@@ -74,7 +74,7 @@ def by_both(contributions: ArrayLike, strata: ArrayLike | None = None, clusters:
     Satterthwaite's degrees of freedom. With few units these may rise faster than the variance, so where `by_units` is
     wider its interval is given.
     """
-    values = np.asarray(contributions, dtype=np.float64)
+    values = np.asarray(contributions)
     groups, member = _strata(strata, values.shape[-2]), _members(clusters, values.shape[-1])
     unit_variances, dfs = _unit_variances(values.mean(-1), groups)
     units, images = unit_variances.sum(-1), _cluster_variance(values.sum(-2), member)
@@ -90,7 +90,7 @@ def by_both(contributions: ArrayLike, strata: ArrayLike | None = None, clusters:
     narrow = by_units(values, groups)
     wide = t_interval(narrow.estimate, np.sqrt(total), df)
     wider = wide.high - wide.low >= narrow.high - narrow.low
-    return Interval(*(np.where(wider, *pair) for pair in zip(wide, narrow, strict=True)))
+    return Interval(*np.where(wider, wide, narrow))
 
 
 def hierarchical_bootstrap(
@@ -105,7 +105,7 @@ def hierarchical_bootstrap(
     All units of a draw get the same images, as in the study. Percentile intervals of few units are too narrow: the
     benchmark says by how much.
     """
-    values = np.asarray(contributions, dtype=np.float64)
+    values = np.asarray(contributions)
     groups, member = _strata(strata, values.shape[-2]), _members(clusters, values.shape[-1])
     units = np.empty((n_draws, values.shape[-2]))
     for group in np.unique(groups):
@@ -130,21 +130,20 @@ def effect_size(contributions: ArrayLike, strata: ArrayLike | None = None, *, si
         1: d_z, the effect in standard deviations of the units' differences. 2: a difference of independent groups, in
         standard deviations of one group (their mean variance).
     """
-    means = np.asarray(contributions, dtype=np.float64).mean(-1)
+    means = np.asarray(contributions).mean(-1)
     variances, dfs = _unit_variances(means, _strata(strata, means.shape[-1]))
     deviation = np.sqrt((variances * (dfs + 1)).sum(-1) / sides)
     df = dfs.sum()
     correction = np.exp(special.gammaln(df / 2) - special.gammaln((df - 1) / 2)) / np.sqrt(df / 2) if df > 1 else np.nan
-    estimate = means.sum(-1)
-    return correction * np.divide(estimate, deviation, out=np.full_like(estimate, np.nan), where=deviation > 0)
+    return correction * (means.sum(-1) / np.where(deviation > 0, deviation, np.nan))
 
 
 def t_interval(estimate: Floats, se: Floats, df: ArrayLike) -> Interval:
     """Return estimate ± t(df) se and the two-sided p of the estimate against 0; `df` infinite: the normal interval."""
-    estimate, se, df = np.broadcast_arrays(estimate, se, np.asarray(df, dtype=np.float64))
+    estimate, se, df = np.broadcast_arrays(estimate, se, df)
     half = stats.t.ppf((1 + LEVEL) / 2, df) * se
     with np.errstate(divide="ignore", invalid="ignore"):
-        p = cast("Floats", 2 * stats.t.sf(np.abs(estimate / se), df))
+        p = 2 * np.asarray(stats.t.sf(np.abs(estimate / se), df))
     return Interval(estimate, estimate - half, estimate + half, se, df, p)
 
 
@@ -154,7 +153,7 @@ def _unit_variances(means: Floats, strata: np.ndarray) -> tuple[Floats, Floats]:
     counts = np.array([group.shape[-1] for group in groups], dtype=np.float64)
     if (counts < 2).any():
         raise ValueError("a stratum has one unit: there is no variance between units; use by_images")
-    variances = [n * group.var(-1, ddof=1) for n, group in zip(counts, groups, strict=True)]
+    variances = [group.shape[-1] * group.var(-1, ddof=1) for group in groups]
     return np.stack(variances, axis=-1), counts - 1
 
 
@@ -183,4 +182,4 @@ def _members(clusters: ArrayLike | None, n_images: int) -> Floats:
 
 
 def _strata(strata: ArrayLike | None, n_units: int) -> np.ndarray:
-    return np.zeros(n_units, dtype=np.int64) if strata is None else np.asarray(strata)
+    return np.zeros(n_units) if strata is None else np.asarray(strata)
