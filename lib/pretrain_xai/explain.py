@@ -4,7 +4,7 @@ import functools
 import logging
 import secrets
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
@@ -27,14 +27,10 @@ from pretrain_xai.networks.models import evaluation_mode
 from pretrain_xai.networks.training import predict
 from pretrain_xai.protocol import NEW_MAPS, RESCORED, Protocol, switched_protocols
 from pretrain_xai.self_checks import check_completeness
-from pretrain_xai.setting_scores import Scoring, SettingScores, chunks
+from pretrain_xai.setting_scores import Found, SettingScores, chunks, score_maps
 from pretrain_xai.settings.sections import Attribution
 
 T = TypeVar("T")
-
-
-class TooLittleMemoryError(UserError):
-    """Not even one image at a time can be explained."""
 
 
 def within_memory(explain: Callable[..., T]) -> Callable[..., T]:
@@ -45,7 +41,7 @@ def within_memory(explain: Callable[..., T]) -> Callable[..., T]:
 
     Raises
     ------
-    TooLittleMemoryError
+    UserError
         One image at a time is too much.
     """
 
@@ -62,7 +58,7 @@ def within_memory(explain: Callable[..., T]) -> Callable[..., T]:
                     raise
                 if rows == 1:
                     height, width = explainer.split.images.shape[1:3]
-                    raise TooLittleMemoryError(
+                    raise UserError(
                         f"memory ran out though images of {height} x {width} px were explained one at a time: run one job "
                         "at a time (`python -m pretrain_xai.batch STUDY --cores 1`), or choose a smaller "
                         "dataset.image_size or network.width"
@@ -147,25 +143,28 @@ class Explainer:
 
         Returns
         -------
-        DataFrame as of `Scoring.table`, and what the same maps score under other settings.
+        As `score_maps`.
 
         Raises
         ------
         SelfCheckError
             The scores can't be right, or maps do not sum to what their method promises (see `self_checks`).
         """
-        scoring = Scoring(self.split, image_indices, methods, self.settings, self.protocol)
         missed = []
-        for chunk in tqdm(chunks(image_indices), desc="explaining", unit="chunk"):
-            found = self.explain(chunk, methods)
-            for method, maps in found.maps.items():
-                scoring.add(method, maps, chunk, found.predicted, found.deltas.get(method))
-            missed.append(found.deltas)
+
+        def found() -> Iterator[Found]:
+            for chunk in tqdm(chunks(image_indices), desc="explaining", unit="chunk"):
+                explained = self.explain(chunk, methods)
+                missed.append(explained.deltas)
+                for method, maps in explained.maps.items():
+                    yield method, maps, chunk, explained.predicted, explained.deltas.get(method)
+
+        scored = score_maps(self.split, image_indices, methods, self.settings, self.protocol, found())
         deltas = pd.concat(missed)
         # with dropout each pass is that of another network
         for method in [] if self.protocol.dropout_active else deltas.columns.drop("difference"):
             check_completeness(method, deltas[method], deltas["difference"], METHODS[method].tolerance)
-        return scoring.table(), scoring.under_settings
+        return scored
 
     @within_memory
     def switch_scores(self, image_indices: np.ndarray, methods: Sequence[str]) -> pd.DataFrame:

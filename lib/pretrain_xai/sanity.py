@@ -46,15 +46,7 @@ def cascade(network: nn.Module, random_network: nn.Module) -> Iterator[tuple[str
     Yields
     ------
     Name of the layer that became random, and the copy.
-
-    Raises
-    ------
-    ValueError
-        If the networks differ in their layers.
     """
-    shapes = [{n: layer.weight.shape for n, layer in weight_layers(net).items()} for net in (network, random_network)]
-    if shapes[0] != shapes[1]:
-        raise ValueError("the random network must have the layers of the network, of the same shapes")
     changed, source = copy.deepcopy(network), weight_layers(random_network)
     for name, layer in reversed(weight_layers(changed).items()):
         layer.load_state_dict(source[name].state_dict())

@@ -1,6 +1,6 @@
 """Score maps as they come: as the study says, and under every channel reduction, mask threshold and score beside."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 
 from pretrain_xai.arrays import Floats, Integers
 from pretrain_xai.dataset import Split
-from pretrain_xai.localization import confusion_counts, find_score, score_masked
+from pretrain_xai.localization import confusion_counts, score_masked
 from pretrain_xai.localization.comparison_maps import COMPARISON_MAPS, comparison_maps, reduce_channels
 from pretrain_xai.localization.masked_maps import MaskedMaps
 from pretrain_xai.overlay import lesion_masks
@@ -77,12 +77,9 @@ class SettingScores:
                 given = MaskedMaps(reduced, masks, chunk) if given is None else given.with_masks(masks)
                 if (reduction, threshold) == (protocol.channel_reduction, protocol.mask_threshold):
                     own = given
-                for place, name in enumerate(self.scores):
-                    values = find_score(name)(given, ties=protocol.ties)
+                for place, (values, chance) in enumerate(score_masked(given, self.scores, ties=protocol.ties).values()):
                     self.values[row, column, number, place, images] = np.where(nothing, np.nan, values)
-                    if np.isnan(self.chance[number, place, images]).any():  # the same for all methods
-                        levels = np.where(nothing, np.nan, find_score(name).chance(masks))
-                        self.chance[number, place, images] = levels
+                    self.chance[number, place, images] = np.where(nothing, np.nan, chance)  # the same for all methods
         return own
 
     def skill_at(self, setting: tuple[int, int, int], image_index: ArrayLike) -> Floats:
@@ -110,8 +107,7 @@ class SettingScores:
 
     def write(self, path: Path) -> None:
         """Write all as arrays, by the names of the attributes."""
-        names = ("image_index", "methods", "channel_reductions", "mask_thresholds", "scores", "values", "chance")
-        write_arrays(path, **{name: np.asarray(getattr(self, name)) for name in names})
+        write_arrays(path, **{name: np.asarray(value) for name, value in vars(self).items()})
 
     @classmethod
     def read(cls, path: Path) -> "SettingScores":
@@ -139,59 +135,53 @@ def empty_scores(
     return SettingScores(image_index, list(methods), reductions, thresholds, scores, values, np.full(shape, np.nan))
 
 
-@dataclass
-class Scoring:
-    """The scores of some images of a split, filled by `add`; `under_settings` has them under all settings.
+#: a method, its attributions of some images, which these are, and if known what the network predicts and the deltas
+Found = tuple[str, np.ndarray, np.ndarray, ArrayLike, ArrayLike | None]
 
-    Attributes
+
+def score_maps(
+    split: Split,
+    image_indices: np.ndarray,
+    methods: Sequence[str],
+    settings: Attribution,
+    protocol: Protocol,
+    found: Iterable[Found],
+) -> tuple[pd.DataFrame, SettingScores]:
+    """Score the maps of some images of a split as they come.
+
+    Parameters
     ----------
     image_indices : int array of shape (n_images,)
         Images of `split`, each once.
+    found : iterable
+        Of all methods and images, as in `SettingScores.add`.
+
+    Returns
+    -------
+    DataFrame with `method`, `image_index`, `label`, `predicted`, `metric`, `value`, `chance`
+        One row per method, metric and image. Metrics are the settings' `scores`, the confusion counts, `k`, `all_zero` = 1
+        for a map that says nothing, whose scores are chance, and `completeness_delta` in units of the logit where it was given.
+    SettingScores
+        What the same maps score under all settings.
+
+    Raises
+    ------
+    SelfCheckError
+        The scores can't be right (see `self_checks`).
     """
-
-    split: Split
-    image_indices: np.ndarray
-    methods: Sequence[str]
-    settings: Attribution
-    protocol: Protocol
-
-    def __post_init__(self) -> None:
-        indices, sensitivity = np.sort(self.image_indices), self.settings.sensitivity
-        self.under_settings = empty_scores(indices, self.methods, sensitivity, self.protocol)
-        self._tables: list[pd.DataFrame] = []
-
-    def add(
-        self, method: str, maps: np.ndarray, chunk: np.ndarray, predicted: ArrayLike = np.nan, deltas: Any = None
-    ) -> None:
-        """Score one method's attributions of the images `chunk`, as in `SettingScores.add`."""
-        strength, none = self.split.masks.strength[chunk], np.full(len(chunk), np.nan)
-        given = self.under_settings.add(method, maps, strength, chunk, self.protocol)
-        scores = score_masked(given, self.settings.scores, ties=self.protocol.ties)
-        counts = confusion_counts(given, ties=self.protocol.ties)._asdict()
+    under_settings, tables = empty_scores(np.sort(image_indices), methods, settings.sensitivity, protocol), []
+    for method, maps, chunk, predicted, deltas in found:
+        given = under_settings.add(method, maps, split.masks.strength[chunk], chunk, protocol)
+        counts = confusion_counts(given, ties=protocol.ties)._asdict()
         counts |= {"k": given.k, "all_zero": 1.0 - given.values.any(axis=1)}
         counts |= {} if deltas is None else {DELTA: deltas}
-        known = {"method": method, "image_index": chunk, "label": self.split.labels[chunk], "predicted": predicted}
-        for metric, (values, chance) in {**scores, **{name: (count, none) for name, count in counts.items()}}.items():
-            self._tables.append(pd.DataFrame(known | {"metric": metric, "value": values, "chance": chance}))
-
-    def table(self) -> pd.DataFrame:
-        """Return one row per method, metric and image.
-
-        Returns
-        -------
-        DataFrame with `method`, `image_index`, `label`, `predicted`, `metric`, `value`, `chance`
-            Metrics are the settings' `scores`, the confusion counts, `k`, `all_zero` = 1 for a map that says nothing, whose
-            scores are chance, and `completeness_delta` in units of the logit where it was given.
-
-        Raises
-        ------
-        SelfCheckError
-            The scores can't be right (see `self_checks`).
-        """
-        order = ["method", "metric", "image_index"]
-        table = pd.concat(self._tables, ignore_index=True).sort_values(order, ignore_index=True)
-        table = table.astype({"predicted": "Int64"})
-        return check_scores(table, self.split, self.image_indices, self.methods, self.settings.scores)
+        scores = score_masked(given, settings.scores, ties=protocol.ties) | {n: (c, np.nan) for n, c in counts.items()}
+        known = {"method": method, "image_index": chunk, "label": split.labels[chunk], "predicted": predicted}
+        for metric, (values, chance) in scores.items():
+            tables.append(pd.DataFrame(known | {"metric": metric, "value": values, "chance": chance}))
+    order = ["method", "metric", "image_index"]
+    table = pd.concat(tables, ignore_index=True).sort_values(order, ignore_index=True).astype({"predicted": "Int64"})
+    return check_scores(table, split, image_indices, methods, settings.scores), under_settings
 
 
 def score_comparison_maps(
@@ -200,12 +190,12 @@ def score_comparison_maps(
     """Score the maps that need no network; they have one channel, so all reductions are the same."""
     alone = settings.sensitivity.model_copy(update={"channel_reductions": [protocol.channel_reduction]})
     settings = settings.model_copy(update={"sensitivity": alone})
-    scoring = Scoring(split, image_indices, list(COMPARISON_MAPS), settings, protocol)
-    for chunk in chunks(image_indices):
-        images = np.asarray(split.images[chunk])
-        for name in COMPARISON_MAPS:
-            scoring.add(name, comparison_maps(images, name, signed_edges=protocol.signed_edges), chunk)
-    return scoring.table(), scoring.under_settings
+    found = (
+        (name, comparison_maps(split.images[chunk], name, signed_edges=protocol.signed_edges), chunk, np.nan, None)
+        for chunk in chunks(image_indices)
+        for name in COMPARISON_MAPS
+    )
+    return score_maps(split, image_indices, list(COMPARISON_MAPS), settings, protocol, found)
 
 
 def _with_own(listed: Sequence[T], own: T) -> list[T]:

@@ -22,8 +22,6 @@ from pretrain_xai.localization.quantus_scores import PREFIX, quantus_score
 from pretrain_xai.protocol import Ties
 
 Maps = ArrayLike | MaskedMaps
-#: values and chance levels by the name of the score
-Scored = dict[str, tuple[PerImage, PerImage]]
 
 
 class ConfusionCounts(NamedTuple):
@@ -137,37 +135,11 @@ def average_precision_chance(masks: ArrayLike) -> PerImage:
     return (harmonic + (n_pixels - harmonic) * (share * n_pixels - 1) / max(n_pixels - 1, 1)) / n_pixels
 
 
-def top_k_intersection(maps: Maps, masks: ArrayLike | None = None, *, sizes: Sequence[int] | np.ndarray) -> np.ndarray:
-    """Return the share of the k strongest pixels that lies in the mask, for each k in `sizes` (Theiner et al. 2022).
-
-    Parameters
-    ----------
-    maps, masks
-        As in `relevance_rank_accuracy`.
-    sizes : int sequence of length n_sizes, each from 1 to n_pixels
-        `range(1, n_pixels + 1)` is the whole curve.
-
-    Returns
-    -------
-    float64 array of shape (n_images, n_sizes), range [0, 1]
-        A row goes from the pointing game at 1 over Relevance Rank Accuracy at the mask's size to the mask's share of the
-        image. Higher is better.
-
-    Raises
-    ------
-    ValueError
-        If a size is out of range.
-    """
-    given, sizes = masked_maps(maps, masks), np.asarray(sizes)
-    if sizes.size and not (sizes.min() >= 1 and sizes.max() <= given.n_pixels):
-        raise ValueError(f"sizes from 1 to {given.n_pixels} pixels are expected, found {sizes.min()} to {sizes.max()}")
-    return np.stack([levels.expected_hits(sizes) / sizes for levels in given.levels])
-
-
 def top_k_intersection_area(maps: Maps, masks: ArrayLike | None = None) -> PerImage:
     """Return the mean of the top-k intersection over k from 1 to the mask's size; range [0, 1], 1 for the mask itself.
 
-    Beyond the mask's size even the best map must fall, so the curve ends there. Higher is better.
+    That is the share of the k strongest pixels that lies in the mask (Theiner et al. 2022): from the pointing game at 1 to
+    Relevance Rank Accuracy at the mask's size. Beyond the mask's size even the best map must fall, so the curve ends there. Higher is better.
     """
     given = masked_maps(maps, masks)
     sizes = (np.arange(1, k + 1) for k in given.k)
@@ -175,10 +147,10 @@ def top_k_intersection_area(maps: Maps, masks: ArrayLike | None = None) -> PerIm
 
 
 def relevance_mass_accuracy(maps: Maps, masks: ArrayLike | None = None) -> PerImage:
-    """Return the share of the map's mass that lies in the mask (Arras et al. 2022, Eq. 4); maps must not be negative.
+    """Return the share of the map's absolute values that lies in the mask (Arras et al. 2022, Eq. 4).
 
-    XAI-TRIS and EXACT call the same share of absolute values importance mass accuracy. Higher is better; an all-zero map
-    has no mass and gives chance, like every constant map.
+    XAI-TRIS and EXACT call it importance mass accuracy. Higher is better; an all-zero map has no mass and gives chance, like
+    every constant map.
     """
     given = masked_maps(maps, masks)
     mass = given.mass()
@@ -190,7 +162,7 @@ def pointing_game(maps: Maps, masks: ArrayLike | None = None) -> PerImage:
 
     Zhang et al. 2018, without their tolerance of 15 px. Higher is better.
     """
-    return top_k_intersection(maps, masks, sizes=[1])[:, 0]
+    return np.array([levels.expected_hits(1) for levels in masked_maps(maps, masks).levels])
 
 
 def sparseness(maps: Maps, masks: ArrayLike | None = None) -> PerImage:
@@ -199,7 +171,7 @@ def sparseness(maps: Maps, masks: ArrayLike | None = None) -> PerImage:
     It says how few pixels hold the mass, whether in the mask or not: higher is sparser, and there is no chance level.
     """
     given = masked_maps(maps, masks)
-    magnitudes = given.magnitudes.sorted_values
+    magnitudes = np.sort(np.abs(given.sorted_values), axis=1)
     weights = 2 * np.arange(1, given.n_pixels + 1) - given.n_pixels - 1.0
     total = magnitudes.sum(1, dtype=np.float64) * given.n_pixels
     weighted = np.einsum("np,p->n", magnitudes, weights)  # in float64, as the weights are
@@ -228,8 +200,6 @@ class Score:
         Takes masks and returns what a random map scores in expectation.
     has_ties : bool
         The function takes `ties`, the switch of the protocol.
-    of_mass : bool
-        The function takes no negative values: it is given absolute values, as XAI-TRIS does.
     is_slow : bool
         It takes a second a map, not milliseconds.
     """
@@ -237,26 +207,24 @@ class Score:
     function: Callable[..., PerImage]
     chance: Callable[[ArrayLike], PerImage] = chance
     has_ties: bool = False
-    of_mass: bool = False
     is_slow: bool = False
 
     def __call__(self, maps: Maps, masks: ArrayLike | None = None, ties: Ties = "expected") -> PerImage:
-        """Return the score of each map; scores of mass take the absolute values of signed ones."""
-        given = masked_maps(maps, masks)
-        return self.function(given.magnitudes if self.of_mass else given, **({"ties": ties} if self.has_ties else {}))
+        """Return the score of each map."""
+        return self.function(maps, masks, **({"ties": ties} if self.has_ties else {}))
 
 
 SCORES: Mapping[str, Score] = {
     "relevance_rank_accuracy": Score(relevance_rank_accuracy, has_ties=True),
     "true_negative_rate": Score(true_negative_rate, chance=lambda masks: 1 - chance(masks), has_ties=True),
-    "relevance_mass_accuracy": Score(relevance_mass_accuracy, of_mass=True),
-    "importance_mass_accuracy": Score(relevance_mass_accuracy, of_mass=True),  # XAI-TRIS's name for it
+    "relevance_mass_accuracy": Score(relevance_mass_accuracy),
+    "importance_mass_accuracy": Score(relevance_mass_accuracy),  # XAI-TRIS's name for it
     "pointing_game": Score(pointing_game),
     "pixel_auroc": Score(pixel_auroc, chance=lambda masks: np.full(np.shape(masks)[0], 0.5)),
     "average_precision": Score(average_precision, chance=average_precision_chance),
     "top_k_intersection_area": Score(top_k_intersection_area),
     "sparseness": Score(sparseness, chance=no_chance),
-    "earth_mover_score": Score(earth_mover_score, chance=no_chance, of_mass=True, is_slow=True),
+    "earth_mover_score": Score(earth_mover_score, chance=no_chance, is_slow=True),
     "earth_mover_top_k": Score(earth_mover_top_k, chance=no_chance, is_slow=True),
 }
 
@@ -277,7 +245,9 @@ def find_score(name: str) -> Score:
     return SCORES[name]
 
 
-def score_masked(given: MaskedMaps, scores: Sequence[str], *, ties: Ties = "expected") -> Scored:
+def score_masked(
+    given: MaskedMaps, scores: Sequence[str], *, ties: Ties = "expected"
+) -> dict[str, tuple[PerImage, PerImage]]:
     """Compute many scores of the same maps with one sort of each map for all of them.
 
     Parameters

@@ -26,8 +26,8 @@ def earth_mover_distance(maps: ArrayLike | MaskedMaps, masks: ArrayLike | None =
 
     Parameters
     ----------
-    maps : float array of shape (n_images, height, width), finite, >= 0; or MaskedMaps
-        Normalised to a mass of 1; an all-zero map counts as evenly spread.
+    maps : float array of shape (n_images, height, width), finite; or MaskedMaps
+        Its absolute values are normalised to a mass of 1; an all-zero map counts as evenly spread.
     masks : bool array of shape (n_images, height, width)
 
     Returns
@@ -38,7 +38,7 @@ def earth_mover_distance(maps: ArrayLike | MaskedMaps, masks: ArrayLike | None =
     Raises
     ------
     ValueError
-        If a map has negative values, naming the images, or POT finds no optimum.
+        If POT finds no optimum.
     """
     given = masked_maps(maps, masks)
     # the cost is a metric: mass that both have at a pixel can stay there, and the rest is smaller

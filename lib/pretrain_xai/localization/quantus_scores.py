@@ -22,10 +22,6 @@ METRICS = (
 )
 
 
-class QuantusError(UserError):
-    """A metric of Quantus can't be computed."""
-
-
 def quantus_score(name: str) -> Callable[..., PerImage]:
     """Return the score of `quantus:<class>` as a function of `(maps, masks)`.
 
@@ -33,15 +29,15 @@ def quantus_score(name: str) -> Callable[..., PerImage]:
 
     Raises
     ------
-    QuantusError
+    UserError
         If Quantus has no such metric that needs maps and masks alone, or is not installed.
     """
     metric = name.removeprefix(PREFIX)
     if metric not in METRICS:
         known = f"the metrics of Quantus that need maps and masks alone are {', '.join(METRICS)}"
-        raise QuantusError(f"{name!r}: no metric {metric!r}{did_you_mean(metric, METRICS)}; {known}")
+        raise UserError(f"{name!r}: no metric {metric!r}{did_you_mean(metric, METRICS)}; {known}")
     if importlib.util.find_spec("quantus") is None:
-        raise QuantusError(f"the score {name!r} needs Quantus: .venv/bin/pip install -e '.[quantus]'")
+        raise UserError(f"the score {name!r} needs Quantus: .venv/bin/pip install -e '.[quantus]'")
 
     def score(maps: ArrayLike | MaskedMaps, masks: ArrayLike | None = None) -> PerImage:
         import quantus
@@ -56,7 +52,7 @@ def quantus_score(name: str) -> Callable[..., PerImage]:
                 with warnings.catch_warnings(action="ignore"), contextlib.redirect_stdout(io.StringIO()):
                     found += compute(**unused, a_batch=map_, s_batch=inside.reshape(shape))
             except (AssertionError, ValueError) as error:
-                raise QuantusError(f"{name} can't score the map of image {image}: {error}") from None
+                raise UserError(f"{name} can't score the map of image {image}: {error}") from None
         return np.array(found, dtype=np.float64)
 
     return score
