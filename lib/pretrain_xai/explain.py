@@ -53,8 +53,7 @@ def within_memory(explain: Callable[..., T]) -> Callable[..., T]:
                 return explain(explainer, *arguments)
             except (MemoryError, RuntimeError) as error:
                 # torch raises a plain RuntimeError where the system refuses memory, and a class of its own for a GPU
-                short = isinstance(error, MemoryError | torch.OutOfMemoryError)
-                if not short and "can't allocate memory" not in str(error):
+                if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "can't allocate" not in str(error):
                     raise
                 if rows == 1:
                     height, width = explainer.split.images.shape[1:3]

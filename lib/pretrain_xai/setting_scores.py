@@ -1,4 +1,4 @@
-"""Score maps as they come: as the study says, and under every channel reduction, mask threshold and score beside."""
+"""Score maps as they come, as the study says and under every other setting beside; read the few maps that were kept."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 
 from pretrain_xai.arrays import Floats, Integers
 from pretrain_xai.dataset import Split
-from pretrain_xai.localization import confusion_counts, score_masked
+from pretrain_xai.localization import confusion_counts, relevance_rank_accuracy, score_masked
 from pretrain_xai.localization.comparison_maps import COMPARISON_MAPS, comparison_maps, reduce_channels
 from pretrain_xai.localization.masked_maps import MaskedMaps
 from pretrain_xai.overlay import lesion_masks
@@ -19,7 +19,8 @@ from pretrain_xai.protocol import CORRECTED, ChannelReduction, Protocol
 from pretrain_xai.self_checks import DELTA, check_scores
 from pretrain_xai.settings.sections import Attribution, Sensitivity
 from pretrain_xai.skill import skill
-from pretrain_xai.tables import read_arrays, write_arrays
+from pretrain_xai.study import NETWORK, Study
+from pretrain_xai.tables import read_arrays, read_predictions, write_arrays
 
 #: images whose maps are in memory at once
 CHUNK = 64
@@ -160,7 +161,7 @@ def score_maps(
     -------
     DataFrame with `method`, `image_index`, `label`, `predicted`, `metric`, `value`, `chance`
         One row per method, metric and image. Metrics are the settings' `scores`, the confusion counts, `k`, `all_zero` = 1
-        for a map that says nothing, whose scores are chance, and `completeness_delta` in units of the logit where it was given.
+        for a map that says nothing, whose scores are chance, and `completeness_delta` in units of the logit where given.
     SettingScores
         What the same maps score under all settings.
 
@@ -196,6 +197,31 @@ def score_comparison_maps(
         for name in COMPARISON_MAPS
     )
     return score_maps(split, image_indices, list(COMPARISON_MAPS), settings, protocol, found)
+
+
+def read_examples(study: Study, selection: str, test: Split) -> pd.DataFrame:
+    """Return the kept maps of all fine-tuned models of a selection, those of the first seed of each cell.
+
+    Returns
+    -------
+    DataFrame with `pretraining`, `finetune_depth`, `seed`, `title` (the depth, marked where the model is wrong),
+    `image_index`, `method`, `correct`, `score` (Relevance Rank Accuracy) and `map` (float array (height, width)).
+    """
+    runs = [run for run in study.runs() if run.selection == selection]
+    first = {(run.pretraining, run.finetune_depth): run for run in reversed(runs)}
+    tables = []
+    for run in sorted(first.values()):
+        arrays = read_arrays(study.paths.example_maps / f"{run.name}.npz")
+        images = arrays.pop("image_index")
+        tested = read_predictions(study.name, [run]).query("split == 'test'").set_index("image_index").loc[images]
+        correct = (tested["label"] == tested["predicted"]).to_numpy()
+        title = [f"depth {run.finetune_depth}{'' if right else ' ✗'}" for right in correct]
+        network = {name: getattr(run, name) for name in NETWORK}
+        for method, maps in arrays.items():
+            score = relevance_rank_accuracy(maps, test.masks[images], study.protocol.ties)
+            columns = {"title": title, "image_index": images, "method": method, "correct": correct, "score": score}
+            tables.append(pd.DataFrame(network | columns | {"map": list(maps)}))
+    return pd.concat(tables, ignore_index=True)
 
 
 def _with_own(listed: Sequence[T], own: T) -> list[T]:

@@ -7,21 +7,32 @@ counted by their expectation under random order, so that a constant map scores e
 precision alone counts them as scikit-learn does. `SCORES` holds them all.
 """
 
+import contextlib
+import importlib.util
+import io
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from pretrain_xai.arrays import PerImage
-from pretrain_xai.errors import did_you_mean
+from pretrain_xai.errors import UserError, did_you_mean
 from pretrain_xai.localization.earth_mover import earth_mover_score, earth_mover_top_k
 from pretrain_xai.localization.masked_maps import MaskedMaps, masked_maps
-from pretrain_xai.localization.quantus_scores import PREFIX, quantus_score
 from pretrain_xai.protocol import Ties
 
 Maps = ArrayLike | MaskedMaps
+#: what a study file writes before the name of a metric of Quantus, which is an extra, imported when it is named
+PREFIX = "quantus:"
+#: its metrics that need maps and masks alone; the others need the network
+QUANTUS_METRICS = (
+    *("AttributionLocalisation", "AUC", "PointingGame", "RelevanceMassAccuracy", "RelevanceRankAccuracy"),
+    *("TopKIntersection", "Complexity", "EffectiveComplexity", "Sparseness"),
+)
 
 
 class ConfusionCounts(NamedTuple):
@@ -138,8 +149,9 @@ def average_precision_chance(masks: ArrayLike) -> PerImage:
 def top_k_intersection_area(maps: Maps, masks: ArrayLike | None = None) -> PerImage:
     """Return the mean of the top-k intersection over k from 1 to the mask's size; range [0, 1], 1 for the mask itself.
 
-    That is the share of the k strongest pixels that lies in the mask (Theiner et al. 2022): from the pointing game at 1 to
-    Relevance Rank Accuracy at the mask's size. Beyond the mask's size even the best map must fall, so the curve ends there. Higher is better.
+    The share of the k strongest pixels that lies in the mask (Theiner et al. 2022), from the pointing game at 1 to
+    Relevance Rank Accuracy at the mask's size.
+    Beyond the mask's size even the best map must fall, so the curve ends there. Higher is better.
     """
     given = masked_maps(maps, masks)
     sizes = (np.arange(1, k + 1) for k in given.k)
@@ -229,20 +241,46 @@ SCORES: Mapping[str, Score] = {
 }
 
 
+def quantus_score(metric: str, maps: Maps, masks: ArrayLike | None = None) -> PerImage:
+    """Compute a metric at Quantus' own defaults, one image at a time: some of its batches normalise over all images.
+
+    Raises
+    ------
+    UserError
+        Naming the image that the metric refuses.
+    """
+    import quantus
+
+    given, found = masked_maps(maps, masks), []
+    compute = getattr(quantus, metric)(disable_warnings=True, display_progressbar=False)
+    shape = (1, 1, *given.shape)
+    unused = {"model": None, "x_batch": np.zeros(shape), "y_batch": np.zeros(1, dtype=int)}
+    for image, values, inside in zip(given.image_ids, given.values, given.inside, strict=True):
+        map_ = values.astype(np.float64).reshape(shape)  # a copy: Quantus writes into it
+        try:
+            with warnings.catch_warnings(action="ignore"), contextlib.redirect_stdout(io.StringIO()):
+                found += compute(**unused, a_batch=map_, s_batch=inside.reshape(shape))
+        except (AssertionError, ValueError) as error:
+            raise UserError(f"{PREFIX}{metric} can't score the map of image {image}: {error}") from None
+    return np.array(found, dtype=np.float64)
+
+
 def find_score(name: str) -> Score:
     """Return the score of a name in `SCORES`, or of `quantus:<class of Quantus>`.
 
     Raises
     ------
-    ValueError
-        If there is none; the closest and the known ones are named.
+    UserError
+        If there is none, naming the closest and the known ones, or Quantus is not installed.
     """
-    if name.startswith(PREFIX):
-        return Score(quantus_score(name), chance=no_chance)
-    if name not in SCORES:
-        known = f"scores are {', '.join(SCORES)} and {PREFIX}<metric>"
-        raise ValueError(f"unknown score {name!r}{did_you_mean(name, SCORES)}; {known}")
-    return SCORES[name]
+    known = [*SCORES, *(f"{PREFIX}{metric}" for metric in QUANTUS_METRICS)]
+    if name not in known:
+        raise UserError(f"unknown score {name!r}{did_you_mean(name, known)}; scores are {', '.join(known)}")
+    if name in SCORES:
+        return SCORES[name]
+    if importlib.util.find_spec("quantus") is None:
+        raise UserError(f"the score {name!r} needs Quantus: .venv/bin/pip install -e '.[quantus]'")
+    return Score(partial(quantus_score, name.removeprefix(PREFIX)), chance=no_chance)
 
 
 def score_masked(

@@ -21,10 +21,6 @@ from pretrain_xai.methods.deep_lift import LINEAR
 from pretrain_xai.methods.guard import check_inputs, dropout_per_row, guarded
 from pretrain_xai.networks.models import is_hooked, layers_of
 
-#: most pixels of a micro-batch, 32 rows at 96 px and 4 at 224 px: a pass over more costs hardly less per row on a CPU
-PIXEL_BUDGET = 32 * 96 * 96
-MAXIMUM_ROWS = 32
-
 
 def micro_batch_rows(height: int, width: int) -> int:
     """Return the number of rows of every pass for images of this size; it depends on nothing else.
@@ -32,7 +28,8 @@ def micro_batch_rows(height: int, width: int) -> int:
     A power of two: of other numbers matrix products compute the last rows in another way, so that the last digits of an
     image's map would depend on its place (seen with 5 rows of VGG-16 at 224 px).
     """
-    most = min(MAXIMUM_ROWS, max(1, PIXEL_BUDGET // (height * width)))
+    # 32 rows at 96 px and 4 at 224 px: a pass over more pixels costs hardly less per row on a CPU
+    most = min(32, max(1, 32 * 96 * 96 // (height * width)))
     return 1 << (most.bit_length() - 1)
 
 
@@ -139,9 +136,8 @@ class Network:
 
     def padded(self, images: Tensor, n_rows: int | None = None) -> Tensor:
         """Return at most `rows` images as the first rows of a pass."""
-        rows = self.formatted(images.new_zeros(n_rows or self.rows, *images.shape[1:]))
-        rows[: len(images)] = images
-        return rows
+        padding = images.new_zeros((n_rows or self.rows) - len(images), *images.shape[1:])
+        return self.formatted(torch.cat([images, padding]))
 
 
 @dataclass
