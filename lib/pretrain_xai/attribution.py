@@ -93,10 +93,9 @@ def attribute_all(
         the bit.
     """
     maps = {method: torch.empty_like(images, memory_format=torch.contiguous_format) for method in methods}
-    with guarded_blocks(model, images, targets, **passes) as blocks:
-        for part, block in blocks:
-            for method, found in maps.items():
-                found[part] = map_block(block, method, (options or {}).get(method, {}))
+    for part, block in guarded_blocks(model, images, targets, **passes):
+        for method, found in maps.items():
+            found[part] = map_block(block, method, (options or {}).get(method, {}))
     return maps
 
 
@@ -125,9 +124,8 @@ def completeness_delta(
     if attributions.shape != images.shape:
         raise ValueError(f"attributions have shape {tuple(attributions.shape)}, the images {tuple(images.shape)}")
     delta = attributions.double().sum((1, 2, 3))
-    with guarded_blocks(model, images, targets, **passes) as blocks:
-        for part, block in blocks:
-            delta[part] -= block.difference
+    for part, block in guarded_blocks(model, images, targets, **passes):
+        delta[part] -= block.difference
     return delta
 
 

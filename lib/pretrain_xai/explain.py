@@ -120,11 +120,8 @@ class Explainer:
         }
         maps, missed = defaultdict(list), []
         targets = torch.from_numpy(self.split.labels[chunk]).to(images.device)
-        with (
-            evaluation_mode(self.network, dropout_active=protocol.dropout_active),
-            guarded_blocks(self.network, images, targets, **passes) as blocks,
-        ):
-            for _, block in blocks:
+        with evaluation_mode(self.network, dropout_active=protocol.dropout_active):
+            for _, block in guarded_blocks(self.network, images, targets, **passes):
                 deltas = {"difference": block.difference.cpu().numpy()}
                 for name in methods:
                     method = "deep_lift_captum" if name == "deep_lift" and protocol.captum_deep_lift else name
@@ -184,7 +181,8 @@ class Explainer:
                 maps = self.explain(chunk, concerned, switched).maps if switch in NEW_MAPS else unchanged
                 for method in concerned:
                     reduced = reduce_channels(maps[method], switched.channel_reduction)
-                    tables.append(_rank_accuracy(reduced, self.split, chunk, switched, switch, method))
+                    scored = _rank_accuracy(reduced, self.split, chunk, switched)
+                    tables.append(scored.assign(switch=switch, method=method))
         return pd.concat(tables, ignore_index=True)
 
     def example_maps(self, image_indices: np.ndarray, methods: Sequence[str]) -> dict[str, np.ndarray]:
@@ -200,7 +198,7 @@ def comparison_switch_scores(split: Split, image_indices: np.ndarray, protocol: 
         for name in _concerned(switch, list(COMPARISON_MAPS)):
             for chunk in chunks(image_indices):
                 maps = comparison_maps(split.images[chunk], name, signed_edges=switched.signed_edges)
-                tables.append(_rank_accuracy(maps, split, chunk, switched, switch, name))
+                tables.append(_rank_accuracy(maps, split, chunk, switched).assign(switch=switch, method=name))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -208,10 +206,7 @@ def _concerned(switch: str, methods: Sequence[str]) -> list[str]:
     return [method for method in methods if not RESCORED.get(switch) or method in RESCORED[switch]]
 
 
-def _rank_accuracy(
-    maps: np.ndarray, split: Split, chunk: np.ndarray, protocol: Protocol, switch: str, method: str
-) -> pd.DataFrame:
+def _rank_accuracy(maps: np.ndarray, split: Split, chunk: np.ndarray, protocol: Protocol) -> pd.DataFrame:
     masks = LesionMasks(split.masks.strength, protocol.mask_threshold)[chunk]
     value = relevance_rank_accuracy(MaskedMaps(maps, masks, chunk), ties=protocol.ties)
-    table = pd.DataFrame({"image_index": chunk, "value": value, "chance": chance(masks)})
-    return table.assign(switch=switch, method=method)
+    return pd.DataFrame({"image_index": chunk, "value": value, "chance": chance(masks)})

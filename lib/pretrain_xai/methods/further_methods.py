@@ -126,11 +126,9 @@ def lrp_epsilon_plus_flat(block: Block) -> Tensor:
 
 def random(block: Block) -> Tensor:
     """Return a map that knows neither image nor network: uniform noise on [0, 1) from (seed, image id)."""
-    maps = torch.zeros_like(block.images)
-    for image, image_id in enumerate(block.image_ids):
-        draw = np.random.default_rng((block.network.seed, image_id, RANDOM_STREAM)).random(maps.shape[2:])
-        maps[image] = _in_three_channels(torch.as_tensor(draw).to(maps)[None, None])[0]
-    return maps
+    rngs = (np.random.default_rng((block.network.seed, image_id, RANDOM_STREAM)) for image_id in block.image_ids)
+    draws = np.array([rng.random(block.images.shape[2:]) for rng in rngs])
+    return _in_three_channels(torch.as_tensor(draws).to(block.images)[:, None])
 
 
 def _acts_on_each_value_alone(module: nn.Module) -> bool:

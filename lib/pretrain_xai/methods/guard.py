@@ -1,14 +1,14 @@
-"""What a model and its inputs must be before attribution; and the model is left as it was found, also after an exception.
+"""What a model and its inputs must be before attribution, which works on a copy of the model: it stays as it was found.
 
 Some methods change what single layers do, and so must know every layer of a pass. A rectifier called as a function, or a
 sum of two branches, is no module that such a method could hook. Its maps would come out all the same, and be wrong. The
 pass of a network is therefore traced (`torch.fx`) and compared with what a method knows.
 """
 
+import copy
 import operator
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -27,11 +27,8 @@ _MOVES = (torch.flatten, torch.reshape, operator.getitem, getattr, "flatten", "r
 _LINEAR = (*_MOVES, operator.add, torch.add, "add", torch.cat, torch.mean, "mean")
 
 
-@contextmanager
-def guarded(model: nn.Module, *, allow_dropout: bool = False) -> Iterator[None]:
-    """Let methods hook and mark `model` inside the block, without parameter gradients, and undo all of it afterwards.
-
-    Restored are the attributes, hooks and modes of every module, and the memory and requires_grad flag of every parameter.
+def guarded(model: nn.Module, *, allow_dropout: bool = False) -> nn.Module:
+    """Return a copy of `model`, without parameter gradients, that methods may hook and mark.
 
     Raises
     ------
@@ -39,19 +36,7 @@ def guarded(model: nn.Module, *, allow_dropout: bool = False) -> Iterator[None]:
         If a module is in training mode (but for `nn.Dropout` with `allow_dropout`) or works in place.
     """
     check_modules(model, allow_dropout=allow_dropout)
-    modules = [(vars(module), dict(vars(module))) for module in model.modules()]
-    hooks = [(table, dict(table)) for found, _ in modules for name, table in found.items() if "_hooks" in name]
-    parameters = [(parameter, parameter.data, parameter.requires_grad) for parameter in model.parameters()]
-    try:
-        model.requires_grad_(False)
-        yield
-    finally:
-        for table, before in [*modules, *hooks]:  # in place: handles that the caller holds refer to this very table
-            table.clear()
-            table.update(before)
-        for parameter, data, flag in parameters:
-            parameter.data = data
-            parameter.requires_grad_(flag)
+    return copy.deepcopy(model).requires_grad_(False)
 
 
 def check_modules(model: nn.Module, *, allow_dropout: bool = False) -> None:
@@ -69,7 +54,7 @@ def check_modules(model: nn.Module, *, allow_dropout: bool = False) -> None:
 def dropout_per_row(model: nn.Module, seed: int) -> list[tuple[int, int]] | None:
     """Draw the masks of active dropout per row, from (seed, image id, step), and not from torch's global generator.
 
-    Only inside `guarded`, which undoes it.
+    Of a copy of a user's model, whose dropout modules it hooks and switches off.
 
     Returns
     -------
@@ -99,6 +84,8 @@ def check_inputs(images: Tensor, targets: Tensor, image_ids: Tensor) -> None:
     for name, values in {"targets": targets, "image_ids": image_ids}.items():
         if values.shape != (len(images),):
             raise ValueError(f"{name} have shape {tuple(values.shape)}, ({len(images)},) is expected, one per image")
+    if (targets < 0).any():
+        raise ValueError(f"targets contain {int(targets.min())}, integers from 0 are expected")
 
 
 def require_finite(values: Tensor, ids: Tensor, what: str) -> None:

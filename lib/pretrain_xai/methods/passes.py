@@ -9,7 +9,6 @@ before the first rectifier is applied once per image, and its transpose once to 
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -104,7 +103,7 @@ MicroBatch = tuple[list[int], list[int], Tensor, Tensor]
 
 
 class Network:
-    """A model inside `guarded`, and the one shape of its passes.
+    """A `guarded` model, and the one shape of its passes.
 
     Attributes
     ----------
@@ -207,7 +206,6 @@ class Block:
         return self.path_gradients(np.ones((len(self.images), 1)), np.ones(1))
 
 
-@contextmanager
 def guarded_blocks(
     model: nn.Module,
     images: Tensor,
@@ -218,17 +216,17 @@ def guarded_blocks(
     seed: int = 0,
     micro_batch: int | None = None,
     allow_dropout: bool = False,
-) -> Iterator[Iterator[tuple[slice, Block]]]:
-    """Guard `model` inside the block and give the images in parts, each with its place.
+) -> Iterator[tuple[slice, Block]]:
+    """Yield the images in parts for a `guarded` model, each with its place.
 
     Parameters are those of `attribution.attribute`, which says what is checked.
     """
     ids = torch.arange(len(images)) if image_ids is None else image_ids
     check_inputs(images, targets, ids)
-    if batch_size is not None and batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}, a whole number from 1 is expected")
-    with guarded(model, allow_dropout=allow_dropout):
-        network = Network(model, images, seed, micro_batch)
-        size = min(batch_size or network.rows, network.rows)
-        parts = [slice(start, start + size) for start in range(0, len(images), size)]
-        yield ((p, Block(network, network.formatted(images[p]), targets[p].long(), ids[p].tolist())) for p in parts)
+    network = Network(guarded(model, allow_dropout=allow_dropout), images, seed, micro_batch)
+    size = min(network.rows if batch_size is None else batch_size, network.rows)
+    if size < 1:
+        raise ValueError(f"whole numbers from 1 are expected, batch_size is {batch_size}, micro_batch is {micro_batch}")
+    for start in range(0, len(images), size):
+        part = slice(start, start + size)
+        yield part, Block(network, network.formatted(images[part]), targets[part].long(), ids[part].tolist())
