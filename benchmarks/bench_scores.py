@@ -11,8 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from pretrain_xai.dataset import LesionMasks, Split
-from pretrain_xai.localization import SCORES, score_masked
-from pretrain_xai.localization.earth_mover import earth_mover_distance, earth_mover_top_k
+from pretrain_xai.localization import SCORES, earth_mover_distance, earth_mover_top_k, score_masked
 from pretrain_xai.localization.masked_maps import MaskedMaps
 from pretrain_xai.protocol import CORRECTED
 from pretrain_xai.setting_scores import CHUNK, score_comparison_maps

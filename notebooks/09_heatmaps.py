@@ -29,7 +29,7 @@ import matplotlib.pyplot as plt
 
 from pretrain_xai.drawing import figures
 from pretrain_xai.dataset import read_split
-from pretrain_xai.examples import read_examples
+from pretrain_xai.setting_scores import read_examples
 from pretrain_xai.drawing.previews import heatmap_figure
 from pretrain_xai.selection import example_images
 from pretrain_xai.study import load_study

@@ -3,7 +3,7 @@
 import numpy as np
 import ot
 import pytest
-from pretrain_xai.localization.earth_mover import earth_mover_distance, earth_mover_score, earth_mover_top_k
+from pretrain_xai.localization import earth_mover_distance, earth_mover_score, earth_mover_top_k
 from scipy.optimize import linprog
 
 SIDE = 6

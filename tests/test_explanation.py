@@ -78,17 +78,6 @@ def test_a_score_does_not_depend_on_the_other_images(split):
     pd.testing.assert_frame_equal(few, many[many["image_index"] == 8].reset_index(drop=True))
 
 
-def test_captums_deep_lift_runs_where_deterministic_algorithms_are_asked_for(split):
-    """As in every notebook, which calls `configure_torch`; and the setting is as before afterwards."""
-    torch.use_deterministic_algorithms(True)
-    try:
-        table = scores(split, np.arange(2), ["deep_lift"], dataclasses.replace(CORRECTED, captum_deep_lift=True))
-        assert torch.are_deterministic_algorithms_enabled()
-    finally:
-        torch.use_deterministic_algorithms(False)
-    assert table["value"].notna().any() and "completeness_delta" not in set(table["metric"]), "ours is complete"
-
-
 def test_every_switch_changes_scores_and_is_scored_as_if_the_study_had_it(split):
     indices = np.arange(6)
     rescored = Explainer(NETWORK, split, SETTINGS, CORRECTED).switch_scores(indices, METHODS)

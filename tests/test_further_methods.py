@@ -177,17 +177,6 @@ def test_active_dropout_scales_no_relevance(double, data):
     torch.testing.assert_close(maps.sum((1, 2, 3)), logit, rtol=0.02, atol=1e-3)
 
 
-def test_networks_without_a_rule_or_a_convolution_are_refused(data):
-    normalised = (
-        nn.Sequential(nn.Conv2d(3, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(2 * 62 * 62, 2)).double().eval()
-    )
-    with pytest.raises(TypeError, match=r"no rule for 1 \(BatchNorm2d"):
-        attribute(normalised, *data, "lrp_epsilon_plus_flat")
-    linear = nn.Sequential(nn.Flatten(), nn.Linear(3 * SIZE * SIZE, 2)).double().eval()
-    with pytest.raises(TypeError, match="grad_cam needs a convolution"):
-        attribute(linear, *data, "grad_cam")
-
-
 def test_every_method_has_a_name_for_figures():
     from pretrain_xai.names import label
 

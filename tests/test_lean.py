@@ -3,9 +3,8 @@
 import pytest
 import torch
 from pretrain_xai.attribution import attribute_all
-from pretrain_xai.methods.lean import Lean, lean
-from pretrain_xai.methods.passes import input_gradients
-from pretrain_xai.networks.models import build_network, layers_of
+from pretrain_xai.methods.passes import input_gradients, lean
+from pretrain_xai.networks.models import build_network
 from pretrain_xai.settings.sections import Network, Standardise
 from torch import nn
 from torchvision.models import vgg11_bn
@@ -23,23 +22,19 @@ def images(size: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     return noise
 
 
-def split(model: nn.Module, size: int, dtype: torch.dtype = torch.float32) -> Lean:
-    layers = layers_of(model)
-    return Lean(nn.Identity(), model) if layers is None else lean(layers, torch.zeros(1, 3, size, size, dtype=dtype))
-
-
-def whole(parts):
-    return nn.Sequential(parts.beginning, parts.rest)
+def split(model: nn.Module, size: int, dtype: torch.dtype = torch.float32) -> nn.Sequential:
+    """Return beginning and rest as one network."""
+    return nn.Sequential(*lean(model, torch.zeros(1, 3, size, size, dtype=dtype)))
 
 
 @pytest.mark.parametrize(("size", "standardise"), [(64, True), (96, False), (224, True), (256, False)])
 def test_logits_and_gradients_are_the_models(size, standardise):
     model, x, targets = network(standardise).double(), images(size, torch.float64), torch.tensor([0, 1, 0])
     parts = split(model, size, torch.float64)
-    assert len(parts.beginning) == 1 + standardise, "the standardising layer and the first convolution"
-    torch.testing.assert_close(whole(parts)(x), model(x), rtol=1e-12, atol=1e-12)
+    assert len(parts[0]) == 1 + standardise, "the standardising layer and the first convolution"
+    torch.testing.assert_close(parts(x), model(x), rtol=1e-12, atol=1e-12)
     expected = input_gradients(model, x, targets)
-    torch.testing.assert_close(input_gradients(whole(parts), x, targets), expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(input_gradients(parts, x, targets), expected, rtol=0, atol=1e-12)
 
 
 def test_rectifier_behind_its_pool_changes_no_bit_of_the_gradient():
@@ -47,13 +42,13 @@ def test_rectifier_behind_its_pool_changes_no_bit_of_the_gradient():
     before = nn.Sequential(nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(3 * 32 * 32, 2)).eval()
     x, targets = images(64) - 0.5, torch.tensor([0, 1, 0])
     after = split(before, 64)
-    assert [type(layer) for layer in after.rest[:2]] == [nn.MaxPool2d, nn.ReLU]
-    assert torch.equal(input_gradients(after.rest, x, targets), input_gradients(before, x, targets))
+    assert [type(layer) for layer in after[1][:2]] == [nn.MaxPool2d, nn.ReLU]
+    assert torch.equal(input_gradients(after[1], x, targets), input_gradients(before, x, targets))
 
 
 def test_batch_normalisation_belongs_to_the_beginning():
     model = vgg11_bn(init_weights=False).eval()
-    assert [type(layer) for layer in split(model, 32).beginning] == [nn.Conv2d, nn.BatchNorm2d]
+    assert [type(layer) for layer in split(model, 32)[0]] == [nn.Conv2d, nn.BatchNorm2d]
 
 
 class Residual(nn.Module):
@@ -74,8 +69,8 @@ def hooked():
 @pytest.mark.parametrize("model", [Residual(), hooked(), nn.Sequential(nn.Conv2d(3, 3, 1), Residual())])
 def test_what_may_do_anything_else_is_left_whole(model):
     parts = split(model.eval(), 32)
-    assert parts.rest is model or isinstance(parts.rest[-1], Residual)
-    assert torch.equal(whole(parts)(images(32)), model(images(32)))
+    assert parts[1][-1] in (model, model[-1] if isinstance(model, nn.Sequential) else None)
+    assert torch.equal(parts(images(32)), model(images(32)))
 
 
 @pytest.mark.parametrize("place", ["features", "avgpool", "classifier.0", "features.1", "features.2"])
@@ -90,7 +85,7 @@ def test_a_hooked_part_sees_what_it_saw(place):
     (expected,) = seen
     parts = split(model, 64)
     seen.clear()
-    whole(parts)(expected_of)
+    parts(expected_of)
     assert len(seen) == 1
     assert all(torch.equal(found, known) for found, known in zip(seen[0], expected, strict=True))
     handle.remove()

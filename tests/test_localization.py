@@ -100,21 +100,6 @@ def test_sparseness_is_the_same_in_any_unit():
     assert found == pytest.approx([gini] * 4, rel=1e-12)
 
 
-@given(maps_and_masks())
-def test_the_area_is_the_mean_over_as_many_places_as_the_mask_has(given_):
-    for area, values, mask in zip(localization.top_k_intersection_area(*given_), *given_, strict=True):
-        shares = [expected_hits(values.ravel(), mask.ravel(), k) / k for k in range(1, int(mask.sum()) + 1)]
-        assert area == pytest.approx(np.mean(shares))
-
-
-@pytest.mark.parametrize(("sizes", "found"), [([0, 1], "0 to 1"), ([1, 10], "1 to 10"), ([-1], "-1 to -1")])
-def test_sizes_that_leave_the_image_on_either_side_are_refused(sizes, found):
-    maps, masks = np.zeros((1, 3, 3)), np.ones((1, 3, 3), dtype=bool)
-    with pytest.raises(ValueError, match=f"sizes from 1 to 9 pixels are expected, found {found}"):
-        localization.top_k_intersection(maps, masks, sizes=sizes)
-    assert localization.top_k_intersection(maps, masks, sizes=[]).shape == (1, 0)
-
-
 def test_scores_of_other_masks_on_the_same_maps_are_those_of_maps_sorted_anew():
     rng = np.random.default_rng(0)
     maps, masks, others = rng.integers(-3, 4, (4, 5, 6)) / 2, *(rng.random((2, 4, 5, 6)) < 0.3)
@@ -131,11 +116,15 @@ def test_scores_of_other_masks_on_the_same_maps_are_those_of_maps_sorted_anew():
         first.with_masks(others)
 
 
-def test_maps_keep_single_precision_and_whole_numbers_become_floats():
-    """Half the memory for what networks give."""
-    for kind, expected in {np.float32: np.float32, np.float64: np.float64, np.int8: np.float64}.items():
-        maps = MaskedMaps(np.array([[[0, 1], [1, 1]]], dtype=kind), np.ones((1, 2, 2), dtype=bool))
-        assert maps.values.dtype == maps.sorted_values.dtype == expected
+@given(hnp.arrays(np.float32, (2, 4, 4), elements=st.floats(0, 1, width=32)))
+@settings(deadline=None)
+def test_maps_keep_single_precision_and_score_as_in_double(maps):
+    """Half the memory for what networks give; whole numbers become floats."""
+    masks = np.arange(32).reshape(maps.shape) % 5 == 0
+    assert MaskedMaps(maps, masks).sorted_values.dtype == np.float32
+    assert MaskedMaps(masks.astype(np.int8), masks).values.dtype == np.float64
+    for name, score in localization.SCORES.items():
+        np.testing.assert_allclose(score(maps, masks), score(maps.astype(float), masks), atol=1e-6, err_msg=name)
 
 
 @pytest.mark.parametrize("name", localization.SCORES)
@@ -154,22 +143,13 @@ def test_unfit_maps_and_masks_are_refused_by_image(name):
     ):
         with pytest.raises(error, match=message):
             localization.SCORES[name](maps_, masks_)
-    if localization.SCORES[name].of_mass:
-        with pytest.raises(ValueError, match="maps of images 1 have negative values"):
-            localization.SCORES[name].function(
-                np.array([[[1.0, 2.0]], [[-1.0, -2.0]]]), np.array([[[True, False]]] * 2)
-            )
 
 
 def test_unknown_rules_are_refused():
     with pytest.raises(ValueError, match="unknown rule for ties 'other'; known are expected, strict"):
         localization.confusion_counts(np.ones((1, 2, 2)), np.ones((1, 2, 2), dtype=bool), ties="other")
-    for shape, how, message in (
-        ((1, 3, 2, 2), "mean", "unknown channel reduction 'mean'"),
-        ((3, 2, 2), "sum_abs", "shape"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            reduce_channels(np.ones(shape), how)
+    with pytest.raises(ValueError, match="unknown channel reduction 'mean'"):
+        reduce_channels(np.ones((1, 3, 2, 2)), "mean")
 
 
 @given(hnp.arrays(np.float32, (2, 3, 2, 3), elements=st.floats(-100, 100, width=32)))
@@ -185,3 +165,8 @@ def test_channel_reductions_equal_literal_loops(attributions):
         expected = loop(*attributions.astype(float).swapaxes(0, 1))
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
     np.testing.assert_array_equal(reduce_channels(attributions), reduce_channels(attributions, "sum_abs"))
+
+
+def test_importing_the_module_does_not_import_torch():
+    code = "import sys, pretrain_xai.localization; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -8,10 +8,9 @@ import pandas as pd
 import pytest
 import torch
 from matplotlib import pyplot as plt
-from pretrain_xai import examples, sanity
+from pretrain_xai import sanity, setting_scores
 from pretrain_xai.dataset import LesionMasks, Split, read_split
 from pretrain_xai.drawing.sanity_figure import PANELS, sanity_figure
-from pretrain_xai.examples import read_examples
 from pretrain_xai.explain import Explainer
 from pretrain_xai.localization import relevance_rank_accuracy
 from pretrain_xai.networks.models import build_network
@@ -97,12 +96,6 @@ def test_layers_become_random_one_by_one_from_the_last_to_the_first(network, ran
         assert not torch.equal(changed(images), network(images))
 
 
-def test_networks_of_other_shapes_are_refused(network):
-    wider = build_network(SETTINGS.model_copy(update={"width": 0.125}), n_classes=2, seed=1)
-    with pytest.raises(ValueError, match="of the same shapes"):
-        next(sanity.cascade(network, wider))
-
-
 # ------------------------------------------------------------------------------------------------ the table
 
 
@@ -168,9 +161,9 @@ def test_heatmaps_have_the_score_by_the_rule_for_ties_of_the_study(tiny, monkeyp
     study, rules = load_study(tiny), set()
     strict = study.model_copy(update={"switches": {"ties": "strict"}})
     monkeypatch.setattr(
-        examples, "relevance_rank_accuracy", lambda maps, masks, ties: rules.add(ties) or np.zeros(len(maps))
+        setting_scores, "relevance_rank_accuracy", lambda maps, masks, ties: rules.add(ties) or np.zeros(len(maps))
     )
-    read_examples(strict, "best", read_split(Paths(tiny).dataset / "test", 0.5))
+    setting_scores.read_examples(strict, "best", read_split(Paths(tiny).dataset / "test", 0.5))
     assert rules == {"strict"}
 
 

@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 import quantus
 from pretrain_xai.dataset import LesionMasks, Split
-from pretrain_xai.localization import SCORES, average_precision_chance, find_score, score_masked, top_k_intersection
+from pretrain_xai.localization import QUANTUS_METRICS, SCORES, average_precision_chance, find_score, score_masked
 from pretrain_xai.localization.masked_maps import MaskedMaps
-from pretrain_xai.localization.quantus_scores import METRICS
 from pretrain_xai.protocol import PUBLISHED
 from pretrain_xai.setting_scores import CHUNK, score_comparison_maps
 from pretrain_xai.settings.sections import Attribution
@@ -67,19 +66,9 @@ def test_equals_literal_loops_on_all_cases(cases):
         "relevance_mass_accuracy": lambda i, v: v[i].sum() / v.sum() if v.any() else i.mean(),
         "sparseness": lambda _, v: np.abs(v[:, None] - v).mean() / (2 * v.mean()) if v.any() else 0,
     }
-    elsewhere = {"pixel_auroc", "average_precision", "importance_mass_accuracy", "top_k_intersection_area"}
-    assert set(loops) | elsewhere == set(FAST)
+    assert set(loops) | {"pixel_auroc", "average_precision", "importance_mass_accuracy"} == set(FAST)
     for name, loop in loops.items():
         np.testing.assert_allclose(SCORES[name].function(*cases), each_case(cases, loop), atol=1e-12, err_msg=name)
-
-
-def test_the_curve_equals_a_literal_loop(cases):
-    maps, masks = cases
-    sizes = np.arange(1, SIDE**2 + 1)
-    curve = top_k_intersection(maps, masks, sizes=sizes)
-    for n in range(0, 500, 7):
-        expected = [expected_hits(maps[n].ravel(), masks[n].ravel(), k) / k for k in sizes]
-        np.testing.assert_allclose(curve[n], expected, atol=1e-12)
 
 
 QUANTUS = {
@@ -110,7 +99,11 @@ def test_equals_quantus_on_all_cases_that_it_defines(cases, scored, name):
         a_batch=maps[usable][:, None] * 1e3,
         s_batch=masks[usable][:, None],
     )
-    ours = top_k_intersection(maps, masks, sizes=[11])[:, 0] if name == "top_k" else scored[name]
+    ours = (
+        scored[name]
+        if name in scored
+        else np.array([each.expected_hits(11) / 11 for each in MaskedMaps(*cases).levels])
+    )
     np.testing.assert_allclose(ours[usable], np.asarray(expected, dtype=float), atol=1e-6)
 
 
@@ -120,12 +113,8 @@ def test_chance_of_average_precision_is_the_mean_over_all_masks():
     masks = np.array([[i in chosen for i in values] for chosen in np.ndindex(7, 7, 7) if len(set(chosen)) == 3])
     found = [average_precision_score(mask, values) for mask in masks]
     np.testing.assert_allclose(average_precision_chance(masks[:1, None]), np.mean(found), rtol=1e-12)
-
-
-@pytest.mark.parametrize("n_pixels", [1, 2, 3, 10])
-def test_any_order_finds_a_mask_that_is_the_whole_image(n_pixels):
-    masks = np.ones((1, 1, n_pixels), dtype=bool)
-    assert average_precision_chance(masks)[0] == pytest.approx(1, rel=1e-15)
+    for n_pixels in (1, 2, 10):
+        assert average_precision_chance(np.ones((1, 1, n_pixels), dtype=bool))[0] == pytest.approx(1, rel=1e-15)
 
 
 def test_scoring_together_equals_scoring_alone(cases):
@@ -140,13 +129,6 @@ def test_scores_of_mass_take_absolute_values_and_scores_of_order_do_not(cases):
     for name, (values, _) in signed.items():
         of_mass = name in ("relevance_mass_accuracy", "importance_mass_accuracy", "sparseness")
         assert np.array_equal(values, absolute[name][0], equal_nan=True) == of_mass, name
-
-
-def test_float32_maps_score_as_the_same_values_in_float64(cases):
-    maps, masks = cases[0].astype(np.float32), cases[1]
-    in_double = score_masked(MaskedMaps(maps.astype(np.float64), masks), FAST)
-    for name, (values, _) in score_masked(MaskedMaps(maps, masks), FAST).items():
-        np.testing.assert_allclose(values, in_double[name][0], atol=1e-12, err_msg=name)
 
 
 def test_of_a_chunk_that_is_scored_no_memory_stays():
@@ -186,20 +168,20 @@ def test_a_studys_scores_reach_its_table_and_the_ties_of_its_protocol_concern_co
 @pytest.mark.parametrize(
     ("score", "message"),
     [
-        ("pixel_aurok", r"unknown score 'pixel_aurok' \(did you mean 'pixel_auroc'\?\); .*, sparseness, "),
-        ("quantus:Sparsenes", r"no metric 'Sparsenes' \(did you mean 'Sparseness'\?\)"),
+        ("pixel_aurok", r"unknown score 'pixel_aurok' \(did you mean 'pixel_auroc'\?\)"),
+        ("quantus:Sparsenes", r"\(did you mean 'quantus:Sparseness'\?\)"),
         ("quantus:AUC", r"needs Quantus: .venv/bin/pip install -e '.\[quantus\]'$"),
     ],
 )
 def test_scores_are_found_by_name(score, message, monkeypatch):
     assert all(find_score(name) is SCORES[name] for name in SCORES)
-    assert all(callable(find_score(f"quantus:{metric}").function) for metric in METRICS)
+    assert all(callable(find_score(f"quantus:{metric}").function) for metric in QUANTUS_METRICS)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ValueError, match=message):
         find_score(score)
 
 
-@pytest.mark.parametrize("metric", [metric for metric in METRICS if metric != "TopKIntersection"])
+@pytest.mark.parametrize("metric", [metric for metric in QUANTUS_METRICS if metric != "TopKIntersection"])
 def test_metrics_of_quantus_are_computed_image_by_image(cases, metric):
     maps, masks = cases[0][:6], cases[1][:6]
     before = maps.copy()

@@ -15,9 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from pretrain_xai.errors import did_you_mean
-from pretrain_xai.methods import further_methods, layer_rules
-from pretrain_xai.methods.deep_lift import reference_inputs, rescaled
-from pretrain_xai.methods.guard import require_finite
+from pretrain_xai.methods import further_methods, guard
+from pretrain_xai.methods.deep_lift import rescaled
 from pretrain_xai.methods.passes import Block, guarded_blocks, input_gradients
 
 
@@ -94,18 +93,19 @@ def attribute_all(
         the bit.
     """
     maps = {method: torch.empty_like(images, memory_format=torch.contiguous_format) for method in methods}
-    with guarded_blocks(model, images, targets, **passes) as blocks:
-        for part, block in blocks:
-            for method, found in maps.items():
-                found[part] = map_block(block, method, (options or {}).get(method, {}))
+    for part, block in guarded_blocks(model, images, targets, **passes):
+        for method, found in maps.items():
+            found[part] = map_block(block, method, (options or {}).get(method, {}))
     return maps
 
 
 def map_block(block: Block, method: str, options: Mapping[str, Any]) -> Tensor:
-    """Return a method's maps of a block; ValueError or TypeError if an option is wrong or a map is not finite."""
+    """Return a method's maps of a block; ValueError or TypeError if it can't explain the model or an option is wrong."""
     check_options(method, options)
+    if (rules := METHODS[method].rules) and (missing := rules(block.network.model)):
+        raise TypeError(f"{method} can't explain the model: {missing}")
     maps = METHODS[method].compute(block, **options)
-    require_finite(maps, torch.tensor(block.image_ids), f"map of {method} for image id")
+    guard.require_finite(maps, torch.tensor(block.image_ids), f"map of {method} for image id")
     return maps.contiguous()
 
 
@@ -124,9 +124,8 @@ def completeness_delta(
     if attributions.shape != images.shape:
         raise ValueError(f"attributions have shape {tuple(attributions.shape)}, the images {tuple(images.shape)}")
     delta = attributions.double().sum((1, 2, 3))
-    with guarded_blocks(model, images, targets, **passes) as blocks:
-        for part, block in blocks:
-            delta[part] -= block.difference
+    for part, block in guarded_blocks(model, images, targets, **passes):
+        delta[part] -= block.difference
     return delta
 
 
@@ -150,14 +149,10 @@ def _gradient_shap(block: Block, *, n_samples: int = 5) -> Tensor:
 
 def _deep_lift(block: Block) -> Tensor:
     """Shrikumar et al. 2017, Rescale rule, complete through max pools (see `deep_lift`)."""
-    network = block.network
 
     def explain(rows: Tensor, targets: Tensor) -> Tensor:
-        # with dropout on, the reference must pass through the mask of its image
-        shared = network.dropout_keys is None
-        reference = network.black_inputs if shared else reference_inputs(network.model, torch.zeros_like(rows))
-        with rescaled(network.model, reference):
-            return rows * input_gradients(network.model, rows, targets)
+        with rescaled(block.network.model, torch.zeros_like(rows)):  # which pass the dropout masks of their images
+            return rows * input_gradients(block.network.model, rows, targets)
 
     return block.per_row(explain)
 
@@ -172,16 +167,15 @@ def _by_captum(name: str, n_rows: int | None = None) -> Callable[[Block], Tensor
             with torch.enable_grad():
                 return getattr(attr, name)(block.network.model).attribute(rows.requires_grad_(), target=targets)
 
-        wanted = torch.are_deterministic_algorithms_enabled()
-        warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+        wanted = torch.get_deterministic_debug_mode()
         try:
             # Captum's DeepLift unpools: torch has no version of that it calls deterministic, though on a CPU it is
-            torch.use_deterministic_algorithms(False)
+            torch.set_deterministic_debug_mode("default")
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message="Setting (forward, )?backward hooks", category=UserWarning)
                 return block.per_row(explain, n_rows)
         finally:
-            torch.use_deterministic_algorithms(wanted, warn_only=warn_only)
+            torch.set_deterministic_debug_mode(wanted)
 
     return compute
 
@@ -196,8 +190,8 @@ class Method:
     tolerance: float | None = None
     #: `check(side, **options)` raises a ValueError for options that do not fit together or to images of `side` pixels
     check: Callable[..., None] | None = None
-    #: what it knows of layers; none: it takes the gradient or the logits of any network
-    rules: layer_rules.LayerRules | None = None
+    #: `rules(network)` says which layer it does not know; none: it takes the gradient or the logits of any network
+    rules: Callable[[nn.Module], str | None] | None = None
 
     @property
     def options(self) -> dict[str, Any]:
@@ -209,18 +203,18 @@ class Method:
 METHODS: Mapping[str, Method] = {
     "integrated_gradients": Method(_integrated_gradients, tolerance=1.0),
     "gradient_shap": Method(_gradient_shap),
-    "deep_lift": Method(_deep_lift, tolerance=1e-3, rules=layer_rules.DEEP_LIFT),
+    "deep_lift": Method(_deep_lift, tolerance=1e-3, rules=guard.DEEP_LIFT),
     "saliency": Method(lambda block: block.gradient),
     "input_x_gradient": Method(lambda block: block.images * block.gradient),
-    "guided_backprop": Method(_by_captum("GuidedBackprop"), rules=layer_rules.RECTIFIERS),
-    "deconvolution": Method(_by_captum("Deconvolution"), rules=layer_rules.RECTIFIERS),
-    "lrp": Method(_by_captum("LRP"), rules=layer_rules.CAPTUM_LRP),
+    "guided_backprop": Method(_by_captum("GuidedBackprop"), rules=guard.RECTIFIERS),
+    "deconvolution": Method(_by_captum("Deconvolution"), rules=guard.RECTIFIERS),
+    "lrp": Method(_by_captum("LRP"), rules=guard.CAPTUM_LRP),
     # as published, one image at a time: its max-pool rule mixes the images of a batch, and it is not complete on VGG
-    "deep_lift_captum": Method(_by_captum("DeepLift", n_rows=1), rules=layer_rules.DEEP_LIFT),
+    "deep_lift_captum": Method(_by_captum("DeepLift", n_rows=1), rules=guard.DEEP_LIFT),
     "smooth_grad": Method(further_methods.smooth_grad),
     "grad_cam": Method(further_methods.grad_cam),
     "occlusion": Method(further_methods.occlusion, check=further_methods.check_windows),
-    "lrp_epsilon_plus_flat": Method(further_methods.lrp_epsilon_plus_flat, rules=layer_rules.ZENNIT_LRP),
+    "lrp_epsilon_plus_flat": Method(further_methods.lrp_epsilon_plus_flat, rules=guard.ZENNIT_LRP),
     "random": Method(further_methods.random),
 }
 

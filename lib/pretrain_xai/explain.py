@@ -4,7 +4,7 @@ import functools
 import logging
 import secrets
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
@@ -27,14 +27,10 @@ from pretrain_xai.networks.models import evaluation_mode
 from pretrain_xai.networks.training import predict
 from pretrain_xai.protocol import NEW_MAPS, RESCORED, Protocol, switched_protocols
 from pretrain_xai.self_checks import check_completeness
-from pretrain_xai.setting_scores import Scoring, SettingScores, chunks
+from pretrain_xai.setting_scores import Found, SettingScores, chunks, score_maps
 from pretrain_xai.settings.sections import Attribution
 
 T = TypeVar("T")
-
-
-class TooLittleMemoryError(UserError):
-    """Not even one image at a time can be explained."""
 
 
 def within_memory(explain: Callable[..., T]) -> Callable[..., T]:
@@ -45,7 +41,7 @@ def within_memory(explain: Callable[..., T]) -> Callable[..., T]:
 
     Raises
     ------
-    TooLittleMemoryError
+    UserError
         One image at a time is too much.
     """
 
@@ -57,12 +53,11 @@ def within_memory(explain: Callable[..., T]) -> Callable[..., T]:
                 return explain(explainer, *arguments)
             except (MemoryError, RuntimeError) as error:
                 # torch raises a plain RuntimeError where the system refuses memory, and a class of its own for a GPU
-                short = isinstance(error, MemoryError | torch.OutOfMemoryError)
-                if not short and "can't allocate memory" not in str(error):
+                if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "can't allocate" not in str(error):
                     raise
                 if rows == 1:
                     height, width = explainer.split.images.shape[1:3]
-                    raise TooLittleMemoryError(
+                    raise UserError(
                         f"memory ran out though images of {height} x {width} px were explained one at a time: run one job "
                         "at a time (`python -m pretrain_xai.batch STUDY --cores 1`), or choose a smaller "
                         "dataset.image_size or network.width"
@@ -125,11 +120,8 @@ class Explainer:
         }
         maps, missed = defaultdict(list), []
         targets = torch.from_numpy(self.split.labels[chunk]).to(images.device)
-        with (
-            evaluation_mode(self.network, dropout_active=protocol.dropout_active),
-            guarded_blocks(self.network, images, targets, **passes) as blocks,
-        ):
-            for _, block in blocks:
+        with evaluation_mode(self.network, dropout_active=protocol.dropout_active):
+            for _, block in guarded_blocks(self.network, images, targets, **passes):
                 deltas = {"difference": block.difference.cpu().numpy()}
                 for name in methods:
                     method = "deep_lift_captum" if name == "deep_lift" and protocol.captum_deep_lift else name
@@ -147,25 +139,28 @@ class Explainer:
 
         Returns
         -------
-        DataFrame as of `Scoring.table`, and what the same maps score under other settings.
+        As `score_maps`.
 
         Raises
         ------
         SelfCheckError
             The scores can't be right, or maps do not sum to what their method promises (see `self_checks`).
         """
-        scoring = Scoring(self.split, image_indices, methods, self.settings, self.protocol)
         missed = []
-        for chunk in tqdm(chunks(image_indices), desc="explaining", unit="chunk"):
-            found = self.explain(chunk, methods)
-            for method, maps in found.maps.items():
-                scoring.add(method, maps, chunk, found.predicted, found.deltas.get(method))
-            missed.append(found.deltas)
+
+        def found() -> Iterator[Found]:
+            for chunk in tqdm(chunks(image_indices), desc="explaining", unit="chunk"):
+                explained = self.explain(chunk, methods)
+                missed.append(explained.deltas)
+                for method, maps in explained.maps.items():
+                    yield method, maps, chunk, explained.predicted, explained.deltas.get(method)
+
+        scored = score_maps(self.split, image_indices, methods, self.settings, self.protocol, found())
         deltas = pd.concat(missed)
         # with dropout each pass is that of another network
         for method in [] if self.protocol.dropout_active else deltas.columns.drop("difference"):
             check_completeness(method, deltas[method], deltas["difference"], METHODS[method].tolerance)
-        return scoring.table(), scoring.under_settings
+        return scored
 
     @within_memory
     def switch_scores(self, image_indices: np.ndarray, methods: Sequence[str]) -> pd.DataFrame:
@@ -186,7 +181,8 @@ class Explainer:
                 maps = self.explain(chunk, concerned, switched).maps if switch in NEW_MAPS else unchanged
                 for method in concerned:
                     reduced = reduce_channels(maps[method], switched.channel_reduction)
-                    tables.append(_rank_accuracy(reduced, self.split, chunk, switched, switch, method))
+                    scored = _rank_accuracy(reduced, self.split, chunk, switched)
+                    tables.append(scored.assign(switch=switch, method=method))
         return pd.concat(tables, ignore_index=True)
 
     def example_maps(self, image_indices: np.ndarray, methods: Sequence[str]) -> dict[str, np.ndarray]:
@@ -202,7 +198,7 @@ def comparison_switch_scores(split: Split, image_indices: np.ndarray, protocol: 
         for name in _concerned(switch, list(COMPARISON_MAPS)):
             for chunk in chunks(image_indices):
                 maps = comparison_maps(split.images[chunk], name, signed_edges=switched.signed_edges)
-                tables.append(_rank_accuracy(maps, split, chunk, switched, switch, name))
+                tables.append(_rank_accuracy(maps, split, chunk, switched).assign(switch=switch, method=name))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -210,10 +206,7 @@ def _concerned(switch: str, methods: Sequence[str]) -> list[str]:
     return [method for method in methods if not RESCORED.get(switch) or method in RESCORED[switch]]
 
 
-def _rank_accuracy(
-    maps: np.ndarray, split: Split, chunk: np.ndarray, protocol: Protocol, switch: str, method: str
-) -> pd.DataFrame:
+def _rank_accuracy(maps: np.ndarray, split: Split, chunk: np.ndarray, protocol: Protocol) -> pd.DataFrame:
     masks = LesionMasks(split.masks.strength, protocol.mask_threshold)[chunk]
     value = relevance_rank_accuracy(MaskedMaps(maps, masks, chunk), ties=protocol.ties)
-    table = pd.DataFrame({"image_index": chunk, "value": value, "chance": chance(masks)})
-    return table.assign(switch=switch, method=method)
+    return pd.DataFrame({"image_index": chunk, "value": value, "chance": chance(masks)})

@@ -46,15 +46,7 @@ def cascade(network: nn.Module, random_network: nn.Module) -> Iterator[tuple[str
     Yields
     ------
     Name of the layer that became random, and the copy.
-
-    Raises
-    ------
-    ValueError
-        If the networks differ in their layers.
     """
-    shapes = [{n: layer.weight.shape for n, layer in weight_layers(net).items()} for net in (network, random_network)]
-    if shapes[0] != shapes[1]:
-        raise ValueError("the random network must have the layers of the network, of the same shapes")
     changed, source = copy.deepcopy(network), weight_layers(random_network)
     for name, layer in reversed(weight_layers(changed).items()):
         layer.load_state_dict(source[name].state_dict())
@@ -120,21 +112,20 @@ def compare_with_random(
     methods = [method for method in methods if method != "random"]
     trained = explainer.example_maps(image_indices, [*methods, "random"])
     lesions, brains = explainer.split.masks[image_indices], explainer.split.images[image_indices] > 0
-    columns = ["method", "layer", "n_random", "image_index", "measure", "value"]
     tables = []
 
-    def compare(layer: str, n_random: int | None, maps: Mapping[str, np.ndarray]) -> None:
+    def compare(layer: str, n_random: float, maps: Mapping[str, np.ndarray]) -> None:
         for method in methods:
             found = measures(trained[method], maps[method], lesions, brains, explainer.protocol.ties)
             for measure, values in found.items():
-                known = (method, layer, n_random, image_indices, measure, values)
-                tables.append(pd.DataFrame(dict(zip(columns, known, strict=True))).astype({"n_random": "Int64"}))
+                known = {"method": method, "layer": layer, "n_random": n_random, "image_index": image_indices}
+                tables.append(pd.DataFrame(known | {"measure": measure, "value": values}))
 
     compare(TRAINED, 0, trained)
     for number, (layer, changed) in enumerate(cascade(explainer.network, random_network), start=1):
         compare(layer, number, replace(explainer, network=changed).example_maps(image_indices, methods))
-    compare(RANDOM_MAP, None, dict.fromkeys(methods, trained["random"]))
-    return pd.concat(tables, ignore_index=True)
+    compare(RANDOM_MAP, np.nan, dict.fromkeys(methods, trained["random"]))
+    return pd.concat(tables, ignore_index=True).astype({"n_random": "Int64"})
 
 
 def mean_similarity(table: pd.DataFrame) -> pd.DataFrame:

@@ -1,6 +1,6 @@
-"""Score maps as they come: as the study says, and under every channel reduction, mask threshold and score beside."""
+"""Score maps as they come, as the study says and under every other setting beside; read the few maps that were kept."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 
 from pretrain_xai.arrays import Floats, Integers
 from pretrain_xai.dataset import Split
-from pretrain_xai.localization import confusion_counts, find_score, score_masked
+from pretrain_xai.localization import confusion_counts, relevance_rank_accuracy, score_masked
 from pretrain_xai.localization.comparison_maps import COMPARISON_MAPS, comparison_maps, reduce_channels
 from pretrain_xai.localization.masked_maps import MaskedMaps
 from pretrain_xai.overlay import lesion_masks
@@ -19,7 +19,8 @@ from pretrain_xai.protocol import CORRECTED, ChannelReduction, Protocol
 from pretrain_xai.self_checks import DELTA, check_scores
 from pretrain_xai.settings.sections import Attribution, Sensitivity
 from pretrain_xai.skill import skill
-from pretrain_xai.tables import read_arrays, write_arrays
+from pretrain_xai.study import NETWORK, Study
+from pretrain_xai.tables import read_arrays, read_predictions, write_arrays
 
 #: images whose maps are in memory at once
 CHUNK = 64
@@ -77,12 +78,9 @@ class SettingScores:
                 given = MaskedMaps(reduced, masks, chunk) if given is None else given.with_masks(masks)
                 if (reduction, threshold) == (protocol.channel_reduction, protocol.mask_threshold):
                     own = given
-                for place, name in enumerate(self.scores):
-                    values = find_score(name)(given, ties=protocol.ties)
+                for place, (values, chance) in enumerate(score_masked(given, self.scores, ties=protocol.ties).values()):
                     self.values[row, column, number, place, images] = np.where(nothing, np.nan, values)
-                    if np.isnan(self.chance[number, place, images]).any():  # the same for all methods
-                        levels = np.where(nothing, np.nan, find_score(name).chance(masks))
-                        self.chance[number, place, images] = levels
+                    self.chance[number, place, images] = np.where(nothing, np.nan, chance)  # the same for all methods
         return own
 
     def skill_at(self, setting: tuple[int, int, int], image_index: ArrayLike) -> Floats:
@@ -110,8 +108,7 @@ class SettingScores:
 
     def write(self, path: Path) -> None:
         """Write all as arrays, by the names of the attributes."""
-        names = ("image_index", "methods", "channel_reductions", "mask_thresholds", "scores", "values", "chance")
-        write_arrays(path, **{name: np.asarray(getattr(self, name)) for name in names})
+        write_arrays(path, **{name: np.asarray(value) for name, value in vars(self).items()})
 
     @classmethod
     def read(cls, path: Path) -> "SettingScores":
@@ -139,59 +136,53 @@ def empty_scores(
     return SettingScores(image_index, list(methods), reductions, thresholds, scores, values, np.full(shape, np.nan))
 
 
-@dataclass
-class Scoring:
-    """The scores of some images of a split, filled by `add`; `under_settings` has them under all settings.
+#: a method, its attributions of some images, which these are, and if known what the network predicts and the deltas
+Found = tuple[str, np.ndarray, np.ndarray, ArrayLike, ArrayLike | None]
 
-    Attributes
+
+def score_maps(
+    split: Split,
+    image_indices: np.ndarray,
+    methods: Sequence[str],
+    settings: Attribution,
+    protocol: Protocol,
+    found: Iterable[Found],
+) -> tuple[pd.DataFrame, SettingScores]:
+    """Score the maps of some images of a split as they come.
+
+    Parameters
     ----------
     image_indices : int array of shape (n_images,)
         Images of `split`, each once.
+    found : iterable
+        Of all methods and images, as in `SettingScores.add`.
+
+    Returns
+    -------
+    DataFrame with `method`, `image_index`, `label`, `predicted`, `metric`, `value`, `chance`
+        One row per method, metric and image. Metrics are the settings' `scores`, the confusion counts, `k`, `all_zero` = 1
+        for a map that says nothing, whose scores are chance, and `completeness_delta` in units of the logit where given.
+    SettingScores
+        What the same maps score under all settings.
+
+    Raises
+    ------
+    SelfCheckError
+        The scores can't be right (see `self_checks`).
     """
-
-    split: Split
-    image_indices: np.ndarray
-    methods: Sequence[str]
-    settings: Attribution
-    protocol: Protocol
-
-    def __post_init__(self) -> None:
-        indices, sensitivity = np.sort(self.image_indices), self.settings.sensitivity
-        self.under_settings = empty_scores(indices, self.methods, sensitivity, self.protocol)
-        self._tables: list[pd.DataFrame] = []
-
-    def add(
-        self, method: str, maps: np.ndarray, chunk: np.ndarray, predicted: ArrayLike = np.nan, deltas: Any = None
-    ) -> None:
-        """Score one method's attributions of the images `chunk`, as in `SettingScores.add`."""
-        strength, none = self.split.masks.strength[chunk], np.full(len(chunk), np.nan)
-        given = self.under_settings.add(method, maps, strength, chunk, self.protocol)
-        scores = score_masked(given, self.settings.scores, ties=self.protocol.ties)
-        counts = confusion_counts(given, ties=self.protocol.ties)._asdict()
+    under_settings, tables = empty_scores(np.sort(image_indices), methods, settings.sensitivity, protocol), []
+    for method, maps, chunk, predicted, deltas in found:
+        given = under_settings.add(method, maps, split.masks.strength[chunk], chunk, protocol)
+        counts = confusion_counts(given, ties=protocol.ties)._asdict()
         counts |= {"k": given.k, "all_zero": 1.0 - given.values.any(axis=1)}
         counts |= {} if deltas is None else {DELTA: deltas}
-        known = {"method": method, "image_index": chunk, "label": self.split.labels[chunk], "predicted": predicted}
-        for metric, (values, chance) in {**scores, **{name: (count, none) for name, count in counts.items()}}.items():
-            self._tables.append(pd.DataFrame(known | {"metric": metric, "value": values, "chance": chance}))
-
-    def table(self) -> pd.DataFrame:
-        """Return one row per method, metric and image.
-
-        Returns
-        -------
-        DataFrame with `method`, `image_index`, `label`, `predicted`, `metric`, `value`, `chance`
-            Metrics are the settings' `scores`, the confusion counts, `k`, `all_zero` = 1 for a map that says nothing, whose
-            scores are chance, and `completeness_delta` in units of the logit where it was given.
-
-        Raises
-        ------
-        SelfCheckError
-            The scores can't be right (see `self_checks`).
-        """
-        order = ["method", "metric", "image_index"]
-        table = pd.concat(self._tables, ignore_index=True).sort_values(order, ignore_index=True)
-        table = table.astype({"predicted": "Int64"})
-        return check_scores(table, self.split, self.image_indices, self.methods, self.settings.scores)
+        scores = score_masked(given, settings.scores, ties=protocol.ties) | {n: (c, np.nan) for n, c in counts.items()}
+        known = {"method": method, "image_index": chunk, "label": split.labels[chunk], "predicted": predicted}
+        for metric, (values, chance) in scores.items():
+            tables.append(pd.DataFrame(known | {"metric": metric, "value": values, "chance": chance}))
+    order = ["method", "metric", "image_index"]
+    table = pd.concat(tables, ignore_index=True).sort_values(order, ignore_index=True).astype({"predicted": "Int64"})
+    return check_scores(table, split, image_indices, methods, settings.scores), under_settings
 
 
 def score_comparison_maps(
@@ -200,12 +191,37 @@ def score_comparison_maps(
     """Score the maps that need no network; they have one channel, so all reductions are the same."""
     alone = settings.sensitivity.model_copy(update={"channel_reductions": [protocol.channel_reduction]})
     settings = settings.model_copy(update={"sensitivity": alone})
-    scoring = Scoring(split, image_indices, list(COMPARISON_MAPS), settings, protocol)
-    for chunk in chunks(image_indices):
-        images = np.asarray(split.images[chunk])
-        for name in COMPARISON_MAPS:
-            scoring.add(name, comparison_maps(images, name, signed_edges=protocol.signed_edges), chunk)
-    return scoring.table(), scoring.under_settings
+    found = (
+        (name, comparison_maps(split.images[chunk], name, signed_edges=protocol.signed_edges), chunk, np.nan, None)
+        for chunk in chunks(image_indices)
+        for name in COMPARISON_MAPS
+    )
+    return score_maps(split, image_indices, list(COMPARISON_MAPS), settings, protocol, found)
+
+
+def read_examples(study: Study, selection: str, test: Split) -> pd.DataFrame:
+    """Return the kept maps of all fine-tuned models of a selection, those of the first seed of each cell.
+
+    Returns
+    -------
+    DataFrame with `pretraining`, `finetune_depth`, `seed`, `title` (the depth, marked where the model is wrong),
+    `image_index`, `method`, `correct`, `score` (Relevance Rank Accuracy) and `map` (float array (height, width)).
+    """
+    runs = [run for run in study.runs() if run.selection == selection]
+    first = {(run.pretraining, run.finetune_depth): run for run in reversed(runs)}
+    tables = []
+    for run in sorted(first.values()):
+        arrays = read_arrays(study.paths.example_maps / f"{run.name}.npz")
+        images = arrays.pop("image_index")
+        tested = read_predictions(study.name, [run]).query("split == 'test'").set_index("image_index").loc[images]
+        correct = (tested["label"] == tested["predicted"]).to_numpy()
+        title = [f"depth {run.finetune_depth}{'' if right else ' ✗'}" for right in correct]
+        network = {name: getattr(run, name) for name in NETWORK}
+        for method, maps in arrays.items():
+            score = relevance_rank_accuracy(maps, test.masks[images], study.protocol.ties)
+            columns = {"title": title, "image_index": images, "method": method, "correct": correct, "score": score}
+            tables.append(pd.DataFrame(network | columns | {"map": list(maps)}))
+    return pd.concat(tables, ignore_index=True)
 
 
 def _with_own(listed: Sequence[T], own: T) -> list[T]:

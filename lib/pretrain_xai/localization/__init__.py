@@ -7,23 +7,32 @@ counted by their expectation under random order, so that a constant map scores e
 precision alone counts them as scikit-learn does. `SCORES` holds them all.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+import importlib.util
+import io
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
+from tqdm.auto import tqdm
 
-from pretrain_xai.arrays import PerImage
-from pretrain_xai.errors import did_you_mean
-from pretrain_xai.localization.earth_mover import earth_mover_score, earth_mover_top_k
+from pretrain_xai.arrays import Floats, PerImage
+from pretrain_xai.errors import UserError, did_you_mean
 from pretrain_xai.localization.masked_maps import Levels, MaskedMaps, masked_maps
-from pretrain_xai.localization.quantus_scores import PREFIX, quantus_score
 from pretrain_xai.protocol import Ties
 
 Maps = ArrayLike | MaskedMaps
-#: values and chance levels by the name of the score
-Scored = dict[str, tuple[PerImage, PerImage]]
+#: what a study file writes before the name of a metric of Quantus, which is an extra, imported when it is named
+PREFIX = "quantus:"
+#: its metrics that need maps and masks alone; the others need the network
+QUANTUS_METRICS = (
+    *("AttributionLocalisation", "AUC", "PointingGame", "RelevanceMassAccuracy", "RelevanceRankAccuracy"),
+    *("TopKIntersection", "Complexity", "EffectiveComplexity", "Sparseness"),
+)
 
 
 class ConfusionCounts(NamedTuple):
@@ -136,36 +145,11 @@ def average_precision_chance(masks: ArrayLike) -> PerImage:
     return (harmonic + (n_pixels - harmonic) * (share * n_pixels - 1) / max(n_pixels - 1, 1)) / n_pixels
 
 
-def top_k_intersection(maps: Maps, masks: ArrayLike | None = None, *, sizes: Sequence[int] | np.ndarray) -> np.ndarray:
-    """Return the share of the k strongest pixels that lies in the mask, for each k in `sizes` (Theiner et al. 2022).
-
-    Parameters
-    ----------
-    maps, masks
-        As in `relevance_rank_accuracy`.
-    sizes : int sequence of length n_sizes, each from 1 to n_pixels
-        `range(1, n_pixels + 1)` is the whole curve.
-
-    Returns
-    -------
-    float64 array of shape (n_images, n_sizes), range [0, 1]
-        A row goes from the pointing game at 1 over Relevance Rank Accuracy at the mask's size to the mask's share of the
-        image. Higher is better.
-
-    Raises
-    ------
-    ValueError
-        If a size is out of range.
-    """
-    given, sizes = masked_maps(maps, masks), np.asarray(sizes)
-    if sizes.size and not (sizes.min() >= 1 and sizes.max() <= given.n_pixels):
-        raise ValueError(f"sizes from 1 to {given.n_pixels} pixels are expected, found {sizes.min()} to {sizes.max()}")
-    return np.stack([levels.expected_hits(sizes) / sizes for levels in given.levels])
-
-
 def top_k_intersection_area(maps: Maps, masks: ArrayLike | None = None) -> PerImage:
     """Return the mean of the top-k intersection over k from 1 to the mask's size; range [0, 1], 1 for the mask itself.
 
+    The share of the k strongest pixels that lies in the mask (Theiner et al. 2022), from the pointing game at 1 to
+    Relevance Rank Accuracy at the mask's size.
     Beyond the mask's size even the best map must fall, so the curve ends there. Higher is better.
     """
     levels = masked_maps(maps, masks).levels
@@ -173,10 +157,10 @@ def top_k_intersection_area(maps: Maps, masks: ArrayLike | None = None) -> PerIm
 
 
 def relevance_mass_accuracy(maps: Maps, masks: ArrayLike | None = None) -> PerImage:
-    """Return the share of the map's mass that lies in the mask (Arras et al. 2022, Eq. 4); maps must not be negative.
+    """Return the share of the map's absolute values that lies in the mask (Arras et al. 2022, Eq. 4).
 
-    XAI-TRIS and EXACT call the same share of absolute values importance mass accuracy. Higher is better; an all-zero map
-    has no mass and gives chance, like every constant map.
+    XAI-TRIS and EXACT call it importance mass accuracy. Higher is better; an all-zero map has no mass and gives chance, like
+    every constant map.
     """
     given = masked_maps(maps, masks)
     mass = given.mass()
@@ -188,7 +172,7 @@ def pointing_game(maps: Maps, masks: ArrayLike | None = None) -> PerImage:
 
     Zhang et al. 2018, without their tolerance of 15 px. Higher is better.
     """
-    return top_k_intersection(maps, masks, sizes=[1])[:, 0]
+    return np.array([levels.expected_hits(1) for levels in masked_maps(maps, masks).levels])
 
 
 def sparseness(maps: Maps, masks: ArrayLike | None = None) -> PerImage:
@@ -197,11 +181,97 @@ def sparseness(maps: Maps, masks: ArrayLike | None = None) -> PerImage:
     It says how few pixels hold the mass, whether in the mask or not: higher is sparser, and there is no chance level.
     """
     given = masked_maps(maps, masks)
-    magnitudes = given.magnitudes.sorted_values
+    magnitudes = np.sort(np.abs(given.sorted_values), axis=1)
     weights = 2 * np.arange(1, given.n_pixels + 1) - given.n_pixels - 1.0
     total = magnitudes.sum(1, dtype=np.float64) * given.n_pixels
     weighted = np.einsum("np,p->n", magnitudes, weights)  # in float64, as the weights are
     return np.divide(weighted, total, out=np.zeros_like(total), where=total > 0)
+
+
+def earth_mover_distance(maps: Maps, masks: ArrayLike | None = None) -> PerImage:
+    """Return how far the map's mass must move to lie evenly in the mask (Clark et al. 2024): mean distance, in pixels.
+
+    Parameters
+    ----------
+    maps : float array of shape (n_images, height, width), finite; or MaskedMaps
+        Its absolute values are normalised to a mass of 1; an all-zero map counts as evenly spread.
+    masks : bool array of shape (n_images, height, width)
+
+    Returns
+    -------
+    float64 array of shape (n_images,), range [0, the image's diagonal]
+        Lower is better.
+
+    Raises
+    ------
+    ValueError
+        If POT finds no optimum.
+    """
+    given = masked_maps(maps, masks)
+    # the cost is a metric: mass that both have at a pixel can stay there, and the rest is smaller
+    pairs = zip(map(_share, given.mass()), map(_share, given.inside), strict=True)
+    moved = ((mass - np.minimum(mass, even), even - np.minimum(mass, even)) for mass, even in pairs)
+    return _transports(given, moved, squared=False)
+
+
+def earth_mover_score(maps: Maps, masks: ArrayLike | None = None) -> PerImage:
+    """Return 1 - d / d_max of the Euclidean `earth_mover_distance` d (XAI-TRIS); range [0, 1], higher is better.
+
+    d_max is the greatest distance of two pixels, sqrt((height - 1)^2 + (width - 1)^2), as XAI-TRIS describe it; their
+    released code divides by sqrt(height^2 + width^2), the diagonal between the outer corners.
+    """
+    given = masked_maps(maps, masks)
+    height, width = given.shape
+    return 1 - earth_mover_distance(given) / max(np.hypot(height - 1, width - 1), 1)
+
+
+def earth_mover_top_k(maps: Maps, masks: ArrayLike | None = None) -> PerImage:
+    """Return the distance between the map's k strongest pixels and the mask's k: mean squared distance, in pixels^2.
+
+    As the study's released code meant to (its call never ran). Pixels that tie for the last places share them evenly, as in
+    every score. Two short moves may be cheaper than a long one and none, so that nothing is known to stay. Lower is better; 0
+    where the mask is found whole.
+    """
+    given = masked_maps(maps, masks)
+    return _transports(given, zip(_top_k(given), map(_share, given.inside), strict=True), squared=True)
+
+
+def _top_k(given: MaskedMaps) -> Iterator[Floats]:
+    """Yield each pixel's share of the k places of a map, (n_pixels,)."""
+    for values, ascending, k in zip(given.values, given.sorted_values, given.k.astype(int), strict=True):
+        above, tied = values > ascending[-k], values == ascending[-k]
+        yield (above + tied * ((k - above.sum()) / tied.sum())) / k
+
+
+def _share(mass: np.ndarray) -> Floats:
+    mass = mass.astype(np.float64)
+    return mass / mass.sum()
+
+
+def _transports(given: MaskedMaps, pairs: Iterable[tuple[Floats, Floats]], *, squared: bool) -> PerImage:
+    """Return the least cost of moving the first mass of each pair to the second, (n_pixels,) each and of equal sum.
+
+    Exact, by the linear program of POT, and slow: `benchmarks/bench_scores.py` measured, on one slow core with dense maps,
+    0.6 s for the mass of a map at 96 x 96 pixels, and 37 s and 4 GB at 224 x 224; for the k strongest pixels 0.01 and 0.3 s.
+    """
+    # POT imports torch, for which a notebook that only draws need not wait
+    from ot import emd2
+    from scipy.spatial.distance import cdist
+
+    places, costs = np.argwhere(np.ones(given.shape)), []
+    for sources, targets in tqdm(pairs, "earth mover", len(given), leave=False, unit="map"):
+        start, end = np.flatnonzero(sources), np.flatnonzero(targets)  # empty pixels drop out
+        amount = sources[start].sum()
+        if not len(start) or not len(end):
+            costs.append(0.0)
+            continue
+        share, wanted = sources[start] / amount, targets[end] / targets[end].sum()
+        cost = cdist(places[start], places[end], "sqeuclidean" if squared else "euclidean")
+        found, log = emd2(share, wanted, cost, numItermax=10**9, log=True, return_matrix=False)  # 224 x 224 px take millions
+        if log["warning"] is not None:
+            raise ValueError(f"POT found no optimal transport: {log['warning']}")
+        costs.append(found * amount)
+    return np.array(costs, dtype=np.float64)
 
 
 def chance(masks: ArrayLike) -> PerImage:
@@ -226,8 +296,6 @@ class Score:
         Takes masks and returns what a random map scores in expectation.
     has_ties : bool
         The function takes `ties`, the switch of the protocol.
-    of_mass : bool
-        The function takes no negative values: it is given absolute values, as XAI-TRIS does.
     is_slow : bool
         It takes a second a map, not milliseconds.
     """
@@ -235,28 +303,50 @@ class Score:
     function: Callable[..., PerImage]
     chance: Callable[[ArrayLike], PerImage] = chance
     has_ties: bool = False
-    of_mass: bool = False
     is_slow: bool = False
 
     def __call__(self, maps: Maps, masks: ArrayLike | None = None, ties: Ties = "expected") -> PerImage:
-        """Return the score of each map; scores of mass take the absolute values of signed ones."""
-        given = masked_maps(maps, masks)
-        return self.function(given.magnitudes if self.of_mass else given, **({"ties": ties} if self.has_ties else {}))
+        """Return the score of each map."""
+        return self.function(maps, masks, **({"ties": ties} if self.has_ties else {}))
 
 
 SCORES: Mapping[str, Score] = {
     "relevance_rank_accuracy": Score(relevance_rank_accuracy, has_ties=True),
     "true_negative_rate": Score(true_negative_rate, chance=lambda masks: 1 - chance(masks), has_ties=True),
-    "relevance_mass_accuracy": Score(relevance_mass_accuracy, of_mass=True),
-    "importance_mass_accuracy": Score(relevance_mass_accuracy, of_mass=True),  # XAI-TRIS's name for it
+    "relevance_mass_accuracy": Score(relevance_mass_accuracy),
+    "importance_mass_accuracy": Score(relevance_mass_accuracy),  # XAI-TRIS's name for it
     "pointing_game": Score(pointing_game),
     "pixel_auroc": Score(pixel_auroc, chance=lambda masks: np.full(np.shape(masks)[0], 0.5)),
     "average_precision": Score(average_precision, chance=average_precision_chance),
     "top_k_intersection_area": Score(top_k_intersection_area),
     "sparseness": Score(sparseness, chance=no_chance),
-    "earth_mover_score": Score(earth_mover_score, chance=no_chance, of_mass=True, is_slow=True),
+    "earth_mover_score": Score(earth_mover_score, chance=no_chance, is_slow=True),
     "earth_mover_top_k": Score(earth_mover_top_k, chance=no_chance, is_slow=True),
 }
+
+
+def quantus_score(metric: str, maps: Maps, masks: ArrayLike | None = None) -> PerImage:
+    """Compute a metric at Quantus' own defaults, one image at a time: some of its batches normalise over all images.
+
+    Raises
+    ------
+    UserError
+        Naming the image that the metric refuses.
+    """
+    import quantus
+
+    given, found = masked_maps(maps, masks), []
+    compute = getattr(quantus, metric)(disable_warnings=True, display_progressbar=False)
+    shape = (1, 1, *given.shape)
+    unused = {"model": None, "x_batch": np.zeros(shape), "y_batch": np.zeros(1, dtype=int)}
+    for image, values, inside in zip(given.image_ids, given.values, given.inside, strict=True):
+        map_ = values.astype(np.float64).reshape(shape)  # a copy: Quantus writes into it
+        try:
+            with warnings.catch_warnings(action="ignore"), contextlib.redirect_stdout(io.StringIO()):
+                found += compute(**unused, a_batch=map_, s_batch=inside.reshape(shape))
+        except (AssertionError, ValueError) as error:
+            raise UserError(f"{PREFIX}{metric} can't score the map of image {image}: {error}") from None
+    return np.array(found, dtype=np.float64)
 
 
 def find_score(name: str) -> Score:
@@ -264,18 +354,22 @@ def find_score(name: str) -> Score:
 
     Raises
     ------
-    ValueError
-        If there is none; the closest and the known ones are named.
+    UserError
+        If there is none, naming the closest and the known ones, or Quantus is not installed.
     """
-    if name.startswith(PREFIX):
-        return Score(quantus_score(name), chance=no_chance)
-    if name not in SCORES:
-        known = f"scores are {', '.join(SCORES)} and {PREFIX}<metric>"
-        raise ValueError(f"unknown score {name!r}{did_you_mean(name, SCORES)}; {known}")
-    return SCORES[name]
+    known = [*SCORES, *(f"{PREFIX}{metric}" for metric in QUANTUS_METRICS)]
+    if name not in known:
+        raise UserError(f"unknown score {name!r}{did_you_mean(name, known)}; scores are {', '.join(known)}")
+    if name in SCORES:
+        return SCORES[name]
+    if importlib.util.find_spec("quantus") is None:
+        raise UserError(f"the score {name!r} needs Quantus: .venv/bin/pip install -e '.[quantus]'")
+    return Score(partial(quantus_score, name.removeprefix(PREFIX)), chance=no_chance)
 
 
-def score_masked(given: MaskedMaps, scores: Sequence[str], *, ties: Ties = "expected") -> Scored:
+def score_masked(
+    given: MaskedMaps, scores: Sequence[str], *, ties: Ties = "expected"
+) -> dict[str, tuple[PerImage, PerImage]]:
     """Compute many scores of the same maps with one sort of each map for all of them.
 
     Parameters

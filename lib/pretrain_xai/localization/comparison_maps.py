@@ -37,10 +37,8 @@ def reduce_channels(attributions: np.ndarray, how: ChannelReduction = "sum_abs")
     Raises
     ------
     ValueError
-        If the shape is another or `how` is unknown.
+        If `how` is unknown.
     """
-    if attributions.ndim != 4 or attributions.shape[1] != 3:
-        raise ValueError(f"attributions have shape {attributions.shape}, (n_images, 3, height, width) is expected")
     if how == "sum_abs":
         return np.abs(attributions.sum(1))
     if how == "abs_sum":
@@ -67,7 +65,4 @@ def comparison_maps(images: np.ndarray, name: str, *, signed_edges: bool = False
     float array of shape (n_images, height, width)
         >= 0, unless `signed_edges`.
     """
-    maps = np.empty_like(images)
-    for place, image in enumerate(images):
-        maps[place] = COMPARISON_MAPS[name](image, signed_edges)
-    return maps
+    return np.array([COMPARISON_MAPS[name](image, signed_edges) for image in images])

@@ -90,11 +90,6 @@ class MaskedMaps:
         """The levels of each map."""
         return list(map(_levels, self.sorted_values, self.values, self.inside))
 
-    @property
-    def magnitudes(self) -> "MaskedMaps":
-        """The same with absolute values; itself if no map is signed."""
-        return self if (self.values >= 0).all() else MaskedMaps(np.abs(self.maps), self.masks, self.image_ids)
-
     def with_masks(self, masks: ArrayLike) -> "MaskedMaps":
         """Return the same maps with other masks; what is sorted is not sorted again."""
         other = MaskedMaps(self.maps, masks, self.image_ids)
@@ -102,16 +97,8 @@ class MaskedMaps:
         return other
 
     def mass(self) -> np.ndarray:
-        """Return the values as mass, (n_images, n_pixels); a map without any counts as one of evenly spread mass.
-
-        Raises
-        ------
-        ValueError
-            If a map has negative values, naming the images.
-        """
-        self.require(np.all(self.values >= 0, axis=1), "maps", "have negative values: take absolute values first")
-        has_mass = self.values.any(1, keepdims=True)
-        return self.values if has_mass.all() else np.where(has_mass, self.values, 1)
+        """Return the absolute values, (n_images, n_pixels); a map without any counts as one of evenly spread mass."""
+        return np.where(self.values.any(1, keepdims=True), np.abs(self.values), 1)
 
     def require(self, valid: Booleans, what: str, trouble: str) -> None:
         """Raise a ValueError that names the images whose entry in `valid` (n_images,) is False."""

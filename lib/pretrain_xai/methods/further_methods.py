@@ -4,14 +4,11 @@ Each is a function of a `Block`, so that its maps depend on no other image eithe
 `attribution.METHODS`.
 """
 
-from typing import Any
-
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pretrain_xai.methods.guard import is_leaf
 from pretrain_xai.methods.passes import Block, input_gradients
 
 #: set draws by the same seed and image id apart, as `guard.DROPOUT_STREAM` does
@@ -26,12 +23,12 @@ def smooth_grad(block: Block, *, n_samples: int = 25, noise: float = 0.15) -> Te
     """
     total = torch.zeros_like(block.images)
     deviation = noise * (block.images.amax((1, 2, 3)) - block.images.amin((1, 2, 3)))
-    for batch in block.micro_batches(n_samples):
-        for row, image, sample in zip(batch.rows, batch.images, batch.steps, strict=False):  # without the padding
+    for images, samples, rows, targets in block.micro_batches(n_samples):
+        for row, image, sample in zip(rows, images, samples, strict=False):  # without the padding
             rng = np.random.default_rng((block.network.seed, block.image_ids[image], sample, NOISE_STREAM))
             row.add_(deviation[image] * torch.as_tensor(rng.standard_normal(tuple(row.shape))).to(row))
-        gradients = input_gradients(block.network.model, batch.rows, batch.targets)
-        for image, gradient in zip(batch.images, gradients, strict=False):
+        gradients = input_gradients(block.network.model, rows, targets)
+        for image, gradient in zip(images, gradients, strict=False):
             total[image] += gradient
     return total / n_samples
 
@@ -52,12 +49,8 @@ def grad_cam(block: Block) -> Tensor:
             activations[:] = [output.detach().requires_grad_()]  # of its last call; no gradient is needed below
             return activations[0]
 
-        handle = layer.register_forward_hook(start_here)
-        try:
-            with torch.enable_grad():
-                logits = block.network.model(rows).gather(1, targets[:, None])
-        finally:
-            handle.remove()
+        with layer.register_forward_hook(start_here), torch.enable_grad():
+            logits = block.network.model(rows).gather(1, targets[:, None])
         (gradient,) = torch.autograd.grad(logits.sum(), activations)
         weights = gradient.mean((2, 3), keepdim=True)
         cam = functional.relu((weights * activations[0].detach()).sum(1, keepdim=True))
@@ -110,12 +103,8 @@ def lrp_epsilon_plus_flat(block: Block) -> Tensor:
 
     Relevance starts as the logit. What acts on each value alone (rectifiers, dropout, the standardising convolution, which
     is not the first one therefore) passes it on unchanged (Kohlbrenner et al. 2020; Lapuschkin et al. 2019 for the
-    flat rule). It differs from `lrp`, which is InputXGradient on a VGG.
-
-    Raises
-    ------
-    TypeError
-        If the composite has no rule for a module; batch normalisation must be merged into its convolution first.
+    flat rule). It differs from `lrp`, which is InputXGradient on a VGG. Batch normalisation has no rule: merge it into its
+    convolution first.
     """
     from zennit.composites import EpsilonPlusFlat
     from zennit.core import Composite, Hook
@@ -123,11 +112,7 @@ def lrp_epsilon_plus_flat(block: Block) -> Tensor:
 
     model, flat = block.network.model, EpsilonPlusFlat()
 
-    def rule(context: dict[str, Any], name: str, module: nn.Module) -> Hook | None:
-        if not is_leaf(module) or isinstance(module, FOLLOWS_GRADIENT):
-            return None
-        if not isinstance(module, zennit_layers()):
-            raise TypeError(f"lrp_epsilon_plus_flat has no rule for {name or 'the model'} ({module})")
+    def rule(context: dict[str, bool], name: str, module: nn.Module) -> Hook | None:
         return Pass() if _acts_on_each_value_alone(module) else flat.module_map(context, name, module)
 
     def explain(rows: Tensor, targets: Tensor) -> Tensor:
@@ -141,22 +126,9 @@ def lrp_epsilon_plus_flat(block: Block) -> Tensor:
 
 def random(block: Block) -> Tensor:
     """Return a map that knows neither image nor network: uniform noise on [0, 1) from (seed, image id)."""
-    maps = torch.zeros_like(block.images)
-    for image, image_id in enumerate(block.image_ids):
-        draw = np.random.default_rng((block.network.seed, image_id, RANDOM_STREAM)).random(maps.shape[2:])
-        maps[image] = _in_three_channels(torch.as_tensor(draw).to(maps)[None, None])[0]
-    return maps
-
-
-#: LRP sends relevance through these as the gradient goes: to the maximum of a window, or to where a value came from
-FOLLOWS_GRADIENT = (nn.MaxPool2d, nn.Flatten, nn.Identity)
-
-
-def zennit_layers() -> tuple[type, ...]:
-    """Return the layers for which the composite has a rule."""
-    from zennit.types import Activation, AvgPool, Linear  # takes seconds: it imports torchvision's models
-
-    return (Linear, AvgPool, Activation, nn.Dropout)
+    rngs = (np.random.default_rng((block.network.seed, image_id, RANDOM_STREAM)) for image_id in block.image_ids)
+    draws = np.array([rng.random(block.images.shape[2:]) for rng in rngs])
+    return _in_three_channels(torch.as_tensor(draws).to(block.images)[:, None])
 
 
 def _acts_on_each_value_alone(module: nn.Module) -> bool:
@@ -169,14 +141,12 @@ def _acts_on_each_value_alone(module: nn.Module) -> bool:
 
 
 def _last_feature_layer(model: nn.Module) -> nn.Module:
-    leaves = [module for module in model.modules() if is_leaf(module)]
-    last = None
-    for module, following in zip(leaves, [*leaves[1:], None], strict=True):
-        if isinstance(module, nn.Conv2d) and not _acts_on_each_value_alone(module):
-            last = following if isinstance(following, nn.ReLU) else module
-    if last is None:
+    leaves = [module for module in model.modules() if next(module.children(), None) is None]
+    features = [i for i, m in enumerate(leaves) if isinstance(m, nn.Conv2d) and not _acts_on_each_value_alone(m)]
+    if not features:
         raise TypeError("grad_cam needs a convolution (nn.Conv2d), the model has none")
-    return last
+    layer, *following = leaves[features[-1] :]
+    return following[0] if following and isinstance(following[0], nn.ReLU) else layer
 
 
 def _in_three_channels(maps: Tensor) -> Tensor:

@@ -4,27 +4,21 @@ In float32 a network's gradient for an image changes with the shape of the batch
 the constant background. All passes here therefore have `micro_batch_rows` rows, padded with zeros; a row does not
 influence the others, so maps are equal to the bit (on one machine, with one number of threads).
 
-Path methods pass through the `lean` form of the network: what is affine before the first rectifier is done once per image.
+Path methods, which take gradients at many multiples of an image, pass through the `lean` form of the network: what is affine
+before the first rectifier is applied once per image, and its transpose once to the sum of the gradients.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pretrain_xai.methods.deep_lift import reference_inputs
+from pretrain_xai.methods.deep_lift import LINEAR
 from pretrain_xai.methods.guard import check_inputs, dropout_per_row, guarded
-from pretrain_xai.methods.lean import Lean, lean
-from pretrain_xai.networks.models import layers_of
-
-#: most pixels of a micro-batch, 32 rows at 96 px and 4 at 224 px: a pass over more costs hardly less per row on a CPU
-PIXEL_BUDGET = 32 * 96 * 96
-MAXIMUM_ROWS = 32
+from pretrain_xai.networks.models import is_hooked, layers_of
 
 
 def micro_batch_rows(height: int, width: int) -> int:
@@ -33,7 +27,8 @@ def micro_batch_rows(height: int, width: int) -> int:
     A power of two: of other numbers matrix products compute the last rows in another way, so that the last digits of an
     image's map would depend on its place (seen with 5 rows of VGG-16 at 224 px).
     """
-    most = min(MAXIMUM_ROWS, max(1, PIXEL_BUDGET // (height * width)))
+    # 32 rows at 96 px and 4 at 224 px: a pass over more pixels costs hardly less per row on a CPU
+    most = min(32, max(1, 32 * 96 * 96 // (height * width)))
     return 1 << (most.bit_length() - 1)
 
 
@@ -45,33 +40,83 @@ def input_gradients(model: nn.Module, rows: Tensor, targets: Tensor) -> Tensor:
     return torch.autograd.grad(logits.sum(), rows)[0]
 
 
-class MicroBatch(NamedTuple):
-    """Rows of one pass: `rows[r]` is image `images[r]` at step `steps[r]`, and padding beyond these lists."""
+def lean(model: nn.Module, image: Tensor) -> tuple[nn.Module, nn.Module]:
+    """Return the network as an affine beginning and a rest with less work in a pass; all of it is the rest if in doubt.
 
-    images: list[int]
-    steps: list[int]
-    rows: Tensor
-    targets: Tensor
+    In the rest two exact identities save work: relu then max pool = max pool then relu (also the gradient, to the bit: where
+    the maximum is positive both choose the same pixel, else both give 0), and pooling then a linear layer = one linear layer.
+
+    Parameters
+    ----------
+    model : nn.Module
+        In evaluation mode but for dropout; modes of its layers, and hooks where there are any, stay in force.
+    image : float tensor of shape (1, 3, height, width)
+        Of the size, dtype and device of the images; its values do not matter.
+
+    Returns
+    -------
+    Modules whose logits and gradients, one after the other, equal those of the model but for rounding.
+    """
+    layers = layers_of(model) or [model]
+    affine = [isinstance(layer, LINEAR) and not isinstance(layer, nn.Dropout) for layer in layers]
+    n_affine = 0 if all(affine) else affine.index(False)
+    beginning, rest = nn.Sequential(*layers[:n_affine]), _pools_first(layers[n_affine:])
+    with torch.no_grad():
+        rest = _merged_pooling(rest, beginning(image))
+    return beginning, nn.Sequential(*rest)
+
+
+def _pools_first(layers: Sequence[nn.Module]) -> list[nn.Module]:
+    result: list[nn.Module] = []
+    for layer in layers:
+        pair = [*result[-1:], layer]
+        swapped = [type(part) for part in pair] == [nn.ReLU, nn.MaxPool2d] and not any(map(is_hooked, pair))
+        result.insert(len(result) - swapped, layer)
+    return result
+
+
+def _merged_pooling(layers: list[nn.Module], x: Tensor) -> list[nn.Module]:
+    """Replace adaptive average pooling, flattening and a linear layer by one linear layer, if that makes it smaller.
+
+    `x` is one input of the first layer. At 224 px VGG's pooling is the identity; of smaller images it repeats pixels.
+    """
+    for i, (pool, flatten, linear) in enumerate(zip(layers, layers[1:], layers[2:], strict=False)):
+        if isinstance(pool, nn.Dropout):  # what it draws is for the rows of a pass
+            break
+        if type(linear) is nn.Linear and (type(pool), type(flatten)) == (nn.AdaptiveAvgPool2d, nn.Flatten):
+            if x.numel() >= pool(x).numel() or any(map(is_hooked, (pool, flatten, linear))):
+                break
+            with torch.enable_grad():
+                inputs = x.new_zeros(linear.out_features, *x.shape[1:], requires_grad=True)
+                pooled = pool(inputs)
+            weight = linear.weight.detach().reshape(pooled.shape)
+            merged = nn.utils.skip_init(nn.Linear, x.numel(), linear.out_features, dtype=x.dtype, device=x.device)
+            weight = torch.autograd.grad(pooled, inputs, weight)[0].flatten(1)
+            merged.weight, merged.bias = nn.Parameter(weight, requires_grad=False), linear.bias
+            return [*layers[:i], nn.Flatten(), merged, *layers[i + 3 :]]
+        x = layers[i](x)
+    return layers
+
+
+#: images, steps, rows and targets of one pass: `rows[r]` is image `images[r]` at step `steps[r]`, beyond these lists padding
+MicroBatch = tuple[list[int], list[int], Tensor, Tensor]
 
 
 class Network:
-    """A model inside `guarded`, and the one shape of its passes.
+    """A `guarded` model, and the one shape of its passes.
 
     Attributes
     ----------
     rows : int
         Of every pass.
     black : tensor of shape (1, 3, height, width)
+    beginning, rest : nn.Module
+        Of `lean`.
     dropout_keys : list of (image id, step), or None
         Of `guard.dropout_per_row`.
-
-    Raises
-    ------
-    ValueError
-        At the first pass, if the model does not give logits (n_images, n_classes) that have all targets.
     """
 
-    def __init__(self, model: nn.Module, images: Tensor, targets: Tensor, seed: int, micro_batch: int | None) -> None:
+    def __init__(self, model: nn.Module, images: Tensor, seed: int, micro_batch: int | None) -> None:
         self.model, self.seed = model, seed
         self.rows = micro_batch or micro_batch_rows(*images.shape[2:])
         self.black = images.new_zeros(1, *images.shape[1:])
@@ -81,16 +126,7 @@ class Network:
         self._memory_format = torch.channels_last if fast else torch.contiguous_format
         for parameter in model.parameters():  # laid out like the images, which else happens at every pass
             parameter.data = self.formatted(parameter.data)
-        self._layers, self._highest_target = layers_of(model), max(targets.tolist(), default=0)
-        model.register_forward_hook(self._check_logits)
-
-    def _check_logits(self, module: nn.Module, arguments: tuple[Tensor, ...], logits: Tensor) -> None:
-        if logits.ndim != 2:
-            raise ValueError(f"model gives shape {tuple(logits.shape)}, logits (n_images, n_classes) are expected")
-        if self._highest_target >= logits.shape[1]:
-            raise ValueError(
-                f"a target is {self._highest_target}, but the model has classes 0 to {logits.shape[1] - 1} only"
-            )
+        self.beginning, self.rest = lean(model, self.black)
 
     def formatted(self, tensor: Tensor) -> Tensor:
         """Return `tensor` in the memory format in which passes are fast."""
@@ -99,40 +135,8 @@ class Network:
 
     def padded(self, images: Tensor, n_rows: int | None = None) -> Tensor:
         """Return at most `rows` images as the first rows of a pass."""
-        rows = self.formatted(images.new_zeros(n_rows or self.rows, *images.shape[1:]))
-        rows[: len(images)] = images
-        return rows
-
-    @cached_property
-    def black_inputs(self) -> dict[nn.Module, Tensor]:
-        """DeepLift's reference, one row, for all images."""
-        return {module: x[:1] for module, x in reference_inputs(self.model, self.padded(self.black)).items()}
-
-    @cached_property
-    def lean(self) -> Lean:
-        """The network's beginning and rest."""
-        if self._layers is None:
-            return Lean(nn.Identity(), self.model)
-        parts = lean(self._layers, self.black)
-        parts.rest.register_forward_hook(self._check_logits)
-        return parts
-
-    @torch.no_grad()
-    def begin(self, images: Tensor) -> Tensor:
-        """Apply the affine beginning to at most `rows` images."""
-        return self.formatted(self.lean.beginning(self.padded(images)))[: len(images)]
-
-    @cached_property
-    def black_begun(self) -> Tensor:
-        """What the beginning makes of a black image, one row."""
-        return self.begin(self.black)
-
-    @torch.enable_grad()
-    def begin_transposed(self, gradients: Tensor) -> Tensor:
-        """Take gradients with respect to what `begin` returns to gradients with respect to the images."""
-        images = self.padded(self.black).requires_grad_()
-        begun = self.lean.beginning(images)
-        return torch.autograd.grad(begun, images, self.padded(gradients))[0][: len(gradients)]
+        padding = images.new_zeros((n_rows or self.rows) - len(images), *images.shape[1:])
+        return self.formatted(torch.cat([images, padding]))
 
 
 @dataclass
@@ -153,38 +157,41 @@ class Block:
             if self.network.dropout_keys is not None:
                 self.network.dropout_keys[:] = [(self.image_ids[i], s) for i, s in zip(images, steps, strict=True)]
             rows, targets = (self.network.padded(part[images], n_rows) for part in (self.images, self.targets))
-            yield MicroBatch(images, steps, rows, targets)
+            yield images, steps, rows, targets
 
+    @torch.enable_grad()
     def path_gradients(self, coefficients: np.ndarray, weights: np.ndarray) -> Tensor:
         """Return the sum over steps s, in their order, of weights[s] * gradient at coefficients[:, s] * images."""
-        black, begun = self.network.black_begun, self.network.begin(self.images)
+        network, images = self.network, self.network.padded(self.images).requires_grad_()
+        beginning = network.beginning(images)
+        begun = network.formatted(beginning)[: len(self.images)]
+        black = network.formatted(network.beginning(network.padded(network.black)))[:1]
         difference, total = begun - black, torch.zeros_like(begun)
         # from the image back to black, so that at the image itself no bit changes: rounding would decide ties of max pools
         scale = torch.as_tensor(coefficients, dtype=begun.dtype, device=begun.device) - 1
         scale = scale.reshape(*coefficients.shape, *[1] * (begun.ndim - 1))
-        for images, steps, _, targets in self.micro_batches(len(weights)):
-            rows = torch.addcmul(begun[images], difference[images], scale[images, steps])
-            gradients = input_gradients(self.network.lean.rest, self.network.padded(rows), targets)
-            for image, step, gradient in zip(images, steps, gradients, strict=False):  # without the padding
+        for places, steps, _, targets in self.micro_batches(len(weights)):
+            rows = torch.addcmul(begun[places], difference[places], scale[places, steps])
+            gradients = input_gradients(network.rest, network.padded(rows), targets)
+            for image, step, gradient in zip(places, steps, gradients, strict=False):  # without the padding
                 total[image].add_(gradient, alpha=float(weights[step]))
-        return self.network.begin_transposed(total)
+        return torch.autograd.grad(beginning, images, network.padded(total))[0][: len(total)]
 
     def per_row(self, explain: Callable[[Tensor, Tensor], Tensor], n_rows: int | None = None) -> Tensor:
         """Return explain(rows, targets) of every image."""
         maps = torch.empty_like(self.images)
-        for batch in self.micro_batches(n_rows=n_rows):
-            maps[batch.images] = explain(batch.rows, batch.targets)[: len(batch.images)].detach()
+        for images, _, rows, targets in self.micro_batches(n_rows=n_rows):
+            maps[images] = explain(rows, targets)[: len(images)].detach()
         return maps
 
     @torch.no_grad()
     def logits(self, n_steps: int, change: Callable[[Tensor, int], object]) -> Tensor:
         """Return the target's logits of the images, shape (n_images, n_steps), after change(image, step) wrote to each."""
         logits = self.images.new_zeros(len(self.images), n_steps)
-        for batch in self.micro_batches(n_steps):
-            for row, step in zip(batch.rows, batch.steps, strict=False):  # without the padding
+        for images, steps, rows, targets in self.micro_batches(n_steps):
+            for row, step in zip(rows, steps, strict=False):  # without the padding
                 change(row, step)
-            values = self.network.model(batch.rows).gather(1, batch.targets[:, None])
-            logits[batch.images, batch.steps] = values[: len(batch.images), 0]
+            logits[images, steps] = self.network.model(rows).gather(1, targets[:, None])[: len(images), 0]
         return logits
 
     @cached_property
@@ -199,7 +206,6 @@ class Block:
         return self.path_gradients(np.ones((len(self.images), 1)), np.ones(1))
 
 
-@contextmanager
 def guarded_blocks(
     model: nn.Module,
     images: Tensor,
@@ -210,15 +216,17 @@ def guarded_blocks(
     seed: int = 0,
     micro_batch: int | None = None,
     allow_dropout: bool = False,
-) -> Iterator[Iterator[tuple[slice, Block]]]:
-    """Guard `model` inside the block and give the images in parts, each with its place.
+) -> Iterator[tuple[slice, Block]]:
+    """Yield the images in parts for a `guarded` model, each with its place.
 
     Parameters are those of `attribution.attribute`, which says what is checked.
     """
     ids = torch.arange(len(images)) if image_ids is None else image_ids
-    check_inputs(model, images, targets, ids, batch_size=batch_size, micro_batch=micro_batch, seed=seed)
-    with guarded(model, allow_dropout=allow_dropout):
-        network = Network(model, images, targets, seed, micro_batch)
-        size = min(batch_size or network.rows, network.rows)
-        parts = [slice(start, start + size) for start in range(0, len(images), size)]
-        yield ((p, Block(network, network.formatted(images[p]), targets[p].long(), ids[p].tolist())) for p in parts)
+    check_inputs(images, targets, ids)
+    network = Network(guarded(model, allow_dropout=allow_dropout), images, seed, micro_batch)
+    size = min(network.rows if batch_size is None else batch_size, network.rows)
+    if size < 1:
+        raise ValueError(f"whole numbers from 1 are expected, batch_size is {batch_size}, micro_batch is {micro_batch}")
+    for start in range(0, len(images), size):
+        part = slice(start, start + size)
+        yield part, Block(network, network.formatted(images[part]), targets[part].long(), ids[part].tolist())

@@ -27,7 +27,7 @@ def check_network(study: Study) -> None:
         raise StudyError(f"finetuning.depths: {deepest} is too deep, {settings.name} has {count} blocks")
     if settings.module is not None:
         _check_pass(network, settings.name, study.dataset.image_size)
-    unknown = {name: rules.unknown(network) for name, method in METHODS.items() if (rules := method.rules)}
+    unknown = {name: rules(network) for name, method in METHODS.items() if (rules := method.rules)}
     for method in study.attribution.methods:
         if unknown.get(method):
             able = ", ".join(name for name in METHODS if not unknown.get(name))
