@@ -19,23 +19,25 @@ from pretrain_xai.protocol import CORRECTED
 from pretrain_xai.setting_scores import SettingScores, empty_scores, score_comparison_maps
 from pretrain_xai.settings.sections import Attribution, Sensitivity
 from pretrain_xai.statistics.effects import effect_table
-from pretrain_xai.statistics.findings import findings
+from pretrain_xai.statistics.findings import findings, survival_sentences
 from pretrain_xai.statistics.intervals import by_images
-from pretrain_xai.statistics.populations import (
+from pretrain_xai.statistics.power import Spread
+from pretrain_xai.statistics.sensitivity import (
     CORRECT,
     FEWEST_IMAGES,
     INCORRECT,
     SAME_DEPTHS,
     common_images,
+    judge,
+    mean_ranks,
+    network_draws,
     populations,
+    sensitivity_tables,
 )
-from pretrain_xai.statistics.power import Spread
-from pretrain_xai.statistics.sensitivity import judge, mean_ranks, network_draws, sensitivity_tables
-from pretrain_xai.statistics.survival import survival_sentences
 from pretrain_xai.study import StudyError, load_study
 from pretrain_xai.tables import read_scores, read_table
 from scipy import stats
-from sentence_numbers import check_numbers
+from sentence_numbers import check_findings, save
 from simulated_studies import Size, as_skills, simulate_scores
 from sklearn.metrics import average_precision_score, roc_auc_score
 
@@ -356,16 +358,13 @@ def test_counts_add_up(flipped):
 
 def test_sentences_say_what_flips_and_their_numbers_stand_in_the_tables(flipped, tmp_path):
     sentences = list(survival_sentences(flipped))
-    assert [table for _, table in sentences] == ["sensitivity", "survival"] * 2
-    order, conclusions = sentences[0][0], sentences[1][0]
+    assert [sentence.table for sentence in sentences] == ["sensitivity", "survival"] * 2
+    order, conclusions = sentences[0].text, sentences[1].text
     assert "tau of -1.00" in order and "method0" in order
     assert "method3 ranks first (" in conclusions and "MRI (sex) above photographs (" in conclusions
-    assert "Nothing turns round" in sentences[3][0]
-    for text, name in sentences:
-        flipped[name].to_csv(tmp_path / f"{name}.csv", index=False)
-        assert check_numbers(text, tmp_path / f"{name}.csv")
-    read = {name: read_table(tmp_path / f"{name}.csv") for name in ("sensitivity", "survival")}
-    assert list(survival_sentences(read)) == sentences, "the report reads what the notebook wrote"
+    assert "Nothing turns round" in sentences[3].text
+    assert list(survival_sentences(save(flipped, tmp_path))) == sentences, "the report reads what the notebook wrote"
+    assert check_findings(sentences, tmp_path) > 10
     assert list(survival_sentences({})) == []
 
 
@@ -374,7 +373,7 @@ def test_one_method_alone_has_no_order():
     found = found_populations(networks, values[..., :1, :], references={})
     tables = sensitivity_tables(found, DEFAULT)
     assert tables["sensitivity"]["tau"].isna().all()
-    assert {name for _, name in survival_sentences(tables)} == {"survival"}
+    assert {finding.table for finding in survival_sentences(tables)} == {"survival"}
     texts = [text for ax in sensitivity_figure(tables["sensitivity"]).axes for text in ax.texts]
     assert all("nan" not in text.get_text() and text.get_color() == "black" for text in texts)
 

@@ -149,8 +149,8 @@ def test_four_studies_give_four_texts(studies):
 
 def test_numbers_of_the_sentences_stand_in_their_tables_and_files_say_the_same(studies, tmp_path):
     for tables in studies.values():
-        found = findings(tables)
-        assert findings(save(tables, tmp_path)) == found
+        found = list(findings(tables))
+        assert list(findings(save(tables, tmp_path))) == found
         assert check_findings(found, tmp_path) > 15
 
 
@@ -177,7 +177,7 @@ def test_the_smallest_studies_have_their_statistics(corpora, depths, n_seeds, me
 def test_with_three_corpora_sentences_name_the_two_that_are_compared():
     size, rng = Size(3, 2, 2, 20), np.random.default_rng(0)
     scores = [simulate_scores(1, size, SPREAD, rng, corpus_effect=effect)[0] for effect in (0.2, 0.0)]
-    found = findings(study_statistics(as_skills(np.concatenate(scores)[:3], n_subjects=10)))
+    found = list(findings(study_statistics(as_skills(np.concatenate(scores)[:3], n_subjects=10))))
     for pair in ("corpus0 and corpus1", "corpus0 and corpus2", "corpus1 and corpus2"):
         (one,) = [finding for finding in found if f"{pair} differ" in finding.text]
         assert one.figure == "effect_" + "_".join(reversed(pair.split(" and ")))
