@@ -8,6 +8,7 @@ import pandas as pd
 from pretrain_xai.skill import Skills
 from pretrain_xai.statistics import power, ranks
 from pretrain_xai.statistics.effects import cell_table, effect_table
+from pretrain_xai.statistics.table_names import STATISTICS
 
 
 def study_statistics(
@@ -30,16 +31,15 @@ def study_statistics(
     by_rank, pairs = ranks.rank_methods(means)
     if maps:
         correlations["maps"] = ranks.map_correlation(maps, skills.methods)
-    spread, needed = power.Spread().table()[:0], pd.DataFrame(columns=power.COLUMNS)
+    spread, needed = {}, pd.DataFrame(columns=power.COLUMNS)
     if skills.n_seeds > 1:
         found, shape = power.estimate_spread(skills), (len(skills.depths), len(skills.methods))
-        spread, needed = found.table(), power.power_table(found, shape, np.random.default_rng(seed))
-    tables = {"images": skills.images, "network_means": means, "cells": cell_table(skills)}
-    tables |= {
-        "effects": effect_table(skills, seed),
-        "ranks": by_rank,
-        "nemenyi": pairs.stack().rename("p").reset_index(),
-    }
-    tables |= {"redundancy": ranks.redundancy_table(correlations)}
-    tables |= {"effective_methods": ranks.effective_numbers(correlations)}
-    return tables | {"spread": spread, "power": needed}
+        spread, needed = vars(found), power.power_table(found, shape, np.random.default_rng(seed))
+    tables = [skills.images, means, cell_table(skills), effect_table(skills, seed), by_rank]
+    tables += [pairs.stack().rename("p").reset_index(), ranks.redundancy_table(correlations)]
+    tables += [
+        ranks.effective_numbers(correlations),
+        pd.DataFrame(spread.items(), columns=["source", "deviation"]),
+        needed,
+    ]
+    return dict(zip(STATISTICS, tables, strict=True))
