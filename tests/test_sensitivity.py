@@ -19,7 +19,7 @@ from pretrain_xai.protocol import CORRECTED
 from pretrain_xai.setting_scores import SettingScores, empty_scores, score_comparison_maps
 from pretrain_xai.settings.sections import Attribution, Sensitivity
 from pretrain_xai.statistics.effects import effect_table
-from pretrain_xai.statistics.findings import findings, survival_sentences
+from pretrain_xai.statistics.findings import survival_sentences
 from pretrain_xai.statistics.intervals import by_images
 from pretrain_xai.statistics.power import Spread
 from pretrain_xai.statistics.sensitivity import (
@@ -414,12 +414,3 @@ def test_the_default_setting_holds_the_scores_and_the_conclusions_of_the_study(t
     best = ranks.loc[ranks["mean_rank"] == ranks["mean_rank"].min(), "method"]
     assert table["first"].iloc[0] in set(best)
     assert table["tau"].iloc[0] == pytest.approx(1)
-
-
-def test_findings_speak_of_survival_where_the_tables_are_there(tiny):
-    from pretrain_xai.statistics.table_names import SENSITIVITY, STATISTICS
-
-    tables = {name: read_table(Paths(tiny).statistics / f"{name}.csv") for name in (*STATISTICS, *SENSITIVITY)}
-    found = [finding for finding in findings(tables) if finding.figure == "sensitivity"]
-    assert found and all(finding.table in SENSITIVITY for finding in found)
-    assert not [f for f in findings({name: tables[name] for name in STATISTICS}) if f.figure == "sensitivity"]
