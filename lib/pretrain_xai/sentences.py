@@ -5,10 +5,9 @@ words by single blanks. A page is a template as a whole. Filters: `label`, `p` (
 `signed` (three decimals with their sign).
 """
 
-from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from pretrain_xai.names import label
 
@@ -19,7 +18,7 @@ def p_value(p: float) -> str:
 
 
 _TEMPLATES = Environment(
-    loader=FileSystemLoader(Path(__file__).with_name("templates")),
+    loader=PackageLoader("pretrain_xai"),
     autoescape=select_autoescape(),
     trim_blocks=True,
     lstrip_blocks=True,

@@ -29,6 +29,8 @@ from pretrain_xai.statistics import intervals
 from pretrain_xai.statistics.intervals import Interval
 from pretrain_xai.study import CELL, NETWORK
 
+Rows = Iterator[dict[str, Any]]
+
 ALL = "all"
 EFFECT_COLUMNS = ["family", "contrast", *CELL, "method", "way", "unit", "n_units", *Interval._fields]
 EFFECT_COLUMNS += ["p_holm", "effect_size"]
@@ -76,9 +78,7 @@ def effect_table(skills: Skills, seed: int = 0) -> pd.DataFrame:
     return table
 
 
-def rows_of(
-    skills: Skills, contrast: Contrast, seed: int = 0, model: "MixedModel | None" = None
-) -> Iterator[dict[str, Any]]:
+def rows_of(skills: Skills, contrast: Contrast, seed: int, model: "MixedModel | None" = None) -> Rows:
     """Yield an effect in each of the ways, as rows that have EFFECT_COLUMNS but `p_holm`; all bootstraps draw the same."""
     units, strata, sides = contributions(skills, contrast.weights, contrast.reference)
     clusters = skills.clusters

@@ -10,7 +10,6 @@ model, by which accuracy acts linearly and in both corpora alike; matching assum
 
 import dataclasses
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,7 +19,7 @@ from statsmodels.regression.linear_model import OLS
 from pretrain_xai.arrays import Floats
 from pretrain_xai.networks.matching import cell_matched, comparable_depths
 from pretrain_xai.skill import Skills
-from pretrain_xai.statistics.effects import EFFECT_COLUMNS, Contrast, as_row, contrasts, is_paired, rows_of
+from pretrain_xai.statistics.effects import EFFECT_COLUMNS, Contrast, Rows, as_row, contrasts, is_paired, rows_of
 from pretrain_xai.statistics.intervals import LEVEL, Interval, t_interval
 from pretrain_xai.statistics.table_names import EQUAL_ACCURACY
 from pretrain_xai.study import MATCHED, NETWORK
@@ -163,9 +162,7 @@ def _answers(
                 yield answer, some, kept, next(_corpus_contrasts(some))
 
 
-def _rows(
-    answer: str, skills: Skills, networks: pd.DataFrame, contrast: Contrast, seed: int
-) -> Iterator[dict[str, Any]]:
+def _rows(answer: str, skills: Skills, networks: pd.DataFrame, contrast: Contrast, seed: int) -> Rows:
     second, first = contrast.contrast.split(" - ")
     accuracy, of = networks["accuracy"], networks.groupby("pretraining")["accuracy"].mean()
     values = " ".join(map(str, skills.depths)), len(networks), accuracy.min(), accuracy.max(), of[second] - of[first]

@@ -20,12 +20,6 @@ WAY_NAMES = {
     "mixed_model": "mixed model",
     "regression": "regression over networks",
 }
-
-#: how sentences call the populations that they are about
-POPULATION_NAMES = {
-    CORRECT: "on the images that all models classify correctly",
-    INCORRECT: "on the images that each network misclassifies itself",
-}
 #: so many conclusions about methods are named, those that flip most often
 MOST = 4
 
@@ -117,11 +111,11 @@ def survival_sentences(tables: Tables) -> Iterator[Finding]:
     tables : dict of DataFrame
         From `sensitivity.sensitivity_tables`, or read from its files; without them there is nothing to say.
     """
-    for name, where in POPULATION_NAMES.items() if "sensitivity" in tables else ():
+    for name in (CORRECT, INCORRECT) if "sensitivity" in tables else ():
         rows, asked = (table[table["population"] == name] for table in (tables["sensitivity"], tables["survival"]))
         if len(ranked := rows.dropna(subset="tau")):  # one method alone has no order
             lowest, firsts = ranked.loc[ranked["tau"].idxmin()], ranked["first"].value_counts().index.tolist()
-            yield _say("order", "sensitivity", "sensitivity", where=where, lowest=lowest, firsts=firsts)
+            yield _say("order", "sensitivity", "sensitivity", population=name, lowest=lowest, firsts=firsts)
         if len(asked):
             clear, main = asked["default"] != "not clear", asked["conclusion"].isin(["first", "corpus", "depth"])
             turned = asked[clear & (asked["reversed"] > 0)].sort_values("reversed", ascending=False, kind="stable")
@@ -134,7 +128,7 @@ def survival_sentences(tables: Tables) -> Iterator[Finding]:
             }
             rows_of: dict[str, Any] = {kind: _records(chosen) for kind, chosen in lists.items()}
             rows_of["more"] = len(of_methods) > MOST
-            yield _say("conclusions", "survival", "sensitivity", where=where, **rows_of)
+            yield _say("conclusions", "survival", "sensitivity", population=name, **rows_of)
 
 
 def _say(kind: str, table: str, figure: str, *, short: bool = False, **values: Any) -> Finding:

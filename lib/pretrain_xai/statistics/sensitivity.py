@@ -267,13 +267,15 @@ def sensitivity_tables(found: Sequence[Population], default: Names, seed: int = 
 
     place = found[0].settings[tuple(default)]
     judged, ranks = judge(found[0].on_common_images(place)), ranks_of(found[0], place)
+    first = found[0].methods[int(ranks[:, 0].argmin())]
     rows, asked = [], []
     for population in found:
         for names, setting in population.settings.items():
-            skills, own = population.on_common_images(setting), ranks_of(population, setting)
-            verdicts = _compare(judged, judge(skills), ranks[:, 0], own[:, 0], population.methods)
+            own = ranks_of(population, setting)
+            ranked = pd.Series(own[:, 0], population.methods)
+            verdicts = _compare(judged, judge(population.on_common_images(setting)), first, ranked)
             keys = dict(zip(SETTING, (population.name, *names), strict=True))
-            rows.append(keys | _row(population, kendall_tau(own, ranks), own[:, 0], verdicts))
+            rows.append(keys | _row(population, kendall_tau(own, ranks), ranked.idxmin(), verdicts))
             asked.append(verdicts.assign(**keys))
     table, verdicts = pd.DataFrame(rows), pd.concat(asked, ignore_index=True)
     table.insert(4, "is_default", (table[SETTING] == (found[0].name, *default)).all(axis=1))
@@ -311,28 +313,23 @@ def judge(skills: Skills) -> pd.DataFrame:
     return pd.concat(tables, names=["conclusion", "contrast"])[["verdict", "estimate", "low", "high"]]
 
 
-def _compare(
-    default: pd.DataFrame, found: pd.DataFrame, default_ranks: np.ndarray, ranks: np.ndarray, methods: list[str]
-) -> pd.DataFrame:
+def _compare(default: pd.DataFrame, found: pd.DataFrame, first: str, ranks: pd.Series) -> pd.DataFrame:
     """Return every conclusion that both have: what the default says, what was found, and the change."""
     both = default[["verdict"]].join(found, how="inner", lsuffix="_default").reset_index()
     before, after = both.pop("verdict_default"), both.pop("verdict")
-    change = np.select(
-        [before == after, before == -after, after == 0, before == 0], ["kept", "reversed", "lost", "gained"], ""
-    )
+    change = np.select([before == after, before == -after, after == 0, before == 0], ["kept", *CHANGES], "")
     words = {1: "above", -1: "below", 0: "not clear"}
     table = both.assign(default=before.map(words), found=after.map(words), change=change)
-    first, now = methods[int(default_ranks.argmin())], methods[int(ranks.argmin())]
+    now, verdicts = ranks.idxmin(), found["verdict"].to_dict()
     row = {"conclusion": "first", "contrast": "ranks first", "default": first, "found": now, "change": "lost"}
-    verdicts = found["verdict"].to_dict()
-    if ranks[methods.index(first)] == ranks.min():
+    if ranks[first] == ranks.min():
         row |= {"found": first, "change": "kept"}
     elif 1 in (verdicts.get(("methods", f"{now} - {first}")), -verdicts.get(("methods", f"{first} - {now}"), 0)):
         row["change"] = "reversed"  # another method is clearly better
     return pd.concat([pd.DataFrame([row]), table], ignore_index=True)
 
 
-def _row(population: Population, tau: np.ndarray, ranks: np.ndarray, verdicts: pd.DataFrame) -> dict[str, Any]:
+def _row(population: Population, tau: Floats, first: Any, verdicts: pd.DataFrame) -> dict[str, Any]:
     seen, depths = population.seen.sum(axis=1), sorted(set(population.networks["finetune_depth"]))
     low, high = pd.Series(tau[1:]).quantile([0.025, 0.975])
     kinds = verdicts["conclusion"].where(verdicts["conclusion"].isin(KINDS), "references")
@@ -340,4 +337,4 @@ def _row(population: Population, tau: np.ndarray, ranks: np.ndarray, verdicts: p
     names = [f"{kind}_{change}" for kind in KINDS for change in CHANGES if (kind, change) != ("first", "gained")]
     row = {"n_networks": len(seen), "fewest_images": seen.min(), "most_images": seen.max()}
     row |= {"depths": " ".join(map(str, depths)), "tau": tau[0], "tau_low": low, "tau_high": high}
-    return row | {"first": population.methods[int(ranks.argmin())]} | {name: counts.get(name, 0) for name in names}
+    return row | {"first": first} | {name: counts.get(name, 0) for name in names}

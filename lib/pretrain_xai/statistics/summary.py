@@ -37,9 +37,5 @@ def study_statistics(
         spread, needed = vars(found), power.power_table(found, shape, np.random.default_rng(seed))
     tables = [skills.images, means, cell_table(skills), effect_table(skills, seed), by_rank]
     tables += [pairs.stack().rename("p").reset_index(), ranks.redundancy_table(correlations)]
-    tables += [
-        ranks.effective_numbers(correlations),
-        pd.DataFrame(spread.items(), columns=["source", "deviation"]),
-        needed,
-    ]
-    return dict(zip(STATISTICS, tables, strict=True))
+    tables += [ranks.effective_numbers(correlations), pd.DataFrame(spread.items(), columns=["source", "deviation"])]
+    return dict(zip(STATISTICS, [*tables, needed], strict=True))
