@@ -291,15 +291,6 @@ def write_switches(name: str, run: str, scores: pd.DataFrame, predictions: pd.Da
     write_table(wrong, Paths(name).switch_predictions / f"{run}.parquet")
 
 
-def leave_files_of_runs_that_are_no_more(name: str) -> None:
-    """Write, beside the files of two runs, some with another seed and other numbers."""
-    for run in ("best-mri-depth1-seed", "best-none-depth0-seed"):
-        for folder in (Paths(name).scores, Paths(name).switch_scores, Paths(name).switch_predictions):
-            table = read_table(folder / f"{run}0.parquet").assign(seed=7, predicted=1)
-            table = table.assign(value=1.0) if "value" in table else table
-            write_table(table, folder / f"{run}7.parquet")
-
-
 @pytest.fixture(scope="module")
 def built(tmp_path_factory) -> pd.DataFrame:
     """Return the comparison of a built study whose seeds differ by 0, 0.02 and -0.02, by the parity of the run."""
@@ -316,7 +307,6 @@ def built(tmp_path_factory) -> pd.DataFrame:
         build("tiny+first_conv_frozen", {"mri": 0.3}, images=range(N_IMAGES - 4, N_IMAGES))
         build("tiny+lesion_floor", {"mri": 0.3, "lrp": 0.2, "sobel": -0.1})
         build("tiny+published", {"natural": 0.3, "saliency": 0.5})
-        leave_files_of_runs_that_are_no_more("tiny")
         study = load_study("tiny")
         finished = variants.finished_variants(study)
         assert finished == ["reseed1", "reseed2", "first_conv_frozen", "lesion_floor", "head_kept", "published"]
