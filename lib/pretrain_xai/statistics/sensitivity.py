@@ -1,9 +1,9 @@
 """How a study's ranking and conclusions fare when the same maps are scored in other ways, and on misclassified images.
 
-A *setting* is a population of images with a channel reduction, a mask threshold and a score; the default is the study's own.
-A ranking is by the methods' mean rank over networks, as in `summary`. Conclusions are judged as `findings` judges them, by the
-primary interval of `effects`; where networks are scored on images of their own, its variance over images is the linearised
-one of such means, clustered by subject.
+A *setting* is a population of images with a channel reduction, a mask threshold and a score; the default is the study's
+own. A ranking is by the methods' mean rank over networks, as in `summary`. Conclusions are judged as `findings` judges
+them, by the primary interval of `effects`; where networks are scored on images of their own, its variance over images is
+the linearised one of such means, clustered by subject.
 
 The populations of a study:
 
