@@ -139,13 +139,6 @@ def test_scores_have_their_columns_and_come_back_by_study(scored):
     assert named.to_numpy().tolist() == [["tiny", "corrected", "sum_abs", 0.5]]
 
 
-def test_scores_of_a_variant_are_those_of_its_runs(scored):
-    for run in [*load_study("tiny+reseed1").runs(), *load_study("tiny+reseed1").untrained_runs()]:
-        write_scores("tiny+reseed1", run, [0.5])
-    assert set(tables.read_scores("tiny+reseed1")["seed"]) == {1000, 0}
-    assert len(tables.read_scores("tiny+reseed1")) == 5
-
-
 def test_true_negative_rates_from_the_counts_are_the_scores():
     """Of two methods whose rows are mixed, with ties and a full mask, and no prediction as comparison maps have it."""
     rng = np.random.default_rng(0)
