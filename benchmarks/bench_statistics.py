@@ -7,9 +7,8 @@ import time
 import numpy as np
 import pandas as pd
 from pretrain_xai.paths import Paths
-from pretrain_xai.statistics.effects import by_cell
+from pretrain_xai.statistics.effects import MixedModel, by_cell
 from pretrain_xai.statistics.intervals import by_units
-from pretrain_xai.statistics.mixed_model import fit_mixed_model
 from pretrain_xai.statistics.power import Spread
 from pretrain_xai.tables import TableError, read_table
 from simulated_studies import Size, as_skills, coverage_table, simulate_scores
@@ -41,7 +40,7 @@ def largest_difference(spread: Spread, n_seeds: int, n_studies: int = 10) -> flo
     differences = []
     for study in scores:
         skills = as_skills(study)
-        fitted = fit_mixed_model(skills.network_means()).interval(by_cell(skills, weights))
+        fitted = MixedModel(skills.network_means()).interval(by_cell(skills, weights))
         contributions = np.einsum("rm,rmi->ri", weights, skills.values)
         closed = by_units(contributions, np.repeat(np.arange(2 * size.n_depths), n_seeds), pooled=True)
         differences += [abs(fitted.estimate - closed.estimate) / closed.se, abs(fitted.se / closed.se - 1)]

@@ -49,7 +49,7 @@ from pretrain_xai.provenance import record
 from pretrain_xai.selection import CORRECT_FOR_ALL, example_images, explained_images, scored_on
 from pretrain_xai.setting_scores import score_comparison_maps
 from pretrain_xai.study import UNTRAINED, Run, load_study
-from pretrain_xai.tables import identify_scores, read_table, write_arrays, write_scores
+from pretrain_xai.tables import read_table, write_arrays, write_scores
 from pretrain_xai.networks.training import configure_torch
 
 config = load_study(study)
@@ -85,8 +85,7 @@ if pretraining == UNTRAINED:  # edge filters and the image itself: what finds le
     scores = pd.concat([scores, score_comparison_maps(test, images, settings, protocol)[0]])
 
 # %%
-path = config.paths.scores / f"{run.name}.parquet"
-write_scores(identify_scores(scores, config, run), path)
+path = write_scores(scores, config, run)
 others.write(config.paths.setting_scores / f"{run.name}.npz")
 inputs = [config.paths.dataset / "test" / "images.npy", config.paths.intersections]
 facts = {"methods": methods, "micro_batch": explainer.micro_batch, "device": device_name(network)}

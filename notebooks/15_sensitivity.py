@@ -36,12 +36,11 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 from pretrain_xai.drawing import figures
-from pretrain_xai.statistics.populations import read_populations
 from pretrain_xai.provenance import record
-from pretrain_xai.statistics.sensitivity import sensitivity_tables
+from pretrain_xai.statistics.sensitivity import read_populations, sensitivity_tables
 from pretrain_xai.drawing.heat_tables import sensitivity_figure
 from pretrain_xai.study import load_study
-from pretrain_xai.statistics.survival import survival_sentences
+from pretrain_xai.statistics.findings import survival_sentences
 from pretrain_xai.tables import write_table
 
 config = load_study(study)
@@ -116,4 +115,4 @@ pd.concat(means, keys=axes).round(2)
 # Every number of these sentences stands in `sensitivity.csv` or `survival.csv`.
 
 # %%
-print(*(text for text, _ in survival_sentences(tables)), sep="\n")
+print(*(finding.text for finding in survival_sentences(tables)), sep="\n")

@@ -36,17 +36,8 @@ def test_changes_are_told_with_their_verdicts():
 @pytest.mark.parametrize(
     ("own", "published", "words"),
     [
-        (
-            (0.1, "raises"),
-            (-0.02, "undecided"),
-            "than on photographs (+0.100); with all switches as published the sign stays",
-        ),
         ((0.1, "raises"), (-0.02, "undecided"), " stays in the estimate (+0.080; the change is undecided)."),
-        (
-            (-0.1, "lowers"),
-            (-0.2, "lowers"),
-            "lower scores than on photographs (-0.100); with all switches as published",
-        ),
+        ((-0.1, "lowers"), (-0.2, "lowers"), "lower scores than on photographs (-0.100); with all switches as"),
         ((0.1, "raises"), (-0.2, "lowers"), "it turns round in the estimate (-0.100; a decided change)."),
         ((0.1, "raises"), (-0.1, "undecided"), "it vanishes in the estimate (+0.000; the change is undecided)."),
         ((0.01, "undecided"), (-0.2, "lowers"), "can't tell whether pre-training on MRI gives higher scores"),

@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 from pretrain_xai.statistics.power import Spread, estimate_spread
-from scipy import stats
-from simulated_studies import Size, as_skills, bootstrap_t, coverage_table, pooled_images, simulate_scores
+from simulated_studies import Size, as_skills, coverage_table, simulate_scores
 
 #: four standard errors of a share of .95 among 600, and of .05 among 300
 COVERED, SEEN = (0.914, 0.986), 0.1
@@ -43,25 +42,7 @@ def test_pairing_by_seed_holds_whatever_seeds_share():
     assert of.loc["t, Welch, every network", "coverage"] < COVERED[0]
 
 
-def test_bootstrap_t_is_the_slow_loop():
-    units = np.random.default_rng(1).normal(0.05, 0.1, 7)
-    fast = bootstrap_t(units[:, None] / 7, np.random.default_rng(3), 400)
-    samples = units[np.random.default_rng(3).choice(7, (400, 7))]
-    pivots = [(sample.mean() - units.mean()) / stats.sem(sample) for sample in samples]
-    low, high = units.mean() - np.quantile(pivots, [0.975, 0.025]) * stats.sem(units)
-    assert (fast.low, fast.high) == pytest.approx((low, high))
-    assert np.isfinite(bootstrap_t(units[:3, None], np.random.default_rng(0), 500)[:3]).all()
-
-
-def test_pooling_is_the_test_over_all_images_as_if_independent():
-    first, second = np.random.default_rng(1).normal(0.3, 0.1, (2, 5, 30))
-    pooled = pooled_images(np.concatenate([-first, second]) / 5, np.repeat([0, 1], 5))
-    assert pooled.p == pytest.approx(stats.ttest_ind(second.ravel(), first.ravel(), equal_var=False).pvalue)
-
-
-def test_the_spread_of_a_large_study_is_found_again_and_one_seed_has_none():
+def test_the_spread_of_a_large_study_is_found_again():
     spread = Spread(shared=0.015, shared_corpus=0.012, image=0.06)
     study = simulate_scores(1, Size(100, 4, 4, 150), spread, np.random.default_rng(0), new_images=True)[0]
     assert vars(estimate_spread(as_skills(study))) == pytest.approx(vars(spread), rel=0.25)
-    with pytest.raises(ValueError, match="one seed"):
-        estimate_spread(as_skills(study[:, :, :1]))

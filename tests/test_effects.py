@@ -69,7 +69,7 @@ def test_every_effect_has_every_way_with_seeds_as_units_and_all_ways_estimate_th
 
 def test_seeds_of_the_same_numbers_are_paired(skills):
     (corpus,) = (c for c in contrasts(skills) if c.family == "corpus")
-    units, strata, sides = contributions(skills, corpus)
+    units, strata, sides = contributions(skills, corpus.weights)
     assert units.shape == (4, 24) and set(strata) == {0} and sides == 1
     by_seed = skills.network_means().pivot_table(index="seed", columns="pretraining", values="skill")
     np.testing.assert_allclose(4 * units.mean(1), by_seed["mri"] - by_seed["natural"])
@@ -78,7 +78,7 @@ def test_seeds_of_the_same_numbers_are_paired(skills):
 def test_seeds_of_other_numbers_are_units_of_their_own(skills):
     """As in the paper, whose seeds differ between cells."""
     other = dataclasses.replace(skills, networks=skills.networks.assign(seed=np.arange(len(skills.networks))))
-    of = {contrast.family: contributions(other, contrast) for contrast in contrasts(other)}
+    of = {contrast.family: contributions(other, contrast.weights) for contrast in contrasts(other)}
     units, strata, sides = of["corpus"]
     assert units.shape == (24, 24) and np.bincount(strata).tolist() == [4] * 6
     assert (sides, of["methods"][2]) == (2, 1)

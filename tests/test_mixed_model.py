@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from pretrain_xai.statistics import intervals
-from pretrain_xai.statistics.mixed_model import fit_mixed_model
+from pretrain_xai.statistics.effects import MixedModel
 from pretrain_xai.statistics.power import Spread
 from simulated_studies import Size, as_skills, simulate_scores
 
@@ -47,7 +47,7 @@ def weights(*term: str) -> pd.Series:
 
 @pytest.fixture(scope="module")
 def model():
-    return fit_mixed_model(pd.read_csv(TABLE))
+    return MixedModel(pd.read_csv(TABLE))
 
 
 @pytest.mark.parametrize("term", LME4, ids=lambda term: ":".join(filter(None, term)) or "intercept")
@@ -67,7 +67,7 @@ def test_in_a_balanced_study_it_is_the_pooled_t_interval_of_networks(n_seeds):
     """The closed form that the benchmark uses for a thousand studies."""
     scores = simulate_scores(1, Size(n_seeds, 2, 3, 20), Spread(), np.random.default_rng(n_seeds))[0]
     skills = as_skills(scores)
-    fitted = fit_mixed_model(skills.network_means()).interval(weights("mri", "", "") * 2)
+    fitted = MixedModel(skills.network_means()).interval(weights("mri", "", "") * 2)
     sign = np.repeat([-1, 1], 2 * n_seeds) / (2 * n_seeds)
     closed = intervals.by_units(sign[:, None] * skills.values.mean(1), np.repeat(np.arange(4), n_seeds), pooled=True)
     np.testing.assert_allclose(fitted, closed, rtol=1e-3)
@@ -77,4 +77,4 @@ def test_networks_that_do_not_differ_have_no_variance():
     scores = simulate_scores(1, Size(3, 2, 3, 20), Spread(network=0, image_network=0), np.random.default_rng(0))[0]
     table = as_skills(scores).network_means()
     table["skill"] -= table.groupby(["pretraining", "finetune_depth", "seed"])["skill"].transform("mean")
-    assert fit_mixed_model(table).network_variance < 1e-6
+    assert MixedModel(table).network_variance < 1e-6

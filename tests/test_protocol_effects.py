@@ -117,29 +117,25 @@ def test_a_variant_is_finished_while_its_mark_is_that_of_the_settings_of_now(edi
     assert states["head_kept"] == states["lesion_floor"] == "out of date" and states["reseed1"] == "missing"
     variants.mark_finished("tiny+head_kept")
     assert variants.finished_variants(load_study("tiny")) == ["head_kept"]
-    edited(lambda settings: settings["finetuning"]["selections"]["best"]["mri"].update(learning_rate=0.002))
-    assert variants.finished_variants(load_study("tiny")) == []
 
 
-@pytest.mark.parametrize("setting", ["pretraining", "dataset"])
-def test_a_variant_is_out_of_date_when_what_it_shares_has_changed(edited, setting):
-    build("tiny+head_kept", {})
-    changes = {"pretraining": {"seed": 5}, "dataset": {"brain_intensity": 0.6}}
-    edited(lambda settings: settings[setting].update(changes[setting]))
-    assert variants.variant_states(load_study("tiny"))["head_kept"] == "out of date"
+CHANGES = {
+    "learning rate": lambda of: of["finetuning"]["selections"]["best"]["mri"].update(learning_rate=0.002),
+    "shared pre-training": lambda of: of["pretraining"].update(seed=5),
+    "shared dataset": lambda of: of["dataset"].update(brain_intensity=0.6),
+}
 
 
-def test_a_variant_without_a_mark_or_with_newer_files_is_out_of_date(root):
+@pytest.mark.parametrize("change", [*CHANGES, "a later batch broke off", "broken mark", "no mark"])
+def test_a_variant_is_out_of_date(edited, change):
     build("tiny+head_kept", {})
     path, mark = variants.variant_files("tiny", "head_kept")[2], Paths("tiny+head_kept").finished
-    os.utime(path, ns=(0, mark.stat().st_mtime_ns + 1))
-    assert variants.variant_states(load_study("tiny"))["head_kept"] == "out of date", "a later batch broke off"
-    mark.write_text("{")
-    os.utime(path, ns=(0, 0))
-    assert variants.variant_states(load_study("tiny"))["head_kept"] == "out of date"
-    variants.mark_finished("tiny+head_kept")
-    assert variants.finished_variants(load_study("tiny")) == ["head_kept"]
-    mark.unlink()
+    if change in CHANGES:
+        edited(CHANGES[change])
+    elif "batch" in change:
+        os.utime(path, ns=(0, mark.stat().st_mtime_ns + 1))
+    else:
+        mark.write_text("{") if "broken" in change else mark.unlink()
     assert variants.variant_states(load_study("tiny"))["head_kept"] == "out of date"
 
 
@@ -295,15 +291,6 @@ def write_switches(name: str, run: str, scores: pd.DataFrame, predictions: pd.Da
     write_table(wrong, Paths(name).switch_predictions / f"{run}.parquet")
 
 
-def leave_files_of_runs_that_are_no_more(name: str) -> None:
-    """Write, beside the files of two runs, some with another seed and other numbers."""
-    for run in ("best-mri-depth1-seed", "best-none-depth0-seed"):
-        for folder in (Paths(name).scores, Paths(name).switch_scores, Paths(name).switch_predictions):
-            table = read_table(folder / f"{run}0.parquet").assign(seed=7, predicted=1)
-            table = table.assign(value=1.0) if "value" in table else table
-            write_table(table, folder / f"{run}7.parquet")
-
-
 @pytest.fixture(scope="module")
 def built(tmp_path_factory) -> pd.DataFrame:
     """Return the comparison of a built study whose seeds differ by 0, 0.02 and -0.02, by the parity of the run."""
@@ -320,7 +307,6 @@ def built(tmp_path_factory) -> pd.DataFrame:
         build("tiny+first_conv_frozen", {"mri": 0.3}, images=range(N_IMAGES - 4, N_IMAGES))
         build("tiny+lesion_floor", {"mri": 0.3, "lrp": 0.2, "sobel": -0.1})
         build("tiny+published", {"natural": 0.3, "saliency": 0.5})
-        leave_files_of_runs_that_are_no_more("tiny")
         study = load_study("tiny")
         finished = variants.finished_variants(study)
         assert finished == ["reseed1", "reseed2", "first_conv_frozen", "lesion_floor", "head_kept", "published"]
@@ -456,12 +442,8 @@ def test_another_selection_is_compared_without_retrained_variants(edited):
 # the tiny study as it was run
 
 
-@pytest.fixture
-def effects(tiny) -> pd.DataFrame:
-    return read_table(Paths(tiny).data / "protocols.csv")
-
-
-def test_corrected_values_are_the_medians_of_the_study(tiny, effects):
+def test_corrected_values_are_the_medians_of_the_study_and_switches_change_them(tiny):
+    effects = read_table(Paths(tiny).data / "protocols.csv")
     scores = read_scores(tiny).query("metric == 'relevance_rank_accuracy' and selection == 'best'")
     images = image_list(read_table(Paths(tiny).intersections), "best", CORRECT_FOR_ALL)
     scores = scores[scores["image_index"].isin(images)]
@@ -471,14 +453,5 @@ def test_corrected_values_are_the_medians_of_the_study(tiny, effects):
     assert len(rescored) > 100
     for found in rescored.itertuples():
         assert found.corrected == pytest.approx(medians[found.pretraining, found.finetune_depth, found.quantity])
-
-
-def test_each_switch_concerns_what_it_should(effects):
-    quantities = effects.groupby("switch")["quantity"].unique().map(set)
-    assert quantities["signed_edges"] == {"sobel", "laplace"}
-    assert quantities["captum_deep_lift"] == {"deep_lift", RANKING, ALL_METHODS}
-    assert quantities["swapped_rates"] == {"sensitivity", "specificity"}
-    assert "saliency" in quantities["channel_reduction"]
-    assert "accuracy" in quantities["dropout_active"]
-    changed = effects[effects["difference"].abs() > 0]["switch"].unique()
-    assert {"mask_threshold", "channel_reduction", "signed_edges", "dropout_active"} <= set(changed)
+    changed = set(effects.loc[effects["difference"].abs() > 0, "switch"])
+    assert {"mask_threshold", "channel_reduction", "signed_edges", "dropout_active"} <= changed

@@ -7,11 +7,11 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pretrain_xai.errors import UserError
 from pretrain_xai.selection import (
     CORRECT_FOR_ALL,
     WRONG_FOR_ALL,
     WRONG_FOR_ONE,
-    NoImagesError,
     example_images,
     explained_images,
     find_intersections,
@@ -155,9 +155,9 @@ def test_example_images_that_models_get_wrong_are_those_that_most_get_wrong(thre
 
 def test_without_an_image_that_all_get_right_nothing_is_explained():
     table = find_intersections(predictions_of({RUNS[0]: {0, 1}, RUNS[1]: {2, 3}}, 4))
-    with pytest.raises(NoImagesError, match="selection 'best': no image"):
+    with pytest.raises(UserError, match="selection 'best': no image"):
         explained_images(table, RUNS[0], None, 0)
-    with pytest.raises(NoImagesError, match="selection 'best': no image"):
+    with pytest.raises(UserError, match="selection 'best': no image"):
         example_images(table, "best", np.arange(4) % 2, count=2, seed=0)
 
 

@@ -12,7 +12,7 @@ from pretrain_xai.drawing import statistics_plots as plots
 from pretrain_xai.drawing.heat_tables import redundancy_figure
 from pretrain_xai.paths import Paths
 from pretrain_xai.skill import Skills
-from pretrain_xai.statistics import ranks
+from pretrain_xai.statistics import summary
 from pretrain_xai.statistics.findings import findings
 from pretrain_xai.statistics.power import Spread, power_table, seeds_needed
 from pretrain_xai.statistics.summary import study_statistics
@@ -48,11 +48,11 @@ def test_the_critical_difference_is_that_of_demsar():
     """Demšar 2006, section 3.2.2: four classifiers on 14 data sets, q = 2.569, CD = 1.25."""
     index = pd.MultiIndex.from_product([["mri"], [1], range(14), list("abcd")], names=[*NETWORK, "method"])
     means = index.to_frame(index=False).assign(skill=RNG.random(56))
-    assert ranks.rank_methods(means)[0]["critical_difference"].iloc[0] == pytest.approx(1.25, abs=0.005)
+    assert summary.rank_methods(means)[0]["critical_difference"].iloc[0] == pytest.approx(1.25, abs=0.005)
 
 
 def test_methods_are_ranked_within_networks_best_first():
-    table, pairs = ranks.rank_methods(skills(3, 0.0).network_means())
+    table, pairs = summary.rank_methods(skills(3, 0.0).network_means())
     assert table["method"].tolist() == ["method3", "method2", "method1", "method0"]
     assert table["mean_rank"].iloc[0] == pytest.approx(1, abs=0.3)
     assert set(table["n_networks"]) == {18}
@@ -71,14 +71,14 @@ def test_bars_join_exactly_the_methods_that_are_alike(mean_ranks):
 
 def test_spearman_is_scipys():
     values = np.round(RNG.random((4, 20)), 1)  # with ties
-    np.testing.assert_allclose(ranks.spearman(values), stats.spearmanr(values, axis=1).statistic)
+    np.testing.assert_allclose(summary.spearman(values), stats.spearmanr(values, axis=1).statistic)
 
 
 @pytest.mark.parametrize(
     ("matrix", "number"), [(np.eye(5), 5), (np.ones((5, 5)), 1), (np.kron(np.eye(3), np.ones((2, 2))), 3)]
 )
 def test_effective_numbers_of_known_matrices(matrix, number):
-    found = ranks.effective_numbers({"maps": matrix})
+    found = summary.effective_numbers({"maps": matrix})
     assert found.iloc[0].tolist() == ["maps", len(matrix), pytest.approx(number), pytest.approx(number)]
 
 
@@ -86,13 +86,13 @@ def test_a_method_that_repeats_another_is_found_and_two_whose_maps_differ_are_tw
     one = skills(2, 0.0)
     values = one.values.copy()
     values[:, 2] = values[:, 1] ** 3  # the same order of images
-    scores = ranks.score_correlation(dataclasses.replace(one, values=values))
+    scores = summary.score_correlation(dataclasses.replace(one, values=values))
     maps = [{method: RNG.random((2, 6, 6)) for method in one.methods} for _ in range(3)]
     for network in maps:
         network["method2"] = np.exp(network["method1"])
     for expected in (["method1", "method2"], None):
-        correlations = {"scores": scores, "maps": ranks.map_correlation(maps, one.methods)}
-        table = ranks.redundancy_table(correlations)
+        correlations = {"scores": scores, "maps": summary.map_correlation(maps, one.methods)}
+        table = summary.redundancy_table(correlations)
         assert table.loc[table["same"], ["method", "other"]].to_numpy().tolist() == ([expected] if expected else [])
         maps[0]["method2"] = RNG.random((2, 6, 6))
 
@@ -149,8 +149,8 @@ def test_four_studies_give_four_texts(studies):
 
 def test_numbers_of_the_sentences_stand_in_their_tables_and_files_say_the_same(studies, tmp_path):
     for tables in studies.values():
-        found = findings(tables)
-        assert findings(save(tables, tmp_path)) == found
+        found = list(findings(tables))
+        assert list(findings(save(tables, tmp_path))) == found
         assert check_findings(found, tmp_path) > 15
 
 
@@ -177,7 +177,7 @@ def test_the_smallest_studies_have_their_statistics(corpora, depths, n_seeds, me
 def test_with_three_corpora_sentences_name_the_two_that_are_compared():
     size, rng = Size(3, 2, 2, 20), np.random.default_rng(0)
     scores = [simulate_scores(1, size, SPREAD, rng, corpus_effect=effect)[0] for effect in (0.2, 0.0)]
-    found = findings(study_statistics(as_skills(np.concatenate(scores)[:3], n_subjects=10)))
+    found = list(findings(study_statistics(as_skills(np.concatenate(scores)[:3], n_subjects=10))))
     for pair in ("corpus0 and corpus1", "corpus0 and corpus2", "corpus1 and corpus2"):
         (one,) = [finding for finding in found if f"{pair} differ" in finding.text]
         assert one.figure == "effect_" + "_".join(reversed(pair.split(" and ")))

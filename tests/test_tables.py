@@ -31,10 +31,10 @@ ARRAYS = {
 }
 
 
-def scores_of(run: Run, values: list[float]) -> pd.DataFrame:
+def write_scores(study: str, run: Run, values: list[float]) -> None:
     rows = pd.DataFrame({"method": "saliency", "image_index": range(len(values)), "label": 0, "predicted": 0})
     rows = rows.assign(metric="relevance_rank_accuracy", value=values, chance=0.05)
-    return tables.identify_scores(rows, load_study("tiny"), run)
+    assert tables.write_scores(rows, load_study(study), run) == Paths(study).scores / f"{run.name}.parquet"
 
 
 @pytest.mark.parametrize("ending", ["csv", "parquet"])
@@ -123,7 +123,7 @@ def scored(root) -> str:
     """Return the tiny study, with two scores of each of its runs: 0.5 and the place of the run."""
     study = load_study("tiny")
     for number, run in enumerate([*study.runs(), *study.untrained_runs()]):
-        tables.write_scores(scores_of(run, [0.5, number]), Paths("tiny").scores / f"{run.name}.parquet")
+        write_scores("tiny", run, [0.5, number])
     return "tiny"
 
 
@@ -137,22 +137,6 @@ def test_scores_have_their_columns_and_come_back_by_study(scored):
         assert scores[name].dtype == "category"
     named = scores[["study", "protocol", "channel_reduction", "mask_threshold"]].drop_duplicates()
     assert named.to_numpy().tolist() == [["tiny", "corrected", "sum_abs", 0.5]]
-
-
-def test_scores_of_a_variant_are_those_of_its_runs(scored):
-    for run in [*load_study("tiny+reseed1").runs(), *load_study("tiny+reseed1").untrained_runs()]:
-        tables.write_scores(scores_of(run, [0.5]), Paths("tiny+reseed1").scores / f"{run.name}.parquet")
-    assert set(tables.read_scores("tiny+reseed1")["seed"]) == {1000, 0}
-    assert len(tables.read_scores("tiny+reseed1")) == 5
-
-
-@pytest.mark.parametrize(("change", "named"), [({"columns": ["chance"]}, "chance"), (None, "extra")])
-def test_scores_with_other_columns_are_not_written(root, change, named):
-    table = scores_of(Run("best", "mri", 1, 0), [0.5])
-    table = table.drop(**change) if change else table.assign(extra=1)
-    with pytest.raises(tables.TableError, match=rf"score columns differ: \['{named}'\]"):
-        tables.write_scores(table, Paths("tiny").scores / "a.parquet")
-    assert not Paths("tiny").scores.exists()
 
 
 def test_true_negative_rates_from_the_counts_are_the_scores():

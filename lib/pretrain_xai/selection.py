@@ -13,10 +13,6 @@ from pretrain_xai.study import MODEL_COLUMNS, Run
 CORRECT_FOR_ALL, WRONG_FOR_ALL, WRONG_FOR_ONE = "correct_for_all", "wrong_for_all", "wrong_for_one"
 
 
-class NoImagesError(UserError):
-    """No image is left to explain."""
-
-
 def find_intersections(predictions: pd.DataFrame, apart: Collection[Run] = ()) -> pd.DataFrame:
     """Find the images that all models of a selection get right, that all get wrong, and that each gets wrong.
 
@@ -90,7 +86,7 @@ def explained_images(
 
     Raises
     ------
-    NoImagesError
+    UserError
         All models agree on no image.
     """
     correct = _correct_for_all(intersections, run.selection)
@@ -117,7 +113,7 @@ def example_images(
 
     Raises
     ------
-    NoImagesError
+    UserError
         No image is right for all.
     """
     correct = _correct_for_all(intersections, selection)
@@ -136,7 +132,7 @@ def example_images(
 def _correct_for_all(intersections: pd.DataFrame, selection: str) -> np.ndarray:
     correct = image_list(intersections, selection, CORRECT_FOR_ALL)
     if not len(correct):
-        raise NoImagesError(f"selection {selection!r}: no image is classified correctly by all models")
+        raise UserError(f"selection {selection!r}: no image is classified correctly by all models")
     return correct
 
 

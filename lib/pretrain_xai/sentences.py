@@ -1,23 +1,15 @@
 """What tables say, in words: the templates of `templates/`, filled with values.
 
 A template of sentences holds a macro per kind of sentence; each may be wrapped as one likes, since `sentence` joins its
-words by single blanks. A page is a template as a whole. Filters: `label`, `listed` (a, b and c), `p` (a p value) and
+words by single blanks. A page is a template as a whole. Filters: `label`, `p` (a p value) and
 `signed` (three decimals with their sign).
 """
 
-from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from pretrain_xai.names import label
-
-
-def listed(names: Iterable[str]) -> str:
-    """Return "a, b and c"."""
-    *others, last = names
-    return f"{', '.join(others)} and {last}" if others else last
 
 
 def p_value(p: float) -> str:
@@ -26,13 +18,13 @@ def p_value(p: float) -> str:
 
 
 _TEMPLATES = Environment(
-    loader=FileSystemLoader(Path(__file__).with_name("templates")),
+    loader=PackageLoader("pretrain_xai"),
     autoescape=select_autoescape(),
     trim_blocks=True,
     lstrip_blocks=True,
     undefined=StrictUndefined,
 )
-_TEMPLATES.filters |= {"label": label, "listed": listed, "p": p_value, "signed": "{:+.3f}".format}
+_TEMPLATES.filters |= {"label": label, "p": p_value, "signed": "{:+.3f}".format}
 
 
 def render(template: str, **values: Any) -> str:

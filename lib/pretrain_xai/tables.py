@@ -1,8 +1,9 @@
 """Tables as files: written whole, read as folders, checked when read."""
 
-import dataclasses
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -44,15 +45,10 @@ def read_table(path: Path) -> pd.DataFrame:
     TableError
         The file is missing or can't be read.
     """
-    if not path.is_file():
-        raise TableError(_missing(path))
-    try:
-        # only an empty field is missing: "none" and "NA" are words
-        if path.suffix == ".parquet":
-            return pd.read_parquet(path)
-        return pd.read_csv(path, keep_default_na=False, na_values=[""])
-    except Exception as error:  # pandas and Arrow raise nearly anything for a damaged file
-        raise TableError(f"{path} can't be read as a table: {' '.join(str(error).split())}") from None
+    if path.suffix == ".parquet":
+        return _read(path, "a table", pd.read_parquet)
+    # only an empty field is missing: "none" and "NA" are words
+    return _read(path, "a table", partial(pd.read_csv, keep_default_na=False, na_values=[""]))
 
 
 def read_runs(folder: Path, runs: Iterable[Run]) -> pd.DataFrame:
@@ -69,11 +65,13 @@ def read_runs(folder: Path, runs: Iterable[Run]) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
-def write_scores(table: pd.DataFrame, path: Path) -> None:
-    """Write score rows, which must have exactly the score columns."""
-    if set(table.columns) != set(SCORE_COLUMNS):
-        raise TableError(f"{path}: score columns differ: {sorted(set(table.columns) ^ set(SCORE_COLUMNS))}")
-    write_table(table[SCORE_COLUMNS], path)
+def write_scores(scores: pd.DataFrame, study: Study, run: Run) -> Path:
+    """Write the scores of a model as score rows, which say of which study, protocol and model they are; return the path."""
+    protocol, path = study.protocol, study.paths.scores / f"{run.name}.parquet"
+    scored = {name: getattr(protocol, name) for name in ("channel_reduction", "mask_threshold")}
+    named = scores.assign(study=study.name, protocol=study.protocol_name, **vars(run), **scored)
+    write_table(named[SCORE_COLUMNS], path)
+    return path
 
 
 def read_scores(study: str) -> pd.DataFrame:
@@ -118,13 +116,6 @@ def read_predictions(study: str, runs: Iterable[Run]) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
-def identify_scores(scores: pd.DataFrame, study: Study, run: Run) -> pd.DataFrame:
-    """Add the columns that say of which study, protocol and model the scores are."""
-    protocol = study.protocol
-    scored = {name: getattr(protocol, name) for name in ("channel_reduction", "mask_threshold")}
-    return scores.assign(study=study.name, protocol=study.protocol_name, **dataclasses.asdict(run), **scored)
-
-
 def write_arrays(path: Path, **arrays: np.ndarray) -> None:
     """Write named arrays as one `.npz` atomically; equal arrays give equal bytes."""
     with atomic_path(path) as temporary, temporary.open("wb") as file:
@@ -139,18 +130,17 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     TableError
         The file is missing or broken.
     """
+    return _read(path, "arrays", lambda file: dict(np.load(file, allow_pickle=False)))
+
+
+def _read(path: Path, kind: str, read: Callable[[Path], Any]) -> Any:
     if not path.is_file():
-        raise TableError(_missing(path))
+        data = paths.root() / "data"
+        study = path.relative_to(data).parts[0] if path.is_relative_to(data) else "demo"
+        target = "switches" if path.parent == Paths(study).switch_scores else "study"
+        command = "make demo" if (study, target) == ("demo", "study") else f"make {target} STUDY={study}"
+        raise TableError(f"{path} is missing: run `{command}` first")
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return dict(arrays)
-    except Exception as error:  # numpy, zipfile and zlib raise nearly anything for a damaged file
-        raise TableError(f"{path} can't be read as arrays: {error}") from None
-
-
-def _missing(path: Path) -> str:
-    data = paths.root() / "data"
-    study = path.relative_to(data).parts[0] if path.is_relative_to(data) else "demo"
-    target = "switches" if path.parent == Paths(study).switch_scores else "study"
-    command = "make demo" if (study, target) == ("demo", "study") else f"make {target} STUDY={study}"
-    return f"{path} is missing: run `{command}` first"
+        return read(path)
+    except Exception as error:  # pandas, Arrow, numpy, zipfile and zlib raise nearly anything for a damaged file
+        raise TableError(f"{path} can't be read as {kind}: {' '.join(str(error).split())}") from None

@@ -20,8 +20,8 @@ from pretrain_xai.localization.comparison_maps import COMPARISON_MAPS
 from pretrain_xai.names import label
 from pretrain_xai.protocol import ALL_TOGETHER, UNCHANGED
 from pretrain_xai.running.variants import RETRAINED
-from pretrain_xai.statistics.populations import CORRECT, INCORRECT, SAME_DEPTHS
 from pretrain_xai.statistics.protocol_effects import ALL_METHODS, CHANCE, DECIDED, RANKING
+from pretrain_xai.statistics.sensitivity import CORRECT, INCORRECT, SAME_DEPTHS
 
 #: the letter of each kind of conclusion; capital: reversed, small: only its clearness changes
 LETTERS = {"first": "f", "corpus": "c", "depth": "d", "methods": "m", "references": "r"}

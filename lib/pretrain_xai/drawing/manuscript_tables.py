@@ -58,7 +58,7 @@ def ranks_table(ranks: pd.DataFrame) -> pd.DataFrame:
     Parameters
     ----------
     ranks : DataFrame
-        The table of `ranks.rank_methods`.
+        The table of `summary.rank_methods`.
     """
     table = pd.DataFrame({"Method": ranks["method"].map(label), "Mean rank": ranks["mean_rank"].map("{:.2f}".format)})
     return table.assign(**{"Mean skill": ranks["mean_skill"].map(number)}, Networks=ranks["n_networks"].astype(str))

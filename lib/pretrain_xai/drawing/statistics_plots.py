@@ -22,7 +22,7 @@ from pretrain_xai.names import colour, label
 from pretrain_xai.skill import skill
 from pretrain_xai.statistics.findings import WAY_NAMES
 from pretrain_xai.statistics.power import POWER
-from pretrain_xai.statistics.ranks import ALPHA
+from pretrain_xai.statistics.summary import ALPHA
 
 _BRAIN = CHANCE_LINE | {"linestyle": (0, (1, 2)), "linewidth": 0.9}
 _NOT_MATCHED = Line2D([], [], **marker("", 0, filled=False) | {"markeredgecolor": "black"}, label="not matched")

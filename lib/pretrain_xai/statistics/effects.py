@@ -11,30 +11,32 @@ Each corpus has one pre-trained network: an effect of the corpus is one of these
 another pre-training on the same corpus.
 """
 
+import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from itertools import combinations, product
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
+from statsmodels.regression.mixed_linear_model import MixedLM
+from statsmodels.tools.sm_exceptions import ConvergenceWarning
 
 from pretrain_xai.arrays import Floats, Integers
 from pretrain_xai.names import pairs
 from pretrain_xai.skill import Skills
 from pretrain_xai.statistics import intervals
 from pretrain_xai.statistics.intervals import Interval
-from pretrain_xai.statistics.mixed_model import MixedModel, fit_mixed_model
-from pretrain_xai.study import CELL
+from pretrain_xai.study import CELL, NETWORK
+
+Rows = Iterator[dict[str, Any]]
 
 ALL = "all"
 EFFECT_COLUMNS = ["family", "contrast", *CELL, "method", "way", "unit", "n_units", *Interval._fields]
 EFFECT_COLUMNS += ["p_holm", "effect_size"]
 
 
-@dataclass(frozen=True)
-class Contrast:
+class Contrast(NamedTuple):
     """One effect of a study.
 
     Attributes
@@ -50,7 +52,7 @@ class Contrast:
 
     family: str
     contrast: str
-    weights: Floats = field(repr=False)
+    weights: Floats
     pretraining: str = ALL
     finetune_depth: str = ALL
     method: str = ALL
@@ -69,38 +71,36 @@ def effect_table(skills: Skills, seed: int = 0) -> pd.DataFrame:
     """
     # with one method a network's level can't be told from the residual
     fitted = skills.n_seeds > 1 and len(skills.methods) > 1
-    model = fit_mixed_model(skills.network_means()) if fitted else None
+    model = MixedModel(skills.network_means()) if fitted else None
     rows = [row for contrast in contrasts(skills) for row in rows_of(skills, contrast, seed, model)]
     table = pd.DataFrame(rows, columns=EFFECT_COLUMNS)  # none with one corpus, depth and method
     table["p_holm"] = table.groupby(["family", "way"], sort=False)["p"].transform(holm)
     return table
 
 
-def rows_of(
-    skills: Skills, contrast: Contrast, seed: int = 0, model: MixedModel | None = None
-) -> Iterator[dict[str, Any]]:
+def rows_of(skills: Skills, contrast: Contrast, seed: int, model: "MixedModel | None" = None) -> Rows:
     """Yield an effect in each of the ways, as rows that have EFFECT_COLUMNS but `p_holm`; all bootstraps draw the same."""
-    units, strata, sides = contributions(skills, contrast)
+    units, strata, sides = contributions(skills, contrast.weights, contrast.reference)
     clusters = skills.clusters
     if skills.n_seeds == 1:
-        made = {"t": intervals.by_images(units, clusters)}
-        unit, n_units, size = "image", len(np.unique(clusters)), np.nan
-    else:
-        bootstrap = intervals.hierarchical_bootstrap(units, strata, np.random.default_rng(seed), clusters)
-        made = {"t": intervals.by_units(units, strata), "hierarchical": bootstrap}
-        made["t_both"] = intervals.by_both(units, strata, clusters)
-        unit, n_units, size = "seed", len(units), float(intervals.effect_size(units, strata, sides=sides))
-    for way, interval in made.items():
-        yield as_row(contrast, way, interval, unit=unit, n_units=n_units, effect_size=size)
-    if model is not None and not contrast.reference:
+        interval = intervals.by_images(units, clusters)
+        yield as_row(contrast, "t", interval, unit="image", n_units=len(np.unique(clusters)))
+        return
+    size = float(intervals.effect_size(units, strata, sides=sides))
+    facts = {"unit": "seed", "n_units": len(units), "effect_size": size}
+    yield as_row(contrast, "t", intervals.by_units(units, strata), **facts)
+    bootstrap = intervals.hierarchical_bootstrap(units, strata, np.random.default_rng(seed), clusters)
+    yield as_row(contrast, "hierarchical", bootstrap, **facts)
+    yield as_row(contrast, "t_both", intervals.by_both(units, strata, clusters), **facts)
+    if model and not contrast.reference:
         interval = model.interval(by_cell(skills, contrast.weights))
-        yield as_row(contrast, "mixed_model", interval, unit="seed", n_units=len(skills.networks), effect_size=np.nan)
+        yield as_row(contrast, "mixed_model", interval, unit="seed", n_units=len(skills.networks))
 
 
 def as_row(contrast: Contrast, way: str, interval: Interval, **facts: Any) -> dict[str, Any]:
     """Return an effect in one way as a row of a table, with what else is known of it."""
     numbers = {name: float(value) for name, value in interval._asdict().items()}
-    return vars(contrast) | {"way": way} | numbers | facts
+    return contrast._asdict() | {"way": way} | numbers | facts
 
 
 def cell_table(skills: Skills) -> pd.DataFrame:
@@ -120,27 +120,33 @@ def cell_table(skills: Skills) -> pd.DataFrame:
             interval = intervals.by_units(part) if n > 1 else intervals.by_images(part, clusters)
             rows.append((*cell, method, unit, n_units, *map(float, interval[:-1])))
     table = pd.DataFrame(rows, columns=[*CELL, "method", "unit", "n_units", *Interval._fields[:-1]])
-    known = [name for name in ("chance", "chance_brain") if name in skills.images]
-    return table.assign(**skills.images[known].mean())
+    return table.assign(**skills.images.filter(like="chance").mean())
 
 
-def contributions(skills: Skills, contrast: Contrast) -> tuple[Floats, Integers, int]:
-    """Return what each unit adds to an effect, the units' strata, and the sides for the effect size.
+def contributions(skills: Skills, weights: Floats, reference: str = "") -> tuple[Floats, Integers, int]:
+    """Return what each unit adds to effects, the units' strata, and the sides for the effect size.
 
     Units are seeds where these are paired, and else networks.
 
+    Parameters
+    ----------
+    weights : float array of shape (..., n_networks, n_methods)
+        Of one effect, or of several between the same networks.
+    reference : str
+        As that of `Contrast`.
+
     Returns
     -------
-    float array of shape (n_units, n_images), int array of shape (n_units,), int
+    float array of shape (..., n_units, n_images), int array of shape (n_units,), int
     """
-    values = skills.values - skills.references[contrast.reference] if contrast.reference else skills.values
-    used = np.abs(contrast.weights).sum(1) > 0
-    per_network, networks = np.einsum("rm,rmi->ri", contrast.weights, values)[used], skills.networks[used]
+    values = skills.values - skills.references[reference] if reference else skills.values
+    used = weights.any(-1).reshape(-1, len(values)).any(0)
+    per_network = np.einsum("...rm,rmi->...ri", weights, values, optimize=weights.ndim > 2)[..., used, :]
+    networks, between = skills.networks[used], weights.sum(-1)[..., used]
     if is_paired(networks):
         numbers = pd.factorize(networks["seed"])[0]
-        units = np.stack([per_network[numbers == number].sum(0) for number in range(numbers.max() + 1)])
-        return units, np.zeros(len(units), dtype=np.int64), 1
-    between = contrast.weights[used].sum(1)
+        of_seeds = [per_network[..., numbers == number, :].sum(-2) for number in range(numbers.max() + 1)]
+        return np.stack(of_seeds, axis=-2), np.zeros(len(of_seeds), dtype=np.int64), 1
     strata = networks.groupby(CELL, sort=False).ngroup().to_numpy()
     return per_network, strata, 2 if between.max() > 1e-12 and between.min() < -1e-12 else 1
 
@@ -152,10 +158,9 @@ def is_paired(networks: pd.DataFrame) -> bool:
 
 def contrasts(skills: Skills) -> Iterator[Contrast]:
     """Yield the effects: corpus, depth, their interaction, pairs of methods, and methods beside comparison maps."""
-    methods = dict(zip(skills.methods, np.eye(len(skills.methods)), strict=True))
-    corpora = dict(zip(skills.corpora, np.eye(len(skills.corpora)), strict=True))
-    depths = dict(zip(skills.depths, np.eye(len(skills.depths)), strict=True))
-    every, even, both = (np.full(len(names), 1 / len(names)) for names in (methods, depths, corpora))
+    levels: tuple[list[Any], ...] = (skills.methods, skills.depths, skills.corpora)
+    methods, depths, corpora = (dict(zip(names, np.eye(len(names)), strict=True)) for names in levels)
+    every, even, both = (np.full(len(names), 1 / len(names)) for names in levels)
     shallowest, deepest = skills.depths[0], skills.depths[-1]
     span, ends = depths[deepest] - depths[shallowest], f"{deepest} - {shallowest}"
     centred = np.array(skills.depths) - np.mean(skills.depths)
@@ -185,9 +190,8 @@ def contrasts(skills: Skills) -> Iterator[Contrast]:
             yield effect("depth_by_corpus", ends, one, span, every, pretraining=corpus)
     for method, other in combinations(methods, 2):
         yield effect("methods", f"{method} - {other}", both, even, methods[method] - methods[other])
-    for reference, (method, one) in product(skills.references, methods.items()):
-        names = {"method": method, "reference": reference}
-        yield effect(reference, f"{method} - {reference}", both, even, one, **names)
+    for name, (method, one) in product(skills.references, methods.items()):
+        yield effect(name, f"{method} - {name}", both, even, one, method=method, reference=name)
 
 
 def holm(p: ArrayLike) -> Floats:
@@ -205,3 +209,63 @@ def by_cell(skills: Skills, weights: Floats) -> pd.Series:
     """Return weights of shape (n_networks, n_methods) by corpus, depth and method."""
     by_network = pd.DataFrame(weights, columns=skills.methods)
     return by_network.groupby([skills.networks[name] for name in CELL]).sum().stack()
+
+
+class MixedModel:
+    """The linear mixed model of a study: skill ~ corpus * depth * method, with a random intercept per network.
+
+    It is fitted to seed x cell means (one row per network and method) by REML, as lme4's `lmer(skill ~ corpus * depth *
+    method + (1 | network))`, in the coding of cell means, in which every effect is a weighted sum of coefficients. Networks
+    of one seed number are taken to be independent. The residual is taken to be equally large for all methods, which it is
+    not quite: trust pairs of methods to the paired t interval first.
+
+    Parameters
+    ----------
+    table : DataFrame with `pretraining`, `finetune_depth`, `seed`, `method`, `skill`
+        Every method of every network; at least one corpus and depth with several seeds.
+
+    Attributes
+    ----------
+    means : Series indexed by corpus, depth and method
+        The coefficients, one per cell.
+    covariance : DataFrame, both axes indexed as `means`
+    network_variance, residual_variance : float
+    n_networks : int
+    """
+
+    def __init__(self, table: pd.DataFrame):
+        rows = table.sort_values([*CELL, "method", "seed"])
+        number, cells = pd.MultiIndex.from_frame(rows[[*CELL, "method"]]).factorize()
+        network = rows.groupby(NETWORK).ngroup().to_numpy()
+        # in units of the scores' spread: the optimiser's tolerances are absolute
+        scale = float(rows["skill"].std()) or 1.0
+        model = MixedLM(rows["skill"].to_numpy() / scale, np.eye(len(cells))[number], groups=network)
+        with warnings.catch_warnings():
+            # no variance between networks is an answer, not a failure
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            warnings.simplefilter("ignore", UserWarning)
+            # there is one variance to find; the methods with gradients, statsmodels' default, fail where it is near 0
+            result = model.fit(reml=True, method=["powell"])
+        self.means, self.n_networks = pd.Series(result.fe_params * scale, cells), int(network.max() + 1)
+        covariance = np.asarray(result.cov_params())[: len(cells), : len(cells)] * scale**2
+        self.covariance = pd.DataFrame(covariance, cells, cells)
+        self.network_variance, self.residual_variance = result.cov_re[0, 0] * scale**2, result.scale * scale**2
+
+    def interval(self, weights: pd.Series) -> Interval:
+        """Return the effect with these weights of the cells and its t interval.
+
+        Degrees of freedom are those of the stratum that holds the effect (containment): an effect within networks, whose
+        weights sum to 0 over methods in every network, has those of the residual; any other those between networks.
+        statsmodels itself takes the normal distribution, which for few networks is too narrow.
+
+        Parameters
+        ----------
+        weights : Series indexed by corpus, depth and method
+        """
+        aligned = weights.reindex(self.means.index, fill_value=0.0)
+        of_networks = aligned.groupby(level=[0, 1]).sum()
+        df = self.n_networks - len(of_networks)
+        if np.abs(of_networks).max() <= 1e-12:
+            df *= len(self.means) // len(of_networks) - 1
+        se = np.sqrt(aligned @ self.covariance @ aligned)
+        return intervals.t_interval(np.asarray(aligned @ self.means), np.asarray(se), df)

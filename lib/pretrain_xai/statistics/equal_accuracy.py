@@ -10,7 +10,6 @@ model, by which accuracy acts linearly and in both corpora alike; matching assum
 
 import dataclasses
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,10 +19,10 @@ from statsmodels.regression.linear_model import OLS
 from pretrain_xai.arrays import Floats
 from pretrain_xai.networks.matching import cell_matched, comparable_depths
 from pretrain_xai.skill import Skills
-from pretrain_xai.statistics.effects import EFFECT_COLUMNS, Contrast, as_row, contrasts, is_paired, rows_of
+from pretrain_xai.statistics.effects import EFFECT_COLUMNS, Contrast, Rows, as_row, contrasts, is_paired, rows_of
 from pretrain_xai.statistics.intervals import LEVEL, Interval, t_interval
 from pretrain_xai.statistics.table_names import EQUAL_ACCURACY
-from pretrain_xai.study import NETWORK
+from pretrain_xai.study import MATCHED, NETWORK
 
 #: `answer` says which networks an effect is of: `unadjusted` all; `same_depths` those at the depths that are compared at
 #: equal accuracy; `matched` the matched ones; `adjusted` all, with accuracy as a covariate. Beside its interval:
@@ -51,31 +50,26 @@ def equal_accuracy_tables(
     -------
     dict of DataFrame, keys `table_names.EQUAL_ACCURACY`
     """
-    networks = {
-        name: network_table(name, skills, classification, matching if name == "matched" else None)
-        for name, skills in selections.items()
-    }
+    networks = {name: network_table(name, skills, classification, matching) for name, skills in selections.items()}
     facts = dict.fromkeys(("cells", "cells_matched", "target", "largest_gap"), np.nan)
     if matching is not None:
         cells, gaps = cell_matched(matching), matching.loc[matching["matched"], "gap"].abs()
         facts = {"cells": len(cells), "cells_matched": int(cells.sum()), "target": matching["target"].iloc[0]}
         facts["largest_gap"] = gaps.max()
     rows = [row for answer in _answers(selections, networks, matching) for row in _rows(*answer, seed)]
-    correlations = [
-        correlation_table(table[table["matched"]]).assign(selection=name) for name, table in networks.items()
-    ]
-    tables = pd.DataFrame(rows, columns=COLUMNS).assign(**facts), pd.concat(networks.values(), ignore_index=True)
-    return dict(zip(EQUAL_ACCURACY, (*tables, pd.concat(correlations, ignore_index=True)), strict=True))
+    correlations = [correlation_table(one[one["matched"]]).assign(selection=name) for name, one in networks.items()]
+    others = [pd.concat(tables, ignore_index=True) for tables in (networks.values(), correlations)]
+    return dict(zip(EQUAL_ACCURACY, [pd.DataFrame(rows, columns=COLUMNS).assign(**facts), *others], strict=True))
 
 
 def network_table(
     selection: str, skills: Skills, classification: pd.DataFrame, matching: pd.DataFrame | None = None
 ) -> pd.DataFrame:
     """Return test accuracy and mean skill of every network, in the order of `skills.networks`; and whether it is matched."""
-    own = classification[classification["selection"] == selection]
-    matched = own.assign(matched=True) if matching is None else own.merge(matching[[*NETWORK, "matched"]], on=NETWORK)
+    known = classification.loc[classification["selection"] == selection, [*NETWORK, "accuracy"]].assign(matched=True)
+    if matching is not None and selection == MATCHED:
+        known = known.drop(columns="matched").merge(matching[[*NETWORK, "matched"]], on=NETWORK)
     table = skills.networks.assign(selection=selection, skill=skills.values.mean((1, 2)))
-    known = matched[[*NETWORK, "accuracy", "matched"]]
     return table.merge(known, on=NETWORK, how="left", validate="one_to_one")
 
 
@@ -159,7 +153,7 @@ def _answers(
         if (adjusted := adjusted_contrast(skills, table, first, second)) is not None:
             yield "adjusted", skills, table, adjusted
         depths = skills.depths if matching is None else comparable_depths(matching, [first, second])
-        for answer, name in (("same_depths", main), ("matched", "matched")) if "matched" in selections else ():
+        for answer, name in (("same_depths", main), ("matched", MATCHED)) if MATCHED in selections else ():
             whole = selections[name]
             chosen = whole.networks["pretraining"].isin([first, second]) & whole.networks["finetune_depth"].isin(depths)
             if chosen.any():
@@ -168,9 +162,7 @@ def _answers(
                 yield answer, some, kept, next(_corpus_contrasts(some))
 
 
-def _rows(
-    answer: str, skills: Skills, networks: pd.DataFrame, contrast: Contrast, seed: int
-) -> Iterator[dict[str, Any]]:
+def _rows(answer: str, skills: Skills, networks: pd.DataFrame, contrast: Contrast, seed: int) -> Rows:
     second, first = contrast.contrast.split(" - ")
     accuracy, of = networks["accuracy"], networks.groupby("pretraining")["accuracy"].mean()
     values = " ".join(map(str, skills.depths)), len(networks), accuracy.min(), accuracy.max(), of[second] - of[first]

@@ -8,7 +8,7 @@ import pandas as pd
 from pretrain_xai.localization.comparison_maps import COMPARISON_MAPS
 from pretrain_xai.networks.matching import NEEDED_SHARE
 from pretrain_xai.sentences import sentence
-from pretrain_xai.statistics.survival import survival_sentences
+from pretrain_xai.statistics.sensitivity import CORRECT, INCORRECT
 
 Tables = Mapping[str, pd.DataFrame]
 
@@ -20,6 +20,8 @@ WAY_NAMES = {
     "mixed_model": "mixed model",
     "regression": "regression over networks",
 }
+#: so many conclusions about methods are named, those that flip most often
+MOST = 4
 
 
 class Finding(NamedTuple):
@@ -34,8 +36,8 @@ class Finding(NamedTuple):
     short: bool = False
 
 
-def findings(tables: Tables) -> list[Finding]:
-    """Return sentences about corpora, depth, methods, comparison maps and redundancy.
+def findings(tables: Tables) -> Iterator[Finding]:
+    """Yield sentences about corpora, depth, methods, comparison maps and redundancy.
 
     Every number stands in one of the tables, rounded as it is there printed: three decimals for skill, one for ranks and
     effective numbers, two for correlations.
@@ -46,10 +48,6 @@ def findings(tables: Tables) -> list[Finding]:
         From `summary.study_statistics`, or read from its files; with those of `sensitivity.sensitivity_tables` it also
         says which conclusions survive other ways to score.
     """
-    return list(_findings(tables))
-
-
-def _findings(tables: Tables) -> Iterator[Finding]:
     cells, ranks, redundancy = tables["cells"], tables["ranks"], tables["redundancy"]
     effects = _judged(tables["effects"])
     primary = dict(iter(effects[effects["way"] == "t"].groupby("family")))
@@ -78,11 +76,11 @@ def _findings(tables: Tables) -> Iterator[Finding]:
     for row in _records(redundancy[redundancy["same"]]):
         yield _say("same", "redundancy", "redundancy", row=row)
     yield _say("diversity", "effective_methods", "redundancy", row=_records(tables["effective_methods"])[-1])
-    yield from (Finding(text, table, "sensitivity") for text, table in survival_sentences(tables))
+    yield from survival_sentences(tables)
 
 
-def equality_findings(tables: Tables) -> list[Finding]:
-    """Return sentences about the matching, the corpus effect at equal accuracy, and the correlation of accuracy and skill.
+def equality_findings(tables: Tables) -> Iterator[Finding]:
+    """Yield sentences about the matching, the corpus effect at equal accuracy, and the correlation of accuracy and skill.
 
     Parameters
     ----------
@@ -91,22 +89,46 @@ def equality_findings(tables: Tables) -> list[Finding]:
     """
     effects, correlations = _judged(tables["equal_accuracy"]), tables["accuracy_correlations"]
     failed = bool((effects["cells_matched"] / effects["cells"] < NEEDED_SHARE).any())  # NaN: not matched by checkpoints
-    found = []
     if effects["cells"].notna().any():
-        found.append(_say("matching", "equal_accuracy", "matching", row=_records(effects)[0], failed=failed))
+        yield _say("matching", "equal_accuracy", "matching", row=_records(effects)[0], failed=failed)
     for contrast, rows in effects.groupby("contrast", sort=False):
         # the first way is the primary one, the regression the last
         values: dict[str, Any] = dict.fromkeys(("same_depths", "matched", "adjusted"))
         values |= {row["answer"]: row for row in _records(rows.drop_duplicates("answer"))}
         values |= {"matched": None} if failed else {}
-        found.append(
-            _say("equality", "equal_accuracy", _figure("equal_accuracy", contrast), contrast=contrast, **values)
-        )
+        yield _say("equality", "equal_accuracy", _figure("equal_accuracy", contrast), contrast=contrast, **values)
     main = correlations[correlations["selection"] == correlations["selection"].iloc[0]].set_index("of")
     if pd.notna(main.at["all", "r"]):
         values = {"whole": dict(main.loc["all"]), "partial": dict(main.loc["given corpus and depth"])}
-        found.append(_say("correlation", "accuracy_correlations", "accuracy_and_skill", **values))
-    return found
+        yield _say("correlation", "accuracy_correlations", "accuracy_and_skill", **values)
+
+
+def survival_sentences(tables: Tables) -> Iterator[Finding]:
+    """Yield sentences about which conclusions survive other ways to score.
+
+    Parameters
+    ----------
+    tables : dict of DataFrame
+        From `sensitivity.sensitivity_tables`, or read from its files; without them there is nothing to say.
+    """
+    for name in (CORRECT, INCORRECT) if "sensitivity" in tables else ():
+        rows, asked = (table[table["population"] == name] for table in (tables["sensitivity"], tables["survival"]))
+        if len(ranked := rows.dropna(subset="tau")):  # one method alone has no order
+            lowest, firsts = ranked.loc[ranked["tau"].idxmin()], ranked["first"].value_counts().index.tolist()
+            yield _say("order", "sensitivity", "sensitivity", population=name, lowest=lowest, firsts=firsts)
+        if len(asked):
+            clear, main = asked["default"] != "not clear", asked["conclusion"].isin(["first", "corpus", "depth"])
+            turned = asked[clear & (asked["reversed"] > 0)].sort_values("reversed", ascending=False, kind="stable")
+            of_methods = turned[~main.loc[turned.index]]
+            lists = {
+                "always": asked[clear & main & (asked["kept"] == asked["settings"])],
+                "turned": pd.concat([turned[main.loc[turned.index]], of_methods.head(MOST)]),
+                "lost": asked[clear & main & (asked["reversed"] == 0) & (asked["lost"] > 0)],
+                "gained": asked[main & (asked["gained"] > 0)],
+            }
+            rows_of: dict[str, Any] = {kind: _records(chosen) for kind, chosen in lists.items()}
+            rows_of["more"] = len(of_methods) > MOST
+            yield _say("conclusions", "survival", "sensitivity", population=name, **rows_of)
 
 
 def _say(kind: str, table: str, figure: str, *, short: bool = False, **values: Any) -> Finding:

@@ -112,9 +112,7 @@ def hierarchical_bootstrap(
         units[:, groups == group] = _draw(rng, int((groups == group).sum()), n_draws)
     images = _draw(rng, member.shape[1], n_draws) @ member.T
     images = images / images.sum(1, keepdims=True)
-    flat = values.reshape(-1, *values.shape[-2:])
-    of_each = [np.einsum("bi,bi->b", units @ study, images) for study in flat]
-    drawn = np.stack(of_each).reshape(*values.shape[:-2], n_draws)
+    drawn = np.einsum("...bi,bi->...b", units @ values, images)
     low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=-1)
     tails = np.minimum((drawn >= 0).sum(-1), (drawn <= 0).sum(-1))
     p = np.minimum(2 * (tails + 1) / (n_draws + 1), 1)

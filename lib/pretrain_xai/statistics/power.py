@@ -1,6 +1,6 @@
 """How many seeds and images a study needs, from what varies in a finished one."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
@@ -51,24 +51,13 @@ class Spread:
     image_network: float = 0.08
     residual: float = 0.06
 
-    def table(self) -> pd.DataFrame:
-        """Return the standard deviations as a table of `source`, `deviation`."""
-        return pd.DataFrame(asdict(self).items(), columns=["source", "deviation"])
-
 
 def estimate_spread(skills: Skills) -> Spread:
     """Estimate the standard deviations of a finished study with several seeds, by moments; negative variances count as 0.
 
     What networks of one seed number share is told by their covariance, where all cells have the same numbers. What an
     image adds at one depth alone counts as `image_network`.
-
-    Raises
-    ------
-    ValueError
-        One seed per cell: seeds can't be told from cells.
     """
-    if skills.n_seeds < 2:
-        raise ValueError("one seed per cell: the variance between seeds is unknown")
     values, networks = skills.values, skills.networks
     n_methods, n_images = values.shape[1:]
     cells = networks.groupby(CELL).ngroup().to_numpy()

@@ -18,8 +18,10 @@ the safe side. A difference that needs no retraining is decided by the interval;
 than the floor.
 """
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -136,8 +138,8 @@ class Comparison:
     def unchanged(self) -> pd.DataFrame:
         """Return what differs between the corpora and depths of the corrected study itself."""
         rows, draws = self._effects(self.corrected)
-        rows = rows.assign(corrected=draws[:, 0], switched=np.nan, difference=draws[:, 0])
-        rows = self._judged(rows, draws, retrained=True, other_sets=0)
+        rows = self._judged(rows, np.zeros_like(draws), draws, retrained=True, other_sets=0)
+        rows = rows.assign(corrected=draws[:, 0], switched=np.nan)
         return rows[rows["effect"].isin(["corpus", "depth"])]
 
     def rows(self, corrected: pd.DataFrame, switched: pd.DataFrame, *, retrained: bool) -> pd.DataFrame:
@@ -149,8 +151,7 @@ class Comparison:
             tau = resampling.kendall_tau(*(mean.loc[self.methods].to_numpy() for mean in means))
             rows.loc[len(rows)] = ["mean", ALL, pd.NA, RANKING, np.nan]
             before, after = np.vstack([before, np.ones_like(tau)]), np.vstack([after, tau])
-        rows = rows.assign(corrected=before[:, 0], switched=after[:, 0], difference=after[:, 0] - before[:, 0])
-        return self._judged(rows, after - before, retrained=retrained, other_sets=1)
+        return self._judged(rows, before, after, retrained=retrained)
 
     def _effects(self, frame: pd.DataFrame) -> tuple[pd.DataFrame, np.ndarray]:
         """Return the rows of all effects, with the sum of their squared coefficients as `share`, and their values."""
@@ -175,19 +176,21 @@ class Comparison:
         corpus, depth = (frame.index.get_level_values(name) for name in CELL)
         return frame[depth.isin(self.depths) & (corpus != UNTRAINED)]
 
-    def _judged(self, rows: pd.DataFrame, draws: np.ndarray, *, retrained: bool, other_sets: int) -> pd.DataFrame:
-        """Add floor, interval over resamples of test subjects, and verdict to rows with `difference`."""
+    def _judged(
+        self, rows: pd.DataFrame, before: np.ndarray, after: np.ndarray, *, retrained: bool, other_sets: int = 1
+    ) -> pd.DataFrame:
+        """Add both sides, difference, floor, interval over resamples of test subjects, and verdict to rows of effects."""
         floor = noise_floor(self.numbers, rows["quantity"], rows["share"], other_sets)
-        floor = np.where(rows["quantity"] == RANKING, self.order_floor, floor)
         no_training = (rows["pretraining"] == UNTRAINED) | rows["quantity"].isin(COMPARISON_MAPS)
-        floor = np.where(no_training, 0.0, floor)
-        low, high = np.nanquantile(draws[:, 1:], [0.025, 0.975], axis=1)
-        difference = rows["difference"].to_numpy()
+        floor = np.select([no_training, rows["quantity"] == RANKING], [0.0, self.order_floor], floor)
+        draws = after - before
+        difference, (low, high) = draws[:, 0], np.nanquantile(draws[:, 1:], [0.025, 0.975], axis=1)
         decided = np.abs(difference) > np.hypot(floor, (high - low) / 2) if retrained else (low > 0) | (high < 0)
         same = ~np.nan_to_num(draws).any(axis=1) & (not retrained)
         verdict = np.select([same, decided & (difference > 0), decided], ["unchanged", *DECIDED], "undecided")
         below = ~np.isnan(floor) & ~(np.abs(difference) > floor)
-        return rows.assign(low=low, high=high, floor=floor, below_floor=below, verdict=verdict)
+        rows = rows.assign(corrected=before[:, 0], switched=after[:, 0], difference=difference, low=low, high=high)
+        return rows.assign(floor=floor, below_floor=below, verdict=verdict)
 
 
 def noise_floor(numbers: pd.DataFrame, quantities: pd.Series, shares: pd.Series, other_sets: int = 1) -> np.ndarray:
@@ -257,21 +260,18 @@ def conclusions(effects: pd.DataFrame) -> list[str]:
     """
     means = effects[effects["effect"] == "mean"]
     found = []
+    ordered = means.sort_values("difference", key=abs, ascending=False, kind="stable")
     for subject in ("accuracy", ALL_METHODS, RANKING):
-        of_subject = means[means["quantity"] == subject].sort_values(
-            "difference", key=abs, ascending=False, kind="stable"
-        )
-        for retrained, rows in of_subject.groupby("retrained"):
+        for retrained, rows in ordered[ordered["quantity"] == subject].groupby("retrained"):
             found.append(sentence("protocols.j2", "changes", subject=subject, retrained=retrained, rows=rows))
-    for effect in ("corpus", "depth"):
-        for quantity in ("accuracy", ALL_METHODS):
-            rows = effects[(effects["effect"] == effect) & (effects["quantity"] == quantity)]
-            others = rows[rows["switch"] != UNCHANGED].dropna(subset="switched")
-            together = others["switch"] == ALL_TOGETHER
-            for own in rows[rows["switch"] == UNCHANGED].itertuples():
-                turned = others[~together & (others["switched"] * own.difference <= 0)]
-                parts = {"n_single": (~together).sum(), "turned": turned, "together": others[together]}
-                found.append(sentence("protocols.j2", "claim", own=own, **parts))
+    for effect, quantity in product(("corpus", "depth"), ("accuracy", ALL_METHODS)):
+        rows = effects[(effects["effect"] == effect) & (effects["quantity"] == quantity)]
+        others = rows[rows["switch"] != UNCHANGED].dropna(subset="switched")
+        together = others["switch"] == ALL_TOGETHER
+        for own in rows[rows["switch"] == UNCHANGED].itertuples():
+            turned = others[~together & (others["switched"] * own.difference <= 0)]
+            parts = {"n_single": (~together).sum(), "turned": turned, "together": others[together]}
+            found.append(sentence("protocols.j2", "claim", own=own, **parts))
     return [*found, sentence("protocols.j2", "undecided", means=means, counts=means["verdict"].value_counts())]
 
 
@@ -298,7 +298,7 @@ def _estimates(
     """
     scores = results.scores[results.scores["image_index"].isin(images)] if images else results.scores
     by_image = pd.DataFrame(weights.loc[results.subjects].to_numpy(), index=results.subjects.index)
-    networks: dict[tuple[str, int, str], list[np.ndarray]] = {}
+    found: dict[tuple[str, int, str], list[np.ndarray]] = defaultdict(list)
     for (corpus, depth, _), group in results.predictions.groupby(NETWORK, observed=True):
         labels, predicted = (group[name].to_numpy() for name in ("label", "predicted"))
         logit = (group["logit_1"] - group["logit_0"]).to_numpy()
@@ -307,8 +307,8 @@ def _estimates(
         if results.swapped_rates:
             metrics["sensitivity"], metrics["specificity"] = metrics["specificity"], metrics["sensitivity"]
         for name, values in metrics.items():
-            networks.setdefault((corpus, depth, name), []).append(values)
-    rows = {key: np.mean(values, axis=0) for key, values in networks.items()}
+            found[corpus, depth, name].append(values)
+    rows = {key: np.mean(values, axis=0) for key, values in found.items()}
     for (*cell, method), group in scores.groupby([*CELL, "method"], observed=True):
         drawn = by_image.loc[group["image_index"]].to_numpy()
         rows[*cell, method] = resampling.weighted_median(group["value"].to_numpy(), drawn)
@@ -322,13 +322,10 @@ def _estimates(
 
 def _read(study: Study, selection: str) -> _Results:
     scores = read_runs(study.paths.scores, _runs(study, selection)).query("metric == 'relevance_rank_accuracy'")
-    scores = scored_on(scores, read_table(study.paths.intersections), selection, CORRECT_FOR_ALL)
-    return _Results(
-        scores=scores.dropna(subset="value"),
-        predictions=read_predictions(study.name, _runs(study, selection, untrained=False)).query("split == 'test'"),
-        subjects=read_table(study.paths.dataset / "test" / "images.csv").set_index("image_index")["subject"],
-        swapped_rates=study.protocol.swapped_rates,
-    )
+    scores = scored_on(scores, read_table(study.paths.intersections), selection, CORRECT_FOR_ALL).dropna(subset="value")
+    predictions = read_predictions(study.name, _runs(study, selection, untrained=False)).query("split == 'test'")
+    subjects = read_table(study.paths.dataset / "test" / "images.csv").set_index("image_index")["subject"]
+    return _Results(scores, predictions, subjects, study.protocol.swapped_rates)
 
 
 def _runs(study: Study, selection: str, *, untrained: bool = True) -> list[Run]:
@@ -341,12 +338,11 @@ def _rescored(study: Study, selection: str, base: _Results) -> Iterator[tuple[st
     scores = read_runs(study.paths.switch_scores, _runs(study, selection)).dropna(subset="value")
     base = replace(base, scores=scores[scores["switch"] == UNCHANGED])
     for switch in unpublished(study.protocol, RESCORED):
-        rescored = scores[scores["switch"] == switch]
+        rescored, methods = scores[scores["switch"] == switch], set(study.attribution.methods)
         if rescored.empty:  # the study has none of the methods that it concerns
             continue
-        concerned, methods = RESCORED[switch], study.attribution.methods
-        if set(concerned) & set(methods):  # the mean over the methods and their order need the others, too
-            others = base.scores["method"].isin(set(methods).difference(concerned))
+        if methods.intersection(RESCORED[switch]):  # the mean over the methods and their order need the others, too
+            others = base.scores["method"].isin(methods.difference(RESCORED[switch]))
             rescored = pd.concat([rescored, base.scores[others]], ignore_index=True)
         switched = replace(base, scores=rescored)
         if switch == "dropout_active":

@@ -1,27 +1,48 @@
 """How a study's ranking and conclusions fare when the same maps are scored in other ways, and on misclassified images.
 
-A *setting* is a population of images (see `populations`) with a channel reduction, a mask threshold and a score; the
-default is the study's own. A ranking is by the methods' mean rank over networks, as in `ranks`. Conclusions are judged as
-`findings` judges them, by the primary interval of `effects`; where networks are scored on images of their own, its
-variance over images is the linearised one of such means, clustered by subject.
+A *setting* is a population of images with a channel reduction, a mask threshold and a score; the default is the study's
+own. A ranking is by the methods' mean rank over networks, as in `summary`. Conclusions are judged as `findings` judges
+them, by the primary interval of `effects`; where networks are scored on images of their own, its variance over images is
+the linearised one of such means, clustered by subject.
+
+The populations of a study:
+
+- `correct`: the images that all models classify correctly, the same for every network, as in all other statistics.
+- `incorrect`: each network on the images that it misclassifies itself. Depths at which a network has fewer than
+  FEWEST_IMAGES of them are left out, for all corpora and seeds.
+- `correct_same_depths`, where depths were left out: the correct images again, at the depths of `incorrect`. It differs
+  from `incorrect` by the images, from `correct` by the depths.
+
+Networks on images of their own have no image in common; `common_images` brings them to the form of a study that has.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
-from pretrain_xai.arrays import Floats
+from pretrain_xai.arrays import Booleans, Floats, Integers
+from pretrain_xai.dataset import read_split
 from pretrain_xai.errors import UserError
+from pretrain_xai.selection import CORRECT_FOR_ALL, WRONG_FOR_ONE, image_list
+from pretrain_xai.setting_scores import SettingScores, score_comparison_maps
 from pretrain_xai.skill import Skills
-from pretrain_xai.statistics.effects import Contrast, contrasts, holm, is_paired
-from pretrain_xai.statistics.intervals import Interval, by_images, by_units
-from pretrain_xai.statistics.populations import Names, Places, Population
+from pretrain_xai.statistics.effects import contrasts, contributions, holm, is_paired
+from pretrain_xai.statistics.intervals import by_images, by_units
 from pretrain_xai.statistics.resampling import kendall_tau, subject_weights
-from pretrain_xai.study import CELL, NETWORK
+from pretrain_xai.study import CELL, NETWORK, Run, Study
+from pretrain_xai.tables import read_table
 
+Names = tuple[Any, ...]  # of a setting: channel reduction, mask threshold, score
+Places = tuple[int, int, int]  # of the three, from 0
+
+CORRECT, INCORRECT, SAME_DEPTHS = "correct", "incorrect", "correct_same_depths"
+#: fewer misclassified images of a network say nothing
+FEWEST_IMAGES = 10
 RESAMPLES = 1000
 SETTING = ["population", "channel_reduction", "mask_threshold", "score"]
 #: what can become of a conclusion: clearly the opposite, no longer clear, or clear only under the setting
@@ -31,8 +52,141 @@ _SINGLE = ("corpus", "depth")
 #: kinds of conclusions that are counted
 KINDS = ("first", *_SINGLE, "methods", "references")
 _ROUNDING = 1e-12
-#: columns of `flips`
-FLIP_COLUMNS = [*SETTING, "conclusion", "contrast", "default", "found", "change", "estimate", "low", "high"]
+
+
+@dataclass(frozen=True)
+class Population:
+    """Networks and the images on which each is scored.
+
+    Attributes
+    ----------
+    networks : DataFrame with `pretraining`, `finetune_depth`, `seed`; corpora in the study's order
+    scored : sequence of SettingScores, one per network
+    images : DataFrame with `image_index`, ascending, and `subject`
+    seen : bool array of shape (n_networks, n_images)
+    references : dict of SettingScores
+        Comparison maps by name, one method each or one per method of the networks.
+    """
+
+    name: str
+    networks: pd.DataFrame
+    scored: Sequence[SettingScores]
+    images: pd.DataFrame
+    seen: Booleans
+    references: Mapping[str, SettingScores]
+
+    @property
+    def methods(self) -> list[str]:
+        """The explanation methods."""
+        return list(self.scored[0].methods)
+
+    @property
+    def settings(self) -> dict[Names, Places]:
+        """The places of all settings by their names."""
+        first = self.scored[0]
+        axes = [enumerate(axis) for axis in (first.channel_reductions, first.mask_thresholds, first.scores)]
+        return {(how, above, score): (i, j, k) for (i, how), (j, above), (k, score) in product(*axes)}
+
+    def skills(self, setting: Places) -> Floats:
+        """Return skill, (n_networks, n_methods, n_images), NaN where a network is not scored; `setting` as in `skill_at`."""
+        values = np.stack([scored.skill_at(setting, self.images["image_index"]) for scored in self.scored])
+        return np.where(self.seen[:, None], values, np.nan)
+
+    def on_common_images(self, setting: Places) -> Skills:
+        """Return the skills under a setting in the form of a study all of whose images are common.
+
+        With those references that are scored on all images.
+        """
+        values, references = self.skills(setting), {}
+        for name, scored in self.references.items():
+            reduction = min(setting[0], len(scored.channel_reductions) - 1)
+            of_maps = scored.skill_at((reduction, *setting[1:]), self.images["image_index"])
+            known = np.where(np.isnan(values), np.nan, of_maps)
+            if (np.isnan(known) == np.isnan(values)).all():
+                references[name] = common_images(known)
+        return Skills(common_images(values), self.networks, self.methods, self.images, references)
+
+
+def read_populations(study: Study, selection: str) -> list[Population]:
+    """Return the populations of a finished study, with the comparison maps and the untrained network as references.
+
+    The untrained network is scored on the images right for all only, the comparison maps here, on all images.
+    """
+
+    def read(run: Run) -> SettingScores:
+        return SettingScores.read(study.paths.setting_scores / f"{run.name}.npz")
+
+    corpora: Sequence[str] = study.pretraining.corpora
+    runs = [run for run in study.runs() if run.selection == selection]
+    runs.sort(key=lambda run: (corpora.index(run.pretraining), run))
+    scored, lists = [read(run) for run in runs], read_table(study.paths.intersections)
+    test = read_split(study.paths.dataset / "test", study.protocol.mask_threshold)
+    image_index = np.unique(np.concatenate([own.image_index for own in scored]))
+    settings = study.attribution.model_copy(update={"scores": ["relevance_rank_accuracy"]})
+    _, maps = score_comparison_maps(test, image_index, settings, study.protocol)
+    references = {name: maps.of(name) for name in maps.methods}
+    references["untrained"] = next(read(run) for run in study.untrained_runs() if run.selection == selection)
+    wrong = [image_list(lists, selection, WRONG_FOR_ONE, run) for run in runs]
+    correct, subjects = image_list(lists, selection, CORRECT_FOR_ALL), test.table.set_index("image_index")["subject"]
+    return populations(pd.DataFrame(runs)[NETWORK], scored, correct, wrong, references, subjects)
+
+
+def populations(
+    networks: pd.DataFrame,
+    scored: Sequence[SettingScores],
+    correct: Integers,
+    incorrect: Sequence[Integers],
+    references: Mapping[str, SettingScores],
+    subjects: pd.Series,
+) -> list[Population]:
+    """Return the populations of a study, as far as it has images for them.
+
+    Parameters
+    ----------
+    networks : DataFrame with `pretraining`, `finetune_depth`, `seed`
+    scored : sequence of SettingScores, one per network
+    correct : int array
+        The images that all models classify correctly.
+    incorrect : sequence of int arrays, one per network
+        The images that it misclassifies.
+    references : dict of SettingScores
+    subjects : Series of subjects by image index
+    """
+
+    def population(name: str, chosen: Booleans, lists: Sequence[Integers]) -> Population:
+        places = np.flatnonzero(chosen).tolist()
+        kept = [np.intersect1d(scored[place].image_index, lists[place]) for place in places]
+        image_index = np.unique(np.concatenate(kept))
+        images = pd.DataFrame({"image_index": image_index, "subject": subjects.loc[image_index].to_numpy()})
+        seen = np.stack([np.isin(image_index, own) for own in kept])
+        rows = networks.iloc[places].reset_index(drop=True)
+        return Population(name, rows, [scored[place] for place in places], images, seen, references)
+
+    counts = np.array([np.isin(own.image_index, wrong).sum() for own, wrong in zip(scored, incorrect, strict=True)])
+    enough = ~networks["finetune_depth"].isin(networks.loc[counts < FEWEST_IMAGES, "finetune_depth"])
+    right = [correct] * len(networks)
+    found = [population(CORRECT, np.ones(len(networks), dtype=bool), right)]
+    found += [population(SAME_DEPTHS, enough, right)] if enough.any() and not enough.all() else []
+    return found + ([population(INCORRECT, enough, incorrect)] if enough.any() else [])
+
+
+def common_images(values: np.ndarray) -> Floats:
+    """Return values on all images whose means are those over the images that each network saw.
+
+    With m the mean over the n images seen, of N in all, an image that was seen holds m + (value - m) N / n and one that was
+    not holds m: the influence of the image on the mean. Where all is seen these are the values.
+
+    Parameters
+    ----------
+    values : float array of shape (n_networks, n_methods, n_images)
+        NaN where a network did not see an image.
+    """
+    seen = ~np.isnan(values)
+    if seen.all():
+        return values
+    n_seen = seen.sum(axis=-1, keepdims=True)
+    mean = np.nansum(values, axis=-1, keepdims=True) / n_seen
+    return mean + np.where(seen, (values - mean) * (values.shape[-1] / n_seen), 0.0)
 
 
 def mean_ranks(values: np.ndarray, image_weights: np.ndarray, network_weights: np.ndarray) -> Floats:
@@ -67,9 +221,8 @@ def network_draws(networks: pd.DataFrame, rng: np.random.Generator, n_resamples:
     float array of shape (n_networks, 1 + n_resamples)
     """
     draws = np.ones((len(networks), 1 + n_resamples))
-    cells = networks.groupby(["pretraining", "finetune_depth"], sort=False).indices
     paired, drawn = is_paired(networks), None
-    for places in cells.values():
+    for places in networks.groupby(CELL, sort=False).indices.values():
         n = len(places)
         if drawn is None or not paired:
             drawn = rng.multinomial(n, np.full(n, 1 / n), n_resamples).T
@@ -114,15 +267,15 @@ def sensitivity_tables(found: Sequence[Population], default: Names, seed: int = 
 
     place = found[0].settings[tuple(default)]
     judged, ranks = judge(found[0].on_common_images(place)), ranks_of(found[0], place)
+    first = found[0].methods[int(ranks[:, 0].argmin())]
     rows, asked = [], []
     for population in found:
-        families = None
         for names, setting in population.settings.items():
-            skills, own = population.on_common_images(setting), ranks_of(population, setting)
-            families = families or contrast_families(skills)
-            verdicts = _compare(judged, judge(skills, families), ranks[:, 0], own[:, 0], population.methods)
+            own = ranks_of(population, setting)
+            ranked = pd.Series(own[:, 0], population.methods)
+            verdicts = _compare(judged, judge(population.on_common_images(setting)), first, ranked)
             keys = dict(zip(SETTING, (population.name, *names), strict=True))
-            rows.append(keys | _row(population, kendall_tau(own, ranks), own[:, 0], verdicts))
+            rows.append(keys | _row(population, kendall_tau(own, ranks), ranked.idxmin(), verdicts))
             asked.append(verdicts.assign(**keys))
     table, verdicts = pd.DataFrame(rows), pd.concat(asked, ignore_index=True)
     table.insert(4, "is_default", (table[SETTING] == (found[0].name, *default)).all(axis=1))
@@ -132,89 +285,56 @@ def sensitivity_tables(found: Sequence[Population], default: Names, seed: int = 
     counts.insert(0, "settings", counts.sum(axis=1))
     return {
         "sensitivity": table,
-        "flips": verdicts.loc[verdicts["change"] != "kept", FLIP_COLUMNS].reset_index(drop=True),
+        "flips": verdicts[verdicts["change"] != "kept"].set_index(SETTING).reset_index(),
         "survival": counts.rename_axis(columns=None).reset_index(),
     }
 
 
-def contrast_families(skills: Skills) -> dict[str, list[Contrast]]:
-    """Return the effects that are judged, by family: corpora, depth, pairs of methods, methods beside references."""
-    every = list(contrasts(skills))
-    wanted = (*_SINGLE, "methods", *skills.references)
-    families = {family: [one for one in every if one.family == family] for family in wanted}
-    return {family: members for family, members in families.items() if members}
+def judge(skills: Skills) -> pd.DataFrame:
+    """Return the conclusions of a study: about corpora, depth, pairs of methods, and methods beside references.
 
-
-def judge(skills: Skills, families: Mapping[str, Sequence[Contrast]] | None = None) -> pd.DataFrame:
-    """Return the conclusions of a study.
-
-    They are those of `effects.effect_table` in its primary way; all contrasts of a family are computed at once, and those
-    of studies with the same networks can be given, since there are many settings.
+    They are those of `effects.effect_table` in its primary way, with all contrasts of a family computed at once.
 
     Returns
     -------
     DataFrame with `verdict` (1: clearly above 0, -1: below, 0: not clear), `estimate`, `low`, `high`; indexed by family and
     contrast. Corpora and depth are judged by their interval, the families that hold many effects after Holm's correction.
     """
-    families = families or contrast_families(skills)
-    found = {family: _intervals(skills, members) for family, members in families.items()}
-    clear = [
-        (interval.low > 0) | (interval.high < 0) if family in _SINGLE else holm(interval.p) < 0.05
-        for family, interval in found.items()
-    ]
-    names = ("estimate", "low", "high")
-    table = pd.DataFrame({name: np.concatenate([getattr(one, name) for one in found.values()]) for name in names})
-    real = table["estimate"].abs() > _ROUNDING  # of two methods with equal scores there may be nothing else
-    table.insert(0, "verdict", (np.sign(table["estimate"]) * (np.concatenate(clear) & real)).astype(int))
-    keys = [(family, contrast.contrast) for family, members in families.items() for contrast in members]
-    return table.set_index(pd.MultiIndex.from_tuples(keys, names=["conclusion", "contrast"]))
+    tables, every = {}, list(contrasts(skills))
+    for family in (*_SINGLE, "methods", *skills.references):
+        if members := [one for one in every if one.family == family]:
+            weights = np.stack([one.weights for one in members])
+            units, strata, _ = contributions(skills, weights, members[0].reference)
+            found = by_images(units, skills.clusters) if skills.n_seeds == 1 else by_units(units, strata)
+            clear = (found.low > 0) | (found.high < 0) if family in _SINGLE else holm(found.p) < 0.05
+            clear &= np.abs(found.estimate) > _ROUNDING  # of two methods with equal scores there may be nothing else
+            values = {"verdict": (np.sign(found.estimate) * clear).astype(int), **found._asdict()}
+            tables[family] = pd.DataFrame(values, [one.contrast for one in members])
+    return pd.concat(tables, names=["conclusion", "contrast"])[["verdict", "estimate", "low", "high"]]
 
 
-def _intervals(skills: Skills, family: Sequence[Contrast]) -> Interval:
-    """Return the primary intervals of contrasts between the same networks and with the same reference."""
-    reference = family[0].reference
-    values = skills.values - skills.references[reference] if reference else skills.values
-    weights = np.stack([contrast.weights for contrast in family])
-    per_network = np.einsum("crm,rmi->cri", weights, values, optimize=True)
-    if skills.n_seeds == 1:
-        return by_images(per_network, skills.clusters)
-    used = np.abs(weights).sum(axis=(0, 2)) > 0
-    networks, per_network = skills.networks[used], per_network[:, used]
-    if is_paired(networks):
-        numbers = pd.factorize(networks["seed"])[0]
-        return by_units(np.stack([per_network[:, numbers == n].sum(1) for n in range(numbers.max() + 1)], axis=1))
-    return by_units(per_network, networks.groupby(CELL, sort=False).ngroup().to_numpy())
-
-
-def _compare(
-    default: pd.DataFrame, found: pd.DataFrame, default_ranks: np.ndarray, ranks: np.ndarray, methods: list[str]
-) -> pd.DataFrame:
+def _compare(default: pd.DataFrame, found: pd.DataFrame, first: str, ranks: pd.Series) -> pd.DataFrame:
     """Return every conclusion that both have: what the default says, what was found, and the change."""
     both = default[["verdict"]].join(found, how="inner", lsuffix="_default").reset_index()
     before, after = both.pop("verdict_default"), both.pop("verdict")
-    change = np.select(
-        [before == after, before == -after, after == 0, before == 0], ["kept", "reversed", "lost", "gained"], ""
-    )
+    change = np.select([before == after, before == -after, after == 0, before == 0], ["kept", *CHANGES], "")
     words = {1: "above", -1: "below", 0: "not clear"}
     table = both.assign(default=before.map(words), found=after.map(words), change=change)
-    first, now = methods[int(default_ranks.argmin())], methods[int(ranks.argmin())]
+    now, verdicts = ranks.idxmin(), found["verdict"].to_dict()
     row = {"conclusion": "first", "contrast": "ranks first", "default": first, "found": now, "change": "lost"}
-    verdicts = found["verdict"].to_dict()
-    if ranks[methods.index(first)] == ranks.min():
+    if ranks[first] == ranks.min():
         row |= {"found": first, "change": "kept"}
     elif 1 in (verdicts.get(("methods", f"{now} - {first}")), -verdicts.get(("methods", f"{first} - {now}"), 0)):
         row["change"] = "reversed"  # another method is clearly better
     return pd.concat([pd.DataFrame([row]), table], ignore_index=True)
 
 
-def _row(population: Population, tau: np.ndarray, ranks: np.ndarray, verdicts: pd.DataFrame) -> dict[str, Any]:
-    drawn = tau[1:][~np.isnan(tau[1:])]  # one method alone has no order
-    low, high = np.quantile(drawn, [0.025, 0.975]) if len(drawn) else (np.nan, np.nan)
+def _row(population: Population, tau: Floats, first: Any, verdicts: pd.DataFrame) -> dict[str, Any]:
     seen, depths = population.seen.sum(axis=1), sorted(set(population.networks["finetune_depth"]))
-    row: dict[str, Any] = {"n_networks": len(seen), "fewest_images": int(seen.min()), "most_images": int(seen.max())}
-    row |= {"depths": " ".join(map(str, depths)), "tau": float(tau[0]), "tau_low": float(low), "tau_high": float(high)}
-    row |= {"first": population.methods[int(ranks.argmin())]}
+    low, high = pd.Series(tau[1:]).quantile([0.025, 0.975])
     kinds = verdicts["conclusion"].where(verdicts["conclusion"].isin(KINDS), "references")
     counts = (kinds + "_" + verdicts["change"]).value_counts()
     names = [f"{kind}_{change}" for kind in KINDS for change in CHANGES if (kind, change) != ("first", "gained")]
-    return row | {name: int(counts.get(name, 0)) for name in names}
+    row = {"n_networks": len(seen), "fewest_images": seen.min(), "most_images": seen.max()}
+    row |= {"depths": " ".join(map(str, depths)), "tau": tau[0], "tau_low": low, "tau_high": high}
+    return row | {"first": first} | {name: counts.get(name, 0) for name in names}
