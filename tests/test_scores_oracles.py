@@ -64,6 +64,7 @@ def test_equals_literal_loops_on_all_cases(cases):
         ),
         "pointing_game": lambda i, v: expected_hits(v, i, 1),
         "relevance_mass_accuracy": lambda i, v: v[i].sum() / v.sum() if v.any() else i.mean(),
+        "top_k_intersection_area": lambda i, v: np.mean([expected_hits(v, i, k) / k for k in range(1, i.sum() + 1)]),
         "sparseness": lambda _, v: np.abs(v[:, None] - v).mean() / (2 * v.mean()) if v.any() else 0,
     }
     assert set(loops) | {"pixel_auroc", "average_precision", "importance_mass_accuracy"} == set(FAST)

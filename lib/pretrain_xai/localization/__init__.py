@@ -267,7 +267,9 @@ def _transports(given: MaskedMaps, pairs: Iterable[tuple[Floats, Floats]], *, sq
             continue
         share, wanted = sources[start] / amount, targets[end] / targets[end].sum()
         cost = cdist(places[start], places[end], "sqeuclidean" if squared else "euclidean")
-        found, log = emd2(share, wanted, cost, numItermax=10**9, log=True, return_matrix=False)  # 224 x 224 px take millions
+        found, log = emd2(
+            share, wanted, cost, numItermax=10**9, log=True, return_matrix=False
+        )  # 224 x 224 px take millions
         if log["warning"] is not None:
             raise ValueError(f"POT found no optimal transport: {log['warning']}")
         costs.append(found * amount)
