@@ -109,11 +109,7 @@ workdir: paths.root()
 
 
 wildcard_constraints:
-    selection="best|matched",
-    pretraining="[a-z]+",
-    finetune_depth="[0-5]",
-    seed="[0-9]+",
-    ending="|".join(ENDINGS),
+    selection="best|matched", pretraining="[a-z]+", finetune_depth="[0-5]", seed="[0-9]+", ending="|".join(ENDINGS),
 
 
 localrules: all
@@ -189,10 +185,8 @@ if MATCHED:
 stage(
     "08_explanation_metrics",
     network_and_images,
-    [
-        near(study.paths.scores / f"{RUN}.parquet"),
-        *(near(folder / f"{RUN}.npz") for folder in (study.paths.setting_scores, study.paths.example_maps)),
-    ],
+    [near(study.paths.scores / f"{RUN}.parquet")]
+    + [near(folder / f"{RUN}.npz") for folder in (study.paths.setting_scores, study.paths.example_maps)],
     of=RUN, parameters=f"{OF_RUN} -p methods '[{', '.join(study.attribution.methods)}]'",
 )
 stage(

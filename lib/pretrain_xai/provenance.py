@@ -8,7 +8,7 @@ import platform
 import secrets
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import cache
 from importlib import metadata
@@ -117,8 +117,6 @@ def package_versions() -> dict[str, str]:
 def git_describe() -> str:
     """Return what git calls the code at hand, such as `3f2a1bc-dirty`."""
     command = ["git", "describe", "--always", "--dirty", "--tags"]
-    try:
-        result = subprocess.run(command, cwd=paths.REPOSITORY, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown (not a git checkout)"
-    return result.stdout.strip()
+    with suppress(OSError, subprocess.CalledProcessError):
+        return subprocess.check_output(command, cwd=paths.REPOSITORY, stderr=subprocess.DEVNULL, text=True).strip()
+    return "unknown (not a git checkout)"

@@ -35,7 +35,7 @@ from pretrain_xai.tables import read_predictions, read_table
 #: scores on another machine may differ by so much (README: what single precision changes, and a margin)
 TOLERANCE = 0.01
 #: the checks in order: methods of `Verification`, whose first lines say what they check
-CHECKS = ("files", "bytes", "inputs", "dataset", "predictions", "classification", "scores", "recomputed")
+CHECKS = ("records", "files", "bytes", "inputs", "dataset", "predictions", "classification", "scores", "recomputed")
 #: what no maker records: records themselves, executed notebooks, the report
 UNRECORDED = (".json", ".sha256", ".html", ".ipynb")
 #: what the batch removes when a study is finished, and makes again when it is needed
@@ -54,8 +54,6 @@ class Verification:
         What was found wrong, by file (from the root folder).
     made, read : dict
         Recorded digests: by file, of what its maker wrote; by file and record, of what the makers of others read.
-    unreadable : dict
-        Records that are none, with the reason.
     """
 
     def __init__(self, study: Study, n_images: int = 2) -> None:
@@ -63,26 +61,7 @@ class Verification:
         self.failures: dict[str, list[str]] = defaultdict(list)
         self.made: dict[Path, str] = {}
         self.read: dict[Path, dict[Path, str]] = defaultdict(dict)
-        self.unreadable: dict[Path, str] = {}
         self._digest = cache(sha256)
-        for owner in dict.fromkeys(paths.owner(study.name, artefact) for artefact in paths.ARTEFACTS):
-            where = Paths(owner)  # a variant shares files with its study, whose records count
-            # data are recorded as `table.csv.json`; the plan and the mark of a variant are no records
-            for folder, names in ((where.executed, "*.sha256"), (where.data, "*.*.json"), (where.figures, "*.json")):
-                for file in _files_in(folder, names):
-                    self._read_record(file)
-
-    def _read_record(self, file: Path) -> None:
-        try:
-            if file.suffix == ".sha256":
-                self.made |= {paths.root() / name: digest for name, digest in read_sums(file).items()}
-                return
-            facts = json.loads(file.read_text(encoding="utf-8"))
-            self.made[paths.root() / facts["file"]] = facts["sha256"]
-            for name, digest in facts["inputs"].items():
-                self.read[paths.root() / name][file] = digest
-        except Exception as error:  # whatever else a file may hold
-            self.unreadable[file] = f"can't be read as a record: {' '.join(str(error).split())}"
 
     def run(self) -> bool:
         """Run all checks, print a row for each and the files that fail; return whether none does."""
@@ -94,9 +73,8 @@ class Verification:
                     wrong.add(file)
                     self.failures[near(file)].append(f"{name}: {reason}")
             except Exception as error:  # a damaged table stops a check, not the others
-                file = next((file for file in self.expected() if str(file) in str(error)), self.study.paths.data)
-                wrong.add(file)
-                self.failures[near(file)].append(f"{name}: {' '.join(str(error).split())}")
+                wrong.add(self.study.paths.data)
+                self.failures[near(self.study.paths.data)].append(f"{name}: {' '.join(str(error).split())}")
             print(f"{name:<14} {f'{len(wrong)} wrong' if wrong else 'ok':<10} {check.__doc__[11:]}", flush=True)
         print(f"\nlargest difference of a recomputed score: {self.largest_difference:.2g}" if self.n_images else "")
         if unrecorded := self.unrecorded():
@@ -109,25 +87,41 @@ class Verification:
         print(f"{study}: {f'{len(self.failures)} files fail' if self.failures else 'everything holds'}")
         return not self.failures
 
-    def expected(self) -> list[Path]:
-        """Return what a finished study has: tables of every model of its grid, and all that is recorded."""
-        where, recorded = self.study.paths, [file for file in self.made if file.name != REMOVED]
-        tables = [where.finetuned(run.name) / "predictions.parquet" for run in self.study.runs()]
-        tables += [self._scores_of(run) for run in self._scored()]
-        return list(dict.fromkeys([*tables, where.classification, where.intersections, *recorded]))
-
     def unrecorded(self) -> list[str]:
         """Return the results whose digest nobody recorded."""
         there = [*_files_in(self.study.paths.data), *_files_in(self.study.paths.figures)]
         return [near(file) for file in there if file.suffix not in UNRECORDED and file not in self.made]
 
+    def records(self) -> Wrong:
+        """Check that what makers recorded can be read."""
+        for owner in dict.fromkeys(paths.owner(self.study.name, artefact) for artefact in paths.ARTEFACTS):
+            where = Paths(owner)  # a variant shares files with its study, whose records count
+            # data are recorded as `table.csv.json`; the plan and the mark of a variant are no records
+            for folder, names in ((where.executed, "*.sha256"), (where.data, "*.*.json"), (where.figures, "*.json")):
+                for file in _files_in(folder, names):
+                    try:
+                        self._read_record(file)
+                    except Exception as error:  # whatever else a file may hold
+                        yield file, f"can't be read as a record: {' '.join(str(error).split())}"
+
+    def _read_record(self, file: Path) -> None:
+        if file.suffix == ".sha256":
+            self.made |= {paths.root() / name: digest for name, digest in read_sums(file).items()}
+            return
+        facts = json.loads(file.read_text(encoding="utf-8"))
+        self.made[paths.root() / facts["file"]] = facts["sha256"]
+        for name, digest in facts["inputs"].items():
+            self.read[paths.root() / name][file] = digest
+
     def files(self) -> Wrong:
         """Check that every file of the grid, and every recorded one, is there."""
-        yield from ((file, "is missing") for file in self.expected() if not file.is_file())
+        where, recorded = self.study.paths, [file for file in self.made if file.name != REMOVED]
+        tables = [where.finetuned(run.name) / "predictions.parquet" for run in self.study.runs()]
+        tables += [*map(self._scores_of, self._scored()), where.classification, where.intersections]
+        yield from ((file, "is missing") for file in dict.fromkeys([*tables, *recorded]) if not file.is_file())
 
     def bytes(self) -> Wrong:
         """Check that every file has the bytes that its maker recorded."""
-        yield from self.unreadable.items()
         for file, digest in self.made.items():
             if file.is_file() and self._digest(file) != digest:
                 yield file, "has other bytes than those that were recorded"
