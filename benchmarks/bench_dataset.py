@@ -18,8 +18,8 @@ from claims import processor_seconds, verdict
 from numpy.lib.format import open_memmap
 from pretrain_xai.dataset import build_splits, read_split
 from pretrain_xai.lesions import generate_patches
-from pretrain_xai.measure import peak_memory
 from pretrain_xai.overlay import overlay_lesions
+from pretrain_xai.plan import peak_memory
 from pretrain_xai.protocol import CORRECTED, PUBLISHED, Protocol
 from pretrain_xai.settings.sections import Dataset
 from pretrain_xai.slices.store import read_slices

@@ -124,7 +124,7 @@ def score_stream(n_images: int) -> None:
 
 def memory_of(call: str) -> float:
     """Return the peak memory, in MB, of a process of its own that runs a call of this file."""
-    code = f"import bench_scores; from pretrain_xai.measure import peak_memory; bench_scores.{call}; "
+    code = f"import bench_scores; from pretrain_xai.plan import peak_memory; bench_scores.{call}; "
     code += "print('peak', peak_memory())"
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, cwd=Path(__file__).parent, check=True, stdout=subprocess.PIPE, text=True)

@@ -8,6 +8,7 @@ from pretrain_xai.errors import UserError
 from pretrain_xai.networks import hardware
 from pretrain_xai.networks.hardware import as_batch, device_name, find_device, on_card, place
 from pretrain_xai.networks.training import predict, train
+from pretrain_xai.running.prerequisites import unmet
 from pretrain_xai.settings.sections import Cache, Training
 from pretrain_xai.study import load_study
 from small_nets import noise, vgg
@@ -35,7 +36,7 @@ def test_a_card_that_is_not_there_ends_the_batch_at_once_but_not_on_a_cluster(mo
     (root / "studies" / "card.yaml").write_text((root / "studies" / "tiny.yaml").read_text() + "device: cuda\n")
     assert batch.main(["card", "--dry-run"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
-    batch.check_files_and_network(load_study("card"), profile="slurm")
+    assert list(unmet(load_study("card"), on_cluster=True)) == []
 
 
 def test_batches_follow_the_network(monkeypatch):

@@ -14,10 +14,11 @@ import pytest
 import torch
 from jupytext.compare import compare_notebooks
 from pretrain_xai import paths
+from pretrain_xai.errors import UserError
 from pretrain_xai.networks.models import build_network
 from pretrain_xai.paths import Paths
 from pretrain_xai.run_notebook import check_parameters, declared_parameters, main, run_notebook
-from pretrain_xai.running.pairs import PairError, check_pairs
+from pretrain_xai.running.prerequisites import check_pairs
 from pretrain_xai.study import load_study
 from safetensors.torch import load_file
 
@@ -110,12 +111,12 @@ def test_a_notebook_that_is_not_its_source_is_named(tmp_path):
     check_pairs(tmp_path, ["10_boxplots"])
     source.write_text(text + "\n# %%\nprint(1)\n")
     with pytest.raises(
-        PairError, match=r"10_boxplots.ipynb does not hold the code of 10_boxplots.py: `make notebooks`"
+        UserError, match=r"10_boxplots.ipynb does not hold the code of 10_boxplots.py: `make notebooks`"
     ):
         check_pairs(tmp_path, ["10_boxplots"])
     for damage in (lambda: twin.write_text("{}"), twin.unlink):
         damage()
-        with pytest.raises(PairError, match=r"10_boxplots.ipynb: not a readable notebook"):
+        with pytest.raises(UserError, match=r"10_boxplots.ipynb does not hold"):
             check_pairs(tmp_path, ["10_boxplots"])
 
 

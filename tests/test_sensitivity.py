@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib import pyplot as plt
-from pretrain_xai.batch import check_scores
 from pretrain_xai.dataset import LesionMasks, Split
 from pretrain_xai.drawing.heat_tables import LETTERS, flip_letters, sensitivity_figure
 from pretrain_xai.errors import UserError
@@ -17,6 +16,7 @@ from pretrain_xai.localization.comparison_maps import LUMINANCE
 from pretrain_xai.localization.masked_maps import MaskedMaps
 from pretrain_xai.paths import Paths
 from pretrain_xai.protocol import CORRECTED
+from pretrain_xai.running.prerequisites import check_attribution
 from pretrain_xai.setting_scores import SettingScores, empty_scores, score_comparison_maps
 from pretrain_xai.settings.sections import Attribution, Sensitivity
 from pretrain_xai.statistics.effects import effect_table
@@ -134,8 +134,8 @@ def test_scores_without_chance_are_refused_in_one_line(scores, found):
     study = load_study("tiny")
     sensitivity = study.attribution.sensitivity.model_copy(update={"scores": scores})
     attribution = study.attribution.model_copy(update={"sensitivity": sensitivity})
-    with pytest.raises(StudyError, match=rf"attribution\.sensitivity\.scores: .*{found}"):
-        check_scores(study.model_copy(update={"attribution": attribution}))
+    with pytest.raises(StudyError, match=rf"attribution: .*{found}"):
+        check_attribution(study.model_copy(update={"attribution": attribution}))
 
 
 # populations

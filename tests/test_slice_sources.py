@@ -12,8 +12,8 @@ import pytest
 from damage import DAMAGE, damaged
 from hypothesis import given
 from mri_cohort import or_refuse
-from pretrain_xai.measure import peak_memory
 from pretrain_xai.overlay import clean_at_model_resolution
+from pretrain_xai.plan import peak_memory
 from pretrain_xai.settings.slices import Arrays, Nifti, Pickle
 from pretrain_xai.slices import reading
 from pretrain_xai.slices.files import SourceError, find_files, source_folder, source_state

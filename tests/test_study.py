@@ -8,10 +8,11 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from pretrain_xai import paths
-from pretrain_xai.batch import check_methods, main
+from pretrain_xai.batch import main
 from pretrain_xai.errors import UserError
 from pretrain_xai.paths import Paths
 from pretrain_xai.protocol import CORRECTED, PUBLISHED, Protocol
+from pretrain_xai.running.prerequisites import check_attribution
 from pretrain_xai.study import Run, Study, StudyError, load_study
 
 STUDIES = sorted(path.stem for path in (paths.REPOSITORY / "studies").glob("*.yaml"))
@@ -39,7 +40,7 @@ def edited(root, place: str, value) -> str:
 @pytest.mark.parametrize("name", STUDIES)
 def test_every_study_file_is_valid(name):
     study = load_study(name)
-    check_methods(study)
+    check_attribution(study)
     runs = list(study.runs())
     assert len(runs) == len(set(runs)) > 0
 
@@ -124,15 +125,15 @@ def test_an_unknown_method_is_one_line_before_anything_runs(root, capfd):
 def test_an_unknown_option_of_a_method_is_refused(root):
     study = load_study(edited(root, "attribution.options", {"integrated_gradients": {"n_step": 4}}))
     with pytest.raises(StudyError, match="n_steps"):
-        check_methods(study)
+        check_attribution(study)
 
 
 @pytest.mark.parametrize("options", [{"window": 8, "stride": 9}, {"window": 65}, {"stride": 17}])
 def test_squares_that_do_not_fit_the_images_are_refused_before_anything_runs(root, options):
     study = load_study(edited(root, "attribution.options", {"occlusion": options}))  # images have 64 px
     with pytest.raises(StudyError, match=r"attribution: occlusion got window=.* side of 64 px: stride must be"):
-        check_methods(study)
-    check_methods(load_study(edited(root, "attribution.options", {"occlusion": {"window": 64, "stride": 64}})))
+        check_attribution(study)
+    check_attribution(load_study(edited(root, "attribution.options", {"occlusion": {"window": 64, "stride": 64}})))
 
 
 def test_a_missing_study_names_those_there_are():

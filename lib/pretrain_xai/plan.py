@@ -1,29 +1,35 @@
 """What a study takes, before anything starts: `python -m pretrain_xai.plan STUDY`.
 
 The jobs are those of Snakemake's dry run, so that what is finished already does not count; what a job costs is measured
-here and now on a few images (`measure`). Data and weights need not be there: what is missing is listed. What a job of a
-cluster is to ask for goes to `data/<study>/plan.json`.
+here and now on a few made-up images: seconds of processor time per thread, so that other work on the machine does not count.
+Lesions, slices and images are not measured: even of large studies they take minutes. Data and weights need not be there:
+what is missing is listed. What a job of a cluster is to ask for goes to
+`data/<study>/plan.json`.
 """
 
 import argparse
-import contextlib
 import json
 import math
 import os
 import re
+import resource
 import shutil
 import subprocess
 import sys
+import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, cast
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from pretrain_xai import paths
+from pretrain_xai.batch import snakemake
 from pretrain_xai.errors import UserError
-from pretrain_xai.measure import measure
 from pretrain_xai.provenance import write_text
-from pretrain_xai.settings.sections import Selection
 from pretrain_xai.study import UNTRAINED, Study, StudyError, load_study
 from pretrain_xai.tables import read_table
 
@@ -31,11 +37,10 @@ GIB = 2**30
 #: of the test images, the share that all models of a study classify correctly, as published (3,681 of 8,539), and the share
 #: that one model classifies wrongly, about as published
 RIGHT_FOR_ALL, WRONG = 0.43, 0.15
-#: the part of `measure` from which the memory of a rule is known; the network runs in those of training and attribution
+#: the rules that run the network, and the part of `measure` from which their memory is known
 PART_OF_RULE = {
     **dict.fromkeys(("pretrain", "finetune"), "training"),
     **dict.fromkeys(("match_accuracy", "explanation_metrics", "sanity_checks", "score_switches"), "attribution"),
-    **dict.fromkeys(("make_slices", "build_dataset"), "slices"),
 }
 #: images of the sanity check
 SANITY_IMAGES = 16
@@ -44,6 +49,15 @@ SCORE_BYTES, FURTHER_METRICS = 4.0, 7
 #: what a job of a cluster asks for beside what was measured: MB for Python, torch and three snakemakes; minutes; and how
 #: many times what was measured
 BASE_MB, BASE_MINUTES, MARGIN = 3_000, 10, 3
+#: images of a small part: a pass of more costs hardly less per image
+FEW = 16
+#: seconds that a few images may take: more images are used where they are fast
+ENOUGH = 1.0
+#: what the process that runs a notebook imports, and the kernel of one that runs a network
+IMPORTS = (
+    "import papermill, pretrain_xai.run_notebook",
+    "import ipykernel.kernelapp, matplotlib.pyplot, pandas, pretrain_xai.explain, pretrain_xai.report",
+)
 
 
 class Job(NamedTuple):
@@ -61,35 +75,32 @@ def planned_jobs(study_name: str) -> list[Job]:
     StudyError
         Snakemake's message.
     """
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(paths.REPOSITORY / "Snakefile"), "--dry-run"]
-    command += ["--profile", str(paths.REPOSITORY / "profiles" / "local"), "--directory", str(paths.root())]
-    command += ["--nolock", "--quiet", "host", "--config", f"study={study_name}"]
-    environment = os.environ | {"PYTHONHASHSEED": "0"}
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    result = _run("the dry run", snakemake(study_name, ["--dry-run", "--quiet", "host"]))
+    parts = re.split(r"^(?:local)?rule (\w+):$", result.stdout + result.stderr, flags=re.MULTILINE)
+    jobs = []
+    for rule, block in zip(parts[1::2], parts[2::2], strict=True):
+        wildcards = re.search(r"^    wildcards: (.*)$", block, re.MULTILINE)
+        jobs.append(Job(rule, dict(re.findall(r"(\w+)=([^,]*)", wildcards[1] if wildcards else ""))))
+    return [job for job in jobs if job.rule != "all"]
+
+
+def _run(what: str, command: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode:
-        raise StudyError(f"the dry run failed: {' '.join((result.stderr + result.stdout).split())[-300:]}")
-    return list(_jobs_of(result.stdout + result.stderr))
-
-
-def _jobs_of(printed: str) -> Iterator[Job]:
-    for block in re.split(r"\n(?=(?:local)?rule \w+:)", printed):
-        if (match := re.match(r"(?:local)?rule (\w+):", block)) and match[1] != "all":
-            wildcards = re.search(r"^    wildcards: (.*)$", block, re.MULTILINE)
-            pairs = wildcards[1].split(", ") if wildcards else []
-            yield Job(match[1], dict(pair.split("=", 1) for pair in pairs))
+        raise StudyError(f"{what} failed: {' '.join((result.stderr + result.stdout).split())[-300:]}")
+    return result
 
 
 def image_counts(study: Study) -> dict[str, int]:
     """Return the images of each split: of slices that are made already, or of those that the study file tells."""
-    table = study.paths.slices / "slices.csv"
-    if table.is_file():
-        return study.images_of(read_table(table)["split"].value_counts().to_dict())
-    if study.slices.source == "template":
-        n_slices = study.slices.slices_per_subject
-        return study.images_of({split: n_slices * count for split, count in study.slices.subjects.items()})
-    if study.expected_slices:
-        return study.images_of(study.expected_slices)
-    raise StudyError(f"slices of the source {study.slices.source} can't be counted yet: set expected_slices, by split")
+    made, slices = study.paths.slices / "slices.csv", study.expected_slices
+    if made.is_file():
+        slices = read_table(made)["split"].value_counts().to_dict()
+    elif (source := study.slices).source == "template":
+        slices = {split: source.slices_per_subject * count for split, count in source.subjects.items()}
+    if not slices:
+        raise StudyError(f"slices of the source {source.source} can't be counted yet: set expected_slices, by split")
+    return study.images_of(slices)
 
 
 class Plan:
@@ -113,10 +124,10 @@ class Plan:
     def costs(self) -> pd.DataFrame:
         """Return `jobs`, `seconds` of all of them and `memory` of one (GiB) by rule; NaN where it was not measured."""
         each = pd.DataFrame({"rule": [job.rule for job in self.jobs], "seconds": [self._seconds(j) for j in self.jobs]})
-        table = each.groupby("rule", sort=False)["seconds"].agg(["size", lambda seconds: seconds.sum(skipna=False)])
-        table.columns = pd.Index(["jobs", "seconds"])
-        parts = table.index.map(lambda rule: self.measured.get(PART_OF_RULE.get(rule), {}).get("memory", math.nan))
-        return table.assign(memory=parts)
+        rules = each.groupby("rule", sort=False)["seconds"]
+        table = pd.DataFrame({"jobs": rules.size(), "seconds": rules.sum(skipna=False)})
+        memory = [self.measured.get(PART_OF_RULE.get(rule), {}).get("memory", math.nan) for rule in table.index]
+        return table.assign(memory=memory)
 
     def requests(self) -> dict[str, dict[str, int]]:
         """Return what a job of each rule asks a cluster for: `mem_mb`, and `runtime` in minutes where it was measured."""
@@ -127,7 +138,7 @@ class Plan:
                 asked[str(rule)]["runtime"] = BASE_MINUTES + round(MARGIN * row["seconds"] / row["jobs"] / 60)
         return asked
 
-    def explained(self, selection: Selection, *, wrong: bool = True) -> int:
+    def explained(self, selection: Any, *, wrong: bool = True) -> int:
         """Return how many images of one model are explained: right for all models, and (`wrong`) wrong for this one."""
         limits, n_test = self.study.image_limits[selection], self.counts["test"]
         most = limits["max_images"] or n_test
@@ -136,92 +147,73 @@ class Plan:
 
     def disk(self) -> dict[str, float]:
         """Return what the files of the planned jobs take when all is done, GiB."""
-        number, own = self.costs()["jobs"].rename({"take_weights": "pretrain"}), self.study.attribution
-        number = number.groupby(level=0).sum()
+        number, own = Counter(job.rule for job in self.jobs), self.study.attribution
         side, weights = self.study.dataset.image_size, self.measured["training"]["bytes"]
         rows = self.explained(self.study.main_selection) * len(own.methods) * (len(own.scores) + FURTHER_METRICS)
-        of_one = {
-            "dataset": ("build_dataset", 8 * side**2 * self._of_splits()),
-            "pretrained": ("pretrain", weights),
-            "finetuned": ("finetune", weights),
-            "scores": ("explanation_metrics", SCORE_BYTES * rows),
-            "example maps": ("explanation_metrics", 4 * side**2 * len(own.methods) * 2 * own.example_images),
+        maps = 4 * side**2 * len(own.methods) * 2 * own.example_images
+        images = sum(self.counts[split] for split in self.study.dataset.seed_bases)
+        sizes = {
+            "dataset": number["build_dataset"] * 8 * side**2 * images,
+            "pretrained": (number["pretrain"] + number["take_weights"]) * weights,
+            "finetuned": number["finetune"] * weights,
+            "scores": number["explanation_metrics"] * SCORE_BYTES * rows,
+            "example maps": number["explanation_metrics"] * maps,
         }
-        return {name: int(number.get(rule, 0)) * size / GIB for name, (rule, size) in of_one.items()}
+        return {name: size / GIB for name, size in sizes.items()}
 
     def _seconds(self, job: Job) -> float:
-        if self.on_card and PART_OF_RULE.get(job.rule) in ("training", "attribution"):
+        if self.on_card and job.rule in PART_OF_RULE:
             return math.nan
-        slices, training, image = (self.measured[part] for part in ("slices", "training", "attribution"))
-        patches, source = self.study.lesions.patches, self.study.slices
-        # reading files is bound by the disk
-        simulated = sum(source.subjects.values()) if source.source == "template" else 0
         predicted = self.counts["validation"] + self.counts["test"]
+        prediction, image = self.measured["training"]["prediction"], self.measured["attribution"]["image"]
+        wildcards, layers = job.wildcards, self.measured["attribution"]["layers"]
+
+        def explained() -> int:  # by the untrained network what is right for all models
+            wrong = wildcards["pretraining"] != UNTRAINED
+            return self.explained(wildcards["selection"], wrong=wrong) + 2 * self.study.attribution.example_images
+
         work: dict[str, Callable[[], float]] = {
-            "make_lesions": lambda: sum(patches.values()) * slices["patch"],
-            "make_slices": lambda: simulated * slices["subject"],
-            "build_dataset": lambda: self._of_splits() * slices["slice"],
-            "pretrain": lambda: self._pretraining(job.wildcards["pretraining"]),
-            "finetune": lambda: self._finetuning(int(job.wildcards["finetune_depth"]), predicted),
-            "match_accuracy": lambda: len(list(self.study.checkpoint_runs())) * predicted * training["prediction"],
-            "explanation_metrics": lambda: self._explanation(job) * image["image"],
-            "sanity_checks": lambda: SANITY_IMAGES * (image["layers"] + 1) * image["image"],
+            "pretrain": lambda: self._pretraining(wildcards["pretraining"]),
+            "finetune": lambda: self._finetuning(int(wildcards["finetune_depth"])) + predicted * prediction,
+            "match_accuracy": lambda: len(list(self.study.checkpoint_runs())) * predicted * prediction,
+            "explanation_metrics": lambda: explained() * image,
+            "sanity_checks": lambda: SANITY_IMAGES * (layers + 1) * image,
         }
         return self.measured["notebook"]["start"] + work.get(job.rule, lambda: 0.0)()
-
-    def _of_splits(self) -> int:
-        return sum(self.counts[split] for split in self.study.dataset.seed_bases)
 
     def _pretraining(self, corpus: str) -> float:
         from pretrain_xai.networks.corpora import PHOTOGRAPHS
 
-        settings = self.study.pretraining
-        if settings.training is None or corpus in settings.weights:
-            return 0.0
+        settings, counts = self.study.pretraining, self.counts
+        assert settings.training is not None  # or nothing is pre-trained
         n_images = len(PHOTOGRAPHS) * settings.crops_per_photograph * 1.25  # a quarter more are for validation
         if corpus == "mri":
-            n_images = self.counts["pretraining"] + self.counts["pretraining_validation"]
+            n_images = counts["pretraining"] + counts["pretraining_validation"]
         deepest = self.measured["training"]["by_depth"][str(max(self.study.finetuning.depths))]
         return n_images * (deepest["before"] + settings.training.epochs * deepest["epoch"])
 
-    def _finetuning(self, depth: int, predicted: int) -> float:
-        cost, settings = self.measured["training"]["by_depth"][str(depth)], self.study.finetuning
-        trained, epochs = self.counts["train"] + self.counts["validation"], settings.training.epochs
+    def _finetuning(self, depth: int) -> float:
+        measured, settings = self.measured["training"], self.study.finetuning
+        cost, validated = measured["by_depth"][str(depth)], self.counts["validation"]
+        images = self.counts["train"] + validated
         # an epoch's cost holds one validation; checkpoints on the way take more
         more = settings.matching.checkpoints_per_epoch - 1 if settings.matching else 0
-        passes = epochs * more * self.counts["validation"] + predicted
-        return trained * (cost["before"] + epochs * cost["epoch"]) + passes * self.measured["training"]["prediction"]
-
-    def _explanation(self, job: Job) -> int:
-        """Return the images of one model, with those whose maps are kept."""
-        # the untrained network explains what is right for all models
-        selection = cast("Selection", job.wildcards["selection"])
-        found = self.explained(selection, wrong=job.wildcards["pretraining"] != UNTRAINED)
-        return found + 2 * self.study.attribution.example_images
+        epoch = images * cost["epoch"] + more * validated * measured["prediction"]
+        return images * cost["before"] + settings.training.epochs * epoch
 
 
 def requested(study: Study, rule: str) -> dict[str, int]:
     """Return what the last plan of a study asks a cluster for, for a job of a rule; nothing where there is none."""
-    asked: dict[str, int] = {}
-    with contextlib.suppress(OSError, ValueError):
-        asked = json.loads((study.paths.data / "plan.json").read_text(encoding="utf-8")).get(rule, {})
-    runs_network = PART_OF_RULE.get(rule) in ("training", "attribution")
-    return asked | ({"gpu": 1} if study.device == "cuda" and runs_network else {})
+    file = study.paths.data / "plan.json"
+    asked = json.loads(file.read_text(encoding="utf-8")).get(rule, {}) if file.is_file() else {}
+    return asked | ({"gpu": 1} if study.device == "cuda" and rule in PART_OF_RULE else {})
 
 
 def missing(study: Study) -> list[str]:
     """Return in words what a study needs and has not: data, weights, its network, methods that can explain it."""
-    from pretrain_xai.running import prerequisites
-    from pretrain_xai.slices.files import source_state
+    from pretrain_xai.running.prerequisites import unmet, weights_to_download
 
-    checks = (prerequisites.check_weights, prerequisites.check_network, prerequisites.check_device)
-    found = []
-    for check in (lambda study: source_state(study.slices), *checks):
-        try:
-            check(study)
-        except UserError as error:
-            found.append(str(error))
-    return found + prerequisites.weights_to_download(study)
+    return [str(error) for error in unmet(study)] + weights_to_download(study)
 
 
 def _report(plan: Plan, lacking: Sequence[str]) -> Iterator[str]:
@@ -229,11 +221,11 @@ def _report(plan: Plan, lacking: Sequence[str]) -> Iterator[str]:
     cores = os.cpu_count() or 1
     side_by_side = max(1, cores // study.threads)
     yield f"plan of {study.name}: {len(plan.jobs)} jobs, {costs['jobs'].get('finetune', 0)} networks to fine-tune"
-    yield f"measured on this machine, on the CPU: {cores} cores, threads of a job: {study.threads}"
-    shown = costs.assign(hours=costs["seconds"] / 3600, minutes=costs["seconds"] / costs["jobs"] / 60)
-    shown = shown.rename(columns={"minutes": "minutes a job", "memory": "memory, GiB"}).rename_axis("stage")
-    columns = ["jobs", "hours", "minutes a job", "memory, GiB"]
-    yield "\n" + shown.reset_index()[["stage", *columns]].to_string(index=False, float_format="%.2f", na_rep="unknown")
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
+    yield f"measured on this machine, on the CPU: {cores} cores, {memory:.0f} GiB; threads of a job: {study.threads}"
+    minutes = {"minutes a job": costs["seconds"] / costs["jobs"] / 60, "memory, GiB": costs["memory"]}
+    shown = costs[["jobs"]].assign(hours=costs["seconds"] / 3600, **minutes).rename_axis("stage").reset_index()
+    yield "\n" + shown.to_string(index=False, float_format="%.2f", na_rep="unknown")
     unknown = "; without what runs on a graphics card (`device`), which is not measured here"
     unknown = unknown if costs["seconds"].isna().any() else ""
     hours = _duration(costs["seconds"].sum() / 3600 / side_by_side)
@@ -241,12 +233,9 @@ def _report(plan: Plan, lacking: Sequence[str]) -> Iterator[str]:
     counts = ", ".join(f"{count:,} {split}" for split, count in plan.counts.items())
     yield f"images: {counts}; a model explains about {plan.explained(study.main_selection):,} images"
     disk = plan.disk()
-    yield f"disk: {sum(disk.values()):.1f} GiB ({', '.join(f'{name} {size:.1f}' for name, size in disk.items())})"
-    if (free := shutil.disk_usage(paths.root()).free / GIB) < sum(disk.values()):
-        yield f"too little disk: {free:.0f} GiB are free"
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
-    if memory < (needed := side_by_side * costs["memory"].max()):
-        yield f"too little memory for {side_by_side} jobs side by side: {needed:.0f} GiB of {memory:.0f}; run with --cores"
+    parts = ", ".join(f"{name} {size:.1f}" for name, size in disk.items())
+    free = shutil.disk_usage(paths.root()).free / GIB
+    yield f"disk: {sum(disk.values()):.1f} GiB of {free:.0f} that are free ({parts})"
     yield "\nmissing: " + ("nothing" if not lacking else "")
     yield from (f"- {line}" for line in lacking)
 
@@ -256,22 +245,142 @@ def _duration(hours: float) -> str:
     return f"{hours / size:.1f} {unit}"
 
 
+def measure(study_name: str) -> dict[str, dict[str, Any]]:
+    """Return what each part of PARTS found, measured in a process of its own, with its largest resident set, GiB.
+
+    Raises
+    ------
+    StudyError
+        A part can't be run on this machine.
+    """
+    results = {}
+    for part in PARTS:
+        print(f"measuring {part} ...", file=sys.stderr, flush=True)
+        command = [sys.executable, "-m", "pretrain_xai.plan", study_name, "--measure", part]
+        results[part] = json.loads(_run(f"measuring {part}", command).stdout)
+    return results
+
+
+def peak_memory() -> int:
+    """Return the largest resident set of this process so far, bytes."""
+    status = Path("/proc/self/status")
+    if status.is_file():  # Linux counts in `ru_maxrss` what the process that started this one had
+        return 1024 * int(re.findall(r"VmHWM:\s+(\d+) kB", status.read_text(encoding="utf-8"))[0])
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def _notebook(study: Study) -> dict[str, Any]:
+    """Seconds of a notebook that only imports."""
+    return {"start": _seconds(lambda: [subprocess.run([sys.executable, "-c", code], check=True) for code in IMPORTS])}
+
+
+def _training(study: Study) -> dict[str, Any]:
+    """Seconds per image of an epoch with its validation, and of what comes before the first one, by depth.
+
+    The deepest one trains on a whole batch, from which its memory is known; so does the whole network, as in pre-training.
+    """
+    from pretrain_xai.dataset import LabelledImages
+    from pretrain_xai.networks.models import N_CLASSES, freeze_below
+    from pretrain_xai.networks.training import configure_torch, predict, train
+
+    configure_torch(study.threads)
+    network, images, settings = _network(study), _images(study, 256), study.finetuning
+    predict(network, images[:2])  # the first pass sets up what later ones use
+    prediction = _seconds(lambda: predict(network, images[:FEW]), study.threads) / FEW
+    count = int(np.clip(ENOUGH / prediction, FEW, len(images)))
+
+    def seconds(count: int, epochs: int) -> float:
+        # validated on as few as the study has for each training image
+        few = max(1, count // 4)
+        data, validation = (LabelledImages(images[:n], np.arange(n) % N_CLASSES) for n in (count, few))
+        changed = settings.training.model_copy(update={"epochs": epochs, "stop_value": None})
+        one = partial(train, network, data, validation, changed, learning_rate=1e-6, seed=0, cache=settings.cache)
+        return _seconds(one, study.threads) / (count + few)
+
+    by_depth = {}
+    for depth in settings.depths:
+        freeze_below(network, depth)
+        used = max(count, settings.training.batch_size) if depth == max(settings.depths) else count
+        one, two = seconds(used, 1), seconds(used, 2)
+        by_depth[depth] = {"epoch": max(two - one, 0.0), "before": max(2 * one - two, 0.0)}
+    size = sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values())
+    return {"by_depth": by_depth, "prediction": prediction, "bytes": size}
+
+
+def _attribution(study: Study) -> dict[str, Any]:
+    """Seconds per image of all methods and scores, and the number of layers that the sanity check makes random."""
+    from pretrain_xai.dataset import LesionMasks, Split
+    from pretrain_xai.explain import Explainer
+    from pretrain_xai.methods.passes import micro_batch_rows
+    from pretrain_xai.networks.models import N_CLASSES
+    from pretrain_xai.networks.training import configure_torch
+    from pretrain_xai.sanity import weight_layers
+
+    configure_torch(study.threads)
+    network, side, settings = _network(study), study.dataset.image_size, study.attribution
+    count = settings.micro_batch or micro_batch_rows(side, side)
+    images, strength = _images(study, count), np.zeros((count, side, side), np.float32)
+    strength[:, side // 4 : side // 2, side // 4 : side // 2] = 1
+    masks, labels = LesionMasks(strength, study.protocol.mask_threshold), np.arange(count) % N_CLASSES
+    split = Split(images, labels, masks, None)
+    explainer = Explainer(network, split, settings, study.protocol)
+    seconds = _seconds(lambda: explainer.scores(np.arange(count), settings.methods), study.threads)
+    return {"image": seconds / count, "layers": len(weight_layers(network))}
+
+
+#: what is measured; each function gives numbers by name
+PARTS = {"notebook": _notebook, "training": _training, "attribution": _attribution}
+
+
+def _network(study: Study) -> Any:
+    """Return the study's network on the processor: what a graphics card takes is not measured."""
+    from pretrain_xai.networks.hardware import place
+    from pretrain_xai.networks.models import N_CLASSES, build_network
+
+    network = build_network(study.network, N_CLASSES, seed=0)
+    return place(network, study.model_copy(update={"device": "cpu"}))
+
+
+def _images(study: Study, count: int) -> np.ndarray:
+    """Return noise inside a disc on black, float32 (count, size, size): brains have a black background, too."""
+    side = study.dataset.image_size
+    place = np.arange(side) - side / 2
+    disc = place[:, None] ** 2 + place**2 < (0.4 * side) ** 2
+    return np.random.default_rng(0).random((count, side, side), dtype=np.float32) * disc
+
+
+def _seconds(function: Callable[[], object], threads: int = 1) -> float:
+    before = _processor_time()
+    function()
+    return (_processor_time() - before) / threads
+
+
+def _processor_time() -> float:
+    """Return the seconds that this process and those that it waited for have used."""
+    children = os.times()
+    return time.process_time() + children.children_user + children.children_system  # `os.times` itself counts in ticks
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return 0, or 2 after one line that says what is wrong."""
-    from pretrain_xai.networks.hardware import on_card
-
     parser = argparse.ArgumentParser(prog="python -m pretrain_xai.plan", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("study", help="a file in studies/, without .yaml")
-    name = parser.parse_args(arguments).study
+    parser.add_argument("--measure", choices=PARTS, help="measure one part alone, and print what was found as JSON")
+    options = parser.parse_args(arguments)
     try:
-        study = load_study(name)
-        counts, lacking = image_counts(study), missing(study)
-        plan = Plan(study, planned_jobs(name), counts, measure(name), on_card=on_card(study))
+        study = load_study(options.study)
+        if options.measure:
+            print(json.dumps(PARTS[options.measure](study) | {"memory": peak_memory() / GIB}))
+            return 0
+        from pretrain_xai.networks.hardware import on_card  # torch: not in what is measured without it
+
+        counts, lacking, jobs = image_counts(study), missing(study), planned_jobs(study.name)
+        plan = Plan(study, jobs, counts, measure(study.name), on_card=on_card(study))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print("\n".join(_report(plan, lacking)))
-    if plan.jobs:
+    if jobs:
         write_text(study.paths.data / "plan.json", json.dumps(plan.requests(), indent=1) + "\n")
     return 0
 

@@ -5,10 +5,10 @@ import hashlib
 import json
 import os
 import platform
+import secrets
 import subprocess
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import cache
 from importlib import metadata
@@ -32,14 +32,12 @@ def atomic_path(path: Path) -> Iterator[Path]:
     has keeps its time: a notebook that is run again by hand makes nothing out of date.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    temporary = path.with_name(f".{path.stem}-{secrets.token_hex(4)}{path.suffix}")
+    temporary.touch()
+    mode = temporary.stat().st_mode
     try:
         yield temporary
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
+        temporary.chmod(mode)  # some writers take all but the owner's rights away
         if not (path.is_file() and filecmp.cmp(temporary, path, shallow=False)):
             os.replace(temporary, path)
     finally:
@@ -69,11 +67,11 @@ def record(path: Path, *, parameters: Mapping[str, Any], inputs: Iterable[Path] 
         The files that it read; stored with their SHA-256 digest.
     """
     facts = {
-        "file": _relative(path),
+        "file": near(path),
         "sha256": sha256(path),
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
         "parameters": dict(parameters),
-        "inputs": {_relative(file): sha256(file) for file in inputs},
+        "inputs": {near(file): sha256(file) for file in inputs},
         "packages": package_versions(),
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}",
@@ -85,9 +83,9 @@ def record(path: Path, *, parameters: Mapping[str, Any], inputs: Iterable[Path] 
 def write_sums(path: Path, files: Iterable[Path]) -> None:
     """Write the digests of `files` as `sha256sum` does, so that `sha256sum --check` in the root folder reads them.
 
-    Without files nothing is written.
+    Folders are left out; without files nothing is written.
     """
-    if lines := [f"{sha256(file)}  {_relative(file)}\n" for file in files]:
+    if lines := [f"{sha256(file)}  {near(file)}\n" for file in files if not file.is_dir()]:
         write_text(path, "".join(lines))
 
 
@@ -99,13 +97,12 @@ def read_sums(path: Path) -> dict[str, str]:
     ValueError
         A line is something else.
     """
-    lines = [line.split("  ", 1) for line in path.read_text(encoding="utf-8").splitlines()]
-    if any(len(line) != 2 or len(line[0]) != 64 for line in lines):
-        raise ValueError("expected a SHA-256 digest, two spaces and a path on each line")
+    lines = (line.split("  ", 1) for line in path.read_text(encoding="utf-8").splitlines())
     return {name: digest for digest, name in lines}
 
 
-def _relative(path: Path) -> str:
+def near(path: Path) -> str:
+    """Return a path as it is called from the root folder; absolute if it lies elsewhere."""
     path = Path(os.path.abspath(path))  # not resolved: `data/` may be a link to another disk, and is still called data/
     return path.relative_to(paths.root()).as_posix() if path.is_relative_to(paths.root()) else str(path)
 
@@ -120,8 +117,6 @@ def package_versions() -> dict[str, str]:
 def git_describe() -> str:
     """Return what git calls the code at hand, such as `3f2a1bc-dirty`."""
     command = ["git", "describe", "--always", "--dirty", "--tags"]
-    try:
-        result = subprocess.run(command, cwd=paths.REPOSITORY, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown (not a git checkout)"
-    return result.stdout.strip()
+    with suppress(OSError, subprocess.CalledProcessError):
+        return subprocess.check_output(command, cwd=paths.REPOSITORY, stderr=subprocess.DEVNULL, text=True).strip()
+    return "unknown (not a git checkout)"

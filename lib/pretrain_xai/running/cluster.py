@@ -4,14 +4,11 @@ A driver that is killed leaves its jobs in the queue, where they go on. The next
 jobs are named after their study, and it waits until none of that name is left.
 """
 
-import getpass
 import hashlib
 import re
 import subprocess
 import time
 from pathlib import Path
-
-import yaml
 
 from pretrain_xai import paths
 from pretrain_xai.errors import UserError
@@ -23,7 +20,7 @@ LONGEST_PREFIX = 50
 
 
 class ClusterError(UserError):
-    """The profile is missing, or Slurm does not answer."""
+    """There is no such profile, or Slurm does not answer."""
 
 
 def profile_folder(name: str) -> Path:
@@ -42,19 +39,9 @@ def profile_folder(name: str) -> Path:
 
 
 def uses_slurm(profile: Path) -> bool:
-    """Return whether the jobs of a profile are sent to Slurm.
-
-    Raises
-    ------
-    ClusterError
-        The profile can't be read.
-    """
-    file = profile / "config.yaml"
-    try:
-        return (yaml.safe_load(file.read_text(encoding="utf-8")) or {}).get("executor") == "slurm"
-    except (yaml.YAMLError, UnicodeDecodeError, AttributeError) as error:  # the last: a list or a text
-        reason = " ".join(str(error).split())
-        raise ClusterError(f"{file}: expected YAML of names and values as `executor: slurm` ({reason})") from None
+    """Return whether the jobs of a profile are sent to Slurm."""
+    settings = (profile / "config.yaml").read_text(encoding="utf-8", errors="replace")  # Snakemake says what is wrong
+    return re.search(r"^executor: *[\"']?slurm\b", settings, re.MULTILINE) is not None
 
 
 def job_prefix(study: str) -> str:
@@ -72,13 +59,14 @@ def queued_jobs(study: str) -> list[str]:
     ClusterError
         Slurm's `squeue` is not there or fails.
     """
-    command = ["squeue", "--noheader", "--user", getpass.getuser(), "--format", "%A %j"]
+    command = ["squeue", "--noheader", "--me", "--format", "%A %j"]
     try:
         printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    except FileNotFoundError:
-        raise ClusterError("Slurm is not there: `squeue` was not found; start the batch where jobs are sent") from None
-    except subprocess.CalledProcessError as error:
-        raise ClusterError(f"Slurm does not answer: {' '.join(error.stderr.split())}") from None
+    except (OSError, subprocess.CalledProcessError) as error:
+        reason = " ".join((getattr(error, "stderr", "") or str(error)).split())
+        raise ClusterError(
+            f"Slurm does not answer to `squeue` ({reason}); start the batch where jobs are sent"
+        ) from None
     jobs = (line.split(maxsplit=1) for line in printed.splitlines())
     # the executor adds an underscore and a number of its own
     return sorted({number for number, name in jobs if name.startswith(f"{job_prefix(study)}_")}, key=int)
@@ -86,13 +74,8 @@ def queued_jobs(study: str) -> list[str]:
 
 def wait_for_earlier_jobs(study: str) -> None:
     """Wait until no job of an earlier driver is in the queue, and say how to end them instead."""
-    told: list[str] = []
-    while jobs := queued_jobs(study):
-        if jobs != told:
-            print(
-                f"waiting for {len(jobs)} jobs that an earlier batch left in the queue; what they make is kept",
-                flush=True,
-            )
-            print(f"(or end them: scancel {' '.join(jobs)})", flush=True)
-        told = jobs
+    if jobs := queued_jobs(study):
+        print(f"waiting for {len(jobs)} jobs that an earlier batch left in the queue; what they make is kept")
+        print(f"(or end them: scancel {' '.join(jobs)})", flush=True)
+    while jobs and queued_jobs(study):
         time.sleep(LOOK_EVERY)

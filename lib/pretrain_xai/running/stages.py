@@ -6,10 +6,10 @@ docstrings, prose and file times do not count.
 
 import ast
 import hashlib
-from dataclasses import dataclass
+from contextlib import suppress
 from functools import cache, reduce
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 
@@ -20,8 +20,7 @@ from pretrain_xai.slices.files import SourceError, source_state
 from pretrain_xai.study import Study
 
 
-@dataclass(frozen=True)
-class Stage:
+class Stage(NamedTuple):
     """What a notebook's results depend on, and what it makes (one of `paths.ARTEFACTS`).
 
     `settings` are dotted names of a study file, `switches` fields of the protocol. `draws` says that the results are
@@ -40,7 +39,9 @@ _DRAWING = ("drawing", "names")
 _NETWORK = ("network", "threads", "device", "channels_last")
 #: what tables and figures name
 _NAMED = ("main_selection", "pretraining.corpora", "pretraining.target")
+_PIXELS = ("dataset.image_size", "dataset.brain_intensity")
 _MAPS = ("channel_reduction", "mask_threshold", "ties")
+_TRAINING = ("dropout_active", "first_conv_frozen", "head_kept")
 _METHODS = ("captum_deep_lift", "gradient_shap_unseeded")
 _SCORING = ("dropout_active", *_MAPS, "signed_edges", *_METHODS)
 _SUMMARY = Stage(("attribution.methods", *_NAMED), draws=True)
@@ -53,14 +54,8 @@ STAGES = {
     "01_make_lesions": Stage(("lesions",), artefact="lesions"),
     "02_make_slices": Stage(("slices", "pretraining.target"), artefact="slices"),
     "03_build_dataset": Stage(("lesions", "slices.seed", "dataset"), DATASET_SWITCHES, "dataset"),
-    "04_pretrain": Stage(
-        ("pretraining", "dataset.image_size", "dataset.brain_intensity", *_NETWORK), artefact="pretrained"
-    ),
-    "05_finetune": Stage(
-        ("finetuning.training", "kept_checkpoints", *_NETWORK),
-        ("dropout_active", "first_conv_frozen", "head_kept"),
-        "finetuned",
-    ),
+    "04_pretrain": Stage(("pretraining", *_PIXELS, *_NETWORK), artefact="pretrained"),
+    "05_finetune": Stage(("finetuning.training", "kept_checkpoints", *_NETWORK), _TRAINING, "finetuned"),
     # the checkpoints that it reads are made anew for it, so that its figure does not count
     "12_match_accuracy": Stage(("finetuning.matching", "main_selection", *_NETWORK), ("dropout_active",), "finetuned"),
     "06_classification_metrics": Stage(_NAMED, ("swapped_rates",), "classification", draws=True),
@@ -88,10 +83,9 @@ def fingerprint(study: Study, notebook: str) -> dict[str, Any]:
     if "network" in stage.settings and study.network.module:
         found["own network"] = code_digest(source_file(study.network.module))
     if notebook == "02_make_slices":
-        try:
+        found["source"] = "missing"
+        with suppress(SourceError):  # a plan is made without the data; the batch refuses to start
             found["source"] = source_state(study.slices)
-        except SourceError:  # a plan is made without the data; the batch refuses to start
-            found["source"] = "missing"
     for name in stage.settings:
         value = reduce(getattr, name.split("."), study)
         found[name] = value.model_dump(mode="json") if isinstance(value, BaseModel) else value

@@ -48,21 +48,16 @@ def _state(variant: Study) -> State:
     *files, mark = _files(variant)
     if not all(path.is_file() for path in files):
         return "missing"
-    if not mark.is_file() or mark.stat().st_mtime_ns < max(path.stat().st_mtime_ns for path in files):
-        return "out of date"  # a later batch broke off
-    return "finished" if mark.read_text(encoding="utf-8") == _mark(variant) else "out of date"
+    # an older mark: a later batch broke off
+    whole = mark.is_file() and mark.stat().st_mtime_ns >= max(path.stat().st_mtime_ns for path in files)
+    return "finished" if whole and mark.read_text(encoding="utf-8") == _mark(variant) else "out of date"
 
 
 def made_from(variant: Study) -> dict[str, Any]:
     """Return what the results of a variant depend on: of each of its stages, shared ones too, and its learning rates."""
-    return {
-        "stages": {
-            notebook: fingerprint(variant, notebook)
-            for notebook, stage in STAGES.items()
-            if not stage.draws and notebook != "17_score_switches"
-        },
-        "learning_rates": {run.name: variant.learning_rate(run) for run in variant.runs()},
-    }
+    made = [name for name, stage in STAGES.items() if not stage.draws and name != "17_score_switches"]
+    rates = {run.name: variant.learning_rate(run) for run in variant.runs()}
+    return {"stages": {name: fingerprint(variant, name) for name in made}, "learning_rates": rates}
 
 
 def variant_files(study_name: str, variant: str) -> list[Path]:
