@@ -42,7 +42,7 @@ from pretrain_xai.networks.hardware import place
 from pretrain_xai.networks.models import N_CLASSES, build_network, load_finetuned
 from pretrain_xai.names import label
 from pretrain_xai.sanity import RANDOM_MAP, compare_with_random, mean_similarity, retained
-from pretrain_xai.drawing.sanity_figure import sanity_figure
+from pretrain_xai.drawing.statistics_plots import sanity_figure
 from pretrain_xai.selection import example_images
 from pretrain_xai.study import Run, load_study
 from pretrain_xai.tables import read_table, write_table

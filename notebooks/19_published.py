@@ -43,7 +43,7 @@ tables = {}
 
 # %%
 release = read_release(paths.root() / folder)
-inputs = [release.folder / file for file in release.files["file"]]
+inputs = [paths.root() / folder / file for file in release.files["file"]]
 release.files.drop(columns="sha256")
 
 # %% [markdown]

@@ -47,25 +47,6 @@ def test_the_grid_is_the_published_one(paper):
     assert list(paper.finetuning.selections) == ["best", "matched"]
 
 
-def test_network_training_and_images_are_the_published_ones(paper):
-    assert (paper.network.architecture, paper.network.width, paper.network.standardise) == ("vgg16", 1.0, None)
-    training = paper.finetuning.training
-    assert (training.optimizer, training.momentum, training.batch_size) == ("sgd", 0.5, 32)
-    assert (training.schedule, training.clip_norm) == ("step", None)
-    assert (training.epochs, training.acc_dif, training.stop_value) in [(40, 0.05, 0.005), (50, 0.06, 0.004)]
-    assert (paper.dataset.image_size, paper.dataset.lesion_intensity, paper.dataset.brain_intensity) == (224, 0.5, 0.7)
-    assert paper.dataset.seed_bases == {"train": 0, "validation": 30_000, "test": 50_000}
-    assert paper.lesions.patches == {"train": 30, "validation": 30, "test": 30}
-    assert paper.slices.max_slices == {"train": 2500}
-    assert paper.slices.files["slices_validation.pkl"]["validation"] * 8539 == pytest.approx(2500, abs=1)
-
-
-def test_explanations_are_the_published_ones(paper):
-    settings = paper.attribution
-    assert len(settings.methods) == 8 and settings.max_images is None and settings.micro_batch is None
-    assert settings.options == {"integrated_gradients": {"n_steps": 50}, "gradient_shap": {"n_samples": 5}}
-
-
 def test_it_is_corrected_and_can_run_as_published(paper):
     assert paper.protocol_name == "corrected"
     assert paper.model_copy(update={"base_protocol": "published"}).protocol == PUBLISHED

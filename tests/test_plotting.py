@@ -1,18 +1,14 @@
 """Figures draw the numbers that they are given: the data in the artists, never pixels."""
 
-import json
-
 import numpy as np
 import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
 from pretrain_xai import names, paths
 from pretrain_xai.drawing import boxplots, figures
-from pretrain_xai.drawing.figures import save_figure
 from pretrain_xai.drawing.previews import heatmap_figure
+from pretrain_xai.lesions import CLASSES
 from pretrain_xai.names import colour, hatch
-from pretrain_xai.paths import Paths
-from pretrain_xai.provenance import sha256
 from pretrain_xai.running.stages import STAGES
 from pretrain_xai.study import UNTRAINED
 
@@ -108,10 +104,8 @@ def test_classification_markers_have_the_values_of_the_table():
     table = pd.DataFrame(
         {"pretraining": ["natural"] * 2 + ["mri"], "finetune_depth": [1, 2, 1], "accuracy": [0.6, 0.7, 0.1]}
     )
-    _, ax = plt.subplots()
-    boxplots.plot_classification(ax, table, CORPORA)
-    drawn = {line.get_label(): list(line.get_ydata()) for line in ax.lines if line.get_marker() not in ("None", "")}
-    assert drawn == {"photographs": [0.6, 0.7], "MRI (sex)": [0.1]}
+    (ax,) = boxplots.classification_figure(table, CORPORA, ["accuracy"]).axes
+    assert [list(line.get_ydata()) for line in ax.lines if line.get_marker() in ("o", "s")] == [[0.6, 0.7], [0.1]]
     assert ax.get_ylim()[0] < 0.1, "no marker is cut off"
 
 
@@ -133,28 +127,12 @@ def test_heatmaps_show_each_map_and_its_score():
     assert [text.get_text() for text in axes[0, 2].texts] == ["0.20"]
 
 
-def test_a_saved_figure_is_repeatable_and_has_its_numbers_and_its_source(root):
-    data = pd.DataFrame({"x": [1.5, 2.5]})
-    files = []
-    for _ in range(2):
-        figure, ax = plt.subplots(figsize=(2, 2), layout="constrained")
-        ax.plot(data["x"])
-        png = save_figure(figure, data, "mine", "line", parameters={"a": 1}, inputs=[root / "studies" / "tiny.yaml"])
-        files.append({suffix: png.with_suffix(suffix).read_bytes() for suffix in (".pdf", ".png", ".csv")})
-    assert files[0] == files[1]
-    assert png == Paths("mine").figures / "line.png"
-    pd.testing.assert_frame_equal(pd.read_csv(png.with_suffix(".csv")), data)
-    facts = json.loads(png.with_suffix(".json").read_text())
-    assert facts["parameters"] == {"a": 1}
-    assert facts["inputs"] == {"studies/tiny.yaml": sha256(root / "studies" / "tiny.yaml")}
-
-
 def test_the_mean_over_methods_is_shown_by_class():
     table = scores().assign(seed=0, image_index=0, label=0)
     both = pd.concat([table, table.assign(image_index=1, label=1, value=table["value"] / 2)])
     both.loc[both["method"] == "lrp", "value"] += 0.1
     means = boxplots.mean_by_class(both, ["saliency", "lrp"])
-    figure = boxplots.class_figure(means, CORPORA, ylabel="TPR")
+    figure = boxplots.boxplot_figure(means, CLASSES, CORPORA, ylabel="TPR")
     assert [ax.get_title() for ax in figure.axes] == ["round lesions", "irregular lesions"]
     expected = [depth / 10 + number / 100 + 0.05 for depth in (1, 2, 3, 4, 5) for number in (0, 1)]
     assert medians(figure.axes[0]) == pytest.approx(expected)

@@ -7,7 +7,6 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from matplotlib import pyplot as plt
 from pretrain_xai.drawing import statistics_plots as plots
 from pretrain_xai.drawing.heat_tables import redundancy_figure
 from pretrain_xai.paths import Paths
@@ -185,9 +184,8 @@ def test_with_three_corpora_sentences_name_the_two_that_are_compared():
 
 def test_cells_are_drawn_with_their_intervals_and_chance(studies):
     cells = studies["effect"]["cells"].assign(chance_brain=0.1)
-    _, ax = plt.subplots()
     one = cells[cells["method"] == "method1"]
-    plots.plot_cells(ax, one, ["natural", "mri"])
+    (ax,) = plots.cells_figure(cells, ["method1"], ["natural", "mri"]).axes
     drawn = np.concatenate([container.lines[0].get_ydata().astype(float) for container in ax.containers])
     order = one.set_index("pretraining").loc[["natural", "mri"]]
     np.testing.assert_allclose(drawn, order["estimate"])
@@ -199,10 +197,9 @@ def test_cells_are_drawn_with_their_intervals_and_chance(studies):
 
 def test_ranks_and_power_are_drawn_at_their_values(studies):
     tables = studies["effect"]
-    _, axes = plt.subplots(1, 2)
-    plots.plot_ranks(axes[0], tables["ranks"], tables["nemenyi"].pivot(index="method", columns="other", values="p"))
-    np.testing.assert_allclose(axes[0].lines[0].get_xdata(), tables["ranks"]["mean_rank"])
+    pairs = tables["nemenyi"].pivot(index="method", columns="other", values="p")
+    (ax,) = plots.ranks_figure(tables["ranks"], pairs).axes
+    np.testing.assert_allclose(ax.lines[0].get_xdata(), tables["ranks"]["mean_rank"])
     rows = tables["power"].query("averaged == 'one depth and method' and n_images == 50")
-    plots.plot_power(axes[1], rows, "n_seeds")
-    lines = {line.get_label(): line for line in axes[1].lines}
+    lines = {line.get_label(): line for line in plots.power_figure(tables["power"], 3, 50).axes[2].lines}
     np.testing.assert_allclose(lines["0.05"].get_ydata(), rows.loc[rows["difference"] == 0.05, "power"])

@@ -26,6 +26,8 @@ _LABELS = {
     UNTRAINED: "untrained",
     "sobel": "Sobel",
     "laplace": "Laplace",
+    "round": "round lesions",
+    "irregular": "irregular lesions",
     "relevance_rank_accuracy": "Relevance Rank Accuracy (TPR)",
     "pixel_auroc": "pixel AUROC",
     "sum_abs": "|sum|",

@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from pretrain_xai.drawing.figures import CHANCE_LINE, ONE_COLUMN, TWO_COLUMNS, Style, marker, panel_grid, panels
+from pretrain_xai.drawing import figures
+from pretrain_xai.drawing.figures import CHANCE_LINE, Style, marker
 from pretrain_xai.lesions import CLASSES
 from pretrain_xai.localization.comparison_maps import COMPARISON_MAPS
 from pretrain_xai.names import colour, hatch, label
@@ -30,18 +30,15 @@ _STAR: Style = {"linestyle": "", "marker": "*", "markersize": 5, "color": "black
 def draw_box(ax: Axes, values: np.ndarray, position: float, name: str, **options: Any) -> None:
     """Draw the box of a corpus or map: quartiles, median, whiskers to 1.5 interquartile ranges; `options` of matplotlib."""
     thin: Style = {"color": "black", "linewidth": 0.6}
-    ax.boxplot(
-        values,
-        positions=[position],
-        patch_artist=True,
-        showfliers=False,
-        manage_ticks=False,
-        boxprops=_EDGE | {"facecolor": colour(name), "hatch": hatch(name)},
-        whiskerprops=thin,
-        capprops=thin,
-        medianprops={"color": "black", "linewidth": 1.1},
-        **{"widths": BOX_WIDTH, **options},
-    )
+    look: Style = {
+        "whiskerprops": thin,
+        "capprops": thin,
+        "medianprops": thin | {"linewidth": 1.1},
+        "widths": BOX_WIDTH,
+    }
+    box = _EDGE | {"facecolor": colour(name), "hatch": hatch(name)}
+    plain = {"patch_artist": True, "showfliers": False, "manage_ticks": False}
+    ax.boxplot(values, positions=[position], boxprops=box, **plain | look | options)
 
 
 def plot_score_boxes(
@@ -68,11 +65,10 @@ def plot_score_boxes(
     is_map = scores["method"].isin(COMPARISON_MAPS)
     names = scores["method"].astype(str).where(is_map, scores["pretraining"].astype(str))
     left = [name for name in (*COMPARISON_MAPS, UNTRAINED) if (names == name).any()]
-    places = {(name, 0): 0.6 * number for number, name in enumerate(left)}
     start = 0.6 * len(left) - 0.6
-    for depth in FINETUNE_DEPTHS:
-        for number, corpus in enumerate(corpora):
-            places[corpus, depth] = start + depth + (BOX_WIDTH + 0.04) * (number - (len(corpora) - 1) / 2)
+    shifts = {corpus: (BOX_WIDTH + 0.04) * (number - (len(corpora) - 1) / 2) for number, corpus in enumerate(corpora)}
+    places: dict[tuple[str, int], float] = {(name, 0): 0.6 * number for number, name in enumerate(left)}
+    places |= {(corpus, depth): start + depth + shifts[corpus] for depth in FINETUNE_DEPTHS for corpus in corpora}
     for key, values in scores["value"].groupby([names, scores["finetune_depth"]]):
         if key in places:
             draw_box(ax, values.dropna().to_numpy(), places[key], key[0])
@@ -101,24 +97,28 @@ def boxplot_figure(
 ) -> Figure:
     """Draw the paper's arrangement: a panel per method in rows of four, corpora side by side per fine-tuning depth.
 
+    Of `mean_by_class` it draws a panel per class.
+
     Parameters
     ----------
     scores : DataFrame
         Score rows of one selection and one metric.
     """
-    figure, axes = panel_grid(len(methods), 2.15, room=0.5)
-    for ax, method in zip(axes.flat, methods, strict=False):
+
+    def draw(ax: Axes, method: str) -> None:
         shown = scores[scores["method"].isin([method, *COMPARISON_MAPS])]
-        plot_score_boxes(ax, shown, corpora, classification, unmatched).set_title(label(method))
-    for ax in axes[:, 0]:
-        ax.set_ylabel(ylabel)
-    left = "comparison maps and untrained network, then " if (scores["pretraining"] == UNTRAINED).any() else ""
-    figure.supxlabel(f"{left}fine-tuned blocks")
-    handles = _legend(corpora, scores)
-    if classification is not None:
-        handles.append(Line2D([], [], **_ACCURACY, label="classification accuracy"))
-    handles += [Line2D([], [], **_STAR, label="not matched")] if unmatched else []
-    figure.legend(handles=handles, loc="outside upper center", ncols=6 if len(handles) < 7 else 4)
+        plot_score_boxes(ax, shown, corpora, classification, unmatched)
+
+    names, left = {corpus: label(corpus) for corpus in corpora}, ""
+    if (scores["pretraining"] == UNTRAINED).any():
+        names |= {UNTRAINED: "untrained network", "sobel": "comparison maps"}
+        left = "comparison maps and untrained network, then "
+    figure = figures.method_panels(methods, 2.15, draw, ylabel=ylabel, xlabel=f"{left}fine-tuned blocks")
+    lines = {"chance": CHANCE_LINE} if scores["chance"].notna().any() else {}
+    lines |= {"classification accuracy": _ACCURACY} if classification is not None else {}
+    lines |= {"not matched": _STAR} if unmatched else {}
+    boxes = [Patch(facecolor=colour(name), hatch=hatch(name), **_EDGE, label=text) for name, text in names.items()]
+    figures.legend(figure, (), lines, boxes)
     return figure
 
 
@@ -144,43 +144,13 @@ def mean_by_class(scores: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
     return means.assign(method=means["label"].map(dict(enumerate(CLASSES))))
 
 
-def class_figure(means: pd.DataFrame, corpora: Sequence[str], *, ylabel: str) -> Figure:
-    """Draw the boxes of `mean_by_class`: a panel per class, corpora side by side per fine-tuning depth."""
-    figure, axes = panels(1, len(CLASSES), (0.7 * TWO_COLUMNS, 2.4), sharey=True)
-    for ax, name in zip(axes.flat, CLASSES, strict=True):
-        plot_score_boxes(ax, means[means["method"] == name], corpora).set_title(f"{name} lesions")
-    axes[0, 0].set_ylabel(ylabel)
-    figure.supxlabel("fine-tuned blocks")
-    figure.legend(handles=_legend(corpora, means), loc="outside upper center", ncols=4)
-    return figure
-
-
-def plot_classification(ax: Axes, table: pd.DataFrame, corpora: Sequence[str], metric: str = "accuracy") -> Axes:
-    """Draw a classification metric by depth: one marker per model, depths are categories and not joined by lines."""
-    for number, corpus in enumerate(corpora):
-        rows, shift = table[table["pretraining"] == corpus], 0.3 * (number - (len(corpora) - 1) / 2)
-        ax.plot(rows["finetune_depth"] + shift, rows[metric], **marker(corpus, number), label=label(corpus))
-    ax.axhline(0.5, **CHANCE_LINE)
-    ax.annotate("chance", (0.6, 0.505), va="bottom")
-    ax.set(xticks=FINETUNE_DEPTHS, xlim=(0.5, 5.5), ylim=(min(0.45, table[metric].min() - 0.04), 1.03))
-    return ax
-
-
 def classification_figure(table: pd.DataFrame, corpora: Sequence[str], metrics: Sequence[str]) -> Figure:
-    """Draw several classification metrics side by side."""
-    figure, axes = panels(1, len(metrics), (min(TWO_COLUMNS, ONE_COLUMN / 2 * len(metrics) + 0.4), 2.3))
-    for ax, metric in zip(axes.flat, metrics, strict=True):
-        plot_classification(ax, table, corpora, metric).set_title(label(metric))
-    figure.supxlabel("fine-tuned blocks")
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
+    """Draw several classification metrics by depth, a panel per metric and a marker per model."""
+
+    def draw(ax: Axes, metric: str) -> None:
+        figures.plot_by_depth(ax, table, corpora, metric).axhline(0.5, **CHANCE_LINE)
+
+    figure = figures.method_panels(metrics, 1.7, draw, ylabel="")
+    figure.axes[0].set_ylim(min(0.45, table[list(metrics)].min(axis=None) - 0.04), 1.03)
+    figures.legend(figure, corpora, {"chance": CHANCE_LINE})
     return figure
-
-
-def _legend(corpora: Sequence[str], scores: pd.DataFrame) -> list[Patch | Line2D]:
-    names = {corpus: label(corpus) for corpus in corpora}
-    if (scores["pretraining"] == UNTRAINED).any():
-        names |= {UNTRAINED: "untrained network", "sobel": "comparison maps"}
-    handles: list[Patch | Line2D] = [
-        Patch(facecolor=colour(name), hatch=hatch(name), **_EDGE, label=text) for name, text in names.items()
-    ]
-    return handles + ([Line2D([], [], **CHANCE_LINE, label="chance")] if scores["chance"].notna().any() else [])

@@ -1,18 +1,21 @@
 """Figures for papers: one style, and every figure as PDF, PNG, the numbers it draws and where it came from."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 
 from pretrain_xai.names import colour, label, use_target
 from pretrain_xai.paths import Paths
 from pretrain_xai.provenance import atomic_path, record
+from pretrain_xai.settings.sections import FINETUNE_DEPTHS
 from pretrain_xai.tables import write_table
 
 #: widths of one and of two journal columns, inches
@@ -69,23 +72,48 @@ def panels(n_rows: int, n_columns: int, size: tuple[float, float], **options: An
     return plt.subplots(n_rows, n_columns, figsize=size, squeeze=False, layout="constrained", **options)
 
 
-def panel_grid(n_panels: int, row_height: float, *, room: float) -> tuple[Figure, np.ndarray]:
-    """Return a figure of two columns' width with panels in rows of four that share both axes; superfluous ones are removed.
+def method_panels(
+    methods: Sequence[str],
+    height: float,
+    draw: Callable[[Axes, str], Any],
+    ylabel: str,
+    xlabel: str = "fine-tuned blocks",
+) -> Figure:
+    """Return a figure of two columns' width with a panel per method in rows of four, drawn by `draw`, that share both axes.
 
     Parameters
     ----------
-    row_height, room : float
-        Of each row, and of what stands above and below all, inches.
-
-    Returns
-    -------
-    Figure, and its axes as an array of shape (n_rows, 4).
+    height : float
+        Of a row, inches.
     """
-    n_rows = -(-n_panels // 4)
-    figure, axes = panels(n_rows, 4, (TWO_COLUMNS, row_height * n_rows + room), sharex=True, sharey=True)
-    for ax in axes.flat[n_panels:]:
+    n_rows = -(-len(methods) // 4)
+    size = (TWO_COLUMNS, height * n_rows + 0.6)
+    figure, axes = panels(n_rows, min(4, len(methods)), size, sharex=True, sharey=True)
+    for ax in axes.flat[len(methods) :]:
         ax.remove()
-    return figure, axes
+    for ax, method in zip(axes.flat, methods, strict=False):
+        draw(ax, method)
+        ax.set_title(label(method))
+    figure.supylabel(ylabel)
+    figure.supxlabel(xlabel)
+    return figure
+
+
+def plot_by_depth(ax: Axes, table: pd.DataFrame, corpora: Sequence[str], column: str, **look: Any) -> Axes:
+    """Draw a column by fine-tuned blocks: a marker per row, corpora side by side, and its interval if there is one.
+
+    Parameters
+    ----------
+    table : DataFrame with `pretraining`, `finetune_depth`, the column, and perhaps `low` and `high`
+    """
+    bars: Style = {"ecolor": "black", "elinewidth": 0.7, "capsize": 1.5, "capthick": 0.7}
+    for number, corpus in enumerate(corpora):
+        rows = table[table["pretraining"] == corpus]
+        places = rows["finetune_depth"] + 0.22 * (number - (len(corpora) - 1) / 2)
+        widths = np.abs(rows[["low", "high"]].to_numpy().T - rows[column].to_numpy()) if "low" in rows else None
+        ax.errorbar(places, rows[column], widths, **marker(corpus, number) | bars | look)
+    ax.set(xticks=FINETUNE_DEPTHS, xlim=(0.5, 5.5))
+    return ax
 
 
 def marker(corpus: str, number: int, *, filled: bool = True) -> Style:
@@ -95,6 +123,8 @@ def marker(corpus: str, number: int, *, filled: bool = True) -> Style:
     return {"linestyle": "", "marker": _SHAPES[number % len(_SHAPES)], "markersize": 4} | style
 
 
-def corpus_handles(corpora: Iterable[str]) -> list[Line2D]:
-    """Return the lines of a legend that name the markers of corpora."""
-    return [Line2D([], [], **marker(corpus, number), label=label(corpus)) for number, corpus in enumerate(corpora)]
+def legend(figure: Figure, corpora: Iterable[str], lines: Mapping[str, Style], boxes: Sequence[Patch] = ()) -> None:
+    """Name the markers of corpora and further lines, by their names, and perhaps boxes first, above all panels."""
+    looks = {label(corpus): marker(corpus, number) for number, corpus in enumerate(corpora)} | dict(lines)
+    handles = [*boxes, *(Line2D([], [], **look, label=name) for name, look in looks.items())]
+    figure.legend(handles=handles, loc="outside upper center", ncols=6 if len(handles) < 7 else 4)

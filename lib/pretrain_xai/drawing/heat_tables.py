@@ -2,15 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from textwrap import fill
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Colormap, ListedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 from seaborn.utils import relative_luminance
@@ -27,39 +24,37 @@ from pretrain_xai.statistics.sensitivity import CORRECT, INCORRECT, SAME_DEPTHS
 LETTERS = {"first": "f", "corpus": "c", "depth": "d", "methods": "m", "references": "r"}
 #: colours beyond this change by a switch are all the same
 LIMIT = 0.2
-_CHANGES = plt.get_cmap("RdBu_r")
-_BLACK: Style = {"color": "black"}
-_SHADES = sns.color_palette("light:#4cb89a", as_cmap=True)
-_GREY = ListedColormap(["0.93"])
-#: colours and letters of what a switch changes
-_LOOKS: dict[str, tuple[Colormap, Style]] = {
-    "decided": (_CHANGES, {"fontweight": "bold"}),
-    "weak": (_CHANGES, {"color": "0.25"}),
-    "undecided": (_GREY, {"color": "0.6"}),
-    "unchanged": (ListedColormap(["white"]), {"color": "0.6"}),
-}
+_SHADES, _CHANGES = sns.color_palette("light:#4cb89a", as_cmap=True), plt.get_cmap("RdBu_r")
+_GREY = (0.93, 0.93, 0.93, 1)
 
 
-def plot_numbers(ax: Axes, numbers: pd.DataFrame, texts: pd.DataFrame, look: Style, **options: Any) -> Axes:
-    """Draw a coloured cell with a text for every number that is known; `options` are those of `pcolormesh`.
+def plot_numbers(ax: Axes, texts: pd.DataFrame, colours: np.ndarray, looks: Sequence[Style] = ({},)) -> Axes:
+    """Draw a coloured cell for every text that is not missing; texts on dark cells are white.
 
-    Without a colour in `look` a text is white on dark cells. (seaborn's heatmap would draw the whole figure at every call.)
+    (seaborn's heatmap would draw the whole figure at every call.)
+
+    Parameters
+    ----------
+    texts : DataFrame of shape (n_rows, n_columns)
+    colours : RGBA array of shape (n_rows, n_columns, 4)
+    looks : sequence
+        How texts look, row by row; one is for all.
     """
-    values = np.ma.masked_invalid(numbers.to_numpy())
-    faces = ax.pcolormesh(values, edgecolors="white", **options).to_rgba(values)
+    ax.pcolormesh(colours, edgecolors="white", linewidth=0.7)
     style: Style = {"fontsize": 7, "linespacing": 0.95, "ha": "center", "va": "center"}
-    for y, x in np.argwhere(numbers.notna().to_numpy()):
-        contrast: Style = {"color": "0.15" if relative_luminance(faces[y, x]) > 0.25 else "white"}
+    for y, x in np.argwhere(texts.notna().to_numpy()):
+        contrast: Style = {"color": "black" if relative_luminance(colours[y, x]) > 0.25 else "white"}
+        look = looks[(y * texts.shape[1] + x) % len(looks)]
         ax.text(x + 0.5, y + 0.5, texts.iat[y, x], **style | contrast | look)
-    ax.set_xticks(np.arange(numbers.shape[1]) + 0.5, numbers.columns, rotation=90)
-    ax.set_yticks(np.arange(numbers.shape[0]) + 0.5, numbers.index)
-    ax.set_ylim(len(numbers), 0)
+    ax.set_xticks(np.arange(texts.shape[1]) + 0.5, texts.columns, rotation=90)
+    ax.set_yticks(np.arange(texts.shape[0]) + 0.5, texts.index)
+    ax.set_ylim(len(texts), 0)
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
     return ax
 
 
-def plot_redundancy(ax: Axes, table: pd.DataFrame, methods: Sequence[str]) -> Axes:
+def redundancy_figure(table: pd.DataFrame, methods: Sequence[str]) -> Figure:
     """Draw correlations of methods: of their scores above the diagonal, of their maps, where there are any, below.
 
     Parameters
@@ -68,19 +63,13 @@ def plot_redundancy(ax: Axes, table: pd.DataFrame, methods: Sequence[str]) -> Ax
     """
     matrix = pd.DataFrame(np.nan, index=methods, columns=methods).rename(index=label, columns=label)
     for row in table.itertuples():
-        i, j = sorted((methods.index(row.method), methods.index(row.other)))
+        i, j = sorted((list(methods).index(row.method), list(methods).index(row.other)))
         matrix.iloc[i, j], matrix.iloc[j, i] = row.scores, getattr(row, "maps", np.nan)
-    texts = matrix.map(lambda value: f"{value:.2f}".replace("0.", "."))
-    plot_numbers(ax, matrix, texts, _BLACK, cmap=_SHADES, vmin=0, vmax=1).set_aspect("equal")
-    plt.setp(ax.get_xticklabels(), rotation=45, ha="right", rotation_mode="anchor")
-    return ax
-
-
-def redundancy_figure(table: pd.DataFrame, methods: Sequence[str]) -> Figure:
-    """Draw `plot_redundancy` at one column."""
+    texts = matrix.map(lambda value: f"{value:.2f}".replace("0.", "."), na_action="ignore")
     figure, axes = panels(1, 1, (ONE_COLUMN, ONE_COLUMN))
-    title = "above: scores, below: maps" if "maps" in table else "correlation of scores"
-    plot_redundancy(axes[0, 0], table, list(methods)).set_title(title)
+    ax = plot_numbers(axes[0, 0], texts, _SHADES(np.ma.masked_invalid(matrix)))
+    ax.set(aspect="equal", title="above: scores, below: maps" if "maps" in table else "correlation of scores")
+    plt.setp(ax.get_xticklabels(), rotation=45, ha="right", rotation_mode="anchor")
     return figure
 
 
@@ -97,10 +86,19 @@ def sensitivity_figure(table: pd.DataFrame) -> Figure:
     titles = {CORRECT: "right for all models", SAME_DEPTHS: "right for all, same depths"}
     titles[INCORRECT] = "wrong for the network"
     populations = list(table.groupby("population", sort=False))
-    n_settings = len(table[["channel_reduction", "mask_threshold"]].drop_duplicates())
-    figure, axes = panels(1, len(populations), (TWO_COLUMNS, 0.255 * n_settings + 1.65), sharey=True)
+    lowest, n_rows = min(0, table["tau"].min()), len(table.groupby(["channel_reduction", "mask_threshold"]))
+    figure, axes = panels(1, len(populations), (TWO_COLUMNS, 0.255 * n_rows + 1.65), sharey=True)
     for ax, (population, rows) in zip(axes.flat, populations, strict=True):
-        plot_sensitivity(ax, rows, lowest=min(0.0, table["tau"].min()))
+        masks = rows["mask_threshold"].map(lambda threshold: f", mask {'≥' if threshold else '>'} {threshold:g}")
+        scores = [fill(label(score).replace(" (TPR)", ""), 15) for score in rows["score"]]
+        letters = [flip_letters(row) for row in rows.to_dict("records")]
+        texts = rows["tau"].map("{:.2f}\n".format, na_action="ignore").fillna("")  # one method alone has no order
+        cells = rows[["tau", "is_default"]].assign(text=(texts + letters).str.strip())
+        cells = cells.set_index([rows["channel_reduction"].map(label) + masks, scores]).unstack(sort=False)
+        colours = _SHADES(((cells["tau"] - lowest) / (1 - lowest)).fillna(0))
+        plot_numbers(ax, cells["text"], colours)
+        for y, x in np.argwhere(cells["is_default"].to_numpy()):
+            ax.add_patch(Rectangle((x, y), 1, 1, fill=False, linewidth=1.6, clip_on=False, zorder=3))
         fewest, most = rows[["fewest_images", "most_images"]].iloc[0]
         n_images = f"{fewest} to {most}" if most != fewest else fewest
         ax.set_title(f"{titles[population]}\n{rows['n_networks'].iloc[0]} networks, {n_images} images")
@@ -112,37 +110,10 @@ def sensitivity_figure(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def plot_sensitivity(ax: Axes, table: pd.DataFrame, lowest: float = 0.0) -> Axes:
-    """Draw the rows of one population, a cell per setting; colours begin at `lowest`."""
-    names = [
-        f"{label(row.channel_reduction)}, mask {'≥' if row.mask_threshold else '>'} {row.mask_threshold:g}"
-        for row in table.itertuples()
-    ]
-    scores = [fill(label(score).replace(" (TPR)", ""), 15) for score in table["score"]]
-    # one method alone has no order
-    texts = [f"{row['tau']:.2f}\n{flip_letters(row)}".removeprefix("nan").strip() for row in table.to_dict("records")]
-    cells = table.assign(row=names, column=scores, text=texts, tau=table["tau"].fillna(lowest))
-    rows, columns = (list(dict.fromkeys(cells[name])) for name in ("row", "column"))
-    tau, text, default = (
-        cells.pivot(index="row", columns="column", values=name).loc[rows, columns]
-        for name in ("tau", "text", "is_default")
-    )
-    colours = _SHADES if table["tau"].notna().any() else _GREY
-    plot_numbers(ax, tau, text, _BLACK, cmap=colours, vmin=lowest, vmax=1, linewidth=0.6)
-    for y, x in np.argwhere(default.to_numpy()):
-        ax.add_patch(Rectangle((x, y), 1, 1, fill=False, linewidth=1.6, clip_on=False, zorder=3))
-    return ax
-
-
 def flip_letters(row: Mapping[str, object]) -> str:
     """Return a letter per kind of conclusion that changes: a capital if one is reversed."""
-    letters = ""
-    for kind, letter in LETTERS.items():
-        if row[f"{kind}_reversed"]:
-            letters += letter.upper()
-        elif row[f"{kind}_lost"] or row.get(f"{kind}_gained", 0):
-            letters += letter
-    return letters
+    flipped = [kind for kind in LETTERS if any(row.get(f"{kind}_{way}", 0) for way in ("reversed", "lost", "gained"))]
+    return "".join(LETTERS[kind].upper() if row[f"{kind}_reversed"] else LETTERS[kind] for kind in flipped)
 
 
 def protocols_figure(effects: pd.DataFrame, methods: Sequence[str]) -> Figure:
@@ -172,39 +143,27 @@ def protocols_figure(effects: pd.DataFrame, methods: Sequence[str]) -> Figure:
     columns = []
     for title, effect, quantities in wanted:
         rows = shown[(shown["effect"] == effect) & shown["quantity"].isin(quantities)]
-        known = [name for name in quantities if (rows["quantity"] == name).any()]
-        columns += [(title, rows, known)] if known else []
-    switches = list(dict.fromkeys(shown["switch"]))
-    retrained = [name for name in switches if name in RETRAINED and name != ALL_TOGETHER]
-    groups = {
-        "networks unchanged": [name for name in switches if name not in RETRAINED],
-        "networks trained again": retrained,
-        "all switches": [name for name in switches if name == ALL_TOGETHER],
+        if known := [name for name in quantities if name in set(rows["quantity"])]:
+            columns.append((title, rows, known))
+    switches = pd.Series(shown["switch"].unique())
+    kinds = [switches == ALL_TOGETHER, switches.isin(RETRAINED)]
+    group_of = np.select(kinds, ["all switches", "networks trained again"], "networks unchanged")
+    groups = sorted(switches.groupby(group_of), reverse=True)
+    sizes = {
+        "height_ratios": [len(names) for _, names in groups],
+        "width_ratios": [len(known) for *_, known in columns],
     }
-    groups = {group: names for group, names in groups.items() if names}
-    figure, axes = panels(
-        len(groups),
-        len(columns),
-        (TWO_COLUMNS, 0.185 * len(switches) + 2.15),
-        height_ratios=[len(names) for names in groups.values()],
-        width_ratios=[len(known) for *_, known in columns],
-        sharex="col",
-        sharey="row",
-    )
-    for row, (group, names) in zip(axes, groups.items(), strict=True):
+    size = (TWO_COLUMNS, 0.185 * len(switches) + 1.75)
+    figure, axes = panels(len(groups), len(columns), size, sharex="col", sharey="row", **sizes)
+    for row, (group, names) in zip(axes, groups, strict=True):
         for ax, (title, rows, known) in zip(row, columns, strict=True):
-            plot_protocols(ax, rows, names, known).set_title(title if ax in axes[0] else "", fontsize=7)
+            plot_protocols(ax, rows, list(names), known).set_title(title if ax in axes[0] else "", fontsize=7)
         words = {"fontsize": 7, "fontweight": "bold", "ha": "right"}
         row[0].annotate(group, (0, 1), (-5, 1.5), "axes fraction", "offset points", **words)
-    handles = [
-        Patch(facecolor=_CHANGES(0.85), label="decided (bold)"),
-        Patch(facecolor=_CHANGES(0.58), label="decided, less than retraining alone may change"),
-        Patch(facecolor=_GREY(0), label="undecided"),
-    ]
-    figure.legend(handles=handles, loc="outside upper center", ncols=3)
-    scale = ScalarMappable(Normalize(-LIMIT, LIMIT), _CHANGES)
-    bar = figure.colorbar(scale, ax=axes, location="bottom", aspect=50, shrink=0.5, extend="both")
-    bar.set_label("published minus corrected")
+    changes = {"raised (bold)": 0.85, "lowered (bold)": 0.15, "less than retraining alone may change": 0.58}
+    handles = [Patch(facecolor=_CHANGES(shade), label=text) for text, shade in changes.items()]
+    handles.append(Patch(facecolor=_GREY, label="undecided"))
+    figure.legend(handles=handles, loc="outside upper center", ncols=4, title="published minus corrected")
     figure.set_layout_engine("constrained", w_pad=0.015, h_pad=0.015, wspace=0, hspace=0)
     return figure
 
@@ -216,24 +175,18 @@ def plot_protocols(ax: Axes, effects: pd.DataFrame, switches: Sequence[str], qua
     ----------
     effects : DataFrame with `switch`, `quantity`, `difference`, `verdict`, `below_floor`; one effect
     """
-    strength, weak = (effects["difference"] / LIMIT).clip(-1, 1), effects["below_floor"].astype(bool)
+    cells = pd.MultiIndex.from_product([switches, quantities], names=["switch", "quantity"])
+    cells = effects.set_index(cells.names).reindex(cells).reset_index()
+    strength = (cells["difference"] / LIMIT).clip(-1, 1)
     strong = np.sign(strength) * strength.abs().clip(lower=0.3)  # also a small decided change stands out
-    short = [
-        f"{value:+.2f}".replace("0.", ".", 1) if abs(value) < 0.995 else f"{value:+.0f}"
-        for value in effects["difference"]
-    ]
-    cells = effects.assign(
-        text=np.where(effects["verdict"] == "unchanged", "–", short),
-        shade=strong.where(~weak, 0.16 * np.sign(strength)),
-        look=np.where(effects["verdict"].isin(DECIDED), np.where(weak, "weak", "decided"), effects["verdict"]),
-    )
-    shade, text, look = (
-        cells.pivot(index="switch", columns="quantity", values=name).reindex(switches, columns=quantities)
-        for name in ("shade", "text", "look")
-    )
+    weak, decided = cells["below_floor"].eq(True), cells["verdict"].isin(DECIDED)
+    colours = _CHANGES(np.ma.masked_invalid(0.5 + strong.mask(weak, 0.16 * np.sign(strength)) / 2))
+    colours[~decided] = np.where(cells.loc[~decided, ["verdict"]] == "undecided", _GREY, (1, 1, 1, 1))
+    kinds: list[Style] = [{"color": "0.6"}, {"color": "0.25"}, {"fontweight": "bold"}]
+    looks = [kinds[kind] for kind in decided * (2 - weak.astype(int))]  # undecided, weak, strong
+    numbers = cells["difference"].map("{:+.2f}".format, na_action="ignore").str.replace("0.", ".", n=1, regex=False)
+    texts = numbers.mask(cells["verdict"] == "unchanged", "–").to_numpy().reshape(len(switches), -1)
     names = {RANKING: "Kendall's τ − 1", ALL_METHODS: "mean of methods", CHANCE: "chance level"}
-    shade = shade.rename(index=label, columns=lambda name: names.get(name, label(name)))
-    for kind, (colours, style) in _LOOKS.items():
-        known = shade.where((look == kind).to_numpy())
-        plot_numbers(ax, known, text, style, cmap=colours, vmin=-1, vmax=1, linewidth=0.8)
-    return ax
+    columns = [names.get(name, label(name)) for name in quantities]
+    texts = pd.DataFrame(texts, [label(name) for name in switches], columns)
+    return plot_numbers(ax, texts, colours.reshape(*texts.shape, 4), looks)

@@ -45,8 +45,8 @@ def effects_table(effects: pd.DataFrame) -> pd.DataFrame:
     labels = rows[["pretraining", "method"]].map(label).assign(finetune_depth=rows["finetune_depth"].map(_blocks))
     of = [_FAMILIES[one].format(**row) for one, row in zip(rows["family"], labels.to_dict("records"), strict=True)]
     differences = [_contrast(*pair) for pair in zip(rows["family"], rows["contrast"], strict=True)]
-    table = pd.DataFrame({"Difference": differences, "Of": of, "Skill": with_interval(rows)}, rows.index)
-    table = table.assign(p=rows["p"].map(p_value), **{"p (Holm)": rows["p_holm"].map(p_value)})
+    p = {"p": rows["p"].map(p_value), "p (Holm)": rows["p_holm"].map(p_value)}
+    table = pd.DataFrame({"Difference": differences, "Of": of, "Skill": with_interval(rows), **p}, rows.index)
     if rows["effect_size"].notna().any():
         table["d"] = ["" if pd.isna(size) else number(size, 1) for size in rows["effect_size"]]
     return table.assign(n=rows["n_units"].astype(str)).reset_index(drop=True)
@@ -72,10 +72,7 @@ def with_interval(rows: pd.DataFrame) -> list[str]:
 
 def number(value: float, decimals: int = 3) -> str:
     """Return a number with a true minus; a dash if it is missing. What rounds to 0 has no sign."""
-    if pd.isna(value):
-        return "–"
-    text = f"{value:.{decimals}f}"
-    return text.lstrip("-") if float(text) == 0 else text.replace("-", "−")
+    return f"{value:z.{decimals}f}".replace("nan", "–").replace("-", "−")
 
 
 def p_value(p: float) -> str:

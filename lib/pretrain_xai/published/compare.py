@@ -39,15 +39,15 @@ def metrics_by_model(predictions: pd.DataFrame) -> pd.DataFrame:
     average). `printed_sensitivity` and `printed_specificity` are the rates under the names that the released code
     gives them, which are swapped. `balanced_accuracy`, the mean of both rates, is what the older files call ACC.
     """
-    columns = [*_MODEL, "n_images", *RATES, "balanced_accuracy", "printed_sensitivity", "printed_specificity"]
     rows = []
     for key, model in predictions.groupby(_MODEL):
-        rates = classification.classification_metrics(model)
-        label, score = model["label"], model["logit_1"] - model["logit_0"]
-        rates["auprc"] = (average_precision_score(label, score) + average_precision_score(1 - label, -score)) / 2
-        swapped = [rates["specificity"], rates["sensitivity"]]
-        rows.append([*key, len(model), *rates.values(), sum(swapped) / 2, *swapped])
-    return pd.DataFrame(rows, columns=columns)
+        score = model["logit_1"] - model["logit_0"]
+        areas = [average_precision_score(model["label"] == one, sign * score) for one, sign in ((1, 1), (0, -1))]
+        rates = classification.classification_metrics(model) | {"auprc": sum(areas) / 2}
+        rows.append([*key, len(model), *rates.values()])
+    table = pd.DataFrame(rows, columns=[*_MODEL, "n_images", *RATES])
+    table["balanced_accuracy"] = (table["specificity"] + table["sensitivity"]) / 2
+    return table.assign(printed_sensitivity=table["specificity"], printed_specificity=table["sensitivity"])
 
 
 def differences_from_stored(classification: pd.DataFrame, stored: pd.DataFrame) -> pd.DataFrame:
@@ -72,15 +72,12 @@ def misclassified_agreement(predictions: pd.DataFrame, misclassified: pd.DataFra
 
     About the selections and corpora that have such lists; a model without one has an empty list.
     """
-    wrong = predictions[predictions["label"] != predictions["predicted"]]
-    released, recomputed = (table.groupby(_MODEL)["image_index"].agg(list) for table in (misclassified, wrong))
-    models = pd.concat([misclassified[_MODEL], predictions[_MODEL]]).drop_duplicates()
     listed = misclassified[["selection", "pretraining"]].drop_duplicates()
-    rows = []
-    for model in models.merge(listed).sort_values(_MODEL).itertuples(index=False, name=None):
-        lists = released.get(model, []), recomputed.get(model, [])
-        rows.append((*model, *map(len, lists), lists[0] == lists[1]))
-    return pd.DataFrame(rows, columns=[*_MODEL, "n_released", "n_recomputed", "equal"])
+    images = predictions.merge(listed).merge(misclassified[[*_MODEL, "image_index"]], how="outer", indicator="file")
+    released = images["file"] != "left_only"
+    wrong = (images["label"] != images["predicted"]) & images["label"].notna()
+    images = images.assign(n_released=released, n_recomputed=wrong, equal=released == wrong)
+    return images.groupby(_MODEL).agg({"n_released": "sum", "n_recomputed": "sum", "equal": "all"}).reset_index()
 
 
 def incorrect_medians(ratios: pd.DataFrame) -> pd.DataFrame:
@@ -154,35 +151,25 @@ def side_by_side(release: Release) -> pd.DataFrame:
     recomputed, published, difference (recomputed - published), n_models, models (their seeds) and note, which names
     the missing file where nothing could be recomputed, and says so where the number of models is not the paper's.
     """
-    table = pd.concat([_classification_side(release), _explanation_side(release)], ignore_index=True)
+    keys = [*SELECTED_CELL, "method"]
+    rates = pd.read_csv(NUMBERS / "classification.csv").assign(table="classification", method="")
+    medians = pd.read_csv(NUMBERS / "explanation_medians.csv").assign(table="explanation")
+    medians = medians.fillna({"pretraining": "none", "finetune_depth": 0})
+    published = [table.melt(["table", *keys], var_name="metric", value_name="published") for table in (rates, medians)]
+
+    groups = metrics_by_model(release.predictions).assign(method="").groupby(keys)
+    means = groups[RATES].mean().assign(models=groups["seed"].agg(_seeds), n_models=groups["model"].nunique())
+    means = means.reset_index().melt([*keys, "models", "n_models"], var_name="metric", value_name="recomputed")
+    ours = explanation_medians(release.confusion).rename(columns={"median": "recomputed"})
+    recomputed = [means, ours.assign(metric="median_relevance_rank_accuracy")]
+
+    table = pd.concat(published).merge(pd.concat(recomputed), how="left", on=[*keys, "metric"])
     table = table.fillna({"n_models": 0, "models": ""})
     table["difference"] = table["recomputed"] - table["published"]
     table["note"] = [_note(row) for row in table.itertuples()]
     numbers = ["recomputed", "published", "difference", "n_models"]
-    columns = ["table", *SELECTED_CELL, "method", "metric", *numbers, "models", "note"]
+    columns = ["table", *keys, "metric", *numbers, "models", "note"]
     return table[columns].astype({"finetune_depth": int, "n_models": int})
-
-
-def _classification_side(release: Release) -> pd.DataFrame:
-    published = pd.read_csv(NUMBERS / "classification.csv").melt(
-        SELECTED_CELL, var_name="metric", value_name="published"
-    )
-    groups = metrics_by_model(release.predictions).groupby(SELECTED_CELL)
-    means = groups[RATES].mean().reset_index().melt(SELECTED_CELL, var_name="metric", value_name="recomputed")
-    models = groups.agg(models=("seed", _seeds), n_models=("model", "nunique")).reset_index()
-    found = published.merge(means, how="left", on=[*SELECTED_CELL, "metric"]).merge(
-        models, how="left", on=SELECTED_CELL
-    )
-    return found.assign(table="classification", method="")
-
-
-def _explanation_side(release: Release) -> pd.DataFrame:
-    published = pd.read_csv(NUMBERS / "explanation_medians.csv").fillna({"pretraining": "none", "finetune_depth": 0})
-    published = published.melt([*SELECTED_CELL, "method"], var_name="metric", value_name="published").assign(
-        table="explanation"
-    )
-    found = published.merge(explanation_medians(release.confusion), how="left", on=[*SELECTED_CELL, "method"])
-    return found.rename(columns={"median": "recomputed"})
 
 
 def _note(row: Any) -> str:

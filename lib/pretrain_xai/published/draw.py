@@ -4,22 +4,22 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from pretrain_xai.drawing import figures
 from pretrain_xai.drawing.boxplots import draw_box
-from pretrain_xai.drawing.figures import CHANCE_LINE, ONE_COLUMN, Style, panel_grid
+from pretrain_xai.drawing.figures import CHANCE_LINE, ONE_COLUMN, Style, marker
 from pretrain_xai.names import colour, label
 from pretrain_xai.published.read import EDGE_FILTERS
-from pretrain_xai.settings.sections import FINETUNE_DEPTHS
 from pretrain_xai.study import UNTRAINED
 
-MARKERS = {"imagenet": "o", "mri": "s"}
+CORPORA = ("imagenet", "mri")
 #: notes of `compare.side_by_side` on numbers that come from as many models as the paper's
 SAME_MODELS = ("the untrained network", "from 3 models")
 _METRICS = {"median_relevance_rank_accuracy": "median performance,\nuntrained network"}
-_CHANCE = CHANCE_LINE | {"label": "chance"}
-_POINTS: Style = {"linestyle": "", "markeredgecolor": "black", "markeredgewidth": 0.5}
+_ACCURACY = marker(UNTRAINED, 2) | {"markersize": 2.6, "markerfacecolor": "white"}
+_UNTRAINED: Style = {"color": colour(UNTRAINED), "linewidth": 1.1, "linestyle": (0, (1, 1))}
 
 
 def comparison_figure(maps: pd.DataFrame, methods: Sequence[str]) -> Figure:
@@ -30,16 +30,17 @@ def comparison_figure(maps: pd.DataFrame, methods: Sequence[str]) -> Figure:
     maps : DataFrame with `method`, `value`, `chance`
         The mean chance is drawn dashed.
     """
-    names = [name for name in (*EDGE_FILTERS, *methods) if name in set(maps["method"])]
-    figure, ax = plt.subplots(figsize=(ONE_COLUMN, 0.19 * len(names) + 0.75), layout="constrained")
+    names = {name: label(name) for name in EDGE_FILTERS} | {name: f"{label(name)}, untrained" for name in methods}
+    names = {name: text for name, text in names.items() if name in set(maps["method"])}
+    figure, axes = figures.panels(1, 1, (ONE_COLUMN, 0.19 * len(names) + 0.75))
+    ax, values = axes[0, 0], maps.groupby("method")["value"]
     for place, name in enumerate(names):
-        values = maps.loc[maps["method"] == name, "value"].to_numpy()
-        draw_box(ax, values, place, name if name in EDGE_FILTERS else UNTRAINED, widths=0.6, orientation="horizontal")
-    ax.axvline(maps["chance"].mean(), **_CHANCE)
-    suffixes = ["" if name in EDGE_FILTERS else ", untrained" for name in names]
-    ax.set_yticks(range(len(names)), [label(name) + suffix for name, suffix in zip(names, suffixes, strict=True)])
+        shade = name if name in EDGE_FILTERS else UNTRAINED
+        draw_box(ax, values.get_group(name), place, shade, widths=0.6, orientation="horizontal")
+    ax.axvline(maps["chance"].mean(), **CHANCE_LINE)
+    ax.set_yticks(range(len(names)), names.values())
     ax.set(ylim=(len(names) - 0.4, -0.6), xlim=(0, None), xlabel="explanation performance")
-    figure.legend(*ax.get_legend_handles_labels(), loc="outside upper center")
+    figures.legend(figure, (), {"chance": CHANCE_LINE})
     return figure
 
 
@@ -55,27 +56,19 @@ def medians_figure(comparison: pd.DataFrame, methods: Sequence[str], chance: flo
     chance : float
         Mean chance level, drawn dashed; NaN: not known.
     """
-    accuracy = comparison[comparison["metric"] == "accuracy"]
-    figure, axes = panel_grid(len(methods), 1.8, room=0.6)
-    for ax, method in zip(axes.flat, methods, strict=False):
+
+    def draw(ax: Axes, method: str) -> None:
         medians = comparison[comparison["method"] == method]
-        for rows, prefix in ((medians, ""), (accuracy, "accuracy, ")):
-            for number, (corpus, marker) in enumerate(MARKERS.items()):
-                style: Style = {"marker": marker, "markersize": 4, "color": colour(corpus)}
-                if prefix:
-                    style = {"marker": "D", "markersize": 2.6, "color": "white" if number else "0.6"}
-                shown = rows[rows["pretraining"] == corpus].sort_values("finetune_depth")
-                places = shown["finetune_depth"] + 0.2 * (number - 0.5)
-                ax.plot(places, shown["published"], label=prefix + label(corpus), **style, **_POINTS)
+        figures.plot_by_depth(ax, comparison[comparison["metric"] == "accuracy"], CORPORA, "published", **_ACCURACY)
+        figures.plot_by_depth(ax, medians, CORPORA, "published").set_ylim(0, 1.03)
         for level in medians.loc[medians["pretraining"] == UNTRAINED, "published"]:
-            ax.axhline(level, color=colour(UNTRAINED), linewidth=1.1, linestyle=(0, (1, 1)), label=label(UNTRAINED))
-        if not np.isnan(chance):
-            ax.axhline(chance, **_CHANCE)
-        ax.set(xticks=FINETUNE_DEPTHS, xlim=(0.5, 5.5), ylim=(0, 1.03), title=label(method))
-    for ax in axes[:, 0]:
-        ax.set_ylabel("median performance")
-    figure.supxlabel("fine-tuned blocks (5: whole network)", fontsize=7)
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=6)
+            ax.axhline(level, **_UNTRAINED)
+        ax.axhline(chance, **CHANCE_LINE)
+
+    blocks = "fine-tuned blocks (5: whole network)"
+    figure = figures.method_panels(methods, 1.8, draw, ylabel="median performance", xlabel=blocks)
+    lines = {"classification accuracy": _ACCURACY, label(UNTRAINED): _UNTRAINED}
+    figures.legend(figure, CORPORA, lines | ({} if np.isnan(chance) else {"chance": CHANCE_LINE}))
     return figure
 
 
@@ -88,14 +81,15 @@ def differences_figure(comparison: pd.DataFrame) -> Figure:
         Rows of `compare.side_by_side` that could be recomputed.
     """
     metrics = list(dict.fromkeys(comparison["metric"]))
-    figure, ax = plt.subplots(figsize=(ONE_COLUMN, 0.3 * len(metrics) + 0.9), layout="constrained")
+    figure, axes = figures.panels(1, 1, (ONE_COLUMN, 0.3 * len(metrics) + 0.9))
+    ax, looks = axes[0, 0], {}
     places = comparison["metric"].map(metrics.index) + 0.06 * (comparison["finetune_depth"].clip(lower=1) - 3)
     same = comparison["note"].isin(SAME_MODELS)
-    for rows, marker, face, name in ((same, "o", "black", "as many models"), (~same, "s", "white", "other models")):
-        style: Style = {"marker": marker, "markersize": 3, "markerfacecolor": face, "label": name}
-        ax.plot(comparison.loc[rows, "difference"], places[rows], **style, **_POINTS)
+    for number, (rows, face, name) in enumerate(((same, "black", "as many models"), (~same, "white", "other models"))):
+        looks[name] = marker(name, number) | {"markersize": 3, "markerfacecolor": face}
+        ax.plot(comparison.loc[rows, "difference"], places[rows], **looks[name])
     ax.axvline(0, color="0.6", linewidth=0.6, zorder=0)
     ax.set_yticks(range(len(metrics)), [_METRICS.get(name, label(name)) for name in metrics])
     ax.set(ylim=(len(metrics) - 0.5, -0.5), xlabel="recomputed minus published")
-    figure.legend(*ax.get_legend_handles_labels(), loc="outside upper center", ncols=2)
+    figures.legend(figure, (), looks)
     return figure

@@ -1,13 +1,14 @@
 """Read the authors' result files into tidy tables.
 
 A file is known by what it holds, never by its name. Only what no file holds is read off its path: the selection, and
-which edge filter or which class of lesions it is about. Every number is checked before it is taken.
+which edge filter it is about; files of lesion patches, `*lesions.pkl`, hold no results. Every number is checked before it
+is taken.
 """
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -45,21 +46,19 @@ _COLUMNS = {
     "misclassified": [*_MODEL_COLUMNS, "position", "image_index"],
     "incorrect_ratios": [*_MODEL_COLUMNS, "method", "position", "value"],
     "confusion": ["source", "selection", "method", "position", *COUNTS, "pretraining", "finetune_depth", "seed"],
-    "lesions": ["label", "position", "height", "width", "compactness"],
-    "files": ["file", "kind", "selection", "n_rows", "sha256"],
+    "files": ["file", "kind", "selection", "sha256"],
     "problems": ["file", "what"],
 }
 #: column -> smallest and largest value allowed; whole numbers if both are
 _RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("label", "predicted"), (0, 1)),
-    **dict.fromkeys(("image_index", "height", "width", *COUNTS), (0, 10**9)),
+    **dict.fromkeys(("image_index", *COUNTS), (0, 10**9)),
     **dict.fromkeys(("value", *METRICS), (0.0, 1.0)),
-    **dict.fromkeys(("logit_0", "logit_1", "compactness"), (-1e30, 1e30)),
+    **dict.fromkeys(("logit_0", "logit_1"), (-1e30, 1e30)),
 }
 
 
-@dataclass(frozen=True)
-class Release:
+class Release(SimpleNamespace):
     """The authors' result files as tidy tables; see `_COLUMNS` for the columns of each.
 
     Attributes
@@ -70,20 +69,9 @@ class Release:
     incorrect_ratios : the explanation performance on the misclassified images, rounded by the authors to 2 decimals
     confusion : counts of pixels per map and image; `source` is `untrained`, `sobel`, `laplace` or a model's name, and
         `position` counts the images that all models of the selection classify correctly
-    lesions : one row per released patch; label 0 round, 1 irregular, -1 if the file's name does not tell
     files : one row per file that was read, with its kind
     problems : one row per file that could not be read
     """
-
-    folder: Path
-    predictions: pd.DataFrame
-    stored_metrics: pd.DataFrame
-    misclassified: pd.DataFrame
-    incorrect_ratios: pd.DataFrame
-    confusion: pd.DataFrame
-    lesions: pd.DataFrame
-    files: pd.DataFrame
-    problems: pd.DataFrame
 
 
 def read_release(folder: Path) -> Release:
@@ -92,29 +80,29 @@ def read_release(folder: Path) -> Release:
     Raises
     ------
     ReleaseError
-        If there is no such folder, or no pickle in it.
+        If there is no such folder, or no pickle of results in it.
     """
-    paths = [path for path in sorted(folder.rglob("*.pkl")) if not re.search(r"(^|/)\.", str(path.relative_to(folder)))]
-    if not paths:
+    files = [path.relative_to(folder) for path in sorted(folder.rglob("*.pkl"))]
+    files = [file for file in files if not re.search(r"(^|/)\.|lesions\.pkl$", file.as_posix())]
+    if not files:
         raise ReleaseError(f"{folder}: no pickle there; git clone https://github.com/Marta54/Pretrain_XAI_gt into it")
     tables: dict[str, list[pd.DataFrame]] = {table: [] for table in _COLUMNS}
-    taken: dict[tuple[Any, ...], str] = {}
-    for path in paths:
-        file = path.relative_to(folder)
+    taken: dict[tuple[Any, ...], Path] = {}
+    for file in files:
         try:
-            found, about = _read_file(path, file)
+            found = _read_file(folder / file, file)
             # of two files about the same models the first: both would count every image twice
-            if repeated := [key for key in about if key in taken]:
+            if repeated := [key for key in found if key in taken]:
                 raise ReleaseError(f"about {repeated[0][1]}, as is {taken[repeated[0]]}, which was taken; remove one")
-            taken |= dict.fromkeys(about, file.as_posix())
+            taken |= dict.fromkeys(found, file)
         except Exception as error:  # a file may hold anything
             what = str(error) if isinstance(error, ReleaseError) else f"not as the authors' files are ({error!r:.100})"
-            found = {"problems": [pd.DataFrame([{"file": file.as_posix(), "what": what.removeprefix(f"{path}: ")}])]}
-        for table, frames in found.items():
-            tables[table] += frames
-    empty = {table: [pd.DataFrame(columns=columns)] for table, columns in _COLUMNS.items()}
-    whole = {table: pd.concat(frames or empty[table], ignore_index=True) for table, frames in tables.items()}
-    return Release(folder, **{table: rows[_COLUMNS[table]] for table, rows in whole.items()})
+            problem = {"file": file.as_posix(), "what": what.removeprefix(f"{folder / file}: ")}
+            found = {("problems",): pd.DataFrame([problem])}
+        for (table, *_), rows in found.items():
+            tables[table].append(rows)
+    whole = {table: pd.concat(rows, ignore_index=True) for table, rows in tables.items() if rows}
+    return Release(**{table: whole.get(table, pd.DataFrame(columns=names))[names] for table, names in _COLUMNS.items()})
 
 
 def model_columns(name: str) -> dict[str, Any]:
@@ -142,36 +130,32 @@ def selection_of(path: Path) -> str | None:
     return None
 
 
-def _read_file(path: Path, file: Path) -> tuple[dict[str, list[pd.DataFrame]], dict[tuple[Any, ...], str]]:
-    """Return the parts of tables that a file holds with its own row of `files`, and about what they are."""
+def _read_file(path: Path, file: Path) -> dict[tuple[Any, ...], pd.DataFrame]:
+    """Return the parts of tables that a file holds, by table and what they are about, with its own row of `files`."""
     if path.exists() and path.stat().st_size > MAX_RESULT_BYTES:
         raise ReleaseError(f"skipped, as it is larger than any result file ({path.stat().st_size:,} bytes)")
     content, selection = safe_pickle.load(path), selection_of(file)
-    tables: dict[str, list[pd.DataFrame]] = {}
-    about, left = {}, path.stat().st_size
-    for kind, table, constants, columns in _blocks(content, file.stem):
-        constants["selection"] = selection
+    found: dict[tuple[Any, ...], pd.DataFrame] = {}
+    row = {"file": file.as_posix(), "selection": selection, "sha256": provenance.sha256(path)}
+    for row["kind"], table, about, columns in _blocks(content, file.stem):
+        about["selection"] = selection
         rows = {name: _numbers(values, name) for name, values in columns.items()}
-        n_rows = max(map(len, rows.values()))
-        if (left := left - n_rows) < 0:  # a row takes a byte at least: one list is used again and again
-            raise ReleaseError("announces more rows than its bytes can hold; fetch the file again")
-        tables.setdefault(table, []).append(pd.DataFrame({**constants, "position": np.arange(n_rows), **rows}))
-        about[table, *constants.values()] = kind
-    if not about:
+        found[table, *about.values()] = pd.DataFrame(about | rows).reset_index(names="position")
+    if not found:
         raise ReleaseError(f"holds a {type(content).__name__} of none of the known kinds; move it elsewhere")
-    if not selection and "lesions" not in tables:
+    if not selection:
         raise ReleaseError("neither its name nor a folder says `best` or `same`; put it into a folder of that name")
-    row = {"file": file.as_posix(), "kind": kind, "selection": selection or "", "sha256": provenance.sha256(path)}
-    n_rows = max(sum(map(len, frames)) for frames in tables.values())
-    return tables | {"files": [pd.DataFrame([row | {"n_rows": n_rows}])]}, about
+    return found | {("files", file): pd.DataFrame([row])}
 
 
 def _blocks(content: Any, stem: str) -> Iterator[tuple[str, str, dict[str, Any], dict[str, Any]]]:
     """Yield what a file holds: its kind, a table, values of all its rows, and columns as the file has them."""
     match content:
         case {"TP": _}:
-            name = _edge_filter(stem)
-            yield "edge filter", "confusion", _map(name, name), _counts(content)
+            named = [name for name in EDGE_FILTERS if name in stem.lower()]
+            if len(named) != 1:
+                raise ReleaseError("holds counts of one edge filter; name the file sobel or laplace")
+            yield "edge filter", "confusion", _map(named[0], named[0]), _counts(content)
         case [{"logits": _}, *_]:
             for entry in content:
                 rows = {"label": entry["real_labels"], "predicted": entry["pred_labels"]}
@@ -180,10 +164,6 @@ def _blocks(content: Any, stem: str) -> Iterator[tuple[str, str, dict[str, Any],
                 yield "predictions", "predictions", model_columns(entry["model"]), rows
                 stored = {ours: [float(entry[theirs])] for ours, theirs in METRICS.items()}
                 yield "predictions", "stored_metrics", model_columns(entry["model"]), stored
-        case [[np.ndarray(), _], *_]:
-            label = 1 if "not_round" in stem else 0 if "round" in stem else -1
-            patches = zip(*((*patch.shape, float(compactness)) for patch, compactness in content), strict=True)
-            yield "lesions", "lesions", {"label": label}, dict(zip(_COLUMNS["lesions"][2:], patches, strict=True))
         case dict():
             for name, value in content.items():
                 match value:
@@ -201,16 +181,9 @@ def _blocks(content: Any, stem: str) -> Iterator[tuple[str, str, dict[str, Any],
                                 yield "ratios", "incorrect_ratios", constants, {"value": values}
 
 
-def _map(name: str, method: str) -> dict[str, Any]:
+def _map(source: str, method: str) -> dict[str, Any]:
     """Return the columns of a comparison map: no model that was trained."""
-    return {"source": name, "pretraining": "none", "finetune_depth": 0, "seed": -1, "method": method}
-
-
-def _edge_filter(stem: str) -> str:
-    named = [name for name in EDGE_FILTERS if name in stem.lower()]
-    if len(named) != 1:
-        raise ReleaseError("holds counts of one edge filter; name the file sobel or laplace")
-    return named[0]
+    return {"source": source, "pretraining": "none", "finetune_depth": 0, "seed": -1, "method": method}
 
 
 def _method(name: str) -> str:
@@ -227,10 +200,10 @@ def _numbers(values: Any, name: str) -> np.ndarray:
     """Return a column of a file as a checked array of shape (n,)."""
     low, high = _RANGES[name]
     whole = type(low) is int
-    if not isinstance(values, np.ndarray):  # what is no number becomes one that is out of range
-        values = np.array([value if isinstance(value, int | float | np.number) else np.nan for value in values])
-    fits = values.ndim == 1 and (values.dtype.kind in ("iu" if whole else "iuf") or not values.size)
-    if not fits or not np.all((values >= low) & (values <= high)):  # false for NaN as well
+    column = pd.Series(
+        [value if isinstance(value, int | float | np.number) else np.nan for value in values], dtype=float
+    )
+    if not column.between(low, high).all() or (whole and (column % 1).any()):  # NaN is not between
         expected = f"a row of {'whole ' * whole}numbers from {low} to {high}"
-        raise ReleaseError(f"column {name}: expected {expected}, found others ({values.ndim}-d {values.dtype})")
-    return values.astype(np.int64 if whole else np.float64)
+        raise ReleaseError(f"column {name}: expected {expected}, found others")
+    return column.to_numpy(np.int64 if whole else np.float64)
