@@ -170,9 +170,7 @@ stage(
     + multiext(f"{FINETUNED}/", "weights.safetensors", "history.csv", "predictions.parquet")
     + [f"{FINETUNED}/checkpoints.csv"] * bool(MATCHED),
     of=RUN, parameters=OF_RUN, only={"selection": "|".join(study.finetuning.selections)},
-    learning_rate=lambda run: study.learning_rate(
-        Run(run.selection, run.pretraining, int(run.finetune_depth), int(run.seed))
-    ),
+    learning_rate=lambda w: study.learning_rate(Run(w.selection, w.pretraining, int(w.finetune_depth), int(w.seed))),
 )
 if MATCHED:
     stage(

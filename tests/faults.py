@@ -18,7 +18,6 @@ from pretrain_xai.provenance import sha256
 
 #: how the processes of a batch are known by their command lines, from the outermost
 PROCESSES = {
-    "batch": "pretrain_xai.batch",
     "driver": "-m snakemake",
     "worker": "pretrain_xai.run_notebook",
     "kernel": "ipykernel_launcher",
@@ -33,11 +32,10 @@ def make_root(folder: Path) -> Path:
     return folder
 
 
-def start(root: Path, *options: str, study: str = "tiny", **environment: str) -> subprocess.Popen:
-    """Start a study in a session of its own; what it prints goes to `root/batch.log`."""
-    command = [sys.executable, "-m", "pretrain_xai.batch", study, *options]
-    log = (root / "batch.log").open("ab")
-    variables = os.environ | {"PRETRAIN_XAI_ROOT": str(root)} | environment
+def start(root: Path) -> subprocess.Popen:
+    """Start the tiny study in a session of its own; what it prints goes to `root/batch.log`."""
+    command, log = [sys.executable, "-m", "pretrain_xai.batch", "tiny"], (root / "batch.log").open("ab")
+    variables = os.environ | {"PRETRAIN_XAI_ROOT": str(root)}
     return subprocess.Popen(command, env=variables, start_new_session=True, stdout=log, stderr=log)
 
 
@@ -78,15 +76,13 @@ def family(process: subprocess.Popen) -> list[psutil.Process]:
 
 def kill(process: subprocess.Popen, which: str, how: signal.Signals) -> bool:
     """Send a signal to one process of a batch (a key of PROCESSES), or to "all"; say whether there was one."""
-    hit = False
+    hit = []
     for member in family(process):  # kernels have a process group of their own
         with contextlib.suppress(psutil.Error):
-            if which == "all" or PROCESSES[which] in " ".join(member.cmdline()):
+            if which == "all" or (not hit and PROCESSES[which] in " ".join(member.cmdline())):
                 member.send_signal(how)
-                hit = True
-                if which != "all":
-                    break
-    return hit
+                hit.append(member)
+    return bool(hit)
 
 
 @contextlib.contextmanager

@@ -62,19 +62,12 @@ def find(program: str) -> str | None:
 @contextmanager
 def one_node(folder: Path) -> Iterator[dict[str, str]]:
     """Run the controller and the node, and give the environment in which jobs can be sent to them."""
-    controller_port, node_port = _free_ports(2)
+    controller_port, node_port = _free_ports()
     configuration = folder / "slurm.conf"
     for part in ("state", "spool", "bin"):
         (folder / part).mkdir(parents=True)
-    configuration.write_text(
-        CONFIGURATION.format(
-            host=socket.gethostname().split(".")[0],
-            user=getpass.getuser(),
-            folder=folder,
-            controller_port=controller_port,
-            node_port=node_port,
-        )
-    )
+    names = {"host": socket.gethostname().split(".")[0], "user": getpass.getuser(), "folder": folder}
+    configuration.write_text(CONFIGURATION.format(**names, controller_port=controller_port, node_port=node_port))
     environment = {"SLURM_CONF": str(configuration), "PATH": f"{folder / 'bin'}:{os.environ['PATH']}"}
     _wrap_srun(folder / "bin" / "srun", configuration)
     daemons = [
@@ -108,12 +101,6 @@ def _wait_until_idle(environment: dict[str, str], folder: Path) -> None:
     raise RuntimeError(f"Slurm did not start: {state.stdout}{state.stderr}\n{logs[-3000:]}")
 
 
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
-    finally:
-        for one in sockets:
-            one.close()
+def _free_ports() -> tuple[int, int]:
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
+        return one.getsockname()[1], other.getsockname()[1]

@@ -1,6 +1,5 @@
 """The batch: does what is missing, only that, and the same again after a kill."""
 
-import errno
 import json
 import os
 import re
@@ -152,13 +151,4 @@ def test_two_batches_on_one_study_do_not_mix(root):
     assert "another batch is running the study 'tiny'" in result.stderr
     # variants share lesions, slices and images
     with only_batch("tiny+ties"), pytest.raises(BatchError, match="running the study 'tiny'"), only_batch("tiny"):
-        pass
-
-
-def test_a_file_system_without_locks_is_one_line(root, monkeypatch):
-    def refuse(descriptor, operation):
-        raise OSError(errno.ENOLCK, "No locks available")
-
-    monkeypatch.setattr("fcntl.flock", refuse)
-    with pytest.raises(BatchError, match=r"can't lock .*: No locks available"), only_batch("tiny"):
         pass

@@ -10,10 +10,10 @@ import pytest
 import yaml
 from pretrain_xai import paths
 from pretrain_xai.attribution import METHODS
-from pretrain_xai.batch import check_files_and_network
 from pretrain_xai.localization import SCORES
 from pretrain_xai.paths import Paths
-from pretrain_xai.study import Study, StudyError
+from pretrain_xai.running.prerequisites import unmet
+from pretrain_xai.study import Study
 
 DOCS = paths.REPOSITORY / "docs"
 RECIPES = sorted((DOCS / "recipes").glob("*.md"))
@@ -80,12 +80,11 @@ def test_the_recipe_for_a_network_is_a_study_that_may_start(root):
     study = yaml.safe_load((root / "studies" / "tiny.yaml").read_text())
     for section, settings in yaml.safe_load(blocks(page, "yaml")[0]).items():
         study[section] = settings if section == "network" else study[section] | settings
-    check_files_and_network(Study.model_validate(study))
+    assert list(unmet(Study.model_validate(study))) == []
     study["attribution"]["methods"] = ["deep_lift"]
-    with pytest.raises(StudyError) as error:
-        check_files_and_network(Study.model_validate(study))
+    (error,) = unmet(Study.model_validate(study))
     told = " ".join(blocks(page, "text")[0].split()).removesuffix("...")
-    assert str(error.value).startswith(told)
+    assert str(error).startswith(told)
 
 
 @pytest.mark.skipif(not shutil.which("Rscript"), reason="R is not installed")

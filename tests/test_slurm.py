@@ -167,8 +167,3 @@ def test_without_slurm_the_batch_says_so(root, monkeypatch, capsys):
 def test_an_unknown_profile_is_one_line_with_the_known_ones(root, capsys):
     assert main(["tiny", "--profile", "slrum"]) == 2
     assert "there is no profile 'slrum': neither local nor slurm" in capsys.readouterr().err
-
-
-def test_profiles_say_where_jobs_run(tmp_path):
-    assert cluster.uses_slurm(cluster.profile_folder(str(profile_with(tmp_path / "mine"))))
-    assert not cluster.uses_slurm(cluster.profile_folder("local"))

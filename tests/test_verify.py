@@ -59,12 +59,9 @@ def test_a_finished_study_holds_and_its_scores_come_out_again(finished, capsys):
     "name",
     [
         "data/tiny/lesions.npz",
-        "data/tiny/slices/slices.csv",
         "data/tiny/dataset/test/strength.npy",
         f"data/tiny/finetuned/{RUN}/weights.safetensors",
-        f"data/tiny/finetuned/{RUN}/history.csv",
         f"data/tiny/example_maps/{RUN}.npz",
-        "data/tiny/statistics/effects.csv",
         "figures/tiny/boxplots_tpr.pdf",
     ],
 )

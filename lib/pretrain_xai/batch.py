@@ -72,7 +72,7 @@ def run_batch(study: str, options: Sequence[str], profile: str = "local") -> int
         return subprocess.run(snakemake(study, options, folder), pass_fds=[lock], check=False).returncode
 
 
-def run_protocols(study: str, options: Sequence[str], *, retrain: bool, profile: str = "local") -> int:
+def run_protocols(study: str, options: Sequence[str], profile: str = "local", *, retrain: bool) -> int:
     """Run the variants of a study and compare those that finish with it; return the largest exit status."""
     statuses = [0]
     for variant in retrained_variants(load_study(study)) if retrain else ():
@@ -130,7 +130,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status = run_batch(options.study, snakemake_options, options.profile)
         if status == 0 and options.protocols:
             retrain = options.protocols == "all"
-            status = run_protocols(options.study, snakemake_options, retrain=retrain, profile=options.profile)
+            status = run_protocols(options.study, snakemake_options, options.profile, retrain=retrain)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -51,9 +51,7 @@ def check_attribution(study: Study) -> None:
             check_options(method, own.options.get(method, {}), study.dataset.image_size)
         for score in (*own.scores, *own.sensitivity.scores):
             if find_score(score).chance is no_chance and score in own.sensitivity.scores:
-                raise ValueError(
-                    f"sensitivity.scores: {score!r} has no chance level, so no skill; choose of {with_chance}"
-                )
+                raise ValueError(f"sensitivity.scores: {score!r} has no chance level; {', '.join(with_chance)} have")
     except (ValueError, TypeError) as error:
         raise StudyError(f"attribution: {error}") from None
 
@@ -78,9 +76,8 @@ def check_network(study: Study) -> None:
     for method in study.attribution.methods:
         if unknown.get(method):
             able = ", ".join(name for name in METHODS if not unknown.get(name))
-            raise StudyError(
-                f"attribution.methods: {method} can't explain {settings.name}: {unknown[method]}; those that can: {able}"
-            )
+            reason = f"{method} can't explain {settings.name}: {unknown[method]}"
+            raise StudyError(f"attribution.methods: {reason}; those that can: {able}")
 
 
 def check_weights(study: Study) -> None:
@@ -107,10 +104,8 @@ def weights_to_download(study: Study) -> list[str]:
     for name in study.pretraining.weights.values() if study.network.module is None else ():
         if paths.weights_file(name) is None and not (file := cached_file(name, architecture)).is_file():
             size = torchvision_weights(name, architecture).meta["_file_size"]
-            found.append(
-                f"{name} of {architecture} is not in torchvision's cache: {file} "
-                f"({size:.0f} MB, downloaded when it is needed)"
-            )
+            cached = f"{file} ({size:.0f} MB, downloaded when it is needed)"
+            found.append(f"{name} of {architecture} is not in torchvision's cache: {cached}")
     return found
 
 
@@ -140,10 +135,9 @@ def check_pairs(folder: Path, names: Iterable[str]) -> None:
         except Exception:  # jupytext raises nearly anything for JSON that is no notebook
             agree = False
         if not agree:
-            raise UserError(
-                f"{twin} does not hold the code of {source.name}: `make notebooks` renders it from the .py; to keep what "
-                f"the .ipynb says run `.venv/bin/jupytext --to py:percent {twin}` first"
-            )
+            keep = f"to keep what the .ipynb says run `.venv/bin/jupytext --to py:percent {twin}` first"
+            render = "`make notebooks` renders it from the .py"
+            raise UserError(f"{twin} does not hold the code of {source.name}: {render}; {keep}")
 
 
 def _code(notebook: Any) -> list[str]:

@@ -6,7 +6,7 @@
 import json
 import sys
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pretrain_xai import paths
 from pretrain_xai.protocol import ALL_TOGETHER, DATASET_SWITCHES, PUBLISHED, unpublished
@@ -16,8 +16,6 @@ from pretrain_xai.study import Study, load_study
 
 #: switches for which networks must be fine-tuned anew, and all switches together
 RETRAINED = ("first_conv_frozen", *DATASET_SWITCHES, "head_kept", ALL_TOGETHER)
-#: out of date: there, but made with other settings or other code, or not known to be whole
-State = Literal["finished", "out of date", "missing"]
 
 
 def variant_name(study_name: str, variant: str) -> str:
@@ -34,8 +32,11 @@ def retrained_variants(study: Study) -> list[str]:
     return [*study.reseeds, *unpublished(study.protocol, RETRAINED[:-1]), *together]
 
 
-def variant_states(study: Study) -> dict[str, State]:
-    """Return how far each retrained variant of a study is."""
+def variant_states(study: Study) -> dict[str, str]:
+    """Return of each retrained variant of a study whether it is finished, missing or out of date.
+
+    Out of date: there, but made with other settings or other code, or not known to be whole.
+    """
     return {variant: _state(load_study(variant_name(study.name, variant))) for variant in retrained_variants(study)}
 
 
@@ -44,7 +45,7 @@ def finished_variants(study: Study) -> list[str]:
     return [variant for variant, state in variant_states(study).items() if state == "finished"]
 
 
-def _state(variant: Study) -> State:
+def _state(variant: Study) -> str:
     *files, mark = _files(variant)
     if not all(path.is_file() for path in files):
         return "missing"
