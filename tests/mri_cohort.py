@@ -7,7 +7,8 @@ from typing import Any
 import nibabel
 import numpy as np
 from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, ornt_transform
-from pretrain_xai.slices.reading import BadFileError, rejecting
+from pretrain_xai.slices.files import SourceError
+from pretrain_xai.slices.reading import rejecting
 from pretrain_xai.slices.template import load_template
 
 #: heights of the axial slices, mm
@@ -73,8 +74,8 @@ def volume_path(folder: Path, number: int, suffix: str) -> Path:
 
 
 def or_refuse(read: Callable[[], Any]) -> Any:
-    """Return what `read` returns; if the file is refused, raise a BadFileError with the reason that a study gives."""
+    """Return what `read` returns; if the file is refused, raise a SourceError with the reason that a study gives."""
     rejected: list[dict[str, Any]] = []
     with rejecting(rejected):
         return read()
-    raise BadFileError(rejected[0]["reason"])
+    raise SourceError(rejected[0]["reason"])

@@ -15,8 +15,7 @@ from pretrain_xai import paths
 from pretrain_xai.paths import Paths
 from pretrain_xai.run_notebook import check_parameters, run_notebook
 from pretrain_xai.running.stages import fingerprint
-from pretrain_xai.slices.sources import make_slices, slices_of
-from pretrain_xai.slices.store import read_slices
+from pretrain_xai.slices.sources import make_slices, read_slices, slices_of
 from pretrain_xai.study import Study, StudyError, load_study
 from test_batch import planned
 

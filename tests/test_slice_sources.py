@@ -12,14 +12,14 @@ import pytest
 from damage import DAMAGE, damaged
 from hypothesis import given
 from mri_cohort import or_refuse
+from pretrain_xai.errors import UserError
 from pretrain_xai.measure import peak_memory
 from pretrain_xai.overlay import clean_at_model_resolution
 from pretrain_xai.settings.slices import Arrays, Nifti, Pickle
 from pretrain_xai.slices import reading
 from pretrain_xai.slices.files import SourceError, find_files, source_folder, source_state
-from pretrain_xai.slices.reading import BadFileError, read_arrays, read_slice_pickle, slice_problem
-from pretrain_xai.slices.sources import REJECTED_COLUMNS, make_slices
-from pretrain_xai.slices.store import read_slices, rejection_counts, slice_quality
+from pretrain_xai.slices.reading import read_arrays, read_slice_pickle, slice_problem
+from pretrain_xai.slices.sources import REJECTED_COLUMNS, make_slices, read_slices, rejection_counts, slice_quality
 
 SPLITS = {"pretraining": 6, "pretraining_validation": 4, "train": 6, "validation": 2, "test": 2}
 SUBJECTS = [f"{number:02d}" for number in range(1, 21)]
@@ -162,7 +162,7 @@ def test_a_common_shape_cuts_no_brain_and_moves_nothing_without_need():
     assert reading.common_shape({(6, 6)}, None) is None and reading.centred(slices, None) is slices
     framed = reading.centred(slices[:, 1:5], reading.common_shape({(6, 6), (4, 9)}, None))
     assert framed.shape == (2, 6, 9) and framed.sum() == 8
-    with pytest.raises(BadFileError, match=r"brain of 6 x 6 pixels does not fit into slices\.shape"):
+    with pytest.raises(SourceError, match=r"brain of 6 x 6 pixels does not fit into slices\.shape"):
         reading.centred(slices, reading.common_shape({(6, 6)}, [5, 9]))
 
 
@@ -294,12 +294,11 @@ def test_slices_in_any_order_are_not_divided(root):
     [
         ([1, 2], r"\(slices, sex, age\), .* are expected"),
         (([brain(20, 16, 1)], ["F"], [1, 2]), "all of the same number, are expected"),
-        (([brain(20, 16, 1)[0]], ["F"], [1]), r"slice 0 is no array .* ndarray of shape \(16,\)"),
-        (([np.array([["a"]])], ["F"], [1]), "slice 0 is no array of numbers"),
+        (([brain(20, 16, 1)[0]], ["F"], [1]), "a slice is no array of numbers"),
+        (([np.array([["a"]])], ["F"], [1]), "a slice is no array of numbers"),
         (([brain(20, 16, 1)], ["F"], ["old"]), "'old' is no age"),
         (([brain(20, 16, 1)], [None], [1]), "have no sex"),
         (({}, "F", 1), "all of the same number, are expected"),
-        (([], [], []), "no slices"),
     ],
 )
 def test_pickles_of_another_kind_are_one_line(root, content, words):
@@ -312,7 +311,7 @@ def test_pickles_of_another_kind_are_one_line(root, content, words):
 def test_no_damage_of_a_slice_pickle_does_harm(tmp_path, damage):
     path = pickled(tmp_path, people(4, 3))
     path.write_bytes(damaged(path.read_bytes(), damage))
-    with contextlib.suppress(SourceError):
+    with contextlib.suppress(UserError):
         read_slice_pickle(path)
 
 
@@ -356,7 +355,7 @@ def test_objects_in_arrays_are_never_unpickled(tmp_path, monkeypatch):
     np.save("a.npy", objects)
     np.savez("a.npz", objects)
     for name in ("pickle.npy", "a.npy", "a.npz"):
-        with pytest.raises(BadFileError, match="can't be read"):
+        with pytest.raises(SourceError, match="can't be read"):
             read_one(Path(name))
     assert not Path("executed").exists()
 
@@ -370,7 +369,7 @@ def test_arrays_that_lie_about_their_size_are_refused_without_memory(tmp_path, s
         archive.write(tmp_path / "a.npy", "a.npy")
     before = peak_memory()
     for name in ("a.npy", "a.npz"):
-        with pytest.raises(BadFileError):
+        with pytest.raises(SourceError):
             read_one(tmp_path / name)
     assert peak_memory() - before < 20_000_000, "bytes"
 
@@ -384,12 +383,12 @@ def test_arrays_of_other_kinds_are_refused(tmp_path, monkeypatch):
         ([np.ones((2, 4), complex)], "complex"),
     ):
         np.savez(tmp_path / "a.npz", *arrays)
-        with pytest.raises(BadFileError, match=words):
+        with pytest.raises(SourceError, match=words):
             read_one(tmp_path / "a.npz")
     np.savez(tmp_path / "a.npz", *(brain(20, 16, n) for n in range(4)))
     assert reading.array_shape(tmp_path / "a.npz") == (20, 16)
     monkeypatch.setattr(reading, "MAX_VALUES", 1000)
-    with pytest.raises(BadFileError, match="more than 8,000 bytes"):
+    with pytest.raises(SourceError, match="more than 8,000 bytes"):
         read_one(tmp_path / "a.npz")
 
 
@@ -399,7 +398,7 @@ def test_no_damage_of_an_array_file_does_harm(tmp_path, save, damage):
     path = tmp_path / f"a.{'npy' if save is np.save else 'npz'}"
     save(path, brain(20, 16, 1))
     path.write_bytes(damaged(path.read_bytes(), damage))
-    with contextlib.suppress(BadFileError):
+    with contextlib.suppress(SourceError):
         read_one(path)
 
 

@@ -27,9 +27,6 @@ _SEX = {**dict.fromkeys(("f", "female", "w", "woman"), "F"), **dict.fromkeys(("m
 class SourceError(UserError):
     """What a study's slices are made from is missing or wrong; the message says what to change."""
 
-    def __init__(self, message: str) -> None:
-        super().__init__(" ".join(message.splitlines()))  # names of files and columns may hold line breaks
-
 
 def bare_subject(name: str) -> str:
     """Return a subject's name as it is compared: `sub-01` and `01` are the same."""
@@ -239,13 +236,11 @@ def _read_cells(path: Path) -> pd.DataFrame:
     quote = '"' if separator == "," else None  # in BIDS a quote is a character like any other
     try:
         lines = csv.reader(io.StringIO(path.read_text("utf-8-sig")), delimiter=separator, quotechar=quote, strict=True)
-        rows = [[cell.strip() for cell in line] for line in lines if "".join(line).strip()]
-    except (OSError, UnicodeError, csv.Error) as error:
+        header, *rows = ([cell.strip() for cell in line] for line in lines if "".join(line).strip())
+    except (OSError, ValueError, csv.Error) as error:
         raise SourceError(f"{path}: not UTF-8 text with {separator!r} between its fields ({error})") from None
-    if len(rows) < 2:
-        raise SourceError(f"{path}: no subjects; a header and a row per subject are expected")
-    for number, row in enumerate(rows):
-        if len(row) != len(rows[0]):
-            fields = f"{len(row)} fields, the header {len(rows[0])}"
-            raise SourceError(f"{path}: row {number} has {fields}; they are separated by {separator!r}")
-    return pd.DataFrame(rows[1:], columns=rows[0], dtype=str)
+    if ragged := [number for number, row in enumerate(rows, 1) if len(row) != len(header)]:
+        raise SourceError(
+            f"{path}: row {ragged[0]} has fewer or more fields, separated by {separator!r}, than the header"
+        )
+    return pd.DataFrame(rows, columns=header, dtype=str)

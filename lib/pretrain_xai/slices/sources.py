@@ -4,23 +4,27 @@
 `participants.csv` one per subject, `rejected.csv` one per file or slice that can't be used, with the reason.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.lib.format import write_array_header_1_0
 from tqdm.auto import tqdm
 
+from pretrain_xai.provenance import atomic_path
 from pretrain_xai.settings.slices import Arrays, Nifti, Pickle, Slices, Template
 from pretrain_xai.slices import files, reading
-from pretrain_xai.slices.store import Part, read_slices, write_slices
-from pretrain_xai.slices.template import simulate_cohort, simulate_participants
+from pretrain_xai.slices.template import Part, simulate_cohort, simulate_participants
 from pretrain_xai.study import Study
-from pretrain_xai.tables import write_table
+from pretrain_xai.tables import TableError, read_table, write_table
 
 #: what can't be used: a file, or the slice of it at a z
 REJECTED_COLUMNS = ["file", "subject", "z", "reason"]
+#: edges of the bins of a histogram over [0, 1]
+EDGES = np.linspace(0, 1, 41)
 
 
 def make_slices(folder: Path, settings: Slices, target: str) -> pd.DataFrame:
@@ -43,7 +47,7 @@ def make_slices(folder: Path, settings: Slices, target: str) -> pd.DataFrame:
         The source is not as the study says, nothing is left, a split is empty, or a class is missing in the pre-training.
         Then nothing is written.
     """
-    rejected: list[dict[str, Any]] = []
+    rejected, rows = list[dict[str, Any]](), list[pd.DataFrame]()
     if isinstance(settings, Template):
         people = simulate_participants(settings.subjects, np.random.default_rng(settings.seed))
         cohort = simulate_cohort(people, settings.slices_per_subject, settings.z_range, settings.seed)
@@ -52,11 +56,17 @@ def make_slices(folder: Path, settings: Slices, target: str) -> pd.DataFrame:
     else:
         cohort = file_cohort(settings, target, rejected)
     try:
-        table = write_slices(folder, cohort, lambda table: files.check_splits(table, settings.splits, target))
+        with growing_array(folder / "slices.npy") as add:
+            for slices, part in cohort:
+                add(slices)
+                rows.append(part)
+            table = pd.concat(rows or [pd.DataFrame()], ignore_index=True)
+            files.check_splits(table, settings.splits, target)
     except files.SourceError as error:
         few = "; ".join(f"{row['file']}: {row['reason']}" for row in rejected[:3])
         more = f" ({len(rejected)} files or slices rejected, such as {few})" if rejected else ""
         raise files.SourceError(f"{error}{more}") from None
+    write_table(table, folder / "slices.csv")
     participants = table.drop(columns=["z", "file"], errors="ignore").drop_duplicates(["subject", "split"])
     write_table(participants.rename(columns={"subject": "participant_id"}), folder / "participants.csv")
     reasons = pd.DataFrame(rejected, columns=REJECTED_COLUMNS)
@@ -65,11 +75,63 @@ def make_slices(folder: Path, settings: Slices, target: str) -> pd.DataFrame:
 
 
 def slices_of(study: Study) -> Part:
-    """Return the slices of a study and their table, as `read_slices`; made again if the batch, which ended, removed them."""
+    """Return the slices of a study and their table; they are made again if the batch, which ended, removed them."""
     folder = study.paths.slices
     if (folder / "slices.csv").is_file() and not (folder / "slices.npy").is_file():
         make_slices(folder, study.slices, study.pretraining.target)
     return read_slices(folder)
+
+
+def read_slices(folder: Path) -> Part:
+    """Return the slices, memory-mapped float32 array of shape (n, height, width) in [0, 1], and their table.
+
+    Raises
+    ------
+    TableError
+        The files are missing, or have different numbers of slices.
+    """
+    table, slices = read_with_arrays(folder / "slices.csv", "slices")
+    return slices, table
+
+
+def read_with_arrays(path: Path, *names: str) -> list[Any]:
+    """Read a table and the arrays beside it, `NAME.npy`, memory-mapped, with as many rows.
+
+    Raises
+    ------
+    TableError
+        A file is missing or broken, or has another number of rows.
+    """
+    read: list[Any] = [read_table(path)]
+    for name in names:
+        file = path.with_name(f"{name}.npy")
+        try:
+            read.append(np.load(file, mmap_mode="r", allow_pickle=False))
+        except (OSError, ValueError, EOFError) as error:
+            raise TableError(f"{file} can't be read: {error}") from None
+        if len(read[-1]) != len(read[0]):
+            raise TableError(f"{file} has {len(read[-1])} rows, {path.name} {len(read[0])}; make both again")
+    return read
+
+
+@contextmanager
+def growing_array(path: Path) -> Iterator[Callable[[np.ndarray], None]]:
+    """Give a function that adds float32 rows to a `.npy` file, which is written whole or not at all.
+
+    Memory does not grow with the number of rows.
+    """
+    shapes: list[tuple[int, ...]] = []
+
+    def add(rows: np.ndarray) -> None:
+        file.write(np.ascontiguousarray(rows, dtype="<f4").data)
+        shapes.append(rows.shape)
+
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        file.seek(128)  # as long as the header is for any number of rows
+        yield add
+        file.seek(0)
+        shape = (sum(n_rows for n_rows, *_ in shapes), *shapes[0][1:])
+        write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
 
 
 def file_cohort(settings: Nifti | Arrays, target: str, rejected: list[dict[str, Any]]) -> Iterator[Part]:
@@ -79,13 +141,15 @@ def file_cohort(settings: Nifti | Arrays, target: str, rejected: list[dict[str, 
     """
     folder = files.source_folder(settings)
     people = files.read_participants(folder, settings.participants, target)
-    shape_of = reading.nifti_shape if isinstance(settings, Nifti) else reading.array_shape
+    is_nifti = isinstance(settings, Nifti)
+    shape_of = reading.nifti_shape if is_nifti else reading.array_shape
+    read: Callable[..., reading.Cut] = reading.read_nifti if is_nifti else reading.read_arrays
     found, usable, shapes = files.find_files(folder, settings.pattern), dict[str, list[str]](), set()
     for name, fields in found.items():
         subject = files.bare_subject(fields["subject"])
         with reading.rejecting(rejected, file=name, subject=f"sub-{subject}"):
             if subject not in people.index or people.at[subject, target] == "":
-                raise reading.BadFileError(f"its subject is not in the table of participants, or has no {target} there")
+                raise files.SourceError(f"its subject is not in the table of participants, or has no {target} there")
             shapes.add(shape_of(folder / name))
             usable.setdefault(subject, []).append(name)
     if not usable:
@@ -98,10 +162,7 @@ def file_cohort(settings: Nifti | Arrays, target: str, rejected: list[dict[str, 
         for name in usable[subject]:
             own = {"file": name, "subject": f"sub-{subject}"}
             with reading.rejecting(rejected, **own):
-                if isinstance(settings, Nifti):
-                    slices, z, reasons = reading.read_nifti(folder / name, found[name], settings)
-                else:
-                    slices, z, reasons = reading.read_arrays(folder / name, found[name], settings)
+                slices, z, reasons = read(folder / name, found[name], settings)
                 slices = reading.centred(slices, shape)
                 rejected += [{**own, "z": height, "reason": reason} for height, reason in reasons.items()]
                 row = {"subject": own["subject"], **people.loc[subject].to_dict(), "split": split}
@@ -136,3 +197,43 @@ def pickle_cohort(settings: Pickle, rejected: list[dict[str, Any]]) -> Iterator[
                 good[row] = reading.centred(one, shape)
         if good:
             yield np.concatenate(list(good.values())), rows.loc[list(good)]
+
+
+def slice_quality(slices: np.ndarray, table: pd.DataFrame, by: str) -> pd.DataFrame:
+    """Return the histograms of a quality page; slices are read one at a time.
+
+    Parameters
+    ----------
+    slices : float array of shape (n, height, width), range [0, 1], memory-mapped
+    table : DataFrame
+        One row per slice, with `split` and the column `by`.
+    by : str
+        The classes whose brain shares are compared.
+
+    Returns
+    -------
+    DataFrame with `panel`, `group`, `x`, `value`
+        `intensity`: of each split, the share of its brain pixels that are as bright as `x` (bin centres, range [0, 1]).
+        `brain_share`: of each class, the share of its slices of which `x` is brain.
+    """
+    bright = [np.histogram(slice_[slice_ > 0], EDGES)[0] for slice_ in slices]
+    large = [np.histogram(np.count_nonzero(slice_ > 0) / slice_.size, EDGES)[0] for slice_ in slices]
+    centres = np.round((EDGES[:-1] + EDGES[1:]) / 2, 6)
+    parts = []
+    for panel, column, counts in (("intensity", "split", bright), ("brain_share", by, large)):
+        summed = pd.DataFrame(counts, columns=centres).groupby(table[column].astype(str), sort=False).sum()
+        shares = summed.div(summed.sum(axis=1).clip(lower=1), axis=0).rename_axis(index="group", columns="x")
+        parts.append(shares.stack().reset_index(name="value").assign(panel=panel))
+    return pd.concat(parts, ignore_index=True)[["panel", "group", "x", "value"]]
+
+
+def rejection_counts(rejected: pd.DataFrame) -> pd.DataFrame:
+    """Return how many files and slices were rejected for each kind of reason, as rows of a quality page.
+
+    Reasons that differ by numbers or by what stands in brackets only are of one kind.
+    """
+    kinds = rejected["reason"].astype(str).str.replace(r"\([^()]*\)", "(…)", regex=True)
+    kinds = kinds.str.replace(r"-?\d+(?:[.,]\d+)*(?:e[+-]?\d+)?", "…", regex=True)
+    whole = np.where(rejected["z"].isna(), "file", "slice")
+    counts = pd.DataFrame({"group": whole, "x": kinds}).value_counts().reset_index(name="value")
+    return counts.sort_values(["value", "x"], ascending=[False, True]).assign(panel="rejected").reset_index(drop=True)
