@@ -2,12 +2,9 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from pretrain_xai import lesions, safe_pickle
 from pretrain_xai.errors import UserError
 from pretrain_xai.lesions import LesionError, LesionPatch
-from pretrain_xai.tables import TableError
 from release import RELEASE
 
 
@@ -64,37 +61,14 @@ def test_saved_patches_come_back_and_repeat_to_the_byte(patches, tmp_path):
     assert_equal(lesions.load_patches(first), patches)
 
 
-@given(position=st.floats(0, 1, exclude_max=True), value=st.integers(-1, 255))
-def test_a_damaged_or_cut_file_is_an_error_or_does_no_harm(tmp_path_factory, position, value):
-    file = tmp_path_factory.mktemp("damaged") / "lesions.npz"
-    pools = {name: [LesionPatch(np.arange(6.0).reshape(2, 3), 0.9)] for name in lesions.CLASSES}
-    lesions.save_patches(file, pools)
-    content = file.read_bytes()
-    place = int(position * len(content))
-    file.write_bytes(content[:place] + (bytes([value]) + content[place + 1 :] if value >= 0 else b""))
-    try:
-        assert_equal(lesions.load_patches(file), pools)
-    except UserError as error:
-        assert "lesions.npz" in str(error)
-
-
 WRONG_SIZES = {"shapes": [[2, 2]], "weights": np.arange(5.0), "compactness": [0.9]}
-FOREIGN = [
-    {"images": np.zeros(3)},
-    {f"{of}_{part}": value for of in lesions.CLASSES for part, value in WRONG_SIZES.items()},
-]
 
 
-@pytest.mark.parametrize("arrays", FOREIGN)
+@pytest.mark.parametrize("arrays", [{"images": [0]}, {f"round_{part}": of for part, of in WRONG_SIZES.items()}])
 def test_a_foreign_file_is_named(tmp_path, arrays):
     np.savez(tmp_path / "foreign.npz", **arrays)
     with pytest.raises(UserError, match=r"foreign\.npz is not a file of lesion patches"):
         lesions.load_patches(tmp_path / "foreign.npz")
-    (tmp_path / "foreign.npz").write_bytes(b"\x93NUMPY")
-    with pytest.raises(UserError, match=r"foreign\.npz can't be read"):
-        lesions.load_patches(tmp_path / "foreign.npz")
-    with pytest.raises(TableError, match=r"nowhere\.npz is missing"):
-        lesions.load_patches(tmp_path / "nowhere.npz")
 
 
 def test_split_pools_are_dealt_in_order(patches):

@@ -123,10 +123,7 @@ def read_participants(folder: Path, columns: Participants, target: str) -> pd.Da
     names = cells[columns.subject].map(bare_subject)
     if wrong := sorted(set(names[names.duplicated() | (names == "")])):
         raise SourceError(f"{path}: subjects more than once or without a name: {first_ten([*map(repr, wrong)])}")
-    try:
-        age = cells[columns.age].map(read_age) if columns.age else math.nan
-    except ValueError as error:
-        raise SourceError(f"{path}: {error} (or set slices.participants.age to null)") from None
+    age = cells[columns.age].map(read_age) if columns.age else math.nan
     table = pd.DataFrame({"sex": cells[columns.sex].map(read_sex), "age": age})
     if target != "sex":
         table[target] = cells[target].where(~cells[target].str.lower().isin(MISSING), "")
@@ -143,14 +140,15 @@ def read_age(text: str) -> float:
 
     Raises
     ------
-    ValueError
+    SourceError
         It is none of these.
     """
     if text.strip().lower() in MISSING:
         return math.nan
     match = re.fullmatch(r"(\d{1,3}(?:\.\d*)?)(?:\s*-\s*(\d{1,3}(?:\.\d*)?)|\+)?", text.strip(), re.ASCII)
     if not match:
-        raise ValueError(f"{text[:30]!r} is no age; years such as 31 or 26-30 are expected, n/a if not known")
+        expected = "years such as 31 or 26-30 are expected, n/a if not known; see slices.participants.age"
+        raise SourceError(f"{text[:30]!r} is no age; {expected}")
     return (float(match[1]) + float(match[2] or match[1])) / 2
 
 

@@ -59,8 +59,8 @@ def cut(images: np.ndarray, z: np.ndarray, min_brain_share: float, at_most: int 
     rejected = {float(height): problem for height, problem in zip(z, problems, strict=True) if problem}
     good = np.flatnonzero([problem is None for problem in problems])
     if not len(good):
-        middle = problems[len(problems) // 2]
-        raise SourceError(f"none of its {len(images)} slices can be used, in the middle: {middle}")
+        few = f"none of its {len(images)} slices can be used, in the middle: " if len(images) > 1 else ""
+        raise SourceError(f"{few}{problems[len(problems) // 2]}")
     if at_most is not None and len(good) > at_most:
         good = good[np.rint(np.linspace(0, len(good) - 1, at_most)).astype(int)]
     slices = np.maximum(images[good].astype(np.float64), 0)

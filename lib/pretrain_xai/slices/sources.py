@@ -152,10 +152,8 @@ def file_cohort(settings: Nifti | Arrays, target: str, rejected: list[dict[str, 
                 raise files.SourceError(f"its subject is not in the table of participants, or has no {target} there")
             shapes.add(shape_of(folder / name))
             usable.setdefault(subject, []).append(name)
-    if not usable:
-        raise files.SourceError(f"{folder}: no file can be used")
-    shape = reading.common_shape(shapes, settings.shape)
     dealt, left = files.deal(people.loc[list(usable), target].to_dict(), settings.subjects, settings.seed)
+    shape = reading.common_shape(shapes, settings.shape)
     waiting = list(dealt.items())
     for subject, split in tqdm(waiting, desc="subjects"):
         used = False
