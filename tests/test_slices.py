@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pretrain_xai.slices.sources import growing_array, read_slices
+from pretrain_xai.slices.sources import read_slices
 from pretrain_xai.slices.template import DARKEST_BRAIN, load_template, simulate_cohort, simulate_participants
-from pretrain_xai.tables import TableError
+from pretrain_xai.tables import TableError, growing_array
 
 Z_RANGE = (0.0, 30.0)
 

@@ -18,8 +18,7 @@ from pretrain_xai.lesions import Patches, split_patches
 from pretrain_xai.overlay import NoRoomError, OverlayError, overlay_lesions
 from pretrain_xai.protocol import CORRECTED, Protocol
 from pretrain_xai.settings.sections import Dataset
-from pretrain_xai.slices.sources import growing_array, read_with_arrays
-from pretrain_xai.tables import write_table
+from pretrain_xai.tables import growing_array, read_with_arrays, write_table
 
 #: slices that a process lays lesions over at a time
 PART = 64
@@ -177,7 +176,7 @@ def read_split(folder: Path, mask_threshold: float = CORRECTED.mask_threshold) -
     TableError
         A file is missing or broken, or their numbers of images differ.
     """
-    table, images, strength = read_with_arrays(folder / "images.csv", "images", "strength")
+    images, strength, table = read_with_arrays(folder / "images.csv", "images", "strength")
     labels = table["label"].to_numpy(dtype=np.int64)
     return Split(images, labels, LesionMasks(strength, mask_threshold), table)
 
@@ -197,19 +196,17 @@ def _lay(
     Where corners may leave no room for the lesions, the error is returned.
     """
     size, intensities = settings.image_size, settings.model_dump(include={"lesion_intensity", "brain_intensity"})
-    name = f"slice {row['slice_index']} ({row['subject']})"
     try:
         laid = overlay_lesions(slice_, patches, row["seed"], protocol, **intensities)
     except OverlayError as error:
-        named = type(error)(f"{name}: {error}")
-        if protocol.corner_placement and isinstance(named, NoRoomError):
-            return named
-        raise named from None
+        if protocol.corner_placement and isinstance(error, NoRoomError):
+            return error
+        raise type(error)(f"slice {row['slice_index']} ({row['subject']}): {error}") from None
     image, strength, clean, support = overlay.to_model_resolution(laid, size)
     # the mask that the audit reports; scores make theirs by the protocol's threshold
     mask = overlay.lesion_masks(strength, CORRECTED.mask_threshold)
     if not mask.any():
-        raise OverlayError(f"{name}: no pixel of {size} x {size} shows a lesion; raise image_size")
+        raise OverlayError(f"no pixel of {size} x {size} shows a lesion; raise image_size")
     difference = image - clean
     about = {
         "label": laid.label,

@@ -28,11 +28,6 @@ class SourceError(UserError):
     """What a study's slices are made from is missing or wrong; the message says what to change."""
 
 
-def bare_subject(name: str) -> str:
-    """Return a subject's name as it is compared: `sub-01` and `01` are the same."""
-    return name.strip().removeprefix("sub-")
-
-
 def source_folder(settings: Nifti | Arrays | Pickle) -> Path:
     """Return the folder of a source: absolute, in the home (~), or from the folder that holds `studies/`.
 
@@ -120,7 +115,7 @@ def read_participants(folder: Path, columns: Participants, target: str) -> pd.Da
         if column and header.count(column) != 1:
             found = f"it has {first_ten(header)}{did_you_mean(column, header)}; see slices.participants"
             raise SourceError(f"{path}: one column {column!r} is expected, {found}, pretraining.target")
-    names = cells[columns.subject].map(bare_subject)
+    names = cells[columns.subject].str.removeprefix("sub-")
     if wrong := sorted(set(names[names.duplicated() | (names == "")])):
         raise SourceError(f"{path}: subjects more than once or without a name: {first_ten([*map(repr, wrong)])}")
     age = cells[columns.age].map(read_age) if columns.age else math.nan

@@ -5,21 +5,18 @@
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.lib.format import write_array_header_1_0
 from tqdm.auto import tqdm
 
-from pretrain_xai.provenance import atomic_path
 from pretrain_xai.settings.slices import Arrays, Nifti, Pickle, Slices, Template
 from pretrain_xai.slices import files, reading
 from pretrain_xai.slices.template import Part, simulate_cohort, simulate_participants
 from pretrain_xai.study import Study
-from pretrain_xai.tables import TableError, read_table, write_table
+from pretrain_xai.tables import growing_array, read_with_arrays, write_table
 
 #: what can't be used: a file, or the slice of it at a z
 REJECTED_COLUMNS = ["file", "subject", "z", "reason"]
@@ -90,48 +87,7 @@ def read_slices(folder: Path) -> Part:
     TableError
         The files are missing, or have different numbers of slices.
     """
-    table, slices = read_with_arrays(folder / "slices.csv", "slices")
-    return slices, table
-
-
-def read_with_arrays(path: Path, *names: str) -> list[Any]:
-    """Read a table and the arrays beside it, `NAME.npy`, memory-mapped, with as many rows.
-
-    Raises
-    ------
-    TableError
-        A file is missing or broken, or has another number of rows.
-    """
-    read: list[Any] = [read_table(path)]
-    for name in names:
-        file = path.with_name(f"{name}.npy")
-        try:
-            read.append(np.load(file, mmap_mode="r", allow_pickle=False))
-        except (OSError, ValueError, EOFError) as error:
-            raise TableError(f"{file} can't be read: {error}") from None
-        if len(read[-1]) != len(read[0]):
-            raise TableError(f"{file} has {len(read[-1])} rows, {path.name} {len(read[0])}; make both again")
-    return read
-
-
-@contextmanager
-def growing_array(path: Path) -> Iterator[Callable[[np.ndarray], None]]:
-    """Give a function that adds float32 rows to a `.npy` file, which is written whole or not at all.
-
-    Memory does not grow with the number of rows.
-    """
-    shapes: list[tuple[int, ...]] = []
-
-    def add(rows: np.ndarray) -> None:
-        file.write(np.ascontiguousarray(rows, dtype="<f4").data)
-        shapes.append(rows.shape)
-
-    with atomic_path(path) as temporary, temporary.open("wb") as file:
-        file.seek(128)  # as long as the header is for any number of rows
-        yield add
-        file.seek(0)
-        shape = (sum(n_rows for n_rows, *_ in shapes), *shapes[0][1:])
-        write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
+    return read_with_arrays(folder / "slices.csv", "slices")
 
 
 def file_cohort(settings: Nifti | Arrays, target: str, rejected: list[dict[str, Any]]) -> Iterator[Part]:
@@ -146,7 +102,7 @@ def file_cohort(settings: Nifti | Arrays, target: str, rejected: list[dict[str, 
     read: Callable[..., reading.Cut] = reading.read_nifti if is_nifti else reading.read_arrays
     found, usable, shapes = files.find_files(folder, settings.pattern), dict[str, list[str]](), set()
     for name, fields in found.items():
-        subject = files.bare_subject(fields["subject"])
+        subject = fields["subject"].removeprefix("sub-")  # `sub-01` and `01` are the same
         with reading.rejecting(rejected, file=name, subject=f"sub-{subject}"):
             if subject not in people.index or people.at[subject, target] == "":
                 raise files.SourceError(f"its subject is not in the table of participants, or has no {target} there")
