@@ -1,6 +1,5 @@
 """NIfTI volumes: every orientation gives the same slices, and no broken file gives any."""
 
-import contextlib
 import gzip
 import itertools
 import tracemalloc
@@ -11,8 +10,9 @@ import numpy as np
 import pytest
 from damage import DAMAGE, damaged
 from hypothesis import given
-from mri_cohort import oblique, or_refuse, turned
+from mri_cohort import oblique, reason, turned
 from pretrain_xai.settings.slices import Nifti
+from pretrain_xai.slices import reading
 from pretrain_xai.slices.files import SourceError
 from pretrain_xai.slices.reading import cut_slices, nifti_shape, read_nifti, read_volume
 
@@ -47,9 +47,7 @@ def content(tmp_path) -> bytes:
 
 
 def refusal(path: Path) -> str:
-    with pytest.raises(SourceError) as caught:
-        or_refuse(lambda: read_nifti(path, {}, settings()))
-    return str(caught.value)
+    return reason(lambda: read_nifti(path, {}, settings()))
 
 
 @pytest.mark.parametrize("codes", ALL_CODES)
@@ -121,13 +119,13 @@ def test_a_mask_sets_the_background_and_must_fit(tmp_path):
     assert "not skull-stripped, or without a background of 0" in refusal(path)
     with_mask = settings(mask="{subject}_mask.nii").model_copy(update={"folder": str(tmp_path)})
 
-    def read() -> np.ndarray:
-        return or_refuse(lambda: read_nifti(path, {"subject": "1"}, with_mask))[0]
+    def read() -> reading.Cut:
+        return read_nifti(path, {"subject": "1"}, with_mask)
 
     stripped = cut_slices(*read_volume(saved(tmp_path, image())), settings())[0]
     for inside in ((HEAD > 0).astype(np.uint8), np.where(HEAD > 0, 0.51, 0.5).astype(np.float32)):
         saved(tmp_path, image(inside), "1_mask.nii")
-        np.testing.assert_array_equal(read(), stripped)
+        np.testing.assert_array_equal(read()[0], stripped)
     inside = (HEAD > 0).astype(np.uint8)
     for mask, words in (
         (image(inside[1:]), "another shape or affine"),
@@ -135,11 +133,9 @@ def test_a_mask_sets_the_background_and_must_fit(tmp_path):
         (image(np.stack([inside, inside], axis=3)), "mask 1_mask.nii: 4-D"),
     ):
         saved(tmp_path, mask, "1_mask.nii")
-        with pytest.raises(SourceError, match=words):
-            read()
+        assert words in reason(read)
     (tmp_path / "1_mask.nii").unlink()
-    with pytest.raises(SourceError, match="no mask"):
-        read()
+    assert "no mask" in reason(read)
 
 
 def packed(content: bytes) -> dict[str, bytes]:
@@ -192,7 +188,7 @@ def test_a_header_of_100_gb_is_refused_without_memory(tmp_path, content):
 def test_a_cut_file_is_refused(tmp_path, content, kept):
     for name, stored in packed(content).items():
         (tmp_path / name).write_bytes(stored[:kept])
-        refusal(tmp_path / name)
+        assert refusal(tmp_path / name)
 
 
 def test_a_flipped_bit_in_a_packed_file_is_found_by_its_checksum(tmp_path, content):
@@ -217,5 +213,4 @@ def test_empty_constant_and_endless_values_and_missing_files_are_refused(tmp_pat
 def test_no_damage_of_a_volume_does_harm(tmp_path, content, damage):
     for name, stored in packed(content).items():
         (tmp_path / name).write_bytes(damaged(stored, damage))
-        with contextlib.suppress(SourceError):
-            or_refuse(lambda path=tmp_path / name: read_nifti(path, {}, settings()))
+        refusal(tmp_path / name)

@@ -1,12 +1,10 @@
 """The table of subjects: strict to read, dealt to disjoint splits."""
 
-import contextlib
 import math
 from collections import Counter
 
 import pandas as pd
 import pytest
-from damage import DAMAGE, damaged
 from hypothesis import given
 from hypothesis import strategies as st
 from pretrain_xai.settings.slices import Participants
@@ -92,12 +90,6 @@ def test_no_odd_table_does_harm(tmp_path, monkeypatch, header, rows, encoding, e
         assert table.index.is_unique and "" not in table.index
         assert table["age"].isna().any() or table["age"].between(0, 999).all()
     assert not (tmp_path / "hacked").exists()
-
-
-@given(DAMAGE)
-def test_no_damage_of_a_table_does_harm(tmp_path, damage):
-    with contextlib.suppress(SourceError):
-        read(tmp_path, damaged(TABLE.encode(), damage))
 
 
 NAMED = st.text("abc123", min_size=1, max_size=5)

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from damage import DAMAGE, damaged
 from hypothesis import given
-from mri_cohort import or_refuse
+from mri_cohort import reason
 from pretrain_xai.errors import UserError
 from pretrain_xai.measure import peak_memory
 from pretrain_xai.overlay import clean_at_model_resolution
@@ -323,8 +323,8 @@ def array_settings(**changed) -> Arrays:
     return Arrays(**(defaults | changed))
 
 
-def read_one(path: Path) -> reading.Cut:
-    return or_refuse(lambda: read_arrays(path, {"subject": "01"}, array_settings()))
+def refusal(path: Path) -> str:
+    return reason(lambda: read_arrays(path, {"subject": "01"}, array_settings()))
 
 
 def test_a_folder_of_arrays_gives_slices(root):
@@ -355,8 +355,7 @@ def test_objects_in_arrays_are_never_unpickled(tmp_path, monkeypatch):
     np.save("a.npy", objects)
     np.savez("a.npz", objects)
     for name in ("pickle.npy", "a.npy", "a.npz"):
-        with pytest.raises(SourceError, match="can't be read"):
-            read_one(Path(name))
+        assert "can't be read" in refusal(Path(name))
     assert not Path("executed").exists()
 
 
@@ -369,8 +368,7 @@ def test_arrays_that_lie_about_their_size_are_refused_without_memory(tmp_path, s
         archive.write(tmp_path / "a.npy", "a.npy")
     before = peak_memory()
     for name in ("a.npy", "a.npz"):
-        with pytest.raises(SourceError):
-            read_one(tmp_path / name)
+        assert refusal(tmp_path / name)
     assert peak_memory() - before < 20_000_000, "bytes"
 
 
@@ -383,13 +381,11 @@ def test_arrays_of_other_kinds_are_refused(tmp_path, monkeypatch):
         ([np.ones((2, 4), complex)], "complex"),
     ):
         np.savez(tmp_path / "a.npz", *arrays)
-        with pytest.raises(SourceError, match=words):
-            read_one(tmp_path / "a.npz")
+        assert words in refusal(tmp_path / "a.npz")
     np.savez(tmp_path / "a.npz", *(brain(20, 16, n) for n in range(4)))
     assert reading.array_shape(tmp_path / "a.npz") == (20, 16)
     monkeypatch.setattr(reading, "MAX_VALUES", 1000)
-    with pytest.raises(SourceError, match="more than 8,000 bytes"):
-        read_one(tmp_path / "a.npz")
+    assert "more than 8,000 bytes" in refusal(tmp_path / "a.npz")
 
 
 @pytest.mark.parametrize("save", [np.save, np.savez, np.savez_compressed])
@@ -398,8 +394,7 @@ def test_no_damage_of_an_array_file_does_harm(tmp_path, save, damage):
     path = tmp_path / f"a.{'npy' if save is np.save else 'npz'}"
     save(path, brain(20, 16, 1))
     path.write_bytes(damaged(path.read_bytes(), damage))
-    with contextlib.suppress(SourceError):
-        read_one(path)
+    refusal(path)
 
 
 # ---------------------------------------------------------------- quality
