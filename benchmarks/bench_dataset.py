@@ -22,7 +22,7 @@ from pretrain_xai.overlay import overlay_lesions
 from pretrain_xai.plan import peak_memory
 from pretrain_xai.protocol import CORRECTED, PUBLISHED, Protocol
 from pretrain_xai.settings.sections import Dataset
-from pretrain_xai.slices.store import read_slices
+from pretrain_xai.slices.sources import read_slices
 from pretrain_xai.slices.template import simulate_cohort, simulate_participants
 from released_overlay import released_overlay
 from scipy import ndimage

@@ -35,9 +35,7 @@ import pandas as pd
 from pretrain_xai.drawing import figures, previews
 from pretrain_xai.provenance import record
 from pretrain_xai.slices.files import source_state
-
-from pretrain_xai.slices.sources import make_slices
-from pretrain_xai.slices.store import read_slices, rejection_counts, slice_quality
+from pretrain_xai.slices.sources import make_slices, read_slices, rejection_counts, slice_quality
 from pretrain_xai.study import load_study
 
 config = load_study(study)

@@ -7,7 +7,7 @@ from typing import Any
 import nibabel
 import numpy as np
 from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, ornt_transform
-from pretrain_xai.slices.reading import BadFileError, rejecting
+from pretrain_xai.slices.reading import rejecting
 from pretrain_xai.slices.template import load_template
 
 #: heights of the axial slices, mm
@@ -72,9 +72,9 @@ def volume_path(folder: Path, number: int, suffix: str) -> Path:
     return path
 
 
-def or_refuse(read: Callable[[], Any]) -> Any:
-    """Return what `read` returns; if the file is refused, raise a BadFileError with the reason that a study gives."""
+def reason(read: Callable[[], Any]) -> str:
+    """Return why a study would reject what `read` reads; nothing if it would not."""
     rejected: list[dict[str, Any]] = []
     with rejecting(rejected):
-        return read()
-    raise BadFileError(rejected[0]["reason"])
+        read()
+    return rejected[0]["reason"] if rejected else ""

@@ -6,8 +6,8 @@ import pytest
 from pretrain_xai.networks import corpora
 from pretrain_xai.networks.corpora import PHOTOGRAPHS, VALIDATION_SHARE, mri_corpus, natural_corpus
 from pretrain_xai.paths import Paths
-from pretrain_xai.slices.store import write_slices
 from pretrain_xai.study import Study, load_study
+from pretrain_xai.tables import write_table
 
 
 @pytest.fixture(scope="module")
@@ -49,9 +49,9 @@ def test_the_mri_corpus_has_the_subjects_set_aside_and_classes_in_the_order_of_t
     brains = np.zeros((9, 40, 30), np.float32)
     brains[:, 8:32, 6:24] = np.linspace(0.1, 1, 18, dtype=np.float32)
     brains[:, 8:20, 6:15] = np.linspace(0.1, 0.9, 9)[:, None, None]
-    write_slices(
-        Paths("tiny").slices, [(brains, pd.DataFrame({"subject": range(9), "site": values * 3, "split": splits}))]
-    )
+    folder = Paths("tiny").slices
+    write_table(pd.DataFrame({"subject": range(9), "site": values * 3, "split": splits}), folder / "slices.csv")
+    np.save(folder / "slices.npy", brains)
     pretraining = study.pretraining.model_copy(update={"target": "site"})
     for part in mri_corpus(study.model_copy(update={"pretraining": pretraining})):
         assert part.images.shape == (3, 32, 32) and part.images.dtype == np.float32 and part.images.min() == 0

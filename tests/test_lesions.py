@@ -2,12 +2,9 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from pretrain_xai import lesions, safe_pickle
 from pretrain_xai.errors import UserError
 from pretrain_xai.lesions import LesionError, LesionPatch
-from pretrain_xai.tables import TableError
 from release import RELEASE
 
 
@@ -47,11 +44,6 @@ def test_a_longer_list_begins_with_the_shorter_one_and_global_state_is_left_alon
     assert (np.random.get_state()[1] == before).all()
 
 
-def test_no_patches_is_an_error():
-    with pytest.raises(LesionError, match="at least 1, not 0"):
-        lesions.generate_patches(0)
-
-
 @pytest.mark.parametrize(
     "weights", [np.zeros(4), np.zeros((0, 3)), np.ones((3, 3)), np.array([[0.0, np.nan]]), -np.eye(2)]
 )
@@ -67,41 +59,16 @@ def test_saved_patches_come_back_and_repeat_to_the_byte(patches, tmp_path):
     assert first.read_bytes() == second.read_bytes()
     assert [file.name for file in second.parent.iterdir()] == ["b.npz"]
     assert_equal(lesions.load_patches(first), patches)
-    lesions.save_patches(first, {"round": [], "irregular": []})
-    assert lesions.load_patches(first) == {"round": [], "irregular": []}
-
-
-@given(position=st.floats(0, 1, exclude_max=True), value=st.integers(-1, 255))
-def test_a_damaged_or_cut_file_is_an_error_or_does_no_harm(tmp_path_factory, position, value):
-    file = tmp_path_factory.mktemp("damaged") / "lesions.npz"
-    pools = {name: [LesionPatch(np.arange(6.0).reshape(2, 3), 0.9)] for name in lesions.CLASSES}
-    lesions.save_patches(file, pools)
-    content = file.read_bytes()
-    place = int(position * len(content))
-    file.write_bytes(content[:place] + (bytes([value]) + content[place + 1 :] if value >= 0 else b""))
-    try:
-        assert_equal(lesions.load_patches(file), pools)
-    except UserError as error:
-        assert "lesions.npz" in str(error)
 
 
 WRONG_SIZES = {"shapes": [[2, 2]], "weights": np.arange(5.0), "compactness": [0.9]}
-FOREIGN = [
-    {"images": np.zeros(3)},
-    {f"{of}_{part}": value for of in lesions.CLASSES for part, value in WRONG_SIZES.items()},
-]
 
 
-@pytest.mark.parametrize("arrays", FOREIGN)
+@pytest.mark.parametrize("arrays", [{"images": [0]}, {f"round_{part}": of for part, of in WRONG_SIZES.items()}])
 def test_a_foreign_file_is_named(tmp_path, arrays):
     np.savez(tmp_path / "foreign.npz", **arrays)
     with pytest.raises(UserError, match=r"foreign\.npz is not a file of lesion patches"):
         lesions.load_patches(tmp_path / "foreign.npz")
-    (tmp_path / "foreign.npz").write_bytes(b"\x93NUMPY")
-    with pytest.raises(UserError, match=r"foreign\.npz can't be read"):
-        lesions.load_patches(tmp_path / "foreign.npz")
-    with pytest.raises(TableError, match=r"nowhere\.npz is missing"):
-        lesions.load_patches(tmp_path / "nowhere.npz")
 
 
 def test_split_pools_are_dealt_in_order(patches):
@@ -110,8 +77,8 @@ def test_split_pools_are_dealt_in_order(patches):
         assert pools["train"][name] == pool[:15]
         assert pools["validation"][name] == []
         assert pools["test"][name] == pool[15:25]
-    short = {"round": patches["round"], "irregular": patches["irregular"][:9]}
-    with pytest.raises(LesionError, match=r"9 irregular patches are too few .* generate 10"):
+    short = patches | {"irregular": patches["irregular"][:9]}
+    with pytest.raises(LesionError, match=r"9 patches of a class are too few .* generate 10"):
         lesions.split_patches(short, {"train": 6, "test": 4})
 
 

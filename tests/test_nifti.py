@@ -1,6 +1,5 @@
 """NIfTI volumes: every orientation gives the same slices, and no broken file gives any."""
 
-import contextlib
 import gzip
 import itertools
 import tracemalloc
@@ -11,9 +10,11 @@ import numpy as np
 import pytest
 from damage import DAMAGE, damaged
 from hypothesis import given
-from mri_cohort import oblique, or_refuse, turned
+from mri_cohort import oblique, reason, turned
 from pretrain_xai.settings.slices import Nifti
-from pretrain_xai.slices.reading import BadFileError, cut_slices, nifti_shape, read_nifti, read_volume
+from pretrain_xai.slices import reading
+from pretrain_xai.slices.files import SourceError
+from pretrain_xai.slices.reading import cut_slices, nifti_shape, read_nifti, read_volume
 
 #: all 48 ways to store a volume along the axes of the body
 ALL_CODES = [
@@ -46,9 +47,7 @@ def content(tmp_path) -> bytes:
 
 
 def refusal(path: Path) -> str:
-    with pytest.raises(BadFileError) as caught:
-        or_refuse(lambda: read_nifti(path, {}, settings()))
-    return str(caught.value)
+    return reason(lambda: read_nifti(path, {}, settings()))
 
 
 @pytest.mark.parametrize("codes", ALL_CODES)
@@ -57,7 +56,7 @@ def test_a_marker_ends_at_the_same_pixel_from_every_orientation(tmp_path, codes)
     assert "".join(nibabel.aff2axcodes(volume.affine)) == codes
     path = saved(tmp_path, volume, "a.nii.gz" if codes.startswith("L") else "a.nii")
     assert nifti_shape(path) == (24, 20)
-    slices, z, _ = cut_slices(read_volume(path), settings())
+    slices, z, _ = cut_slices(*read_volume(path), settings())
     assert slices.shape == (8, 24, 20) and slices.dtype == np.float32
     np.testing.assert_allclose(z, np.arange(-2, 14, 2))
     place, row, column = np.unravel_index(slices.argmax(), slices.shape)
@@ -73,31 +72,30 @@ def test_template_and_nifti_slices_lie_the_same_way(tmp_path):
     (volume, first_z, _), template = load_template(), load_mni152_template(resolution=1)
     part = nibabel.Nifti1Image(template.get_fdata(dtype=np.float32)[:, :, 90:93], template.affine.copy())
     part.affine[2, 3] += 90
-    slices, z, _ = cut_slices(read_volume(saved(tmp_path, part)), settings())
+    slices, z, _ = cut_slices(*read_volume(saved(tmp_path, part)), settings())
     np.testing.assert_allclose(z, first_z + np.arange(90, 93))
     np.testing.assert_allclose(slices, volume[90:93] / volume[90:93].max(), atol=1e-6)
 
 
 def test_an_oblique_volume_is_read_along_its_closest_axes_with_the_heights_of_the_slices_middles(tmp_path):
     volume = read_volume(saved(tmp_path, turned(oblique(image(), 20), "PIR")))
-    slices, z, _ = cut_slices(volume, settings())
-    np.testing.assert_allclose(slices, cut_slices(read_volume(saved(tmp_path, image())), settings())[0])
-    middles = nibabel.affines.apply_affine(volume.affine, [(9.5, 11.5, place) for place in range(1, 9)])
+    slices, z, _ = cut_slices(*volume, settings())
+    np.testing.assert_allclose(slices, cut_slices(*read_volume(saved(tmp_path, image())), settings())[0])
+    middles = nibabel.affines.apply_affine(volume[1], [(9.5, 11.5, place) for place in range(1, 9)])
     np.testing.assert_allclose(z, middles[:, 2])
 
 
-def test_scaling_types_byte_order_and_nifti_2_give_the_same_numbers(tmp_path):
-    kinds = (nibabel.Nifti1Image, nibabel.Nifti2Image)
-    for dtype, kind in itertools.product(("<i2", ">i2", "<f4", ">f8", "u2"), kinds):
-        header = kind.header_class(endianness=">" if dtype[0] == ">" else "<")
+def test_scaling_types_and_byte_order_give_the_same_numbers(tmp_path):
+    for dtype in ("<i2", ">i2", "<f4", ">f8", "u2"):
+        header = nibabel.Nifti1Header(endianness=">" if dtype[0] == ">" else "<")
         header.set_data_dtype(dtype)
-        path = saved(tmp_path, kind(HEAD.astype(dtype), AFFINE, header))
-        np.testing.assert_array_equal(read_volume(path).dataobj, HEAD)
+        path = saved(tmp_path, nibabel.Nifti1Image(HEAD.astype(dtype), AFFINE, header))
+        np.testing.assert_array_equal(read_volume(path)[0], HEAD)
     scaled = image((HEAD / 7).astype(np.float32))
     scaled.set_data_dtype(np.int16)  # nibabel chooses a slope and an intercept
     path = saved(tmp_path, scaled)
     assert nibabel.load(path).dataobj.slope != 1
-    np.testing.assert_allclose(read_volume(path).dataobj, nibabel.load(path).get_fdata(), rtol=1e-5, atol=1e-4)
+    np.testing.assert_allclose(read_volume(path)[0], nibabel.load(path).get_fdata(), rtol=1e-5, atol=1e-4)
 
 
 def test_the_range_is_in_mm_or_a_share_of_the_brain(tmp_path):
@@ -110,9 +108,9 @@ def test_the_range_is_in_mm_or_a_share_of_the_brain(tmp_path):
         ({}, [-2, 0, 2, 4, 6, 8, 10, 12]),
         ({"z_unit": "share"}, [-2, 0, 2, 4, 6, 8, 10, 12]),
     ):
-        assert cut_slices(volume, settings(**changed))[1].tolist() == heights
-    with pytest.raises(BadFileError, match=r"no slice from 50 to 60 mm; they lie from -4 to 14"):
-        cut_slices(volume, settings(z_range=[50.0, 60.0]))
+        assert cut_slices(*volume, settings(**changed))[1].tolist() == heights
+    with pytest.raises(SourceError, match=r"no slice from 50 to 60 mm; they lie from -4 to 14"):
+        cut_slices(*volume, settings(z_range=[50.0, 60.0]))
 
 
 def test_a_mask_sets_the_background_and_must_fit(tmp_path):
@@ -121,13 +119,13 @@ def test_a_mask_sets_the_background_and_must_fit(tmp_path):
     assert "not skull-stripped, or without a background of 0" in refusal(path)
     with_mask = settings(mask="{subject}_mask.nii").model_copy(update={"folder": str(tmp_path)})
 
-    def read() -> np.ndarray:
-        return or_refuse(lambda: read_nifti(path, {"subject": "1"}, with_mask))[0]
+    def read() -> reading.Cut:
+        return read_nifti(path, {"subject": "1"}, with_mask)
 
-    stripped = cut_slices(read_volume(saved(tmp_path, image())), settings())[0]
+    stripped = cut_slices(*read_volume(saved(tmp_path, image())), settings())[0]
     for inside in ((HEAD > 0).astype(np.uint8), np.where(HEAD > 0, 0.51, 0.5).astype(np.float32)):
         saved(tmp_path, image(inside), "1_mask.nii")
-        np.testing.assert_array_equal(read(), stripped)
+        np.testing.assert_array_equal(read()[0], stripped)
     inside = (HEAD > 0).astype(np.uint8)
     for mask, words in (
         (image(inside[1:]), "another shape or affine"),
@@ -135,11 +133,9 @@ def test_a_mask_sets_the_background_and_must_fit(tmp_path):
         (image(np.stack([inside, inside], axis=3)), "mask 1_mask.nii: 4-D"),
     ):
         saved(tmp_path, mask, "1_mask.nii")
-        with pytest.raises(BadFileError, match=words):
-            read()
+        assert words in reason(read)
     (tmp_path / "1_mask.nii").unlink()
-    with pytest.raises(BadFileError, match="no mask"):
-        read()
+    assert "no mask" in reason(read)
 
 
 def packed(content: bytes) -> dict[str, bytes]:
@@ -163,7 +159,7 @@ LIES = {
     "voxels in the header": (108, "<f4", 100, "offset 100"),
     "voxels far away": (108, "<f4", 1e30, "can't be read"),
     "infinite intercept": (116, "<f4", np.inf, "can't be read"),
-    "flat affine": (280, "<f4", 0, "impossible affine"),
+    "flat affine": (280, "<f4", 0, "decompose affine"),
     "one part of two": (344, "S4", b"ni1", "in one part"),
     "nowhere": (254, "<i2", 0, "which way it lies"),
 }
@@ -192,7 +188,7 @@ def test_a_header_of_100_gb_is_refused_without_memory(tmp_path, content):
 def test_a_cut_file_is_refused(tmp_path, content, kept):
     for name, stored in packed(content).items():
         (tmp_path / name).write_bytes(stored[:kept])
-        refusal(tmp_path / name)
+        assert refusal(tmp_path / name)
 
 
 def test_a_flipped_bit_in_a_packed_file_is_found_by_its_checksum(tmp_path, content):
@@ -203,12 +199,12 @@ def test_a_flipped_bit_in_a_packed_file_is_found_by_its_checksum(tmp_path, conte
 
 
 def test_empty_constant_and_endless_values_and_missing_files_are_refused(tmp_path):
-    assert "all its voxels are 7" in refusal(saved(tmp_path, image(np.full(SHAPE, 7, np.int16))))
+    assert "has the value 7" in refusal(saved(tmp_path, image(np.full(SHAPE, 7, np.int16))))
     data = HEAD.astype(np.float64)
     data[3, 3, 3] = 1e300  # no float32
     data[2, 2, 2] = np.nan
     assert "2 of its 4,800 voxels are not finite" in refusal(saved(tmp_path, image(data)))
-    assert "no voxel is above 0" in refusal(saved(tmp_path, image(-HEAD)))
+    assert "brain share 0.000" in refusal(saved(tmp_path, image(-HEAD)))
     (tmp_path / "link.nii").symlink_to(tmp_path / "not-fetched")
     assert "No such file" in refusal(tmp_path / "link.nii")
 
@@ -217,5 +213,4 @@ def test_empty_constant_and_endless_values_and_missing_files_are_refused(tmp_pat
 def test_no_damage_of_a_volume_does_harm(tmp_path, content, damage):
     for name, stored in packed(content).items():
         (tmp_path / name).write_bytes(damaged(stored, damage))
-        with contextlib.suppress(BadFileError):
-            or_refuse(lambda path=tmp_path / name: read_nifti(path, {}, settings()))
+        refusal(tmp_path / name)

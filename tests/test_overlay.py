@@ -349,14 +349,13 @@ def test_clean_slice_is_the_one_under_the_lesions():
 @pytest.mark.parametrize(
     ("slice_", "message"),
     [
-        (np.ones(5), r"shape \(h, w\), not \(5,\)"),
-        (np.ones((5, 5, 3)), r"not \(5, 5, 3\)"),
-        (np.zeros((9, 9)), "0.0 to 0.0 hold no brain"),
-        (-np.eye(9), "-1.0 to -?0.0 hold no brain"),
-        (np.empty((0, 4)), "0.0 to 0.0 hold no brain"),
-        (np.full((9, 9), 2.5), "2.5 to 2.5 hold no brain"),
-        (np.array([[0, 1, np.nan]]), "1 pixels are not finite"),
-        (np.array([[-np.inf, np.inf]]), "2 pixels are not finite"),
+        (np.ones((5, 5, 3)), r"shape \(h, w\), not \(5, 5, 3\)"),
+        (np.zeros((9, 9)), "hold a brain"),
+        (-np.eye(9), "hold a brain"),
+        (np.empty((0, 4)), "hold a brain"),
+        (np.full((9, 9), 2.5), "hold a brain"),
+        (np.array([[0, 1, np.nan]]), "only finite pixels"),
+        (np.array([[0, np.inf]]), "only finite pixels"),
     ],
 )
 def test_a_slice_without_a_brain_is_an_error(slice_, message):

@@ -11,15 +11,15 @@ import pandas as pd
 import pytest
 from damage import DAMAGE, damaged
 from hypothesis import given
-from mri_cohort import or_refuse
+from mri_cohort import reason
+from pretrain_xai.errors import UserError
 from pretrain_xai.overlay import clean_at_model_resolution
 from pretrain_xai.plan import peak_memory
 from pretrain_xai.settings.slices import Arrays, Nifti, Pickle
 from pretrain_xai.slices import reading
 from pretrain_xai.slices.files import SourceError, find_files, source_folder, source_state
-from pretrain_xai.slices.reading import BadFileError, read_arrays, read_slice_pickle, slice_problem
-from pretrain_xai.slices.sources import REJECTED_COLUMNS, make_slices
-from pretrain_xai.slices.store import read_slices, rejection_counts, slice_quality
+from pretrain_xai.slices.reading import read_arrays, read_slice_pickle, slice_problem
+from pretrain_xai.slices.sources import REJECTED_COLUMNS, make_slices, read_slices, rejection_counts, slice_quality
 
 SPLITS = {"pretraining": 6, "pretraining_validation": 4, "train": 6, "validation": 2, "test": 2}
 SUBJECTS = [f"{number:02d}" for number in range(1, 21)]
@@ -137,7 +137,7 @@ def test_another_column_can_be_the_target(mri, tmp_path):
         ({"pattern": "{subject}.nii"}, "sex", r"no file fits the pattern '\{subject\}\.nii'; in the folder .*sub-01"),
         ({"subjects": {"train": 21}}, "sex", "asks for 21 subjects, but only 20 can be used"),
         ({"z_range": [100.0, 200.0]}, "sex", r"no slice is left .*\(22 files .*rejected, such as .*no slice from 100"),
-        ({"shape": [16, 16], "pattern": "sub-0{subject}/**/*.gz"}, "sex", "no file can be used"),
+        ({"shape": [16, 16], "pattern": "sub-0{subject}/**/*.gz"}, "sex", "only 0 can be used"),
         ({}, "group", r"one column 'group' is expected"),
     ],
 )
@@ -162,7 +162,7 @@ def test_a_common_shape_cuts_no_brain_and_moves_nothing_without_need():
     assert reading.common_shape({(6, 6)}, None) is None and reading.centred(slices, None) is slices
     framed = reading.centred(slices[:, 1:5], reading.common_shape({(6, 6), (4, 9)}, None))
     assert framed.shape == (2, 6, 9) and framed.sum() == 8
-    with pytest.raises(BadFileError, match=r"brain of 6 x 6 pixels does not fit into slices\.shape"):
+    with pytest.raises(SourceError, match=r"brain of 6 x 6 pixels does not fit into slices\.shape"):
         reading.centred(slices, reading.common_shape({(6, 6)}, [5, 9]))
 
 
@@ -294,12 +294,11 @@ def test_slices_in_any_order_are_not_divided(root):
     [
         ([1, 2], r"\(slices, sex, age\), .* are expected"),
         (([brain(20, 16, 1)], ["F"], [1, 2]), "all of the same number, are expected"),
-        (([brain(20, 16, 1)[0]], ["F"], [1]), r"slice 0 is no array .* ndarray of shape \(16,\)"),
-        (([np.array([["a"]])], ["F"], [1]), "slice 0 is no array of numbers"),
+        (([brain(20, 16, 1)[0]], ["F"], [1]), "a slice is no array of numbers"),
+        (([np.array([["a"]])], ["F"], [1]), "a slice is no array of numbers"),
         (([brain(20, 16, 1)], ["F"], ["old"]), "'old' is no age"),
         (([brain(20, 16, 1)], [None], [1]), "have no sex"),
         (({}, "F", 1), "all of the same number, are expected"),
-        (([], [], []), "no slices"),
     ],
 )
 def test_pickles_of_another_kind_are_one_line(root, content, words):
@@ -312,7 +311,7 @@ def test_pickles_of_another_kind_are_one_line(root, content, words):
 def test_no_damage_of_a_slice_pickle_does_harm(tmp_path, damage):
     path = pickled(tmp_path, people(4, 3))
     path.write_bytes(damaged(path.read_bytes(), damage))
-    with contextlib.suppress(SourceError):
+    with contextlib.suppress(UserError):
         read_slice_pickle(path)
 
 
@@ -324,8 +323,8 @@ def array_settings(**changed) -> Arrays:
     return Arrays(**(defaults | changed))
 
 
-def read_one(path: Path) -> reading.Cut:
-    return or_refuse(lambda: read_arrays(path, {"subject": "01"}, array_settings()))
+def refusal(path: Path) -> str:
+    return reason(lambda: read_arrays(path, {"subject": "01"}, array_settings()))
 
 
 def test_a_folder_of_arrays_gives_slices(root):
@@ -356,8 +355,7 @@ def test_objects_in_arrays_are_never_unpickled(tmp_path, monkeypatch):
     np.save("a.npy", objects)
     np.savez("a.npz", objects)
     for name in ("pickle.npy", "a.npy", "a.npz"):
-        with pytest.raises(BadFileError, match="can't be read"):
-            read_one(Path(name))
+        assert "can't be read" in refusal(Path(name))
     assert not Path("executed").exists()
 
 
@@ -370,8 +368,7 @@ def test_arrays_that_lie_about_their_size_are_refused_without_memory(tmp_path, s
         archive.write(tmp_path / "a.npy", "a.npy")
     before = peak_memory()
     for name in ("a.npy", "a.npz"):
-        with pytest.raises(BadFileError):
-            read_one(tmp_path / name)
+        assert refusal(tmp_path / name)
     assert peak_memory() - before < 20_000_000, "bytes"
 
 
@@ -384,13 +381,11 @@ def test_arrays_of_other_kinds_are_refused(tmp_path, monkeypatch):
         ([np.ones((2, 4), complex)], "complex"),
     ):
         np.savez(tmp_path / "a.npz", *arrays)
-        with pytest.raises(BadFileError, match=words):
-            read_one(tmp_path / "a.npz")
+        assert words in refusal(tmp_path / "a.npz")
     np.savez(tmp_path / "a.npz", *(brain(20, 16, n) for n in range(4)))
     assert reading.array_shape(tmp_path / "a.npz") == (20, 16)
     monkeypatch.setattr(reading, "MAX_VALUES", 1000)
-    with pytest.raises(BadFileError, match="more than 8,000 bytes"):
-        read_one(tmp_path / "a.npz")
+    assert "more than 8,000 bytes" in refusal(tmp_path / "a.npz")
 
 
 @pytest.mark.parametrize("save", [np.save, np.savez, np.savez_compressed])
@@ -399,8 +394,7 @@ def test_no_damage_of_an_array_file_does_harm(tmp_path, save, damage):
     path = tmp_path / f"a.{'npy' if save is np.save else 'npz'}"
     save(path, brain(20, 16, 1))
     path.write_bytes(damaged(path.read_bytes(), damage))
-    with contextlib.suppress(BadFileError):
-        read_one(path)
+    refusal(path)
 
 
 # ---------------------------------------------------------------- quality
@@ -411,10 +405,9 @@ def test_the_quality_page_counts_what_there_is():
     table = pd.DataFrame({"split": ["train", "train", "test"], "sex": ["F", "M", "F"]})
     quality = slice_quality(slices, table, by="sex")
     sums = quality.groupby(["panel", "group"])["value"].sum()
-    assert set(sums.index) == {
-        (n, g) for n, of in (("intensity", ("train", "test")), ("brain_share", "FM")) for g in of
-    }
-    assert sums.to_list() == pytest.approx([1] * 4)
+    assert sums.to_dict() == pytest.approx(
+        {("brain_share", "F"): 1, ("brain_share", "M"): 1, ("intensity", "test"): 1, ("intensity", "train"): 1}
+    )
     at = quality.query("panel == 'brain_share' and value > 0")
     assert at["x"].tolist() == [0.2625, 0.2625], "80 of 320 pixels, in the bin that begins there"
     dark = quality.query("panel == 'intensity' and group == 'train' and x < 0.5")["value"].sum()

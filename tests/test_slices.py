@@ -1,13 +1,15 @@
 """Lesion-free slices: brains in range, repeatable subjects, and whole files."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pretrain_xai.slices.store import read_slices, write_slices
+from pretrain_xai.slices.sources import read_slices
 from pretrain_xai.slices.template import DARKEST_BRAIN, load_template, simulate_cohort, simulate_participants
-from pretrain_xai.tables import TableError
+from pretrain_xai.tables import TableError, growing_array
 
 Z_RANGE = (0.0, 30.0)
 
@@ -91,51 +93,34 @@ def test_the_middle_of_an_older_brain_is_wider(participants):
     assert middle[36] < middle[22]
 
 
-def test_slices_survive_their_files_and_stay_on_disk(tmp_path, participants, cohort):
-    slices, table = cohort
-    write_slices(tmp_path, simulate_cohort(participants, 2, Z_RANGE, 0))
-    read, read_table = read_slices(tmp_path)
-    assert isinstance(read, np.memmap)
-    np.testing.assert_array_equal(read, slices)
-    pd.testing.assert_frame_equal(read_table, table, check_exact=True)
-    before = (tmp_path / "slices.npy").read_bytes()
-    write_slices(tmp_path, simulate_cohort(participants, 2, Z_RANGE, 0))
-    assert (tmp_path / "slices.npy").read_bytes() == before
+def write_small(folder: Path) -> None:
+    with growing_array(folder / "slices.npy") as add:
+        for number, count in enumerate((2, 3)):
+            add(np.full((count, 2, 3), number))
+    (folder / "slices.csv").write_text("subject\n" + 5 * "sub-1\n")
 
 
-def small_cohort(*counts: int):
-    """Yield subjects with so many slices of 2 x 3 pixels."""
-    for number, count in enumerate(counts):
-        yield np.full((count, 2, 3), number, np.float32), pd.DataFrame({"subject": [f"sub-{number}"] * count})
-
-
-def test_a_cohort_that_ends_with_an_error_or_fails_its_check_writes_nothing(tmp_path):
-    def broken():
-        yield from small_cohort(2, 3)
+def test_an_array_grows_as_numpy_writes_it_and_an_error_leaves_nothing(tmp_path):
+    write_small(tmp_path)
+    np.save(tmp_path / "whole.npy", np.repeat(np.float32([0, 1]), [2, 3])[:, None, None] * np.ones((2, 3), np.float32))
+    assert (tmp_path / "slices.npy").read_bytes() == (tmp_path / "whole.npy").read_bytes()
+    with pytest.raises(OSError, match="broken"), growing_array(tmp_path / "new" / "slices.npy") as add:
+        add(np.ones((2, 2, 3)))
         raise OSError("broken")
-
-    def refused(table: pd.DataFrame) -> None:
-        assert len(table) == 5
-        raise ValueError("refused")
-
-    with pytest.raises(OSError, match="broken"):
-        write_slices(tmp_path, broken())
-    with pytest.raises(ValueError, match="refused"):
-        write_slices(tmp_path, small_cohort(2, 3), refused)
-    assert list(tmp_path.iterdir()) == []
+    assert list((tmp_path / "new").iterdir()) == []
 
 
 def test_slices_and_rows_of_different_numbers_are_an_error(tmp_path):
-    write_slices(tmp_path, small_cohort(2, 3))
-    text = (tmp_path / "slices.csv").read_text()
-    (tmp_path / "slices.csv").write_text(text + "sub-9\n")
-    with pytest.raises(TableError, match=r"slices\.npy has 5 slices, slices\.csv 6 rows"):
+    write_small(tmp_path)
+    with (tmp_path / "slices.csv").open("a") as table:
+        table.write("sub-9\n")
+    with pytest.raises(TableError, match=r"slices\.npy has 5 rows, slices\.csv 6"):
         read_slices(tmp_path)
 
 
 @given(kept=st.floats(0, 1, exclude_max=True))
 def test_a_cut_or_missing_file_of_slices_is_an_error_that_names_it(tmp_path, kept):
-    write_slices(tmp_path, small_cohort(2, 3))
+    write_small(tmp_path)
     content = (tmp_path / "slices.npy").read_bytes()
     (tmp_path / "slices.npy").write_bytes(content[: int(kept * len(content))])
     with pytest.raises(TableError, match=r"slices\.npy can't be read"):

@@ -14,16 +14,12 @@ Integers = NDArray[np.int64]
 Booleans = NDArray[np.bool_]
 PerImage = NDArray[np.float64]  # one number per image, shape (n_images,)
 
-#: glibc's numbers of the parameters of `mallopt`
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
-
 
 def keep_freed_memory() -> None:
     """Let glibc keep what is freed for the next array; else it gets every large one anew from the system.
 
     Elsewhere than on Linux nothing is done.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is not None:
-        mallopt(_TRIM_THRESHOLD, 1 << 30)
-        mallopt(_MMAP_THRESHOLD, 1 << 25)  # the most that glibc accepts
+    if sys.platform == "linux":
+        for parameter, most in ((-1, 1 << 30), (-3, 1 << 25)):  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
+            ctypes.CDLL(None).mallopt(parameter, most)

@@ -61,22 +61,21 @@ def audit_splits(folder: Path, pools: Mapping[str, Patches], seed: int) -> pd.Da
     probe = "accuracy of a linear probe; the bound is the 99 % quantile of permuted labels"
     coin = "a fair coin hardly gives so unequal classes: who always says one of them is right too often"
     uneven = "patches of a class are not used equally often: single patches tell the class"
-    rows = [
-        _row("difference outside the lesions", everyone["outside_difference"].max(), MAX_OUTSIDE_DIFFERENCE, outside),
-        _row("class from lesion-free slices", *probe_accuracy(thumbnails, labels, rng), probe),
-        _row("class from lesion positions", *probe_accuracy(places, labels, rng), probe),
-        *(
-            _row(f"balance of labels ({split})", fair_coin(table["label"]), BALANCE_LEVEL, coin, at_least=True)
-            for split, table in images.items()
-        ),
-        *(
-            _row(f"patch usage ({split})", _evenness(table, pools[split]), USAGE_LEVEL, uneven, at_least=True)
-            for split, table in lesions.items()
-        ),
-        _check_disjoint("patches in two splits", patches),
-        _check_disjoint("subjects in two splits", [table["subject"] for table in images.values()]),
+    shared = "members that appear in more than one split"
+    rows: list[tuple[str, float, float, str]] = [
+        ("difference outside the lesions", everyone["outside_difference"].max(), MAX_OUTSIDE_DIFFERENCE, outside),
+        ("class from lesion-free slices", *probe_accuracy(thumbnails, labels, rng), probe),
+        ("class from lesion positions", *probe_accuracy(places, labels, rng), probe),
+        *((f"balance of labels ({split})", fair_coin(images[split]["label"]), BALANCE_LEVEL, coin) for split in pools),
+        *((f"patch usage ({split})", _evenness(lesions[split], pools[split]), USAGE_LEVEL, uneven) for split in pools),
+        ("patches in two splits", _n_repeated(patches), 0, shared),
+        ("subjects in two splits", _n_repeated(table["subject"] for table in images.values()), 0, shared),
     ]
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows, columns=["check", "value", "bound", "meaning"]).astype({"value": float, "bound": float})
+    at_least = table["meaning"].isin([coin, uneven])
+    passed = np.where(at_least, table["value"] >= table["bound"], table["value"] <= table["bound"])
+    table.insert(3, "passed", passed)
+    return table
 
 
 def assert_passed(table: pd.DataFrame) -> None:
@@ -139,12 +138,6 @@ def _evenness(lesions: pd.DataFrame, pool: Patches) -> float:
     return min(float(chisquare(count).pvalue) for count in counts)
 
 
-def _check_disjoint(check: str, members: Iterable[Iterable[Any]]) -> dict[str, Any]:
+def _n_repeated(members: Iterable[Iterable[Any]]) -> int:
     everyone = [member for group in members for member in set(group)]
-    return _row(check, len(everyone) - len(set(everyone)), 0, "members that appear in more than one split")
-
-
-def _row(check: str, value: float, bound: float, meaning: str, *, at_least: bool = False) -> dict[str, Any]:
-    value, bound = float(value), float(bound)
-    passed = value >= bound if at_least else value <= bound
-    return {"check": check, "value": value, "bound": bound, "passed": passed, "meaning": meaning}
+    return len(everyone) - len(set(everyone))

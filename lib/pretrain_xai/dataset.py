@@ -1,13 +1,12 @@
 """The images with lesions that networks learn and that explanations are scored on, one folder per split."""
 
-import itertools
 import logging
 import mmap
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import joblib
 import numpy as np
@@ -15,13 +14,11 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from pretrain_xai import overlay
-from pretrain_xai.arrays import keep_freed_memory
 from pretrain_xai.lesions import Patches, split_patches
 from pretrain_xai.overlay import NoRoomError, OverlayError, overlay_lesions
 from pretrain_xai.protocol import CORRECTED, Protocol
-from pretrain_xai.provenance import atomic_path
 from pretrain_xai.settings.sections import Dataset
-from pretrain_xai.tables import TableError, read_table, write_table
+from pretrain_xai.tables import growing_array, read_with_arrays, write_table
 
 #: slices that a process lays lesions over at a time
 PART = 64
@@ -133,45 +130,42 @@ def build_splits(
         sources = ["validation", "test"] if split == "test" and protocol.selection_on_test else [split]
         rows = table[table["split"].isin(sources)].assign(split=split)
         rows["seed"] = seed_base + np.arange(len(rows))
-        parts = [rows.iloc[start : start + PART] for start in range(0, len(rows), PART)]
         calls = (
-            joblib.delayed(_lay_part)(part, _rows_of(slices, part), pools[split], settings, protocol) for part in parts
+            joblib.delayed(_lay)(_row_of(slices, row["slice_index"]), row, pools[split], settings, protocol)
+            for row in rows.rename_axis("slice_index").reset_index().to_dict("records")
         )
-        laid = joblib.Parallel(workers, return_as="generator", max_nbytes=None, pre_dispatch="2*n_jobs")(calls)
-        bar = tqdm(laid, split, len(parts), unit="part")
-        _write_split(folder / split, itertools.chain.from_iterable(bar), len(rows), settings.image_size)
+        pool = joblib.Parallel(
+            workers, return_as="generator", max_nbytes=None, batch_size=PART, pre_dispatch=2 * PART * workers
+        )
+        _write_split(folder / split, tqdm(pool(calls), split, len(rows), unit="image"))
     return pools
 
 
-def _write_split(folder: Path, laid: Iterable[Any], n_slices: int, size: int) -> None:
-    """Write what `_lay_part` returns of the slices of a split, streamed."""
+def _write_split(folder: Path, laid: Iterable[Any]) -> None:
+    """Write what `_lay` returns of the slices of a split, streamed."""
     for left in folder.glob(".*.npy"):  # by a build that was killed
         left.unlink()
-    rows, lesions, thumbnails, errors = list[Any](), list[Any](), list[Any](), list[NoRoomError]()
+    rows, lesions, errors = list[Any](), list[Any](), list[NoRoomError]()
     with ExitStack() as stack:
-        paths = [stack.enter_context(atomic_path(folder / f"{name}.npy")) for name in ("images", "strength")]
-        files = [stack.enter_context(path.open("wb")) for path in paths]
-        _write_headers(files, n_slices, size)
+        adds = [
+            stack.enter_context(growing_array(folder / f"{name}.npy")) for name in ("images", "strength", "thumbnails")
+        ]
         for of_slice in laid:
             if isinstance(of_slice, NoRoomError):
                 errors.append(of_slice)
                 continue
-            row, of_lesions, thumbnail, *arrays = of_slice
-            for file, array in zip(files, arrays, strict=True):
-                file.write(array.tobytes())
+            row, of_lesions, *arrays = of_slice
+            for add, array in zip(adds, arrays, strict=True):
+                add(array[None])
             lesions += [{"image": len(rows)} | lesion for lesion in of_lesions]
             rows.append(row)
-            thumbnails.append(thumbnail)
         if errors and not rows:
             raise errors[-1]
-        _write_headers(files, len(rows), size)
     if errors:
         message = "%d of %d slices have no room for lesions placed by their corners and are left out"
-        logging.getLogger(__name__).warning(message, len(errors), n_slices)
+        logging.getLogger(__name__).warning(message, len(errors), len(errors) + len(rows))
     write_table(pd.DataFrame(rows).rename_axis("image_index").reset_index(), folder / "images.csv")
     write_table(pd.DataFrame(lesions), folder / "lesions.csv")
-    with atomic_path(folder / "thumbnails.npy") as temporary:
-        np.save(temporary, np.stack(thumbnails))
 
 
 def read_split(folder: Path, mask_threshold: float = CORRECTED.mask_threshold) -> Split:
@@ -182,57 +176,32 @@ def read_split(folder: Path, mask_threshold: float = CORRECTED.mask_threshold) -
     TableError
         A file is missing or broken, or their numbers of images differ.
     """
-    table = read_table(folder / "images.csv")
-    paths = [folder / f"{name}.npy" for name in ("images", "strength")]
-    try:
-        images, strength = (np.load(path, mmap_mode="r", allow_pickle=False) for path in paths)
-    except (OSError, ValueError, EOFError) as error:
-        raise TableError(f"images.npy or strength.npy of {folder} can't be read: {error}") from None
-    if not len(images) == len(strength) == len(table):
-        counts = f"{len(images)} images, {len(strength)} lesion maps, {len(table)} rows"
-        raise TableError(f"{folder}: {counts}; make the dataset again")
+    images, strength, table = read_with_arrays(folder / "images.csv", "images", "strength")
     labels = table["label"].to_numpy(dtype=np.int64)
     return Split(images, labels, LesionMasks(strength, mask_threshold), table)
 
 
-def _rows_of(slices: np.ndarray, part: pd.DataFrame) -> np.ndarray:
-    """Return the slices of some rows of the table; of a memory-mapped file no page stays in memory."""
+def _row_of(slices: np.ndarray, index: int) -> np.ndarray:
+    """Return a copy of a slice; of a memory-mapped file no page stays in memory."""
     if isinstance(slices, np.memmap) and isinstance(slices.base, mmap.mmap):
         slices = np.memmap(slices.filename, slices.dtype, "r", slices.offset, slices.shape)
-    return np.asarray(slices[part.index.to_numpy()])  # a copy, as rows are picked one by one
-
-
-def _write_headers(files: Iterable[BinaryIO], n_images: int, size: int) -> None:
-    """Write the beginning of a file of float32 images; its length is the same for any number of images."""
-    for file in files:
-        file.seek(0)
-        header = {"descr": "<f4", "fortran_order": False, "shape": (n_images, size, size)}
-        np.lib.format.write_array_header_1_0(file, header)
-
-
-def _lay_part(
-    part: pd.DataFrame, slices: np.ndarray, patches: Patches, settings: Dataset, protocol: Protocol
-) -> list[Any]:
-    """Lay lesions over some slices: what `_lay` returns of each, or why there is no room for them."""
-    keep_freed_memory()
-    found: list[Any] = []
-    for row, slice_ in zip(part.rename_axis("slice_index").reset_index().to_dict("records"), slices, strict=True):
-        try:
-            found.append(_lay(slice_, row, patches, settings, protocol))
-        except OverlayError as error:
-            named = type(error)(f"slice {row['slice_index']} ({row['subject']}): {error}")
-            if not (protocol.corner_placement and isinstance(error, NoRoomError)):
-                raise named from None
-            found.append(named)
-    return found
+    return np.array(slices[index])
 
 
 def _lay(
     slice_: np.ndarray, row: dict[str, Any], patches: Patches, settings: Dataset, protocol: Protocol
-) -> tuple[Any, ...]:
-    """Lay lesions over a slice; return what tables say of image and lesions, thumbnail, image and lesions' strength."""
+) -> tuple[Any, ...] | NoRoomError:
+    """Lay lesions over a slice: what tables say of image and lesions, image, lesions' strength and thumbnail.
+
+    Where corners may leave no room for the lesions, the error is returned.
+    """
     size, intensities = settings.image_size, settings.model_dump(include={"lesion_intensity", "brain_intensity"})
-    laid = overlay_lesions(slice_, patches, row["seed"], protocol, **intensities)
+    try:
+        laid = overlay_lesions(slice_, patches, row["seed"], protocol, **intensities)
+    except OverlayError as error:
+        if protocol.corner_placement and isinstance(error, NoRoomError):
+            return error
+        raise type(error)(f"slice {row['slice_index']} ({row['subject']}): {error}") from None
     image, strength, clean, support = overlay.to_model_resolution(laid, size)
     # the mask that the audit reports; scores make theirs by the protocol's threshold
     mask = overlay.lesion_masks(strength, CORRECTED.mask_threshold)
@@ -254,4 +223,4 @@ def _lay(
     ]
     step = size // THUMBNAIL
     cut = clean[: step * THUMBNAIL, : step * THUMBNAIL].reshape(THUMBNAIL, step, THUMBNAIL, step)
-    return row | about, lesions, cut.mean(axis=(1, 3)).ravel(), image, strength
+    return row | about, lesions, image, strength, cut.mean(axis=(1, 3)).ravel()

@@ -52,11 +52,9 @@ class LesionPatch:
     compactness: float
 
     def __post_init__(self) -> None:
-        weights = self.weights
-        if weights.ndim != 2 or not weights.size or not 0 <= weights.min() < weights.max() < np.inf:
-            raise LesionError(
-                f"a lesion patch must be 2-D, finite, >= 0 and not constant; found {weights.shape} {weights}"
-            )
+        w = self.weights
+        if w.ndim != 2 or not w.size or not 0 <= w.min() < w.max() < np.inf:
+            raise LesionError(f"a lesion patch must be 2-D, finite, >= 0 and not constant; found {w.shape} {w}")
 
 
 def generate_patches(n_per_class: int, *, progress: bool = False) -> Patches:
@@ -69,7 +67,7 @@ def generate_patches(n_per_class: int, *, progress: bool = False) -> Patches:
     Parameters
     ----------
     n_per_class : int
-        Patches per class, at least 1. About 15 fields of noise are searched per round patch.
+        Patches per class. About 15 fields of noise are searched per round patch.
     progress : bool
         Show a progress bar.
 
@@ -78,17 +76,10 @@ def generate_patches(n_per_class: int, *, progress: bool = False) -> Patches:
     dict
         Keys `round` and `irregular`, each with a list of `n_per_class` patches.
 
-    Raises
-    ------
-    LesionError
-        If `n_per_class` is below 1.
-
     References
     ----------
     Oliveira et al. (2024), "Lesion generation"; `generate_patches(30)` equals the pickles of their release.
     """
-    if n_per_class < 1:
-        raise LesionError(f"n_per_class must be at least 1, not {n_per_class}")
     patches: Patches = {name: [] for name in CLASSES}
     candidates = _candidates()
     with tqdm(total=len(CLASSES) * n_per_class, unit="patch", disable=not progress) as bar:
@@ -114,23 +105,22 @@ def split_patches(patches: Mapping[str, list[LesionPatch]], shares: Mapping[str,
     LesionError
         If a class has too few patches.
     """
+    fewest, needed = min(map(len, patches.values())), sum(shares.values())
+    if fewest < needed:
+        raise LesionError(f"{fewest} patches of a class are too few for {dict(shares)}: generate {needed}")
     pools, start = {}, 0
     for split, share in shares.items():
         pools[split] = {name: pool[start : start + share] for name, pool in patches.items()}
         start += share
-    for name, pool in patches.items():
-        if len(pool) < start:
-            raise LesionError(f"{len(pool)} {name} patches are too few for {dict(shares)}: generate {start}")
     return pools
 
 
 def save_patches(path: Path, patches: Mapping[str, list[LesionPatch]]) -> None:
     """Write patches to one .npz file, whole or not at all; equal patches give equal bytes."""
     arrays = {}
-    for name in CLASSES:
-        pool = patches[name]
-        arrays[f"{name}_shapes"] = np.array([patch.weights.shape for patch in pool], dtype=np.int64).reshape(-1, 2)
-        arrays[f"{name}_weights"] = np.concatenate([np.empty(0), *(patch.weights.ravel() for patch in pool)])
+    for name, pool in patches.items():
+        arrays[f"{name}_shapes"] = np.array([patch.weights.shape for patch in pool], dtype=np.int64)
+        arrays[f"{name}_weights"] = np.concatenate([patch.weights.ravel() for patch in pool])
         arrays[f"{name}_compactness"] = np.array([patch.compactness for patch in pool], dtype=np.float64)
     write_arrays(path, **arrays)
 
@@ -146,18 +136,14 @@ def load_patches(path: Path) -> Patches:
         It holds something other than lesion patches.
     """
     arrays, patches = read_arrays(path), {}
-    for name in CLASSES:
-        try:
+    try:
+        for name in CLASSES:
             shapes, weights, compactness = (arrays[f"{name}_{part}"] for part in ("shapes", "weights", "compactness"))
-            if (sizes := shapes.prod(axis=1)).sum() != weights.size:
-                raise ValueError(f"{weights.size} weights do not fill the patches' {sizes.sum()} pixels")
-            parts = np.split(weights, np.cumsum(sizes)[:-1]) if len(sizes) else []
-            patches[name] = [
-                LesionPatch(part.reshape(shape), value)
-                for part, shape, value in zip(parts, shapes, compactness.tolist(), strict=True)
-            ]
-        except (KeyError, ValueError) as error:
-            raise LesionError(f"{path} is not a file of lesion patches ({error}); run 01_make_lesions again") from None
+            parts = np.split(weights, np.cumsum(shapes.prod(axis=1))[:-1])
+            shaped = map(np.reshape, parts, shapes)
+            patches[name] = list(map(LesionPatch, shaped, compactness.tolist()))
+    except (KeyError, ValueError) as error:
+        raise LesionError(f"{path} is not a file of lesion patches ({error}); run 01_make_lesions again") from None
     return patches
 
 

@@ -315,11 +315,8 @@ def _rescale(array: np.ndarray, low: float, high: float) -> np.ndarray:
 def _checked_slice(slice_: np.ndarray) -> np.ndarray:
     """Return the slice as float64 if it is a finite 2-D array with a brain in it."""
     slice_ = np.asarray(slice_, dtype=np.float64)
-    if slice_.ndim != 2:
-        raise OverlayError(f"a slice must have the shape (h, w), not {slice_.shape}; pass one at a time")
-    if n_bad := np.count_nonzero(~np.isfinite(slice_)):
-        raise OverlayError(f"{n_bad} pixels are not finite; repair the slice")
-    least, most = (slice_.min(), slice_.max()) if slice_.size else (0.0, 0.0)
-    if most <= 0 or least == most:
-        raise OverlayError(f"pixels from {least} to {most} hold no brain, above a background of 0")
+    if slice_.ndim != 2 or not np.isfinite(slice_).all():
+        raise OverlayError(f"a slice must have the shape (h, w), not {slice_.shape}, and only finite pixels")
+    if not (slice_ > 0).any() or slice_.min() == slice_.max():
+        raise OverlayError("a slice must hold a brain, above a background of 0")
     return slice_

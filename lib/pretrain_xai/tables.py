@@ -1,12 +1,14 @@
 """Tables as files: written whole, read as folders, checked when read."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.lib.format import write_array_header_1_0
 
 from pretrain_xai import paths
 from pretrain_xai.errors import UserError
@@ -144,3 +146,40 @@ def _read(path: Path, kind: str, read: Callable[[Path], Any]) -> Any:
         return read(path)
     except Exception as error:  # pandas, Arrow, numpy, zipfile and zlib raise nearly anything for a damaged file
         raise TableError(f"{path} can't be read as {kind}: {' '.join(str(error).split())}") from None
+
+
+def read_with_arrays(path: Path, *names: str) -> Any:
+    """Read the arrays `NAME.npy` beside a table, memory-mapped, and last the table; all have as many rows.
+
+    Raises
+    ------
+    TableError
+        A file is missing or broken, or has another number of rows.
+    """
+    arrays, table = list[np.ndarray](), read_table(path)
+    for name in names:
+        file = path.with_name(f"{name}.npy")
+        arrays.append(_read(file, "array", partial(np.load, mmap_mode="r", allow_pickle=False)))
+        if len(arrays[-1]) != len(table):
+            raise TableError(f"{file} has {len(arrays[-1])} rows, {path.name} {len(table)}; make both again")
+    return *arrays, table
+
+
+@contextmanager
+def growing_array(path: Path) -> Iterator[Callable[[np.ndarray], None]]:
+    """Give a function that adds float32 rows to a `.npy` file, which is written whole or not at all.
+
+    Memory does not grow with the number of rows.
+    """
+    shapes: list[tuple[int, ...]] = []
+
+    def add(rows: np.ndarray) -> None:
+        file.write(np.ascontiguousarray(rows, dtype="<f4").data)
+        shapes.append(rows.shape)
+
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        file.seek(128)  # as long as the header is for any number of rows
+        yield add
+        file.seek(0)
+        shape = (sum(n_rows for n_rows, *_ in shapes), *shapes[0][1:])
+        write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})

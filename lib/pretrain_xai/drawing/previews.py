@@ -68,7 +68,7 @@ def slice_figure(slices: np.ndarray, table: pd.DataFrame, n_subjects: int, unit:
 def quality_figure(quality: pd.DataFrame, rejected: pd.DataFrame) -> Figure:
     """Draw the brightness of the brain by split, the share of brain by class, and what was rejected why, if anything was.
 
-    Both tables are those of `slices.store`.
+    Both tables are those of `slices.sources`.
     """
     ratios = (1, 1) if rejected.empty else (1, 1, 1.2)
     figure, axes = panels(1, len(ratios), (TWO_COLUMNS, 2), width_ratios=ratios)

@@ -1,6 +1,5 @@
 """The section `slices` of a study file: where the lesion-free brains come from, one kind of section per source."""
 
-from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
@@ -22,26 +21,13 @@ def is_shares(subjects: dict[str, Any]) -> bool:
     return any(isinstance(value, float) for value in subjects.values())
 
 
-def _of_files(pattern: str) -> str:
-    if PurePosixPath(pattern).is_absolute() or pattern.startswith("~"):
-        raise ValueError(f"must be relative to `folder`, found {pattern!r}")
-    return pattern
-
-
-def _ascending_pair(pair: list[float]) -> list[float]:
-    if not pair[0] < pair[1]:
-        raise ValueError(f"the lower end comes first, found {pair}")
-    return pair
-
-
 #: subjects of each split, or their shares
 Subjects = Annotated[dict[str, int] | dict[str, float], AfterValidator(_counts_or_shares)]
 Count = Annotated[int, Field(gt=0)]
 #: lowest and highest axial position
-Range = Annotated[list[float], Field(min_length=2, max_length=2), AfterValidator(_ascending_pair)]
+Range = Annotated[list[float], Field(min_length=2, max_length=2)]
 #: height and width of all slices, pixels
 Shape = Annotated[list[Annotated[int, Field(ge=16, le=1024)]], Field(min_length=2, max_length=2)]
-Pattern = Annotated[str, AfterValidator(_of_files)]
 
 
 class _OfSubjects(Settings):
@@ -85,7 +71,7 @@ class Files(_OfSubjects):
     #: from the folder of studies/, or absolute; ~ is your home
     folder: str
     #: the files in `folder`; {subject} stands for the subject's name, other names in braces for anything, ** for any folders
-    pattern: Annotated[Pattern, Field(pattern=r"\{subject\}")]
+    pattern: str = Field(pattern=r"\{subject\}")
     participants: Participants = Participants()
     #: a slice is used if at least this share of its pixels is brain
     min_brain_share: float = Field(0.1, ge=0, lt=1)
@@ -98,7 +84,7 @@ class Nifti(Files):
 
     source: Literal["nifti"]
     #: the brain mask of each volume; the names in braces stand for what they stand for in `pattern`
-    mask: Pattern | None = None
+    mask: str | None = None
     #: none: from the lowest to the highest slice with enough brain
     z_range: Range | None = None
     #: mm of the volume's own coordinates, or share of the way from the lowest to the highest slice with brain

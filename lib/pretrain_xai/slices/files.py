@@ -27,14 +27,6 @@ _SEX = {**dict.fromkeys(("f", "female", "w", "woman"), "F"), **dict.fromkeys(("m
 class SourceError(UserError):
     """What a study's slices are made from is missing or wrong; the message says what to change."""
 
-    def __init__(self, message: str) -> None:
-        super().__init__(" ".join(message.splitlines()))  # names of files and columns may hold line breaks
-
-
-def bare_subject(name: str) -> str:
-    """Return a subject's name as it is compared: `sub-01` and `01` are the same."""
-    return name.strip().removeprefix("sub-")
-
 
 def source_folder(settings: Nifti | Arrays | Pickle) -> Path:
     """Return the folder of a source: absolute, in the home (~), or from the folder that holds `studies/`.
@@ -123,13 +115,10 @@ def read_participants(folder: Path, columns: Participants, target: str) -> pd.Da
         if column and header.count(column) != 1:
             found = f"it has {first_ten(header)}{did_you_mean(column, header)}; see slices.participants"
             raise SourceError(f"{path}: one column {column!r} is expected, {found}, pretraining.target")
-    names = cells[columns.subject].map(bare_subject)
+    names = cells[columns.subject].str.removeprefix("sub-")
     if wrong := sorted(set(names[names.duplicated() | (names == "")])):
         raise SourceError(f"{path}: subjects more than once or without a name: {first_ten([*map(repr, wrong)])}")
-    try:
-        age = cells[columns.age].map(read_age) if columns.age else math.nan
-    except ValueError as error:
-        raise SourceError(f"{path}: {error} (or set slices.participants.age to null)") from None
+    age = cells[columns.age].map(read_age) if columns.age else math.nan
     table = pd.DataFrame({"sex": cells[columns.sex].map(read_sex), "age": age})
     if target != "sex":
         table[target] = cells[target].where(~cells[target].str.lower().isin(MISSING), "")
@@ -146,14 +135,15 @@ def read_age(text: str) -> float:
 
     Raises
     ------
-    ValueError
+    SourceError
         It is none of these.
     """
     if text.strip().lower() in MISSING:
         return math.nan
     match = re.fullmatch(r"(\d{1,3}(?:\.\d*)?)(?:\s*-\s*(\d{1,3}(?:\.\d*)?)|\+)?", text.strip(), re.ASCII)
     if not match:
-        raise ValueError(f"{text[:30]!r} is no age; years such as 31 or 26-30 are expected, n/a if not known")
+        expected = "years such as 31 or 26-30 are expected, n/a if not known; see slices.participants.age"
+        raise SourceError(f"{text[:30]!r} is no age; {expected}")
     return (float(match[1]) + float(match[2] or match[1])) / 2
 
 
@@ -239,13 +229,11 @@ def _read_cells(path: Path) -> pd.DataFrame:
     quote = '"' if separator == "," else None  # in BIDS a quote is a character like any other
     try:
         lines = csv.reader(io.StringIO(path.read_text("utf-8-sig")), delimiter=separator, quotechar=quote, strict=True)
-        rows = [[cell.strip() for cell in line] for line in lines if "".join(line).strip()]
-    except (OSError, UnicodeError, csv.Error) as error:
+        header, *rows = ([cell.strip() for cell in line] for line in lines if "".join(line).strip())
+    except (OSError, ValueError, csv.Error) as error:
         raise SourceError(f"{path}: not UTF-8 text with {separator!r} between its fields ({error})") from None
-    if len(rows) < 2:
-        raise SourceError(f"{path}: no subjects; a header and a row per subject are expected")
-    for number, row in enumerate(rows):
-        if len(row) != len(rows[0]):
-            fields = f"{len(row)} fields, the header {len(rows[0])}"
-            raise SourceError(f"{path}: row {number} has {fields}; they are separated by {separator!r}")
-    return pd.DataFrame(rows[1:], columns=rows[0], dtype=str)
+    if ragged := [number for number, row in enumerate(rows, 1) if len(row) != len(header)]:
+        raise SourceError(
+            f"{path}: row {ragged[0]} has fewer or more fields, separated by {separator!r}, than the header"
+        )
+    return pd.DataFrame(rows, columns=header, dtype=str)

@@ -1,12 +1,11 @@
 """From a file to slices: NIfTI volumes, arrays of numbers and the authors' pickles. Nothing in them is ever executed.
 
-Files are not trusted. What is wrong with one is a BadFileError, or whatever its reader raises, as a damaged file can make
+Files are not trusted. What is wrong with one is a SourceError, or whatever its reader raises, as a damaged file can make
 nibabel, numpy, gzip and zipfile raise nearly anything; `rejecting` tells either in words.
 """
 
 import gzip
 import math
-import zipfile
 from collections.abc import Iterator, Set
 from contextlib import contextmanager
 from io import BufferedIOBase
@@ -18,11 +17,9 @@ import numpy as np
 import pandas as pd
 from nibabel.orientations import io_orientation
 from nibabel.volumeutils import array_from_file
-from numpy.lib.format import open_memmap
 from scipy.ndimage import find_objects
 
 from pretrain_xai import safe_pickle
-from pretrain_xai.errors import UserError
 from pretrain_xai.settings.slices import Arrays, Nifti
 from pretrain_xai.slices.files import SourceError, find_masks, read_age, read_sex, source_folder
 
@@ -38,17 +35,13 @@ Shape = tuple[int, ...]
 Cut = tuple[np.ndarray, np.ndarray, dict[float, str]]
 
 
-class BadFileError(Exception):
-    """A file can't be used; the message says why, without the file's name."""
-
-
 @contextmanager
 def rejecting(rejected: list[dict[str, Any]], **row: Any) -> Iterator[None]:
-    """Add `row` with the reason to what is rejected, if the block raises a BadFileError or finds a damaged file."""
+    """Add `row` with the reason to what is rejected, if the block raises a SourceError or finds a damaged file."""
     try:
         yield
     except Exception as error:  # nibabel, numpy, gzip and zipfile raise nearly any for a damaged file
-        told = str(error) if isinstance(error, BadFileError) else f"can't be read ({type(error).__name__}: {error})"
+        told = str(error) if isinstance(error, SourceError) else f"can't be read ({type(error).__name__}: {error})"
         rejected.append({**row, "reason": " ".join(told.split())[:300]})
 
 
@@ -59,7 +52,7 @@ def cut(images: np.ndarray, z: np.ndarray, min_brain_share: float, at_most: int 
 
     Raises
     ------
-    BadFileError
+    SourceError
         No slice can.
     """
     problems = [slice_problem(image, min_brain_share) for image in images]
@@ -67,7 +60,7 @@ def cut(images: np.ndarray, z: np.ndarray, min_brain_share: float, at_most: int 
     good = np.flatnonzero([problem is None for problem in problems])
     if not len(good):
         few = f"none of its {len(images)} slices can be used, in the middle: " if len(images) > 1 else ""
-        raise BadFileError(f"{few}{problems[len(problems) // 2]}")
+        raise SourceError(f"{few}{problems[len(problems) // 2]}")
     if at_most is not None and len(good) > at_most:
         good = good[np.rint(np.linspace(0, len(good) - 1, at_most)).astype(int)]
     slices = np.maximum(images[good].astype(np.float64), 0)
@@ -112,7 +105,7 @@ def centred(slices: np.ndarray, shape: Shape | None) -> np.ndarray:
 
     Raises
     ------
-    BadFileError
+    SourceError
         The brain is larger than the shape.
     """
     if shape is None:
@@ -120,7 +113,7 @@ def centred(slices: np.ndarray, shape: Shape | None) -> np.ndarray:
     box = slices[(slice(None), *find_objects(slices.any(axis=0).astype(int))[0])]
     room = np.array(shape) - box.shape[1:]
     if room.min() < 0:
-        raise BadFileError("its brain of {1} x {2} pixels does not fit into slices.shape".format(*box.shape))
+        raise SourceError("its brain of {1} x {2} pixels does not fit into slices.shape".format(*box.shape))
     return np.pad(box, [(0, 0), *zip(room // 2, room - room // 2, strict=True)])
 
 
@@ -129,7 +122,7 @@ def nifti_shape(path: Path) -> Shape:
 
     Raises
     ------
-    BadFileError
+    SourceError
         The header is not one of a brain.
     Exception
         Nearly any, if the file is damaged.
@@ -145,29 +138,29 @@ def read_nifti(path: Path, fields: dict[str, str], settings: Nifti) -> Cut:
 
     Raises as `nifti_shape`, also if the mask can't be used or lies elsewhere.
     """
-    volume = read_volume(path)
+    data, affine = read_volume(path)
     if settings.mask:
         masks = find_masks(source_folder(settings), settings.mask, fields)
         if len(masks) != 1:
-            raise BadFileError(f"it has {len(masks) or 'no'} mask ({settings.mask}); one is expected")
+            raise SourceError(f"it has {len(masks) or 'no'} mask ({settings.mask}); one is expected")
         try:
-            mask = read_volume(masks[0])
+            mask, mask_affine = read_volume(masks[0])
         except Exception as error:  # as in `rejecting`
-            raise BadFileError(f"mask {masks[0].name}: {error}") from None
-        if mask.shape != volume.shape or not np.allclose(mask.affine, volume.affine, atol=1e-3):
-            raise BadFileError(f"its mask of shape {mask.shape} has another shape or affine")
-        stripped = np.where(np.asarray(mask.dataobj) > 0.5, volume.dataobj, np.float32(0))
-        volume = nibabel.Nifti1Image(stripped, volume.affine)
-    return cut_slices(volume, settings)
+            raise SourceError(f"mask {masks[0].name}: {error}") from None
+        if mask.shape != data.shape or not np.allclose(mask_affine, affine, atol=1e-3):
+            raise SourceError(f"its mask of shape {mask.shape} has another shape or affine")
+        data = np.where(mask > 0.5, data, np.float32(0))
+    return cut_slices(data, affine, settings)
 
 
-def read_volume(path: Path) -> nibabel.Nifti1Image:
+def read_volume(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Read a NIfTI file (`.nii`, `.nii.gz`) and turn it to the axes of the body, without interpolation.
 
     Returns
     -------
-    Nifti1Image
-        Its `dataobj` is a float32 array of shape (x, y, z), finite: x to the right, y to the front, z up.
+    data : float32 array of shape (x, y, z)
+        Finite; x to the right, y to the front, z up.
+    affine : array of shape (4, 4)
 
     Raises as `nifti_shape`.
     """
@@ -176,37 +169,32 @@ def read_volume(path: Path) -> nibabel.Nifti1Image:
         shape, dtype, offset = header.get_data_shape(), header.get_data_dtype(), header.get_data_offset()
         data = array_from_file(shape, dtype, file, offset, mmap=False)
         if file.read(1):  # also makes gzip compare its checksum
-            raise BadFileError(f"it goes on after the {data.size:,} voxels that its header announces")
+            raise SourceError(f"it goes on after the {data.size:,} voxels that its header announces")
     slope, intercept = header.get_slope_inter()
-    with np.errstate(over="ignore", invalid="ignore"):
-        data = data.reshape(shape[:3]).astype(np.float32)
-        if (slope, intercept) not in [(None, None), (1, 0)]:
-            data *= np.float32(slope)
-            data += np.float32(intercept)
+    data = data.reshape(shape[:3]).astype(np.float32)
+    if (slope, intercept) not in [(None, None), (1, 0)]:
+        data *= np.float32(slope)
+        data += np.float32(intercept)
     if wrong := data.size - np.count_nonzero(np.isfinite(data)):
-        raise BadFileError(f"{wrong:,} of its {data.size:,} voxels are not finite")
-    if data.min() == data.max():
-        raise BadFileError(f"all its voxels are {data.flat[0]:g}")
-    return nibabel.as_closest_canonical(nibabel.Nifti1Image(data, header.get_best_affine()))
+        raise SourceError(f"{wrong:,} of its {data.size:,} voxels are not finite")
+    turned = nibabel.as_closest_canonical(nibabel.Nifti1Image(data, header.get_best_affine()))
+    return np.asarray(turned.dataobj), turned.affine
 
 
-def cut_slices(volume: nibabel.Nifti1Image, settings: Nifti) -> Cut:
+def cut_slices(data: np.ndarray, affine: np.ndarray, settings: Nifti) -> Cut:
     """Cut the axial slices that a study asks for: the front in the first row, the left of the body in the first column.
 
     Their z is that of the middle of a slice.
 
     Raises
     ------
-    BadFileError
+    SourceError
         No slice can be used.
     """
-    data, affine = np.asarray(volume.dataobj), volume.affine
     middle = (np.array(data.shape[:2]) - 1) / 2
     heights = affine[2, :2] @ middle + affine[2, 2] * np.arange(data.shape[2]) + affine[2, 3]
     with_brain = np.flatnonzero((data > 0).any(axis=(0, 1)))
-    if not len(with_brain):
-        raise BadFileError("no voxel is above 0, so there is no brain")
-    bottom, top = with_brain[[0, -1]]
+    bottom, top = with_brain[[0, -1]] if len(with_brain) else (0, -1)
     position, unit = heights, "mm"
     if settings.z_unit == "share":
         position, unit = (np.arange(len(heights)) - bottom) / max(top - bottom, 1), "of the brain's height"
@@ -214,7 +202,7 @@ def cut_slices(volume: nibabel.Nifti1Image, settings: Nifti) -> Cut:
     inside = np.flatnonzero((position >= low) & (position <= high))
     if not len(inside):
         lowest, highest = position[[0, -1]]
-        raise BadFileError(f"no slice from {low:g} to {high:g} {unit}; they lie from {lowest:.3g} to {highest:.3g}")
+        raise SourceError(f"no slice from {low:g} to {high:g} {unit}; they lie from {lowest:.3g} to {highest:.3g}")
     images = data[:, ::-1, inside].transpose(2, 1, 0)
     return cut(images, heights[inside], settings.min_brain_share, settings.slices_per_volume)
 
@@ -225,22 +213,16 @@ def _opened(path: Path) -> BufferedIOBase:
 
 def _checked_header(file: BufferedIOBase) -> nibabel.Nifti1Header:
     """Read a header and check that it is one of a brain whose place in the body is known, before anything is allocated."""
-    start = file.read(nibabel.Nifti2Header.sizeof_hdr)
-    kinds = [kind for kind in (nibabel.Nifti1Header, nibabel.Nifti2Header) if kind.may_contain_header(start)]
-    if not kinds or b"n+" not in start:
-        raise BadFileError("not a NIfTI file in one part (.nii)")
-    header: nibabel.Nifti1Header = kinds[0](start[: kinds[0].sizeof_hdr])  # type: ignore[no-untyped-call]
+    header = nibabel.Nifti1Header(file.read(nibabel.Nifti1Header.sizeof_hdr))
+    if header["magic"] != b"n+1":
+        raise SourceError("not a NIfTI-1 file in one part (.nii)")
     shape, dtype = header.get_data_shape(), header.get_data_dtype()
     wrong = len(shape) < 3 or any(length != 1 for length in shape[3:]) or dtype.kind not in "iuf" or dtype.itemsize > 8
     if wrong or min(shape[:3]) < 2 or max(shape[:3]) > MAX_SIDE or math.prod(shape[:3]) > MAX_VALUES:
         expected = f"one volume of numbers is expected, 2 to {MAX_SIDE} per side, {MAX_VALUES:,} in all"
-        raise BadFileError(f"{len(shape)}-D of shape {shape} and type {dtype}; {expected}")
+        raise SourceError(f"{len(shape)}-D of shape {shape} and type {dtype}; {expected}")
     if header["sform_code"] <= 0 and header["qform_code"] <= 0:
-        raise BadFileError("its header does not say which way it lies (sform_code and qform_code are 0)")
-    affine = header.get_best_affine()
-    possible = np.isfinite(affine).all() and abs(np.linalg.det(affine[:3, :3])) > 1e-6  # mm³ of a voxel
-    if not possible or not np.isfinite(io_orientation(affine)).all():
-        raise BadFileError("its header has an impossible affine")
+        raise SourceError("its header does not say which way it lies (sform_code and qform_code are 0)")
     return header
 
 
@@ -254,7 +236,7 @@ def read_arrays(path: Path, fields: dict[str, str], settings: Arrays) -> Cut:
 
     Raises
     ------
-    BadFileError
+    SourceError
         The arrays are of another kind, of several shapes, or too large, or none of the slices can be used.
     Exception
         Nearly any, if the file is damaged.
@@ -268,17 +250,15 @@ def read_arrays(path: Path, fields: dict[str, str], settings: Arrays) -> Cut:
 
 def _stack(path: Path) -> np.ndarray:
     """Return the slices of a file, shape (n, height, width)."""
-    if zipfile.is_zipfile(path):
-        members = np.load(path, allow_pickle=False)
-        if sum(member.file_size for member in members.zip.infolist()) > 8 * MAX_VALUES:
-            raise BadFileError(f"its arrays have more than {8 * MAX_VALUES:,} bytes")
-        stack = np.concatenate([array[None] if array.ndim == 2 else array for array in members.values()])
-    else:
-        stack = open_memmap(path, mode="r")
+    stack = np.load(path, mmap_mode="r", allow_pickle=False)
+    if not isinstance(stack, np.ndarray):  # a .npz of several arrays
+        if sum(member.file_size for member in stack.zip.infolist()) > 8 * MAX_VALUES:
+            raise SourceError(f"its arrays have more than {8 * MAX_VALUES:,} bytes")
+        stack = np.concatenate([array[None] if array.ndim == 2 else array for array in stack.values()])
     wrong = stack.ndim not in (2, 3) or stack.dtype.kind not in "biuf" or stack.dtype.itemsize > 8
     if wrong or not 0 < stack.size <= MAX_VALUES or max(stack.shape[-2:]) > MAX_SIDE:
         expected = f"numbers of shape (height, width) or (n, height, width), at most {MAX_SIDE} pixels per side"
-        raise BadFileError(f"shape {stack.shape}, type {str(stack.dtype)[:40]}; {expected}, are expected")
+        raise SourceError(f"shape {stack.shape}, type {str(stack.dtype)[:40]}; {expected}, are expected")
     return stack.reshape(-1, *stack.shape[-2:])
 
 
@@ -296,24 +276,22 @@ def read_slice_pickle(path: Path) -> tuple[list[np.ndarray], pd.DataFrame]:
 
     Raises
     ------
+    ReleaseError
+        The file can't be read.
     SourceError
-        The file can't be read, or does not hold `(slices, sex, age)` of the same number.
+        It does not hold `(slices, sex, age)` of the same number.
     """
+    content = safe_pickle.load(path)
     try:
-        slices, sex, age = (list(part) for part in safe_pickle.load(path))
+        slices, sex, age = map(list, content)
         people = zip(map(read_sex, map(str, sex)), map(read_age, map(str, age)), strict=True)
         table = pd.DataFrame(people, columns=["sex", "age"], index=range(len(slices)))
-    except UserError as error:
-        raise SourceError(str(error)) from None
     except (TypeError, ValueError) as error:
         raise SourceError(f"{path}: (slices, sex, age), all of the same number, are expected; {error}") from None
-    for place, slice_ in enumerate(slices):
-        shape, kind = getattr(slice_, "shape", ()), getattr(slice_, "dtype", np.dtype(object)).kind
-        if len(shape) != 2 or kind not in "iuf" or not 0 < min(shape) <= max(shape) <= MAX_SIDE:
-            found = f"{type(slice_).__name__} of shape {shape}"
-            raise SourceError(f"{path}: slice {place} is no array of numbers (height, width) but {found}")
-    if table.empty or (table["sex"] == "").any():
-        raise SourceError(f"{path}: it has no slices, or slices that have no sex")
+    if not all(isinstance(slice_, np.ndarray) and slice_.ndim == 2 and slice_.dtype.kind in "iuf" for slice_ in slices):
+        raise SourceError(f"{path}: a slice is no array of numbers (height, width)")
+    if (table["sex"] == "").any():
+        raise SourceError(f"{path}: it has slices that have no sex")
     person = table["sex"] + " " + table["age"].astype(str)  # as text, as NaN differs from itself
     numbers = (person != person.shift()).cumsum() - 1
     return slices, table.assign(subject=[f"{path.stem}-{number:05d}" for number in numbers])[["subject", "sex", "age"]]

@@ -4,7 +4,7 @@
 `participants.csv` one per subject, `rejected.csv` one per file or slice that can't be used, with the reason.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,14 @@ from tqdm.auto import tqdm
 
 from pretrain_xai.settings.slices import Arrays, Nifti, Pickle, Slices, Template
 from pretrain_xai.slices import files, reading
-from pretrain_xai.slices.store import Part, read_slices, write_slices
-from pretrain_xai.slices.template import simulate_cohort, simulate_participants
+from pretrain_xai.slices.template import Part, simulate_cohort, simulate_participants
 from pretrain_xai.study import Study
-from pretrain_xai.tables import write_table
+from pretrain_xai.tables import growing_array, read_with_arrays, write_table
 
 #: what can't be used: a file, or the slice of it at a z
 REJECTED_COLUMNS = ["file", "subject", "z", "reason"]
+#: edges of the bins of a histogram over [0, 1]
+EDGES = np.linspace(0, 1, 41)
 
 
 def make_slices(folder: Path, settings: Slices, target: str) -> pd.DataFrame:
@@ -43,7 +44,7 @@ def make_slices(folder: Path, settings: Slices, target: str) -> pd.DataFrame:
         The source is not as the study says, nothing is left, a split is empty, or a class is missing in the pre-training.
         Then nothing is written.
     """
-    rejected: list[dict[str, Any]] = []
+    rejected, rows = list[dict[str, Any]](), list[pd.DataFrame]()
     if isinstance(settings, Template):
         people = simulate_participants(settings.subjects, np.random.default_rng(settings.seed))
         cohort = simulate_cohort(people, settings.slices_per_subject, settings.z_range, settings.seed)
@@ -52,11 +53,17 @@ def make_slices(folder: Path, settings: Slices, target: str) -> pd.DataFrame:
     else:
         cohort = file_cohort(settings, target, rejected)
     try:
-        table = write_slices(folder, cohort, lambda table: files.check_splits(table, settings.splits, target))
+        with growing_array(folder / "slices.npy") as add:
+            for slices, part in cohort:
+                add(slices)
+                rows.append(part)
+            table = pd.concat(rows or [pd.DataFrame()], ignore_index=True)
+            files.check_splits(table, settings.splits, target)
     except files.SourceError as error:
         few = "; ".join(f"{row['file']}: {row['reason']}" for row in rejected[:3])
         more = f" ({len(rejected)} files or slices rejected, such as {few})" if rejected else ""
         raise files.SourceError(f"{error}{more}") from None
+    write_table(table, folder / "slices.csv")
     participants = table.drop(columns=["z", "file"], errors="ignore").drop_duplicates(["subject", "split"])
     write_table(participants.rename(columns={"subject": "participant_id"}), folder / "participants.csv")
     reasons = pd.DataFrame(rejected, columns=REJECTED_COLUMNS)
@@ -65,11 +72,22 @@ def make_slices(folder: Path, settings: Slices, target: str) -> pd.DataFrame:
 
 
 def slices_of(study: Study) -> Part:
-    """Return the slices of a study and their table, as `read_slices`; made again if the batch, which ended, removed them."""
+    """Return the slices of a study and their table; they are made again if the batch, which ended, removed them."""
     folder = study.paths.slices
     if (folder / "slices.csv").is_file() and not (folder / "slices.npy").is_file():
         make_slices(folder, study.slices, study.pretraining.target)
     return read_slices(folder)
+
+
+def read_slices(folder: Path) -> Part:
+    """Return the slices, memory-mapped float32 array of shape (n, height, width) in [0, 1], and their table.
+
+    Raises
+    ------
+    TableError
+        The files are missing, or have different numbers of slices.
+    """
+    return read_with_arrays(folder / "slices.csv", "slices")
 
 
 def file_cohort(settings: Nifti | Arrays, target: str, rejected: list[dict[str, Any]]) -> Iterator[Part]:
@@ -79,29 +97,26 @@ def file_cohort(settings: Nifti | Arrays, target: str, rejected: list[dict[str, 
     """
     folder = files.source_folder(settings)
     people = files.read_participants(folder, settings.participants, target)
-    shape_of = reading.nifti_shape if isinstance(settings, Nifti) else reading.array_shape
+    is_nifti = isinstance(settings, Nifti)
+    shape_of = reading.nifti_shape if is_nifti else reading.array_shape
+    read: Callable[..., reading.Cut] = reading.read_nifti if is_nifti else reading.read_arrays
     found, usable, shapes = files.find_files(folder, settings.pattern), dict[str, list[str]](), set()
     for name, fields in found.items():
-        subject = files.bare_subject(fields["subject"])
+        subject = fields["subject"].removeprefix("sub-")  # `sub-01` and `01` are the same
         with reading.rejecting(rejected, file=name, subject=f"sub-{subject}"):
             if subject not in people.index or people.at[subject, target] == "":
-                raise reading.BadFileError(f"its subject is not in the table of participants, or has no {target} there")
+                raise files.SourceError(f"its subject is not in the table of participants, or has no {target} there")
             shapes.add(shape_of(folder / name))
             usable.setdefault(subject, []).append(name)
-    if not usable:
-        raise files.SourceError(f"{folder}: no file can be used")
-    shape = reading.common_shape(shapes, settings.shape)
     dealt, left = files.deal(people.loc[list(usable), target].to_dict(), settings.subjects, settings.seed)
+    shape = reading.common_shape(shapes, settings.shape)
     waiting = list(dealt.items())
     for subject, split in tqdm(waiting, desc="subjects"):
         used = False
         for name in usable[subject]:
             own = {"file": name, "subject": f"sub-{subject}"}
             with reading.rejecting(rejected, **own):
-                if isinstance(settings, Nifti):
-                    slices, z, reasons = reading.read_nifti(folder / name, found[name], settings)
-                else:
-                    slices, z, reasons = reading.read_arrays(folder / name, found[name], settings)
+                slices, z, reasons = read(folder / name, found[name], settings)
                 slices = reading.centred(slices, shape)
                 rejected += [{**own, "z": height, "reason": reason} for height, reason in reasons.items()]
                 row = {"subject": own["subject"], **people.loc[subject].to_dict(), "split": split}
@@ -136,3 +151,43 @@ def pickle_cohort(settings: Pickle, rejected: list[dict[str, Any]]) -> Iterator[
                 good[row] = reading.centred(one, shape)
         if good:
             yield np.concatenate(list(good.values())), rows.loc[list(good)]
+
+
+def slice_quality(slices: np.ndarray, table: pd.DataFrame, by: str) -> pd.DataFrame:
+    """Return the histograms of a quality page; slices are read one at a time.
+
+    Parameters
+    ----------
+    slices : float array of shape (n, height, width), range [0, 1], memory-mapped
+    table : DataFrame
+        One row per slice, with `split` and the column `by`.
+    by : str
+        The classes whose brain shares are compared.
+
+    Returns
+    -------
+    DataFrame with `panel`, `group`, `x`, `value`
+        `intensity`: of each split, the share of its brain pixels that are as bright as `x` (bin centres, range [0, 1]).
+        `brain_share`: of each class, the share of its slices of which `x` is brain.
+    """
+    bright = [np.histogram(slice_[slice_ > 0], EDGES)[0] for slice_ in slices]
+    large = [np.histogram(np.count_nonzero(slice_ > 0) / slice_.size, EDGES)[0] for slice_ in slices]
+    centres = np.round((EDGES[:-1] + EDGES[1:]) / 2, 6)
+    parts = []
+    for panel, column, counts in (("intensity", "split", bright), ("brain_share", by, large)):
+        summed = pd.DataFrame(counts, columns=centres).groupby(table[column].astype(str), sort=False).sum()
+        shares = summed.div(summed.sum(axis=1).clip(lower=1), axis=0).rename_axis(index="group", columns="x")
+        parts.append(shares.stack().reset_index(name="value").assign(panel=panel))
+    return pd.concat(parts, ignore_index=True)[["panel", "group", "x", "value"]]
+
+
+def rejection_counts(rejected: pd.DataFrame) -> pd.DataFrame:
+    """Return how many files and slices were rejected for each kind of reason, as rows of a quality page.
+
+    Reasons that differ by numbers or by what stands in brackets only are of one kind.
+    """
+    kinds = rejected["reason"].astype(str).str.replace(r"\([^()]*\)", "(…)", regex=True)
+    kinds = kinds.str.replace(r"-?\d+(?:[.,]\d+)*(?:e[+-]?\d+)?", "…", regex=True)
+    whole = np.where(rejected["z"].isna(), "file", "slice")
+    counts = pd.DataFrame({"group": whole, "x": kinds}).value_counts().reset_index(name="value")
+    return counts.sort_values(["value", "x"], ascending=[False, True]).assign(panel="rejected").reset_index(drop=True)

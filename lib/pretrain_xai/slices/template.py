@@ -13,7 +13,8 @@ from scipy.interpolate import make_interp_spline
 from scipy.ndimage import map_coordinates
 from tqdm.auto import tqdm
 
-from pretrain_xai.slices.store import Part
+#: slices of one subject or file, float32 (n, height, width), with a row per slice: subject, sex, age, split, z, ...
+Part = tuple[np.ndarray, pd.DataFrame]
 
 #: voxels of margin around the template's brain in a slice, so that no deformed brain is cut off
 MARGIN = 12
