@@ -13,9 +13,8 @@ import numpy as np
 import torch
 from claims import verdict
 from pretrain_xai.dataset import LabelledImages
-from pretrain_xai.networks.frozen_prefix import behind_frozen_prefix
 from pretrain_xai.networks.models import build_network, freeze_below
-from pretrain_xai.networks.training import configure_torch, train
+from pretrain_xai.networks.training import behind_frozen_prefix, configure_torch, train
 from pretrain_xai.settings.sections import Cache, Network, Training
 from torch import nn
 

@@ -7,11 +7,9 @@ import numpy as np
 import pytest
 import small_nets
 import torch
-from pretrain_xai.networks import frozen_prefix
-from pretrain_xai.networks.frozen_prefix import Activations, behind_frozen_prefix
-from pretrain_xai.networks.hardware import as_batch
-from pretrain_xai.networks.models import training_mode
-from pretrain_xai.networks.training import train
+from pretrain_xai.networks import training
+from pretrain_xai.networks.models import as_batch, training_mode
+from pretrain_xai.networks.training import Activations, behind_frozen_prefix, train
 from pretrain_xai.settings.sections import Cache, Training
 from small_nets import noise, resnet
 from torch import nn
@@ -61,7 +59,7 @@ def test_where_the_activations_are_changes_no_bit(budget):
 )
 def test_budget_and_free_disk_decide_where_the_activations_are(budget, free, kind, caplog, tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(frozen_prefix.shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+    monkeypatch.setattr(training.shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
     network, data = vgg(1), noise(19)
     behind, (kept,) = behind_frozen_prefix(network, [data], budget)
     assert type(kept.images) is kind
@@ -85,7 +83,7 @@ def test_an_image_has_the_same_activations_whoever_comes_with_it():
     _, (kept,) = behind_frozen_prefix(vgg(1), [noise(40)], NOWHERE)
     together, order = kept.images[:], np.random.default_rng(0).permutation(40)
     assert np.array_equal(kept.images[order], together[order])
-    for count in (1, 7, frozen_prefix.PREFIX_BATCH):
+    for count in (1, 7, training.PREFIX_BATCH):
         assert np.array_equal(kept.images[:count], together[:count])
 
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 from pretrain_xai import batch
 from pretrain_xai.errors import UserError
-from pretrain_xai.networks import hardware
-from pretrain_xai.networks.hardware import as_batch, device_name, find_device, on_card, place
+from pretrain_xai.networks import models
+from pretrain_xai.networks.models import as_batch, device_name, find_device, on_card, place
 from pretrain_xai.networks.training import predict, train
 from pretrain_xai.settings.sections import Cache, Training
 from pretrain_xai.study import load_study
@@ -40,7 +40,7 @@ def test_a_card_that_is_not_there_ends_the_batch_at_once_but_not_on_a_cluster(mo
 
 def test_batches_follow_the_network(monkeypatch):
     """To a device that every torch has: tensors on it have a shape and no values."""
-    monkeypatch.setattr(hardware, "find_device", lambda setting: torch.device("meta"))
+    monkeypatch.setattr(models, "find_device", lambda setting: torch.device("meta"))
     placed = place(vgg(), demo(device="cuda"))
     assert {tensor.device.type for tensor in placed.state_dict().values()} == {"meta"}
     assert placed(as_batch(IMAGES, placed)).device.type == "meta"

@@ -161,8 +161,7 @@ PARTS: dict[str, Callable[[Study], dict[str, Any]]] = {
 
 def _network(study: Study) -> Any:
     """Return the study's network on the processor: what a graphics card takes is not measured."""
-    from pretrain_xai.networks.hardware import place
-    from pretrain_xai.networks.models import N_CLASSES, build_network
+    from pretrain_xai.networks.models import N_CLASSES, build_network, place
 
     network = build_network(study.network, N_CLASSES, seed=0)
     return place(network, study.model_copy(update={"device": "cpu"}))

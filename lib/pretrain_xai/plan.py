@@ -258,7 +258,7 @@ def _duration(hours: float) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return 0, or 2 after one line that says what is wrong."""
-    from pretrain_xai.networks.hardware import on_card
+    from pretrain_xai.networks.models import on_card
 
     parser = argparse.ArgumentParser(prog="python -m pretrain_xai.plan", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("study", help="a file in studies/, without .yaml")

@@ -14,7 +14,7 @@ import pandas as pd
 from torch import nn
 
 from pretrain_xai.networks.models import trained_tensors
-from pretrain_xai.networks.weight_files import WeightsError, fitting, read_state, save_state
+from pretrain_xai.networks.weight_files import fitting, read_state, save_state
 from pretrain_xai.tables import write_table
 
 #: validation accuracies closer than this are taken for the same; a match is off by at most so much because of it
@@ -92,8 +92,6 @@ def load_checkpoint(folder: Path, step: int, network: nn.Module) -> None:
         There is no such checkpoint, or it is not one of this network.
     """
     path = _file(folder, step)
-    if not path.is_file():
-        raise WeightsError(f"{path} is missing: delete {folder.with_suffix('.csv')} and run the study again")
     state = read_state(path)
     expected = {name: tensor for name, tensor in network.state_dict().items() if name in state}
     network.load_state_dict(fitting(state, expected, path), strict=False)

@@ -1,12 +1,19 @@
-"""One training loop for pre-training and fine-tuning, which goes on after an interruption, and a network's predictions."""
+"""One training loop for pre-training and fine-tuning, which goes on after an interruption, and a network's predictions.
+
+What the frozen layers in front of the first trainable one give for an image never changes. So a network that applies one
+layer after the other is split there: they are run once per image, and the layers behind are trained on the kept activations.
+Any other network is trained whole.
+"""
 
 import itertools
 import logging
 import math
 import os
-import sys
+import shutil
+import tempfile
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +26,31 @@ from torch.nn import functional
 from torch.optim import lr_scheduler
 from tqdm.auto import tqdm
 
+from pretrain_xai import paths
 from pretrain_xai.arrays import keep_freed_memory
 from pretrain_xai.dataset import LabelledImages
 from pretrain_xai.errors import SelfCheckError, UserError
 from pretrain_xai.networks.checkpoints import Checkpoints
-from pretrain_xai.networks.frozen_prefix import behind_frozen_prefix
-from pretrain_xai.networks.hardware import as_batch, device_name, generators_of, memory_format_of
-from pretrain_xai.networks.models import evaluation_mode, trained_tensors, training_mode
+from pretrain_xai.networks.models import (
+    as_batch,
+    device_name,
+    evaluation_mode,
+    layers_of,
+    memory_format_of,
+    trained_tensors,
+    training_mode,
+)
 from pretrain_xai.provenance import atomic_path
 from pretrain_xai.settings.sections import Cache, Training
 
 #: images that are predicted at once; fixed, because float32 results depend on the shape of a batch
 PREDICTION_BATCH = 64
-
-
+#: images that pass through the frozen layers at once, filled up with black ones: float32 results depend on the shape of a
+#: batch, so that with one shape an image's activations are the same to the bit whoever comes with it
+PREFIX_BATCH = 16
+#: with fewer frozen weights nothing is gained: a standardising layer has 12, VGG-16's first convolution 1,792
+FEWEST_WEIGHTS = 1_000
+GIB = 2**30
 #: an unfinished training is written so often, seconds: a large one takes some seconds to write
 STATE_EVERY = 60.0
 #: the code that decides a training's result; after a change no old state is taken up
@@ -75,16 +93,13 @@ def predict(
     with (
         evaluation_mode(network, dropout_active=dropout_active),
         torch.inference_mode(),
-        torch.random.fork_rng(devices=generators_of(network)),
+        torch.random.fork_rng(devices=range(torch.cuda.device_count())),
     ):
         torch.manual_seed(seed)
         if len(images) and not dropout_active:
             first, again = (network(as_batch(images[:1], network)) for _ in range(2))
             if not torch.allclose(first, again, rtol=1e-3, atol=1e-3, equal_nan=True):
-                raise SelfCheckError(
-                    f"the network gives one image the logits {first[0].tolist()} and then {again[0].tolist()}: something in "
-                    "it is random in evaluation mode, such as a dropout that is always on"
-                )
+                raise SelfCheckError("the network is random in evaluation mode, such as by a dropout that is always on")
         logits = [network(as_batch(images[start : start + PREDICTION_BATCH], network)) for start in starts]
     return torch.cat(logits).cpu().numpy()
 
@@ -185,8 +200,8 @@ def train(
     checkpoints : Checkpoints, optional
         Gets the network with its validation accuracy several times per epoch. Changes nothing in the training.
     cache : Cache, optional
-        Run frozen layers once per image, in batches of their own, and keep what they give; see `frozen_prefix`. How much may
-        be kept changes no bit; without it float32 rounds differently. None: the whole network, batch by batch.
+        Run frozen layers once per image, in batches of their own, and keep what they give; see `behind_frozen_prefix`. How
+        much may be kept changes no bit; without it float32 rounds differently. None: the whole network, batch by batch.
     state : Path, optional
         File in which the training is kept after its epochs, to go on after an interruption with the same result to the bit;
         remove it when the results are saved.
@@ -205,7 +220,7 @@ def train(
     training_mode(network)  # the mode in which the frozen layers are found
     n_batches = math.ceil(len(training_set) / settings.batch_size)
     course = Course(network, settings, learning_rate, seed, n_batches)
-    with torch.random.fork_rng(devices=generators_of(network)):
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed)
         if state is not None:
             kept = checkpoints and (checkpoints.per_epoch, checkpoints.lowest_accuracy)
@@ -229,10 +244,8 @@ def train(
             losses, accuracies = zip(*results, strict=True)
             row |= {"train_loss": float(np.mean(losses)), "train_accuracy": float(np.mean(accuracies))} | validated
             if not math.isfinite(row["train_loss"]):
-                raise UserError(
-                    f"the training diverged in epoch {epoch + 1}, its mean loss is {row['train_loss']}: lower the learning "
-                    f"rate ({learning_rate:g}) or set training.clip_norm"
-                )
+                what = f"the training diverged in epoch {epoch + 1}"
+                raise UserError(f"{what}: lower the learning rate ({learning_rate:g}) or set training.clip_norm")
             row["checkpoint"] = is_checkpoint(row, course.history, settings.acc_dif)
             course.history.append(row)
             if row["checkpoint"]:
@@ -248,8 +261,7 @@ def training_key(network: nn.Module, data: list[LabelledImages], settings: objec
     """Return a digest of what decides a training's result: weights, data, settings, code, device, version of torch."""
     trainable = [name for name, parameter in network.named_parameters() if parameter.requires_grad]
     given = (torch.__version__, device_name(network), memory_format_of(network), settings, trainable, network)
-    own = getattr(sys.modules[type(network).__module__], "__file__", None)  # None: made in a notebook
-    code = [file.read_bytes() for file in [*CODE, *([Path(own)] if own else [])]]
+    code = [file.read_bytes() for file in (*CODE, paths.source_file(type(network).__module__)) if file]
     weights = [tensor.detach().cpu().numpy() for tensor in network.state_dict().values()]
     return str(joblib.hash([repr(given), code, weights, [(part.images, part.labels) for part in data]]))
 
@@ -284,11 +296,9 @@ def _validate(network: nn.Module, data: LabelledImages, dropout_active: bool, se
 
 def is_checkpoint(row: dict[str, float], history: list[dict[str, float]], acc_dif: float | None) -> bool:
     """Return whether the newest epoch counts as the best, by the published rule (see `train`)."""
-    best = max((round(past["validation_accuracy"], 4) for past in history if past["checkpoint"]), default=None)
-    if best is None:
-        return True
+    best = max((round(past["validation_accuracy"], 4) for past in history if past["checkpoint"]), default=0)
     near = acc_dif is None or abs(row["validation_accuracy"] - row["train_accuracy"]) <= acc_dif
-    return near and round(row["validation_accuracy"], 4) > best
+    return not history or (near and round(row["validation_accuracy"], 4) > best)
 
 
 def has_settled(history: list[dict[str, float]], stop_value: float | None) -> bool:
@@ -298,3 +308,80 @@ def has_settled(history: list[dict[str, float]], stop_value: float | None) -> bo
     accuracies = [row["validation_accuracy"] for row in history[-4:]]
     small = all(abs(late - early) < stop_value for early, late in itertools.pairwise(accuracies))
     return small and all(row["validation_accuracy"] < row["train_accuracy"] for row in history[-3:])
+
+
+class Activations:
+    """The activations of images, computed whenever they are indexed: the same bits as kept ones, without the memory."""
+
+    def __init__(self, prefix: nn.Module, images: np.ndarray) -> None:
+        self.prefix, self.images = prefix, images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, chosen: slice | np.ndarray) -> np.ndarray:
+        images = self.images[chosen]
+        black = np.zeros((-len(images) % PREFIX_BATCH, *images.shape[1:]), images.dtype)
+        batches = np.concatenate([images, black]).reshape(-1, PREFIX_BATCH, *images.shape[1:])
+        with torch.inference_mode():
+            outputs = [self.prefix(as_batch(batch, self.prefix)).permute(0, 2, 3, 1).cpu().numpy() for batch in batches]
+        return np.concatenate(outputs)[: len(images)]
+
+
+def behind_frozen_prefix(
+    network: nn.Module, data: list[LabelledImages], budget: Cache | None
+) -> tuple[nn.Module, list[LabelledImages]]:
+    """Return the layers that are trained, and the data sets with the activations of the frozen layers in place of images.
+
+    The budget decides only where the activations are: in memory, in a nameless file of the system's temporary folder
+    (`TMPDIR`), or nowhere, computed anew for every batch. The results are the same to the bit.
+
+    Parameters
+    ----------
+    network : module
+        In the mode in which it is trained. It is returned as it is, with the data, if it can't be split, if too few weights
+        are frozen, or if there is no budget.
+    data : LabelledImages
+    budget : Cache, optional
+
+    Returns
+    -------
+    network : module
+        Shares its layers with the network.
+    data : list of LabelledImages
+        `images` has the shape (n, height, width, channels).
+    """
+    layers = layers_of(network) or []
+    frozen = list(itertools.takewhile(_is_fixed, layers))
+    prefix, behind = nn.Sequential(*frozen), nn.Sequential(*layers[len(frozen) :])
+    if budget is None or sum(parameter.numel() for parameter in prefix.parameters()) < FEWEST_WEIGHTS:
+        return network, data
+    given = [Activations(prefix, part.images) for part in data]
+    kept = _kept(given, given[0][:1].shape[1:], budget)
+    return behind, [LabelledImages(images, part.labels) for images, part in zip(kept, data, strict=True)]
+
+
+def _is_fixed(layer: nn.Module) -> bool:
+    """Return whether a layer gives the same for an image throughout the training, whichever images come with it."""
+    kinds = (nn.Conv2d, nn.ReLU, nn.MaxPool2d, *(() if layer.training else (nn.BatchNorm2d,)))
+    return type(layer) in kinds and not any(parameter.requires_grad for parameter in layer.parameters())
+
+
+def _kept(given: list[Activations], shape: tuple[int, ...], budget: Cache) -> list[Any]:
+    """Return activations of this shape per image where the budget has room for all: in memory, on the disk or nowhere."""
+    needed, free = (
+        4 * sum(map(len, given)) * math.prod(shape) / GIB,
+        shutil.disk_usage(tempfile.gettempdir()).free / GIB,
+    )
+    if needed > max(budget.memory_gib, min(budget.disk_gib, free)):
+        why = "more than finetuning.cache allows or TMPDIR has: they are computed anew for every batch"
+        logging.getLogger(__name__).warning("the activations of the frozen layers take %.1f GiB, %s", needed, why)
+        return given  # only indexed by batches, as arrays are
+    kept: list[np.ndarray] = []
+    for each in given:
+        with tempfile.TemporaryFile() as file:  # nameless: gone with the array, however all ends
+            empty = np.empty if needed <= budget.memory_gib else partial(np.memmap, file, mode="w+")
+            kept.append(empty(shape=(len(each), *shape), dtype=np.float32))
+        for start in tqdm(range(0, len(each), PREFIX_BATCH), desc="frozen layers"):
+            kept[-1][start : start + PREFIX_BATCH] = each[start : start + PREFIX_BATCH]
+    return kept

@@ -5,8 +5,7 @@ import torch
 from pretrain_xai import paths
 from pretrain_xai.attribution import METHODS
 from pretrain_xai.methods.guard import check_modules
-from pretrain_xai.networks.hardware import find_device
-from pretrain_xai.networks.models import N_CLASSES, blocks, build_network
+from pretrain_xai.networks.models import N_CLASSES, blocks, build_network, find_device
 from pretrain_xai.networks.weight_files import cached_file, torchvision_weights
 from pretrain_xai.study import Study, StudyError
 

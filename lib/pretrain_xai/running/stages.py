@@ -15,7 +15,6 @@ from pydantic import BaseModel
 
 from pretrain_xai import paths
 from pretrain_xai.protocol import DATASET_SWITCHES
-from pretrain_xai.settings.own_code import source_file
 from pretrain_xai.slices.files import SourceError, source_state
 from pretrain_xai.study import Study
 
@@ -86,7 +85,7 @@ def fingerprint(study: Study, notebook: str) -> dict[str, Any]:
     stage = STAGES[notebook]
     found: dict[str, Any] = {"code": code_digest(paths.NOTEBOOKS / f"{notebook}.py", () if stage.draws else _DRAWING)}
     if "network" in stage.settings and study.network.module:
-        found["own network"] = code_digest(source_file(study.network.module))
+        found["own network"] = code_digest(paths.source_file(study.network.module))
     if notebook == "02_make_slices":
         try:
             found["source"] = source_state(study.slices)
