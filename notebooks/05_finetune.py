@@ -85,7 +85,7 @@ history = train(
     seed=seed,
     dropout_active=protocol.dropout_active,
     checkpoints=checkpoints,
-    cache=config.finetuning.cache,
+    cache_gib=config.finetuning.cache_gib,
     state=state,
 )
 

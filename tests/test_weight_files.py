@@ -1,10 +1,8 @@
 """Weights that others have trained: every kind of file comes back to the bit, or is one clear line; nothing is executed."""
 
 import hashlib
-import json
 import os
 import pickle
-import struct
 import zipfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -189,20 +187,6 @@ def test_files_that_are_none_say_so(tmp_path, content, words):
     if content is not None:
         (tmp_path / "page.pt").write_bytes(content)
     assert words in refusal(tmp_path / "page.pt")
-
-
-@pytest.mark.parametrize(
-    ("dtype", "shape", "offsets"),
-    [
-        *(("F32", [2], [0, 2**33]), ("F32", [2**31], [0, 8]), ("F32", [2**40, 2**40], [0, 8]), ("F32", [2], [8, 0])),
-        *(("F32", [2], [-8, 0]), ("F99", [2], [0, 8]), ("F32", "code", [])),
-    ],
-)
-def test_lying_safetensors_headers_are_refused(tmp_path, dtype, shape, offsets):
-    text = json.dumps({"a": {"dtype": dtype, "shape": shape, "data_offsets": offsets}}).encode()
-    for length in (len(text), 2**60, 2**63):
-        (tmp_path / "lie.safetensors").write_bytes(struct.pack("<Q", length) + text + bytes(8))
-        assert "SafetensorError" in refusal(tmp_path / "lie.safetensors")
 
 
 @pytest.mark.parametrize(

@@ -117,7 +117,7 @@ def _training(study: Study) -> dict[str, Any]:
         few = max(1, count // 4)
         data, validation = (LabelledImages(images[:n], np.arange(n) % N_CLASSES) for n in (count, few))
         changed = settings.training.model_copy(update={"epochs": epochs, "stop_value": None})
-        options: dict[str, Any] = {"learning_rate": 1e-6, "seed": 0, "cache": settings.cache}
+        options: dict[str, Any] = {"learning_rate": 1e-6, "seed": 0, "cache_gib": settings.cache_gib}
         return _seconds(lambda: train(network, data, validation, changed, **options), study.threads) / (count + few)
 
     by_depth = {}

@@ -116,6 +116,4 @@ def check_completeness(method: str, deltas: ArrayLike, difference: ArrayLike, to
     missed, allowed = np.abs(deltas).mean(), (tolerance or math.inf) * (1 + np.abs(difference).mean())
     if not missed <= allowed:  # neither if it is NaN
         what = f"the maps of {method} miss the logit's difference to a black image by {missed:.3g} in the mean"
-        raise SelfCheckError(
-            f"{what}, {allowed:.3g} at most is expected: not complete for this network, or too few steps"
-        )
+        raise SelfCheckError(f"{what}, {allowed:.3g} at most is expected: not complete here, or too few steps")

@@ -46,17 +46,15 @@ class Checkpoints:
         self.per_epoch, self.lowest_accuracy = per_epoch, lowest_accuracy
         self.rows: list[dict[str, Any]] = []
 
-    def take_up(self, rows: list[dict[str, Any]]) -> bool:
-        """Go on after the `rows` of an interrupted training, which grow from here on; return whether their files are here.
+    def take_up(self, rows: list[dict[str, Any]]) -> None:
+        """Go on after the `rows` of an interrupted training, which grow from here on.
 
         Files of an earlier training, or of steps that come again, are removed.
         """
         self.rows = rows
         kept = {_file(self.folder, row["step"]) for row in rows if row["kept"]}
-        there = set(self.folder.glob("*.safetensors"))
-        for file in there - kept:
+        for file in set(self.folder.glob("*.safetensors")) - kept:
             file.unlink()
-        return kept <= there
 
     def is_due(self, batch: int, n_batches: int) -> bool:
         """Return whether to validate after the batch (from 1) of an epoch: `per_epoch` times, as evenly as batches allow."""

@@ -215,9 +215,7 @@ def find_device(setting: Literal["auto", "cpu", "cuda"]) -> torch.device:
     """
     there = torch.cuda.is_available()
     if setting == "cuda" and not there:
-        raise UserError(
-            "device: cuda, but torch finds no graphics card here; set device: auto or cpu in the study file"
-        )
+        raise UserError("device: cuda, but torch finds no graphics card; set device: auto or cpu in the study file")
     return torch.device("cuda" if there and setting != "cpu" else "cpu")
 
 
@@ -227,15 +225,14 @@ def on_card(study: Study) -> bool:
 
 
 def place(network: nn.Module, study: Study) -> nn.Module:
-    """Move the network to the study's device and lay out its weights as `channels_last` says; return it."""
-    order = torch.channels_last if study.channels_last else torch.contiguous_format
-    return network.to(find_device(study.device)).to(memory_format=order)
+    """Move the network to the study's device and its weights to channels last, faster on most processors; return it."""
+    return network.to(find_device(study.device)).to(memory_format=torch.channels_last)
 
 
 def as_batch(images: np.ndarray | Tensor, network: nn.Module) -> Tensor:
     """Return images as a float32 tensor of shape (n, 3, height, width) in [0, 1]; grey becomes three copies.
 
-    It is on the network's device and in its order of memory. Activations, float32 of shape (n, height, width, channels), keep
+    It is on the network's device, channels last. Activations, float32 of shape (n, height, width, channels), keep
     their channels and values.
     """
     if isinstance(images, Tensor):  # is one
@@ -243,19 +240,12 @@ def as_batch(images: np.ndarray | Tensor, network: nn.Module) -> Tensor:
     tensor = torch.from_numpy(np.array(images)).to(device_of(network))  # a copy: memory-mapped files are read-only
     tensor = tensor.float() / 255 if tensor.dtype == torch.uint8 else tensor.float()
     tensor = tensor[..., None].expand(*tensor.shape, 3) if tensor.ndim == 3 else tensor
-    return tensor.permute(0, 3, 1, 2).contiguous(memory_format=memory_format_of(network))
+    return tensor.permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
 
 
 def device_of(network: nn.Module) -> torch.device:
     """Return the device of the network's weights; the processor if it has none."""
     return next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
-
-
-def memory_format_of(network: nn.Module) -> torch.memory_format:
-    """Return the order in which the network's convolutions have their values, channels last if in doubt."""
-    kernels = [kernel for kernel in network.parameters() if kernel.ndim == 4]  # of one pixel: contiguous in both orders
-    in_channels = all(kernel.is_contiguous(memory_format=torch.channels_last) for kernel in kernels)
-    return torch.channels_last if in_channels else torch.contiguous_format
 
 
 def device_name(network: nn.Module) -> str:
@@ -310,14 +300,11 @@ def _own_network(settings: Network, n_classes: int, seed: int) -> tuple[nn.Modul
     except Exception as error:  # the user's code may raise anything
         what = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise UserError(
-            f"network.module: {settings.module} can't be imported or called ({what}); mend it, install it, or put its file "
-            f"into {paths.root() / 'studies'}"
+            f"network.module: {settings.module} can't be imported or called ({what}); install it, or put it into studies/"
         ) from None
     parts = [*itertools.chain(*block_names), settings.classifier]
     if unknown := [name for name in parts if name not in known]:
-        raise UserError(
-            f"network: there is no part {unknown[0]!r}{did_you_mean(unknown[0], known)}, see named_modules()"
-        )
+        raise UserError(f"network: there is no part {unknown[0]!r}{did_you_mean(unknown[0], known)}")
     if not any(isinstance(layer, nn.Linear) for layer in known[settings.classifier].modules()):
         raise UserError(f"network.classifier: {settings.classifier} has no nn.Linear")
     for parameter, _ in network.named_parameters():

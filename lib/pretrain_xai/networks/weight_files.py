@@ -48,9 +48,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
             plain = isinstance(tensor, Tensor) and tensor.layout == torch.strided and not tensor.is_meta
             if not isinstance(name, str) or not plain or tensor.is_quantized or tensor.is_complex():
                 found = getattr(tensor, "dtype", type(tensor).__name__)
-                raise ValueError(
-                    f"holds {found} under {str(name)[:40]!r}; tensors of plain numbers by name are expected"
-                )
+                raise ValueError(f"holds {found} under {str(name)[:40]!r}; plain tensors by name are expected")
     except Exception as error:  # a damaged file can fail in any way; all of them mean the same to the reader
         raise WeightsError(f"{path} can't be read, nothing was executed ({_line(error)}); {_ADVICE}") from None
     return {name: tensor.detach() for name, tensor in state.items()}
@@ -86,10 +84,8 @@ def torchvision_weights(name: str, architecture: str) -> Any:
 
     known = models.get_model_weights(architecture).__members__
     if name not in known:
-        raise WeightsError(
-            f"pretraining.weights: {name!r} is no path of a .pt, .pth or .safetensors file, and torchvision's "
-            f"{architecture} has {', '.join(known)}{did_you_mean(name, known)}"
-        )
+        what = f"{name!r} is no path of a weight file, and {architecture} has {', '.join(known)}"
+        raise WeightsError(f"pretraining.weights: {what}{did_you_mean(name, known)}")
     return known[name]
 
 

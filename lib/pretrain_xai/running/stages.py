@@ -36,7 +36,7 @@ class Stage:
 #: modules and packages that only draw
 _DRAWING = ("drawing", "names")
 #: networks and how they run: results are the same to the bit only for the same
-_NETWORK = ("network", "threads", "device", "channels_last")
+_NETWORK = ("network", "threads", "device")
 #: what tables and figures name
 _NAMED = ("main_selection", "pretraining.corpora", "pretraining.target")
 _MAPS = ("channel_reduction", "mask_threshold", "ties")
@@ -46,8 +46,8 @@ _SUMMARY = Stage(("attribution.methods", *_NAMED), draws=True)
 _OF_SELECTIONS = Stage((*_SUMMARY.settings, "finetuning.matching"), draws=True)
 _COMPARED = ("compared_depths", "protocols", "reseeds", "base_protocol", "switches")
 
-#: what depends on no setting here: how fast, and with how much memory (`finetuning.cache`, `workers`); the models and their
-#: learning rates, which the Snakefile watches
+#: what depends on no setting here: how fast, with how much memory and disk (`finetuning.cache_gib`, `workers`); the models
+#: and their learning rates, which the Snakefile watches
 STAGES = {
     "01_make_lesions": Stage(("lesions",), artefact="lesions"),
     "02_make_slices": Stage(("slices", "pretraining.target"), artefact="slices"),
