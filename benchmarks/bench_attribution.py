@@ -20,8 +20,8 @@ from pretrain_xai.dataset import read_split
 from pretrain_xai.localization import relevance_rank_accuracy
 from pretrain_xai.localization.comparison_maps import reduce_channels
 from pretrain_xai.methods.passes import input_gradients, micro_batch_rows
-from pretrain_xai.networks.models import build_network, load_finetuned
-from pretrain_xai.networks.training import as_batch, configure_torch
+from pretrain_xai.networks.models import as_batch, build_network, load_finetuned
+from pretrain_xai.networks.training import configure_torch
 from pretrain_xai.paths import Paths
 from pretrain_xai.plan import peak_memory
 from pretrain_xai.settings.sections import Network

@@ -13,10 +13,9 @@ import numpy as np
 import torch
 from claims import verdict
 from pretrain_xai.dataset import LabelledImages
-from pretrain_xai.networks.frozen_prefix import behind_frozen_prefix
 from pretrain_xai.networks.models import build_network, freeze_below
-from pretrain_xai.networks.training import configure_torch, train
-from pretrain_xai.settings.sections import Cache, Network, Training
+from pretrain_xai.networks.training import behind_frozen_prefix, configure_torch, train
+from pretrain_xai.settings.sections import Network, Training
 from torch import nn
 
 CORES = int(os.environ.get("OMP_NUM_THREADS", "2"))
@@ -74,7 +73,7 @@ def seconds(function: Callable[[], object]) -> Seconds:
     return Seconds(time.process_time() - started[0], time.perf_counter() - started[1])
 
 
-def measure(depth: int, cache: Cache | None) -> Measured:
+def measure(depth: int, cache: float | None) -> Measured:
     """Fine-tune for some epochs as the notebook does."""
     network, parts = vgg16(depth), [noise(0), noise(1)]
     result = []
@@ -89,7 +88,7 @@ def compare(depth: int) -> None:
     ratios, differences = [], []
     before = vgg16(depth).state_dict()
     for _ in range(REPEATS[depth]):
-        plain, kept = measure(depth, None), measure(depth, Cache())
+        plain, kept = measure(depth, None), measure(depth, 20.0)
         print(f"  {EPOCHS} epochs with their validation, plain  {plain.training}")
         print(
             f"  the same on kept activations          {kept.training}, and to keep them, once {kept.filling}",

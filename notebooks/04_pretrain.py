@@ -31,8 +31,7 @@ import pandas as pd
 from pretrain_xai import paths
 from pretrain_xai.drawing import figures, previews
 from pretrain_xai.networks.corpora import CORPORA
-from pretrain_xai.networks.hardware import device_name, place
-from pretrain_xai.networks.models import build_network, pretrained_state
+from pretrain_xai.networks.models import STANDARDISE, build_network, device_name, place, pretrained_state
 from pretrain_xai.networks.training import configure_torch, state_file, train
 from pretrain_xai.networks.weight_files import save_state
 from pretrain_xai.provenance import record
@@ -104,7 +103,7 @@ if source is None:
 # Filters of the first layer that have learnt something show edges and colours; fresh ones show noise.
 
 # %%
-layers = {name: tensor.cpu().double() for name, tensor in state.items() if tensor.ndim > 1}
+layers = {name: tensor.cpu().double() for name, tensor in state.items() if tensor.ndim > 1 and STANDARDISE not in name}
 plt.show(previews.filter_figure(next(iter(layers.values())).numpy()))
 
 # %% [markdown]

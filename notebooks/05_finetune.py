@@ -35,8 +35,7 @@ from pretrain_xai.drawing import figures, previews
 from pretrain_xai.networks.checkpoints import Checkpoints
 from pretrain_xai.classification import classification_metrics, prediction_table
 from pretrain_xai.dataset import read_split
-from pretrain_xai.networks.hardware import device_name
-from pretrain_xai.networks.models import freeze_below, load_pretrained
+from pretrain_xai.networks.models import device_name, freeze_below, load_pretrained
 from pretrain_xai.networks.weight_files import save_state
 from pretrain_xai.provenance import record
 from pretrain_xai.study import Run, load_study
@@ -86,7 +85,7 @@ history = train(
     seed=seed,
     dropout_active=protocol.dropout_active,
     checkpoints=checkpoints,
-    cache=config.finetuning.cache,
+    cache_gib=config.finetuning.cache_gib,
     state=state,
 )
 

@@ -42,8 +42,7 @@ import pandas as pd
 
 from pretrain_xai.dataset import read_split
 from pretrain_xai.explain import Explainer
-from pretrain_xai.networks.hardware import device_name
-from pretrain_xai.networks.models import load_finetuned
+from pretrain_xai.networks.models import device_name, load_finetuned
 from pretrain_xai.names import label
 from pretrain_xai.provenance import record
 from pretrain_xai.selection import CORRECT_FOR_ALL, example_images, explained_images, scored_on

@@ -34,10 +34,9 @@ from pretrain_xai.drawing import figures
 from pretrain_xai.networks.checkpoints import load_checkpoint
 from pretrain_xai.classification import prediction_table
 from pretrain_xai.dataset import read_split
-from pretrain_xai.networks.hardware import device_name
+from pretrain_xai.networks.models import device_name, load_finetuned
 from pretrain_xai.networks.matching import NEEDED_SHARE, cell_matched, match_checkpoints, read_checkpoints
 from pretrain_xai.drawing.statistics_plots import matching_figure
-from pretrain_xai.networks.models import load_finetuned
 from pretrain_xai.networks.weight_files import save_state
 from pretrain_xai.provenance import record
 from pretrain_xai.study import MATCHED, NETWORK, Run, load_study

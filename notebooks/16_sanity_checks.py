@@ -38,8 +38,7 @@ import matplotlib.pyplot as plt
 from pretrain_xai.drawing import figures
 from pretrain_xai.dataset import read_split
 from pretrain_xai.explain import Explainer
-from pretrain_xai.networks.hardware import place
-from pretrain_xai.networks.models import N_CLASSES, build_network, load_finetuned
+from pretrain_xai.networks.models import N_CLASSES, build_network, load_finetuned, place
 from pretrain_xai.names import label
 from pretrain_xai.sanity import RANDOM_MAP, compare_with_random, mean_similarity, retained
 from pretrain_xai.drawing.statistics_plots import sanity_figure

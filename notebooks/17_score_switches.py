@@ -36,8 +36,7 @@ import pandas as pd
 from pretrain_xai.classification import classification_metrics, prediction_table
 from pretrain_xai.dataset import read_split
 from pretrain_xai.explain import Explainer, comparison_switch_scores
-from pretrain_xai.networks.hardware import device_name
-from pretrain_xai.networks.models import load_finetuned
+from pretrain_xai.networks.models import device_name, load_finetuned
 from pretrain_xai.provenance import record
 from pretrain_xai.selection import explained_images
 from pretrain_xai.study import UNTRAINED, Run, load_study

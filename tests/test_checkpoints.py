@@ -61,7 +61,7 @@ def test_only_trained_tensors_are_kept_and_those_of_an_earlier_training_are_gone
     for folder in (".kept", "kept"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "step99.safetensors").write_bytes(b"old")
-    assert checkpoints.take_up([])
+    checkpoints.take_up([])
     checkpoints.offer(7, vgg(1), 0.5)
     checkpoints.save()
     found = {str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*")}
@@ -96,7 +96,7 @@ def test_checkpoints_are_due_as_often_as_asked_and_at_the_end_of_each_epoch(tmp_
 
 def test_a_missing_or_foreign_checkpoint_is_named(tmp_path):
     checkpoints = Checkpoints(tmp_path / "kept.csv", per_epoch=1)
-    with pytest.raises(WeightsError, match=r"step4\.safetensors is missing: delete"):
+    with pytest.raises(WeightsError, match=r"step4\.safetensors can't be read, .*No such file"):
         load_checkpoint(tmp_path / "kept", 4, vgg())
     checkpoints.offer(4, nn.Linear(2, 2), 0.5)
     with pytest.raises(WeightsError, match=r"step4\.safetensors does not fit this network"):

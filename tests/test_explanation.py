@@ -11,8 +11,8 @@ from pretrain_xai.attribution import attribute
 from pretrain_xai.dataset import LesionMasks, Split
 from pretrain_xai.errors import UserError
 from pretrain_xai.explain import Explainer, within_memory
-from pretrain_xai.networks.models import build_network
-from pretrain_xai.networks.training import as_batch, predict
+from pretrain_xai.networks.models import as_batch, build_network
+from pretrain_xai.networks.training import predict
 from pretrain_xai.protocol import CORRECTED, RESCORED, Protocol, switched_protocols
 from pretrain_xai.setting_scores import score_comparison_maps
 from pretrain_xai.settings.sections import Attribution, Network

@@ -7,7 +7,6 @@ from pretrain_xai.methods.passes import input_gradients, lean
 from pretrain_xai.networks.models import build_network
 from pretrain_xai.settings.sections import Network, Standardise
 from torch import nn
-from torchvision.models import vgg11_bn
 
 
 def network(standardise: bool = True) -> nn.Module:
@@ -47,7 +46,7 @@ def test_rectifier_behind_its_pool_changes_no_bit_of_the_gradient():
 
 
 def test_batch_normalisation_belongs_to_the_beginning():
-    model = vgg11_bn(init_weights=False).eval()
+    model = build_network(Network(architecture="vgg11_bn", width=0.125), n_classes=2, seed=0)
     assert [type(layer) for layer in split(model, 32)[0]] == [nn.Conv2d, nn.BatchNorm2d]
 
 

@@ -94,12 +94,6 @@ def test_frozen_batch_normalisation_keeps_its_running_means():
     assert min(changed) == first_open
 
 
-@pytest.mark.parametrize("depth", [0, 6, -1])
-def test_there_are_five_depths(depth):
-    with pytest.raises(ValueError, match=f"must be 1 to 5, found {depth}"):
-        models.freeze_below(vgg(), depth)
-
-
 @pytest.mark.parametrize("dropout_active", [False, True])
 def test_evaluation_mode_gives_each_module_its_mode_back(dropout_active):
     network = vgg().train()

@@ -1,6 +1,5 @@
 """Scientific self-checks: a fault of each sort, put in where it would arise, stops the run with one line that names it."""
 
-import contextlib
 import dataclasses
 import functools
 
@@ -16,7 +15,7 @@ from pretrain_xai.dataset import LesionMasks, Split
 from pretrain_xai.errors import SelfCheckError
 from pretrain_xai.explain import Explainer
 from pretrain_xai.localization import SCORES, ConfusionCounts
-from pretrain_xai.networks.models import build_network, evaluation_mode
+from pretrain_xai.networks.models import build_network
 from pretrain_xai.networks.training import predict
 from pretrain_xai.protocol import CORRECTED
 from pretrain_xai.self_checks import check_completeness, check_scores
@@ -94,7 +93,7 @@ ROWS = {
 
 @pytest.mark.parametrize("change", ROWS.values(), ids=ROWS)
 def test_rows_that_are_not_the_product_of_the_grid(scores, split, change):
-    assert "rows, 3 images x 3 methods x 9 metrics = 81 are expected, each once" in stopped(change(scores), split)
+    assert "rows, 81 are expected: method x image_index x metric, each once" in stopped(change(scores), split)
 
 
 @pytest.mark.parametrize(
@@ -140,8 +139,8 @@ TRUE_COUNTS = localization.confusion_counts
     ("name", "fault", "words"),
     [
         ("confusion_counts", one_pixel_less, "do not belong together"),
-        ("chunks", lambda indices: [indices[:-1]], "rows, 3 images"),
-        ("chunks", lambda indices: [indices, indices[:1]], "rows, 3 images"),
+        ("chunks", lambda indices: [indices[:-1]], "rows, .* are expected"),
+        ("chunks", lambda indices: [indices, indices[:1]], "rows, .* are expected"),
     ],
     ids=["a wrong count", "an image forgotten", "an image twice"],
 )
@@ -179,16 +178,6 @@ def test_an_empty_mask_stops_the_run(network, split):
         explain_and_score(network, empty, ["saliency"])
 
 
-# ---------------------------------------------------------------- evaluation mode
-
-
-class AlwaysOn(nn.Dropout):
-    """Dropout of one who wants its uncertainty and forgets it."""
-
-    def train(self, mode: bool = True) -> "AlwaysOn":
-        return super().train(True)
-
-
 class Hidden(nn.Module):
     """Dropout that no mode tells of."""
 
@@ -196,38 +185,10 @@ class Hidden(nn.Module):
         return nn.functional.dropout(x, 0.5, training=True)
 
 
-def with_layer(network, layer: nn.Module) -> nn.Module:
-    return nn.Sequential(network.features, network.avgpool, nn.Flatten(), layer, network.classifier).eval()
-
-
-def test_a_layer_that_stays_in_training_mode_stops_the_run(network, split):
-    alive = with_layer(network, AlwaysOn())
-    modes = [module.training for module in alive.modules()]
-    for run in (lambda: predict(alive, split.images), lambda: explain_and_score(alive, split, ["saliency"])):
-        with pytest.raises(SelfCheckError, match=r"in training mode though eval\(\) was called: 3$"):
-            run()
-        assert [module.training for module in alive.modules()] == modes
-    with evaluation_mode(network, dropout_active=True):
-        assert any(module.training for module in network.modules()), "the published protocol may"
-
-
 def test_a_network_that_is_random_in_evaluation_mode_stops_the_run(network, split):
-    with pytest.raises(SelfCheckError, match="random in evaluation mode, such as a dropout that is always on"):
-        predict(with_layer(network, Hidden()), split.images)
+    with pytest.raises(SelfCheckError, match="random in evaluation mode, such as by a dropout that is always on"):
+        predict(nn.Sequential(Hidden(), network), split.images)
     assert len(predict(network, split.images, dropout_active=True)) == 6
-
-
-def test_attribution_without_evaluation_mode_stops_the_run(network, split, monkeypatch):
-    @contextlib.contextmanager
-    def forgotten(network, **_):
-        yield network.train()
-
-    monkeypatch.setattr(explanation, "evaluation_mode", forgotten)
-    try:
-        with pytest.raises(ValueError, match="in training mode"):
-            explain_and_score(network, split, ["saliency"])
-    finally:
-        network.eval()
 
 
 # ---------------------------------------------------------------- completeness
@@ -272,9 +233,6 @@ def test_completeness_is_that_of_all_images_whatever_the_chunks(network, split, 
     monkeypatch.setattr(explanation, "check_completeness", lambda method, deltas, *_: calls.append(deltas))
     explain_and_score(network, split, ["deep_lift"])
     assert [deltas.shape for deltas in calls] == [(3,)]
-
-
-# ---------------------------------------------------------------- the generator
 
 
 def test_unbalanced_labels_stop_the_run_before_a_network_sees_them():

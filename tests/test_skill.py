@@ -3,10 +3,9 @@
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from pretrain_xai.errors import UserError
 from pretrain_xai.localization import chance, relevance_rank_accuracy
-from pretrain_xai.skill import SkillError, brain_chance, collect_skills, skill
+from pretrain_xai.skill import brain_chance, collect_skills, skill
 
 RNG = np.random.default_rng(0)
 
@@ -31,13 +30,6 @@ def test_a_constant_map_has_no_skill_and_a_perfect_one_has_all():
     for maps, expected in ((np.ones(masks.shape), 0), (masks.astype(float), 1)):
         np.testing.assert_allclose(skill(relevance_rank_accuracy(maps, masks), chance(masks)), expected, atol=1e-12)
     assert np.isnan(skill(1.0, 1.0)), "nothing can be better than a chance of 1"
-
-
-@given(st.floats(0, 1), st.floats(0, 0.99))
-def test_skill_is_above_0_exactly_where_the_score_is_above_chance(score, level):
-    value = float(skill(score, level))
-    assert value <= 1 + 1e-12
-    assert np.sign(value) == np.sign(score - level)
 
 
 def test_chance_of_the_brain_is_what_a_random_map_within_it_scores():
@@ -85,10 +77,8 @@ def test_images_of_one_subject_are_one_cluster():
         (lambda rows: rows.assign(metric=np.where(rows["seed"] == 0, "a", "b")), "one metric"),
         (lambda rows: rows.assign(chance=np.nan), "chance level"),
         (lambda rows: rows.drop(rows.index[0]), "different images"),
-        (lambda rows: pd.concat([rows, rows]), "twice"),
-        (lambda rows: rows[rows["pretraining"] == "none"], "no scores"),
     ],
 )
 def test_scores_that_cannot_be_compared_are_named(spoil, word):
-    with pytest.raises(SkillError, match=word):
+    with pytest.raises(UserError, match=word):
         collect_skills(spoil(score_rows()), ["saliency", "lrp"], ["natural", "mri"])

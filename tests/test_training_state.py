@@ -13,7 +13,7 @@ from numpy.random import PCG64, Generator
 from pretrain_xai.networks import training
 from pretrain_xai.networks.checkpoints import Checkpoints
 from pretrain_xai.networks.training import Course, state_file, train
-from pretrain_xai.settings.sections import Cache, Training
+from pretrain_xai.settings.sections import Training
 from small_nets import noise, same, vgg
 from torch import nn
 
@@ -37,7 +37,7 @@ def trained(network: nn.Module, folder: Path, given: dict, *, epochs: int = 5, s
         checkpoints = Checkpoints(folder / "checkpoints.csv", per_epoch=2)
         history = train(
             *(network, noise(20), noise(12, 1), Training(epochs=epochs, batch_size=8, **given)),
-            **{"learning_rate": 0.02, "seed": seed, "cache": Cache(), "checkpoints": checkpoints},
+            **{"learning_rate": 0.02, "seed": seed, "cache_gib": 1.0, "checkpoints": checkpoints},
             state=state_file(folder / "weights.safetensors"),
         )
     checkpoints.save()
@@ -75,7 +75,6 @@ CHANGES = {
     "settings": lambda patch, folder: patch.setitem(SGD, "clip_norm", 100.0),
     "data": lambda patch, folder: patch.setattr(np.random, "default_rng", lambda seed: Generator(PCG64(seed + 7))),
     "code": lambda patch, folder: patch.setattr(training, "CODE", training.CODE[1:]),
-    "checkpoints": lambda patch, folder: next((folder / ".checkpoints").iterdir()).unlink(),
     "damaged": lambda patch, folder: os.truncate(state_file(folder / "weights.safetensors"), 10_000),
 }
 

@@ -19,10 +19,8 @@ def prediction_table(run: Run, split: str, labels: np.ndarray, logits: np.ndarra
     labels : int array of shape (n_images,)
     logits : float array of shape (n_images, 2)
     """
-    table = pd.DataFrame({"image_index": np.arange(len(labels)), "label": labels, "predicted": logits.argmax(axis=1)})
-    table[["logit_0", "logit_1"]] = logits
-    known = pd.DataFrame(asdict(run) | {"split": split}, index=table.index)
-    return pd.concat([known, table], axis=1)
+    images = {"image_index": np.arange(len(labels)), "label": labels, "predicted": logits.argmax(axis=1)}
+    return pd.DataFrame(asdict(run) | {"split": split} | images | {"logit_0": logits[:, 0], "logit_1": logits[:, 1]})
 
 
 def classification_metrics(predictions: pd.DataFrame, *, swapped_rates: bool = False) -> dict[str, float]:

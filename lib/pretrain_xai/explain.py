@@ -22,8 +22,7 @@ from pretrain_xai.localization import chance, relevance_rank_accuracy
 from pretrain_xai.localization.comparison_maps import COMPARISON_MAPS, comparison_maps, reduce_channels
 from pretrain_xai.localization.masked_maps import MaskedMaps
 from pretrain_xai.methods.passes import guarded_blocks, micro_batch_rows
-from pretrain_xai.networks.hardware import as_batch
-from pretrain_xai.networks.models import evaluation_mode
+from pretrain_xai.networks.models import as_batch, evaluation_mode
 from pretrain_xai.networks.training import predict
 from pretrain_xai.protocol import NEW_MAPS, RESCORED, Protocol, switched_protocols
 from pretrain_xai.self_checks import check_completeness

@@ -8,8 +8,11 @@ A study may have variants, `<study>+<switch>`: the study with one switch of its 
 its own; what it does not change is shared with the study.
 """
 
+import importlib.util
 import os
 import re
+import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,6 +88,21 @@ def weights_file(source: str) -> Path | None:
     """
     is_path = "/" in source or source.endswith((".pt", ".pth", ".safetensors"))
     return root() / Path(source).expanduser() if is_path else None
+
+
+def studies_on_path() -> None:
+    """Let modules be imported that lie beside the study files."""
+    if (folder := str(root() / "studies")) not in sys.path:
+        sys.path.append(folder)
+
+
+def source_file(module: str) -> Path | None:
+    """Return the file of a study's own code `package.module:function`, without importing it; None if there is none."""
+    studies_on_path()
+    with suppress(ImportError, ValueError):  # the module of a notebook has no file
+        found = importlib.util.find_spec(module.partition(":")[0])
+        return Path(found.origin) if found and found.origin else None
+    return None
 
 
 def _of(artefact: str, *parts: str) -> Any:

@@ -294,7 +294,9 @@ def _training(study: Study) -> dict[str, Any]:
         few = max(1, count // 4)
         data, validation = (LabelledImages(images[:n], np.arange(n) % N_CLASSES) for n in (count, few))
         changed = settings.training.model_copy(update={"epochs": epochs, "stop_value": None})
-        one = partial(train, network, data, validation, changed, learning_rate=1e-6, seed=0, cache=settings.cache)
+        one = partial(
+            train, network, data, validation, changed, learning_rate=1e-6, seed=0, cache_gib=settings.cache_gib
+        )
         return _seconds(one, study.threads) / (count + few)
 
     by_depth = {}
@@ -334,8 +336,7 @@ PARTS = {"notebook": _notebook, "training": _training, "attribution": _attributi
 
 def _network(study: Study) -> Any:
     """Return the study's network on the processor: what a graphics card takes is not measured."""
-    from pretrain_xai.networks.hardware import place
-    from pretrain_xai.networks.models import N_CLASSES, build_network
+    from pretrain_xai.networks.models import N_CLASSES, build_network, place
 
     network = build_network(study.network, N_CLASSES, seed=0)
     return place(network, study.model_copy(update={"device": "cpu"}))
@@ -372,7 +373,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.measure:
             print(json.dumps(PARTS[options.measure](study) | {"memory": peak_memory() / GIB}))
             return 0
-        from pretrain_xai.networks.hardware import on_card  # torch: not in what is measured without it
+        from pretrain_xai.networks.models import on_card  # torch: not in what is measured without it
 
         counts, lacking, jobs = image_counts(study), missing(study), planned_jobs(study.name)
         plan = Plan(study, jobs, counts, measure(study.name), on_card=on_card(study))

@@ -14,11 +14,7 @@ from numpy.typing import ArrayLike
 from pretrain_xai.arrays import Floats, Integers
 from pretrain_xai.errors import UserError
 from pretrain_xai.localization.comparison_maps import COMPARISON_MAPS
-from pretrain_xai.study import NETWORK, UNTRAINED
-
-
-class SkillError(UserError):
-    """Scores can't be compared."""
+from pretrain_xai.study import CELL, NETWORK, UNTRAINED
 
 
 @dataclass(frozen=True)
@@ -51,7 +47,7 @@ class Skills:
     @property
     def n_seeds(self) -> int:
         """The fewest networks of one corpus and depth."""
-        return int(self.networks.groupby(["pretraining", "finetune_depth"]).size().min())
+        return int(self.networks.groupby(CELL).size().min())
 
     @property
     def corpora(self) -> list[str]:
@@ -116,23 +112,19 @@ def collect_skills(
 
     Raises
     ------
-    SkillError
+    UserError
         More than one metric, a metric without chance, or networks that were scored on different images.
     """
     metrics = scores["metric"].astype(str).unique()
     if len(metrics) != 1 or scores["chance"].isna().any():
-        raise SkillError(f"skill needs one metric that has a chance level, found {', '.join(metrics)}")
+        raise UserError(f"skill needs one metric that has a chance level, found {', '.join(metrics)}")
     table = scores.assign(skill=skill(scores["value"], scores["chance"]), method=scores["method"].astype(str))
     table["pretraining"] = table["pretraining"].astype(str)
     trained = table[table["pretraining"].isin(corpora) & table["method"].isin(methods)]
     cells = [*NETWORK, "method"]
-    if not len(trained):
-        raise SkillError("there are no scores of fine-tuned networks")
-    if trained.duplicated([*cells, "image_index"]).any():
-        raise SkillError("an image was scored twice by one network and method: give one selection and one study")
     if (sets := trained.groupby(cells)["image_index"].agg(frozenset)).nunique() != 1:
         found = f"{sets.map(len).min()} to {sets.map(len).max()}"
-        raise SkillError(f"networks were scored on different images ({found}): give the images that are right for all")
+        raise UserError(f"networks were scored on different images ({found}): give the images that are right for all")
     wide = trained.pivot(index=cells, columns="image_index", values="skill").dropna(axis=1)
     known = scores.drop_duplicates("image_index").set_index("image_index").loc[wide.columns, ["chance"]].reset_index()
     if images is not None:
@@ -142,9 +134,7 @@ def collect_skills(
     values = np.stack([[wide.loc[(*network, method)] for method in methods] for network in order])
     rows = table[table["pretraining"] == UNTRAINED].pivot(index="method", columns="image_index", values="skill")
     rows = rows.reindex(columns=wide.columns)
-    references = {
-        name: np.tile(rows.loc[name].to_numpy(), (len(methods), 1)) for name in COMPARISON_MAPS if name in rows.index
-    }
+    references = {name: np.tile(rows.loc[name], (len(methods), 1)) for name in COMPARISON_MAPS if name in rows.index}
     if set(methods) <= set(rows.index):
         references["untrained"] = rows.loc[list(methods)].to_numpy()
     return Skills(values, pd.DataFrame(order, columns=NETWORK), list(methods), known, references)

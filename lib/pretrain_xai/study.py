@@ -70,8 +70,6 @@ class Study(Settings):
     threads: int = Field(1, gt=0)
     #: where networks are trained and explained; auto: on a graphics card if there is one. Each rounds in its own way
     device: Literal["auto", "cpu", "cuda"] = "cpu"
-    #: values of a pixel side by side, as trained and predicted: faster on most processors; rounds in its own way
-    channels_last: bool = True
     #: processes that build the dataset side by side; results are the same for any number
     workers: int = Field(1, gt=0)
     lesions: sections.Lesions

@@ -14,7 +14,7 @@ import pandas as pd
 from torch import nn
 
 from pretrain_xai.networks.models import trained_tensors
-from pretrain_xai.networks.weight_files import WeightsError, fitting, read_state, save_state
+from pretrain_xai.networks.weight_files import fitting, read_state, save_state
 from pretrain_xai.tables import write_table
 
 #: validation accuracies closer than this are taken for the same; a match is off by at most so much because of it
@@ -46,17 +46,15 @@ class Checkpoints:
         self.per_epoch, self.lowest_accuracy = per_epoch, lowest_accuracy
         self.rows: list[dict[str, Any]] = []
 
-    def take_up(self, rows: list[dict[str, Any]]) -> bool:
-        """Go on after the `rows` of an interrupted training, which grow from here on; return whether their files are here.
+    def take_up(self, rows: list[dict[str, Any]]) -> None:
+        """Go on after the `rows` of an interrupted training, which grow from here on.
 
         Files of an earlier training, or of steps that come again, are removed.
         """
         self.rows = rows
         kept = {_file(self.folder, row["step"]) for row in rows if row["kept"]}
-        there = set(self.folder.glob("*.safetensors"))
-        for file in there - kept:
+        for file in set(self.folder.glob("*.safetensors")) - kept:
             file.unlink()
-        return kept <= there
 
     def is_due(self, batch: int, n_batches: int) -> bool:
         """Return whether to validate after the batch (from 1) of an epoch: `per_epoch` times, as evenly as batches allow."""
@@ -92,8 +90,6 @@ def load_checkpoint(folder: Path, step: int, network: nn.Module) -> None:
         There is no such checkpoint, or it is not one of this network.
     """
     path = _file(folder, step)
-    if not path.is_file():
-        raise WeightsError(f"{path} is missing: delete {folder.with_suffix('.csv')} and run the study again")
     state = read_state(path)
     expected = {name: tensor for name, tensor in network.state_dict().items() if name in state}
     network.load_state_dict(fitting(state, expected, path), strict=False)

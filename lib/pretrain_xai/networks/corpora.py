@@ -1,7 +1,5 @@
 """The image corpora on which networks are pre-trained, each with a training and a validation part."""
 
-from collections.abc import Callable, Mapping
-
 import numpy as np
 import skimage
 
@@ -20,11 +18,8 @@ VALIDATION_SHARE = 0.25
 #: side of the square that a crop is cut from, relative to the width of the photograph; it fits into the validation share
 CROP_SHARE = (0.12, 0.24)
 
-#: training and validation images
-Corpus = list[LabelledImages]
 
-
-def natural_corpus(study: Study) -> Corpus:
+def natural_corpus(study: Study) -> list[LabelledImages]:
     """Cut random crops of photographs; the class is the photograph.
 
     Training crops come from the left three quarters of a photograph and validation crops from the rest, so that no pixel
@@ -47,7 +42,7 @@ def natural_corpus(study: Study) -> Corpus:
     return [LabelledImages(np.stack(crops), numbers.repeat(n_crops)) for n_crops, crops in parts]
 
 
-def mri_corpus(study: Study) -> Corpus:
+def mri_corpus(study: Study) -> list[LabelledImages]:
     """Take the lesion-free slices of the subjects set aside for pre-training.
 
     The classes are the values of the column `pretraining.target`, in the order of their names: of sex F, then M.
@@ -57,8 +52,7 @@ def mri_corpus(study: Study) -> Corpus:
     Two LabelledImages: float32 images of shape (n, image_size, image_size) with the brain's intensity range of the study.
     """
     slices, table = slices_of(study)
-    classes = np.unique(table[study.pretraining.target].astype(str))
-    labels = np.searchsorted(classes, table[study.pretraining.target].astype(str))
+    _, labels = np.unique(table[study.pretraining.target].astype(str), return_inverse=True)
     size, parts = study.dataset.image_size, []
     for split in PRETRAINING_SPLITS:
         rows = table.index[table["split"] == split]
@@ -68,7 +62,7 @@ def mri_corpus(study: Study) -> Corpus:
 
 
 #: a corpus by name
-CORPORA: Mapping[str, Callable[[Study], Corpus]] = {"natural": natural_corpus, "mri": mri_corpus}
+CORPORA = {"natural": natural_corpus, "mri": mri_corpus}
 
 
 def _load_photograph(name: str) -> np.ndarray:

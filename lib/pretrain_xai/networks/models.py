@@ -1,37 +1,39 @@
-"""VGG networks of torchvision's family at any width or networks of your own, and the blocks that fine-tuning changes.
+"""VGG networks of torchvision's family at any width or networks of your own: their blocks, weights and device.
 
 A study file names a network of your own as, for instance,
 `network: {module: my_package.nets:build, blocks: [stem, layer1, layer2], classifier: fc}`.
+
+A network is placed once on the processor or a graphics card; the batches that it gets follow it.
 """
 
-import importlib
 import itertools
-from collections.abc import Iterator, Mapping
+import pkgutil
+from collections import OrderedDict
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal, cast
+from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from pretrain_xai import paths
-from pretrain_xai.errors import SelfCheckError, UserError, did_you_mean, first_ten
-from pretrain_xai.networks.hardware import place
+from pretrain_xai.errors import UserError, did_you_mean
 from pretrain_xai.networks.weight_files import fitting, read_state, torchvision_state
-from pretrain_xai.settings.own_code import studies_on_path
 from pretrain_xai.settings.sections import Network
 from pretrain_xai.study import UNTRAINED, Run, Study
 
 #: round or irregular lesions
 N_CLASSES = 2
-#: convolutions of each block (Simonyan and Zisserman 2015); each network has a twin with batch normalisation, as vgg11_bn
-CONFIGURATIONS = {"vgg11": (1, 1, 2, 2, 2), "vgg13": (2,) * 5, "vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}
-#: channels of each block, and units of each hidden linear layer, at width 1
-CHANNELS, HIDDEN = (64, 128, 256, 512, 512), 4096
+#: the letters of Simonyan and Zisserman (2015), as in torchvision; each has a twin with batch normalisation, as vgg11_bn
+CONFIGURATIONS = {"vgg11": "A", "vgg13": "B", "vgg16": "D", "vgg19": "E"}
+#: units of each hidden linear layer at width 1
+HIDDEN = 4096
 #: what a VGG calls its linear layers, and its fixed first layer, which torchvision's has not
 CLASSIFIER, STANDARDISE = "classifier", "standardise"
 
 
-class VGG(nn.Module):
+class VGG(nn.Sequential):
     """VGG at any width, its parts named as torchvision's, with an optional fixed standardising layer in front.
 
     Inputs are images of shape (n, 3, height, width) in [0, 1]; outputs are logits of shape (n, n_classes). The standardising
@@ -39,15 +41,11 @@ class VGG(nn.Module):
     black baseline stays black.
     """
 
-    def __init__(self, features: nn.Sequential, classifier: nn.Sequential, standardise: nn.Module | None) -> None:
-        super().__init__()
-        self.features, self.avgpool, self.classifier = features, nn.AdaptiveAvgPool2d((7, 7)), classifier
-        self.standardise = standardise
-
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits."""
-        x = x if self.standardise is None else self.standardise(x)
-        return self.classifier(torch.flatten(self.avgpool(self.features(x)), 1))
+        for name, part in self.named_children():  # Captum's LRP has no rule for a module that flattens
+            x = part(x.flatten(1) if name == CLASSIFIER else x)
+        return x
 
 
 def build_network(settings: Network, n_classes: int, seed: int) -> nn.Module:
@@ -77,20 +75,14 @@ def build_network(settings: Network, n_classes: int, seed: int) -> nn.Module:
 def layers_of(model: nn.Module) -> list[nn.Module] | None:
     """Return the modules that `model` applies one after the other, or None if it may do anything else.
 
-    Known are torchvision's VGG, the study's, and `nn.Sequential`, unless they have hooks; parts of another kind, or with
-    hooks, are layers as a whole.
+    Known are the study's VGG and `nn.Sequential`, unless they have hooks; parts of another kind, or with hooks, are layers
+    as a whole.
     """
-    forward = type(model).forward
-    if is_hooked(model):
+    if is_hooked(model) or type(model).forward not in (VGG.forward, nn.Sequential.forward):
         return None
-    if forward is nn.Sequential.forward:
-        parts = list(model.children())
-    elif forward.__qualname__ == "VGG.forward" and forward.__module__ in (__name__, "torchvision.models.vgg"):
-        known = dict(model.named_children())
-        parts = [known[name] for name in (STANDARDISE, "features", "avgpool") if name in known]
-        parts += [nn.Flatten(), known[CLASSIFIER]]
-    else:
-        return None
+    parts = list(model.children())
+    if isinstance(model, VGG):
+        parts.insert(-1, nn.Flatten())
     return [layer for part in parts for layer in (layers_of(part) or [part])]
 
 
@@ -101,11 +93,11 @@ def is_hooked(module: nn.Module) -> bool:
 
 def replace_head(network: nn.Module, n_classes: int, seed: int) -> nn.Module:
     """Give the network a freshly initialised last layer with `n_classes` outputs, and return it."""
-    parent, _, name = head_name(network).rpartition(".")
-    old = cast("nn.Linear", network.get_submodule(head_name(network)))
-    head = nn.Linear(old.in_features, n_classes, bias=old.bias is not None)
+    name = head_name(network)
+    old = network.get_submodule(name)
+    head = nn.Linear(network.get_parameter(f"{name}.weight").shape[1], n_classes, bias=old.bias is not None)
     _initialise(head, torch.Generator().manual_seed(seed))
-    setattr(network.get_submodule(parent), name, head)
+    network.set_submodule(name, head)
     return network
 
 
@@ -127,16 +119,13 @@ def freeze_below(network: nn.Module, finetune_depth: int, *, first_conv_frozen: 
     With `first_conv_frozen` the first convolution of the lowest trainable block stays frozen unless all blocks are
     trainable, as in the released code.
     """
-    all_blocks = blocks(network)
-    if not 1 <= finetune_depth <= len(all_blocks):
-        raise ValueError(f"finetune_depth must be 1 to {len(all_blocks)}, found {finetune_depth}")
     network.requires_grad_(False)
-    layers = [layer for block in all_blocks[-finetune_depth:] for layer in block]
+    layers = [layer for block in blocks(network)[-finetune_depth:] for layer in block]
     for part in [*layers, network.get_submodule(str(network.classifier_name))]:
         part.requires_grad_(True)
-    if first_conv_frozen and finetune_depth < len(all_blocks):
-        leaves = (leaf for layer in layers for leaf in layer.modules())
-        next(leaf for leaf in leaves if isinstance(leaf, nn.Conv2d)).requires_grad_(False)
+    if first_conv_frozen and finetune_depth < len(blocks(network)):
+        convolutions = (part for layer in layers for part in layer.modules() if isinstance(part, nn.Conv2d))
+        next(convolutions).requires_grad_(False)
 
 
 def training_mode(network: nn.Module) -> None:
@@ -146,28 +135,17 @@ def training_mode(network: nn.Module) -> None:
     """
     network.train()
     for layer in network.modules():
-        frozen = not any(parameter.requires_grad for parameter in layer.parameters())
-        if isinstance(layer, nn.modules.batchnorm._BatchNorm) and frozen:
-            layer.eval()
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+            layer.train(any(parameter.requires_grad for parameter in layer.parameters()))
 
 
 @contextmanager
 def evaluation_mode(network: nn.Module, *, dropout_active: bool = False) -> Iterator[nn.Module]:
-    """Switch the network to evaluation mode, or to that with dropout alive, and back to what it was.
-
-    Raises
-    ------
-    SelfCheckError
-        A module does not follow: it stays in training mode.
-    """
+    """Switch the network to evaluation mode, or to that with dropout alive, and back to what it was."""
     modes = {module: module.training for module in network.modules()}
     try:
-        network.eval()
-        if still := [name or "all of it" for name, module in network.named_modules() if module.training]:
-            raise SelfCheckError(f"the network is in training mode though eval() was called: {first_ten(still)}")
-        for module in network.modules():
-            if dropout_active and isinstance(module, nn.Dropout):
-                module.train()
+        for module in network.eval().modules():
+            module.training = module.training or (dropout_active and isinstance(module, nn.Dropout))
         yield network
     finally:
         for module, training in modes.items():
@@ -195,9 +173,10 @@ def pretrained_state(settings: Network, source: str) -> dict[str, Tensor]:
     """
     local = paths.weights_file(source)
     state = read_state(local) if local else torchvision_state(source, settings.architecture)
-    with torch.device("meta" if settings.module is None else "cpu"):
-        network = _with_classes_of(state, build_network(settings, N_CLASSES, seed=0))
-    return fitting(state, network.state_dict(), local or source, (str(network.classifier_name), STANDARDISE))
+    network = build_network(settings, N_CLASSES, seed=0)
+    heads = {name: tensor.float() for name, tensor in state.items() if name.startswith(f"{head_name(network)}.")}
+    expected = network.state_dict() | heads  # of any number of classes
+    return fitting(state, expected, local or source, (str(network.classifier_name), STANDARDISE))
 
 
 def load_pretrained(study: Study, run: Run) -> nn.Module:
@@ -208,13 +187,12 @@ def load_pretrained(study: Study, run: Run) -> nn.Module:
     """
     path = study.paths.pretrained(run.pretraining)
     network, state = build_network(study.network, N_CLASSES, seed=run.seed), read_state(path)
-    head_kept = study.protocol.head_kept and run.pretraining == "mri"
-    if not head_kept:
-        _with_classes_of(state, network)
-    state = fitting(state, network.state_dict(), path, (str(network.classifier_name), STANDARDISE))
-    network.load_state_dict(state, strict=False)
-    if not head_kept and f"{head_name(network)}.weight" in state:
+    head, head_kept = head_name(network), study.protocol.head_kept and run.pretraining == "mri"
+    if not head_kept and f"{head}.weight" in state:
         replace_head(network, N_CLASSES, seed=run.seed)
+        state = {name: tensor for name, tensor in state.items() if not name.startswith(f"{head}.")}
+    state = fitting(state, network.state_dict(), path, (str(network.classifier_name), STANDARDISE, head))
+    network.load_state_dict(state, strict=False)
     return place(network, study)
 
 
@@ -227,40 +205,80 @@ def load_finetuned(study: Study, run: Run) -> nn.Module:
     return place(network, study)
 
 
-def _with_classes_of(state: Mapping[str, Tensor], network: nn.Module) -> nn.Module:
-    """Return the network, with as many outputs as these weights have if they are of such a network."""
-    head = f"{head_name(network)}.weight"
-    fits = head in state and state[head].shape[1:] == network.get_parameter(head).shape[1:]
-    return replace_head(network, len(state[head]), seed=0) if fits else network
+def find_device(setting: Literal["auto", "cpu", "cuda"]) -> torch.device:
+    """Return the device of a study; `auto` is a graphics card if there is one.
+
+    Raises
+    ------
+    UserError
+        A graphics card is asked for, and torch finds none.
+    """
+    there = torch.cuda.is_available()
+    if setting == "cuda" and not there:
+        raise UserError("device: cuda, but torch finds no graphics card; set device: auto or cpu in the study file")
+    return torch.device("cuda" if there and setting != "cpu" else "cpu")
+
+
+def on_card(study: Study) -> bool:
+    """Return whether networks run on a graphics card: one that is here, or that the jobs of a cluster are to have."""
+    return study.device == "cuda" or find_device(study.device).type == "cuda"
+
+
+def place(network: nn.Module, study: Study) -> nn.Module:
+    """Move the network to the study's device and its weights to channels last, faster on most processors; return it."""
+    return network.to(find_device(study.device)).to(memory_format=torch.channels_last)
+
+
+def as_batch(images: np.ndarray | Tensor, network: nn.Module) -> Tensor:
+    """Return images as a float32 tensor of shape (n, 3, height, width) in [0, 1]; grey becomes three copies.
+
+    It is on the network's device, channels last. Activations, float32 of shape (n, height, width, channels), keep
+    their channels and values.
+    """
+    if isinstance(images, Tensor):  # is one
+        return images
+    tensor = torch.from_numpy(np.array(images)).to(device_of(network))  # a copy: memory-mapped files are read-only
+    tensor = tensor.float() / 255 if tensor.dtype == torch.uint8 else tensor.float()
+    tensor = tensor[..., None].expand(*tensor.shape, 3) if tensor.ndim == 3 else tensor
+    return tensor.permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
+
+
+def device_of(network: nn.Module) -> torch.device:
+    """Return the device of the network's weights; the processor if it has none."""
+    return next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
+
+
+def device_name(network: nn.Module) -> str:
+    """Return what provenance calls the network's device, such as `cpu` or `cuda (NVIDIA H100)`."""
+    device = device_of(network)
+    return f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type
 
 
 def _vgg(settings: Network, n_classes: int, seed: int) -> tuple[nn.Module, list[list[str]], str]:
+    from torchvision.models.vgg import cfgs, make_layers  # a second to import
+
     architecture, _, batch_norm = settings.architecture.partition("_")
-    layers: list[nn.Module] = []
-    names, n_in = [], 3
-    *channels, hidden = (max(1, round(count * settings.width)) for count in (*CHANNELS, HIDDEN))
-    for n_convolutions, n_out in zip(CONFIGURATIONS[architecture], channels, strict=True):
-        first = len(layers)
-        for _ in range(n_convolutions):
-            normalised = [nn.BatchNorm2d(n_out)] if batch_norm else []
-            layers += [nn.Conv2d(n_in, n_out, kernel_size=3, padding=1), *normalised, nn.ReLU()]
-            n_in = n_out
-        layers.append(nn.MaxPool2d(kernel_size=2, stride=2))
-        names.append([f"features.{number}" for number in range(first, len(layers))])
-    classifier = nn.Sequential()  # explicit dropout and ReLU modules, as in torchvision: explanation methods hook them
-    for n_inputs in (n_in * 7 * 7, hidden):
+    channels, hidden = cfgs[CONFIGURATIONS[architecture]], max(1, round(HIDDEN * settings.width))
+    plan = [part if isinstance(part, str) else max(1, round(part * settings.width)) for part in channels]
+    features, classifier = make_layers(plan, bool(batch_norm)), nn.Sequential()
+    for n_inputs in (int(plan[-2]) * 7 * 7, hidden):
         classifier.extend([nn.Linear(n_inputs, hidden), nn.ReLU(), nn.Dropout()])
     classifier.append(nn.Linear(hidden, n_classes))
     generator = torch.Generator().manual_seed(seed)
-    for layer in [*layers, *classifier]:
+    for layer in [*features, *classifier]:
         _initialise(layer, generator)
-    standardise = None
+        if isinstance(layer, nn.ReLU):
+            layer.inplace = False  # explanation methods need what goes into a module
+    parts = {"features": features, "avgpool": nn.AdaptiveAvgPool2d((7, 7)), CLASSIFIER: classifier}
     if fixed := settings.standardise:
-        standardise = nn.Conv2d(3, 3, kernel_size=1).requires_grad_(False)
-        weight, bias = standardise.parameters()
+        layer = nn.Conv2d(3, 3, kernel_size=1).requires_grad_(False)
+        weight, bias = layer.parameters()
         weight.copy_(torch.eye(3).reshape(3, 3, 1, 1) / fixed.std)
         bias.fill_(-fixed.mean / fixed.std)
-    return VGG(nn.Sequential(*layers), classifier, standardise), names, CLASSIFIER
+        parts = {STANDARDISE: layer} | parts
+    ends = [number for number, layer in enumerate(features, start=1) if isinstance(layer, nn.MaxPool2d)]
+    names = [[f"features.{number}" for number in range(*block)] for block in itertools.pairwise([0, *ends])]
+    return VGG(OrderedDict(parts)), names, CLASSIFIER
 
 
 def _initialise(layer: nn.Module, generator: torch.Generator) -> None:
@@ -272,24 +290,21 @@ def _initialise(layer: nn.Module, generator: torch.Generator) -> None:
 
 
 def _own_network(settings: Network, n_classes: int, seed: int) -> tuple[nn.Module, list[list[str]], str]:
-    file, _, name = (settings.module or "").partition(":")
     block_names = [[part] if isinstance(part, str) else part for part in settings.blocks]
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            studies_on_path()
-            network = getattr(importlib.import_module(file), name)(n_classes=n_classes)
+            paths.studies_on_path()
+            network = pkgutil.resolve_name(str(settings.module))(n_classes=n_classes)
         known = dict(network.named_modules())
     except Exception as error:  # the user's code may raise anything
         what = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise UserError(
-            f"network.module: {settings.module} can't be imported or called ({what}); mend it, install it, or put {file}.py "
-            f"into {paths.root() / 'studies'}"
+            f"network.module: {settings.module} can't be imported or called ({what}); install it, or put it into studies/"
         ) from None
     parts = [*itertools.chain(*block_names), settings.classifier]
     if unknown := [name for name in parts if name not in known]:
-        near = did_you_mean(unknown[0], known)
-        raise UserError(f"network: there is no part {unknown[0]!r}{near}, only {first_ten([*known][1:])}")
+        raise UserError(f"network: there is no part {unknown[0]!r}{did_you_mean(unknown[0], known)}")
     if not any(isinstance(layer, nn.Linear) for layer in known[settings.classifier].modules()):
         raise UserError(f"network.classifier: {settings.classifier} has no nn.Linear")
     for parameter, _ in network.named_parameters():

@@ -1,10 +1,16 @@
-"""One training loop for pre-training and fine-tuning, which goes on after an interruption, and a network's predictions."""
+"""One training loop for pre-training and fine-tuning, which goes on after an interruption, and a network's predictions.
+
+What the frozen layers in front of the first trainable one give for an image never changes. So a network that applies one
+layer after the other is split there: they are run once per image, and the layers behind are trained on the kept activations.
+Any other network is trained whole.
+"""
 
 import itertools
 import logging
 import math
 import os
-import sys
+import shutil
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,20 +25,23 @@ from torch.nn import functional
 from torch.optim import lr_scheduler
 from tqdm.auto import tqdm
 
+from pretrain_xai import paths
 from pretrain_xai.arrays import keep_freed_memory
 from pretrain_xai.dataset import LabelledImages
 from pretrain_xai.errors import SelfCheckError, UserError
+from pretrain_xai.networks import models
 from pretrain_xai.networks.checkpoints import Checkpoints
-from pretrain_xai.networks.frozen_prefix import behind_frozen_prefix
-from pretrain_xai.networks.hardware import as_batch, device_name, generators_of, memory_format_of
-from pretrain_xai.networks.models import evaluation_mode, trained_tensors, training_mode
 from pretrain_xai.provenance import atomic_path
-from pretrain_xai.settings.sections import Cache, Training
+from pretrain_xai.settings.sections import Training
 
 #: images that are predicted at once; fixed, because float32 results depend on the shape of a batch
 PREDICTION_BATCH = 64
-
-
+#: images that pass through the frozen layers at once, filled up with black ones: float32 results depend on the shape of a
+#: batch, so that with one shape an image's activations are the same to the bit whoever comes with it
+PREFIX_BATCH = 16
+#: with fewer frozen weights nothing is gained: a standardising layer has 12, VGG-16's first convolution 1,792
+FEWEST_WEIGHTS = 1_000
+GIB = 2**30
 #: an unfinished training is written so often, seconds: a large one takes some seconds to write
 STATE_EVERY = 60.0
 #: the code that decides a training's result; after a change no old state is taken up
@@ -71,21 +80,15 @@ def predict(
     SelfCheckError
         It does not say the same of an image twice, though nothing in it should be random.
     """
-    starts = range(0, len(images), PREDICTION_BATCH)
-    with (
-        evaluation_mode(network, dropout_active=dropout_active),
-        torch.inference_mode(),
-        torch.random.fork_rng(devices=generators_of(network)),
-    ):
+    starts, cards = range(0, len(images), PREDICTION_BATCH), range(torch.cuda.device_count())
+    awake = models.evaluation_mode(network, dropout_active=dropout_active)
+    with awake, torch.inference_mode(), torch.random.fork_rng(devices=cards):
         torch.manual_seed(seed)
         if len(images) and not dropout_active:
-            first, again = (network(as_batch(images[:1], network)) for _ in range(2))
+            first, again = (network(models.as_batch(images[:1], network)) for _ in range(2))
             if not torch.allclose(first, again, rtol=1e-3, atol=1e-3, equal_nan=True):
-                raise SelfCheckError(
-                    f"the network gives one image the logits {first[0].tolist()} and then {again[0].tolist()}: something in "
-                    "it is random in evaluation mode, such as a dropout that is always on"
-                )
-        logits = [network(as_batch(images[start : start + PREDICTION_BATCH], network)) for start in starts]
+                raise SelfCheckError("the network is random in evaluation mode, such as by a dropout that is always on")
+        logits = [network(models.as_batch(images[start : start + PREDICTION_BATCH], network)) for start in starts]
     return torch.cat(logits).cpu().numpy()
 
 
@@ -121,7 +124,7 @@ class Course:
         """Whether all epochs are done, or the published rule has ended the training."""
         return len(self.history) >= self.settings.epochs or has_settled(self.history, self.settings.stop_value)
 
-    def take_up(self, path: Path, key: str, checkpoints: Checkpoints | None) -> None:
+    def take_up(self, path: Path, key: str) -> None:
         """Go on where a training with the same key was interrupted, torch's global generators too, if its state is here."""
         for left in path.parent.glob(f".{path.stem}-*"):  # half-written, by a killed training
             left.unlink()
@@ -129,13 +132,11 @@ class Course:
             return
         try:
             found, learnt, generators, results = torch.load(path, weights_only=True, map_location="cpu")
-            usable = found == key and (checkpoints is None or checkpoints.take_up(results[-1]))
         except Exception:  # torch raises nearly anything for a damaged file
-            usable = False
-        if not usable:
-            why = "damaged, of other data, settings or code, or its checkpoints are gone"
-            logging.getLogger(__name__).warning("the training begins anew, as %s is %s", path, why)
-            return
+            found = None
+        if found != key:
+            why = "is damaged, or of other data, settings or code"
+            return logging.getLogger(__name__).warning("the training begins anew, as %s %s", path, why)
         self.network.load_state_dict(learnt[0], strict=False)
         self.optimizer.load_state_dict(learnt[1])
         self.schedule.load_state_dict(learnt[2])
@@ -149,7 +150,7 @@ class Course:
         """Write the state if it is time, or the training is over."""
         if not self.is_over and time.monotonic() - self._written < STATE_EVERY:
             return
-        learnt = (trained_tensors(self.network), self.optimizer.state_dict(), self.schedule.state_dict())
+        learnt = (models.trained_tensors(self.network), self.optimizer.state_dict(), self.schedule.state_dict())
         generators = (self.rng.bit_generator.state, torch.get_rng_state(), torch.cuda.get_rng_state_all())
         with atomic_path(path) as temporary:
             torch.save((key, learnt, generators, (self.history, self.best, self.validated)), temporary)
@@ -166,7 +167,7 @@ def train(
     seed: int,
     dropout_active: bool = False,
     checkpoints: Checkpoints | None = None,
-    cache: Cache | None = None,
+    cache_gib: float | None = None,
     state: Path | None = None,
 ) -> pd.DataFrame:
     """Train the network's trainable parameters; leave the weights of the best checkpoint in it.
@@ -184,9 +185,9 @@ def train(
         Validate with dropout alive, as the released code does.
     checkpoints : Checkpoints, optional
         Gets the network with its validation accuracy several times per epoch. Changes nothing in the training.
-    cache : Cache, optional
-        Run frozen layers once per image, in batches of their own, and keep what they give; see `frozen_prefix`. How much may
-        be kept changes no bit; without it float32 rounds differently. None: the whole network, batch by batch.
+    cache_gib : float, optional
+        Run frozen layers once per image, in batches of their own, and keep what they give; see `behind_frozen_prefix`. How
+        much may be kept changes no bit; without it float32 rounds differently. None: the whole network, batch by batch.
     state : Path, optional
         File in which the training is kept after its epochs, to go on after an interruption with the same result to the bit;
         remove it when the results are saved.
@@ -202,19 +203,21 @@ def train(
         The loss of an epoch is no number.
     """
     data = [training_set, validation_set]
-    training_mode(network)  # the mode in which the frozen layers are found
+    models.training_mode(network)  # the mode in which the frozen layers are found
     n_batches = math.ceil(len(training_set) / settings.batch_size)
     course = Course(network, settings, learning_rate, seed, n_batches)
-    with torch.random.fork_rng(devices=generators_of(network)):
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed)
         if state is not None:
             kept = checkpoints and (checkpoints.per_epoch, checkpoints.lowest_accuracy)
-            key = training_key(network, data, (settings, learning_rate, seed, dropout_active, cache is not None, kept))
-            course.take_up(state, key, checkpoints)
+            key = training_key(
+                network, data, (settings, learning_rate, seed, dropout_active, cache_gib is not None, kept)
+            )
+            course.take_up(state, key)
         if checkpoints is not None:
             checkpoints.take_up(course.validated)
         if not course.is_over:
-            trained, data = behind_frozen_prefix(network, data, cache)
+            trained, data = behind_frozen_prefix(network, data, cache_gib)
         for epoch in tqdm(range(len(course.history), settings.epochs), desc="epochs"):
             if course.is_over:
                 break
@@ -229,14 +232,12 @@ def train(
             losses, accuracies = zip(*results, strict=True)
             row |= {"train_loss": float(np.mean(losses)), "train_accuracy": float(np.mean(accuracies))} | validated
             if not math.isfinite(row["train_loss"]):
-                raise UserError(
-                    f"the training diverged in epoch {epoch + 1}, its mean loss is {row['train_loss']}: lower the learning "
-                    f"rate ({learning_rate:g}) or set training.clip_norm"
-                )
+                what = f"the training diverged in epoch {epoch + 1}"
+                raise UserError(f"{what}: lower the learning rate ({learning_rate:g}) or set training.clip_norm")
             row["checkpoint"] = is_checkpoint(row, course.history, settings.acc_dif)
             course.history.append(row)
             if row["checkpoint"]:
-                course.best = {name: tensor.clone() for name, tensor in trained_tensors(network).items()}
+                course.best = {name: tensor.clone() for name, tensor in models.trained_tensors(network).items()}
             if state is not None:
                 course.keep(state, key)
     network.load_state_dict(course.best, strict=False)
@@ -247,20 +248,19 @@ def train(
 def training_key(network: nn.Module, data: list[LabelledImages], settings: object) -> str:
     """Return a digest of what decides a training's result: weights, data, settings, code, device, version of torch."""
     trainable = [name for name, parameter in network.named_parameters() if parameter.requires_grad]
-    given = (torch.__version__, device_name(network), memory_format_of(network), settings, trainable, network)
-    own = getattr(sys.modules[type(network).__module__], "__file__", None)  # None: made in a notebook
-    code = [file.read_bytes() for file in [*CODE, *([Path(own)] if own else [])]]
+    given = (torch.__version__, models.device_name(network), settings, trainable, network)
+    code = [file.read_bytes() for file in (*CODE, paths.source_file(type(network).__module__)) if file]
     weights = [tensor.detach().cpu().numpy() for tensor in network.state_dict().values()]
     return str(joblib.hash([repr(given), code, weights, [(part.images, part.labels) for part in data]]))
 
 
 def _steps(network: nn.Module, data: LabelledImages, course: Course) -> Iterator[tuple[float, float]]:
     """Take the steps of an epoch, each image once in a random order; yield each one's loss and accuracy."""
-    training_mode(network)
+    models.training_mode(network)
     settings, order = course.settings, course.rng.permutation(len(data))
     for start in range(0, len(data), settings.batch_size):
         chosen = np.sort(order[start : start + settings.batch_size])  # sorted: a memory-mapped file is read forwards
-        images = as_batch(data.images[chosen], network)
+        images = models.as_batch(data.images[chosen], network)
         labels = torch.from_numpy(data.labels[chosen].astype(np.int64)).to(images.device)
         logits = network(images)
         loss = functional.cross_entropy(logits, labels)
@@ -284,11 +284,9 @@ def _validate(network: nn.Module, data: LabelledImages, dropout_active: bool, se
 
 def is_checkpoint(row: dict[str, float], history: list[dict[str, float]], acc_dif: float | None) -> bool:
     """Return whether the newest epoch counts as the best, by the published rule (see `train`)."""
-    best = max((round(past["validation_accuracy"], 4) for past in history if past["checkpoint"]), default=None)
-    if best is None:
-        return True
+    best = max((round(past["validation_accuracy"], 4) for past in history if past["checkpoint"]), default=0)
     near = acc_dif is None or abs(row["validation_accuracy"] - row["train_accuracy"]) <= acc_dif
-    return near and round(row["validation_accuracy"], 4) > best
+    return not history or (near and round(row["validation_accuracy"], 4) > best)
 
 
 def has_settled(history: list[dict[str, float]], stop_value: float | None) -> bool:
@@ -298,3 +296,77 @@ def has_settled(history: list[dict[str, float]], stop_value: float | None) -> bo
     accuracies = [row["validation_accuracy"] for row in history[-4:]]
     small = all(abs(late - early) < stop_value for early, late in itertools.pairwise(accuracies))
     return small and all(row["validation_accuracy"] < row["train_accuracy"] for row in history[-3:])
+
+
+class Activations:
+    """The activations of images, computed whenever they are indexed: the same bits as kept ones, without the memory."""
+
+    def __init__(self, prefix: nn.Module, images: np.ndarray) -> None:
+        self.prefix, self.images = prefix, images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, chosen: slice | np.ndarray) -> np.ndarray:
+        images = self.images[chosen]
+        black = np.zeros((-len(images) % PREFIX_BATCH, *images.shape[1:]), images.dtype)
+        batches = np.concatenate([images, black]).reshape(-1, PREFIX_BATCH, *images.shape[1:])
+        with torch.inference_mode():
+            outputs = [self.prefix(models.as_batch(batch, self.prefix)) for batch in batches]
+        return torch.cat(outputs).permute(0, 2, 3, 1).cpu().numpy()[: len(images)]
+
+
+def behind_frozen_prefix(
+    network: nn.Module, data: list[LabelledImages], budget: float | None
+) -> tuple[nn.Module, list[LabelledImages]]:
+    """Return the layers that are trained, and the data sets with the activations of the frozen layers in place of images.
+
+    The budget decides only where the activations are: in a nameless file of the system's temporary folder (`TMPDIR`), which
+    is kept in memory as far as there is room, or nowhere, computed anew for every batch. The results are the same to the bit.
+
+    Parameters
+    ----------
+    network : module
+        In the mode in which it is trained. It is returned as it is, with the data, if it can't be split, if too few weights
+        are frozen, or if there is no budget.
+    data : LabelledImages
+    budget : float, optional
+        GiB.
+
+    Returns
+    -------
+    network : module
+        Shares its layers with the network.
+    data : list of LabelledImages
+        `images` has the shape (n, height, width, channels).
+    """
+    layers = models.layers_of(network) or []
+    frozen = list(itertools.takewhile(_is_fixed, layers))
+    prefix, behind = nn.Sequential(*frozen), nn.Sequential(*layers[len(frozen) :])
+    if budget is None or sum(parameter.numel() for parameter in prefix.parameters()) < FEWEST_WEIGHTS:
+        return network, data
+    given = [Activations(prefix, part.images) for part in data]
+    kept = _kept(given, given[0][:1].shape[1:], budget)
+    return behind, [LabelledImages(images, part.labels) for images, part in zip(kept, data, strict=True)]
+
+
+def _is_fixed(layer: nn.Module) -> bool:
+    """Return whether a layer gives the same for an image throughout the training, whichever images come with it."""
+    kinds = (nn.Conv2d, nn.ReLU, nn.MaxPool2d, *(() if layer.training else (nn.BatchNorm2d,)))
+    return type(layer) in kinds and not any(parameter.requires_grad for parameter in layer.parameters())
+
+
+def _kept(given: list[Activations], shape: tuple[int, ...], budget: float) -> list[Any]:
+    """Return activations of this shape per image, in a file if the budget and the disk have room for all."""
+    needed = 4 * sum(map(len, given)) * math.prod(shape) / GIB
+    if needed > min(budget, shutil.disk_usage(tempfile.gettempdir()).free / GIB):
+        why = "more than finetuning.cache_gib allows or TMPDIR has: they are computed anew for every batch"
+        logging.getLogger(__name__).warning("the activations of the frozen layers take %.1f GiB, %s", needed, why)
+        return given  # only indexed by batches, as arrays are
+    kept = []
+    for each in given:
+        with tempfile.TemporaryFile() as file:  # nameless: gone with the array, however all ends
+            kept.append(np.memmap(file, np.float32, "w+", shape=(len(each), *shape)))
+        for start in tqdm(range(0, len(each), PREFIX_BATCH), desc="frozen layers"):
+            kept[-1][start : start + PREFIX_BATCH] = each[start : start + PREFIX_BATCH]
+    return kept

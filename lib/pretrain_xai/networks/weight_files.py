@@ -6,7 +6,6 @@ classes are replaced by a stand-in that only keeps tensors by their names.
 """
 
 import re
-import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from pretrain_xai.errors import UserError, did_you_mean
-from pretrain_xai.provenance import atomic_path, sha256
-from pretrain_xai.safe_pickle import pointer_size
+from pretrain_xai.provenance import atomic_path
+from pretrain_xai.safe_pickle import LFS_POINTER
 
 #: what a pickled network may consist of, besides torchvision's VGG; nothing of these classes is used but their names
 _LAYERS = (nn.Sequential, nn.Conv2d, nn.Linear, nn.ReLU, nn.BatchNorm2d, nn.Dropout, nn.MaxPool2d, nn.AdaptiveAvgPool2d)
@@ -40,11 +39,16 @@ def read_state(path: Path) -> dict[str, Tensor]:
     try:
         with path.open("rb") as file:
             start = file.read(1024)
-        if (size := pointer_size(start)) is not None:
-            raise ValueError(f"a Git LFS pointer in place of the file{size}, run `git lfs pull` in its repository")
+        if start.startswith(LFS_POINTER):
+            raise ValueError("a Git LFS pointer in place of the file, run `git lfs pull` in its repository")
         state = _read_pickled(path) if start.startswith((b"PK", b"\x80")) else load_file(path)
-        if wrong := _not_by_name(state):
-            raise ValueError(f"holds {wrong}; tensors by name are expected")
+        if not isinstance(state, dict) or not state:
+            raise ValueError(f"holds {type(state).__name__} without names; tensors by name are expected")
+        for name, tensor in state.items():
+            plain = isinstance(tensor, Tensor) and tensor.layout == torch.strided and not tensor.is_meta
+            if not isinstance(name, str) or not plain or tensor.is_quantized or tensor.is_complex():
+                found = getattr(tensor, "dtype", type(tensor).__name__)
+                raise ValueError(f"holds {found} under {str(name)[:40]!r}; plain tensors by name are expected")
     except Exception as error:  # a damaged file can fail in any way; all of them mean the same to the reader
         raise WeightsError(f"{path} can't be read, nothing was executed ({_line(error)}); {_ADVICE}") from None
     return {name: tensor.detach() for name, tensor in state.items()}
@@ -69,13 +73,8 @@ def torchvision_state(name: str, architecture: str) -> dict[str, Tensor]:
         try:
             torchvision_weights(name, architecture).get_state_dict(progress=False, check_hash=True, weights_only=True)
         except Exception as error:
-            raise WeightsError(
-                f"{name} of {architecture} can't be downloaded ({_line(error)}); bring {path.name} to {path.parent}, or "
-                "give a local file (.pt, .pth or .safetensors with torchvision's names) under pretraining.weights"
-            ) from None
-    digest = re.search(r"-([0-9a-f]{8,})\.", path.name)
-    if digest and not sha256(path).startswith(digest[1]):
-        raise WeightsError(f"{path}: damaged, its checksum is not {digest[1]}; delete it, and it is downloaded again")
+            what = f"{name} of {architecture} can't be downloaded ({_line(error)})"
+            raise WeightsError(f"{what}; bring {path}, or give a local file under pretraining.weights") from None
     return read_state(path)
 
 
@@ -85,10 +84,8 @@ def torchvision_weights(name: str, architecture: str) -> Any:
 
     known = models.get_model_weights(architecture).__members__
     if name not in known:
-        raise WeightsError(
-            f"pretraining.weights: {name!r} is no path of a .pt, .pth or .safetensors file, and torchvision's "
-            f"{architecture} has {', '.join(known)}{did_you_mean(name, known)}"
-        )
+        what = f"{name!r} is no path of a weight file, and {architecture} has {', '.join(known)}"
+        raise WeightsError(f"pretraining.weights: {what}{did_you_mean(name, known)}")
     return known[name]
 
 
@@ -133,36 +130,17 @@ class _Part:
     """Stands in for every class of a pickled network: keeps its tensors and parts, and can do nothing."""
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.tensors = {**state.get("_parameters", {}), **state.get("_buffers", {})}
-        self.parts = dict(state.get("_modules", {}))
-
-    def state(self, prefix: str = "") -> dict[str, Any]:
-        """Return the tensors by the names that torch's `state_dict` gives them."""
-        own = {f"{prefix}{name}": tensor for name, tensor in self.tensors.items() if tensor is not None}
-        below = (part.state(f"{prefix}{name}.") for name, part in self.parts.items() if isinstance(part, _Part))
-        return own | {name: tensor for part in below for name, tensor in part.items()}
+        own = state["_parameters"] | state["_buffers"]
+        self.tensors = {name: tensor for name, tensor in own.items() if tensor is not None}
+        for part, below in state["_modules"].items():
+            self.tensors |= {f"{part}.{name}": tensor for name, tensor in below.tensors.items()}
 
 
 def _read_pickled(path: Path) -> Any:
-    if zipfile.is_zipfile(path) and (damaged := zipfile.ZipFile(path).testzip()):  # torch looks at no checksum
-        raise ValueError(f"the checksum of {damaged[:80]!r} is wrong")
     names = [*(f"{layer.__module__}.{layer.__name__}" for layer in _LAYERS), "torchvision.models.vgg.VGG"]
     with torch.serialization.safe_globals([(_Part, name) for name in names]):
         found = torch.load(path, map_location="cpu", weights_only=True)
-    return found.state() if isinstance(found, _Part) else found
-
-
-def _not_by_name(state: Any) -> str | None:
-    """Return what is in the place of tensors by their names: plain numbers on the CPU, as many as their shape says."""
-    if not isinstance(state, dict) or not state:
-        return f"{type(state).__name__} without names"
-    for name, tensor in state.items():
-        if not isinstance(name, str) or type(tensor) not in (Tensor, nn.Parameter):
-            return f"{type(tensor).__name__} under {str(name)[:40]!r}"
-        plain = tensor.layout == torch.strided and tensor.device.type == "cpu" and not tensor.is_quantized
-        if not plain or tensor.is_complex() or tensor.nbytes > tensor.untyped_storage().nbytes():
-            return f"a tensor that is not of plain numbers, one for each place of its shape, under {name[:80]!r}"
-    return None
+    return found.tensors if isinstance(found, _Part) else found
 
 
 def _line(error: Exception) -> str:

@@ -17,8 +17,7 @@ from pretrain_xai.attribution import METHODS, check_options
 from pretrain_xai.errors import UserError
 from pretrain_xai.localization import SCORES, find_score, no_chance
 from pretrain_xai.methods.guard import check_modules
-from pretrain_xai.networks.hardware import find_device
-from pretrain_xai.networks.models import N_CLASSES, blocks, build_network
+from pretrain_xai.networks.models import N_CLASSES, blocks, build_network, find_device
 from pretrain_xai.networks.weight_files import cached_file, torchvision_weights
 from pretrain_xai.slices.files import source_state
 from pretrain_xai.study import Study, StudyError

@@ -15,7 +15,6 @@ from pydantic import BaseModel
 
 from pretrain_xai import paths
 from pretrain_xai.protocol import DATASET_SWITCHES
-from pretrain_xai.settings.own_code import source_file
 from pretrain_xai.slices.files import SourceError, source_state
 from pretrain_xai.study import Study
 
@@ -36,7 +35,7 @@ class Stage(NamedTuple):
 #: modules and packages that only draw
 _DRAWING = ("drawing", "names")
 #: networks and how they run: results are the same to the bit only for the same
-_NETWORK = ("network", "threads", "device", "channels_last")
+_NETWORK = ("network", "threads", "device")
 #: what tables and figures name
 _NAMED = ("main_selection", "pretraining.corpora", "pretraining.target")
 _PIXELS = ("dataset.image_size", "dataset.brain_intensity")
@@ -48,8 +47,8 @@ _SUMMARY = Stage(("attribution.methods", *_NAMED), draws=True)
 _OF_SELECTIONS = Stage((*_SUMMARY.settings, "finetuning.matching"), draws=True)
 _COMPARED = ("compared_depths", "protocols", "reseeds", "base_protocol", "switches")
 
-#: what depends on no setting here: how fast, and with how much memory (`finetuning.cache`, `workers`); the models and their
-#: learning rates, which the Snakefile watches
+#: what depends on no setting here: how fast, with how much memory and disk (`finetuning.cache_gib`, `workers`); the models
+#: and their learning rates, which the Snakefile watches
 STAGES = {
     "01_make_lesions": Stage(("lesions",), artefact="lesions"),
     "02_make_slices": Stage(("slices", "pretraining.target"), artefact="slices"),
@@ -81,7 +80,7 @@ def fingerprint(study: Study, notebook: str) -> dict[str, Any]:
     stage = STAGES[notebook]
     found: dict[str, Any] = {"code": code_digest(paths.NOTEBOOKS / f"{notebook}.py", () if stage.draws else _DRAWING)}
     if "network" in stage.settings and study.network.module:
-        found["own network"] = code_digest(source_file(study.network.module))
+        found["own network"] = code_digest(paths.source_file(study.network.module))
     if notebook == "02_make_slices":
         found["source"] = "missing"
         with suppress(SourceError):  # a plan is made without the data; the batch refuses to start

@@ -178,20 +178,12 @@ class Matching(Settings):
     misclassified: bool = False
 
 
-class Cache(Settings):
-    """How much each job may keep of what the frozen layers give; changes time and memory, but no result."""
-
-    #: in memory
-    memory_gib: float = Field(1.0, ge=0)
-    #: what memory does not hold: in a file of the system's temporary folder, while the job runs
-    disk_gib: float = Field(20.0, ge=0)
-
-
 class Finetuning(Settings):
     """The grid of fine-tuned models: selection x corpus x depth x seed."""
 
     training: Training
-    cache: Cache = Cache()
+    #: how much a job may keep, in the system's temporary folder, of what the frozen layers give; changes no result
+    cache_gib: float = Field(20.0, ge=0)
     depths: Depths = list(FINETUNE_DEPTHS)
     #: figures and report show the first one
     selections: dict[Selection, dict[str, Cell]] = Field(min_length=1)
