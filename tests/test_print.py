@@ -174,7 +174,7 @@ def test_the_papers_medians_stand_at_their_place(comparison):
         np.testing.assert_allclose(
             line.get_ydata().astype(float), saliency.loc[saliency["pretraining"] == corpus, "published"]
         )
-        assert np.round(line.get_xdata()).tolist() == [1, 2, 3, 4, 5]
+        assert np.round(line.get_xdata().astype(float)).tolist() == [1, 2, 3, 4, 5]
     levels = [line.get_ydata()[0] for line in ax.lines if line.get_marker() == "None"]
     assert levels == [*saliency.loc[saliency["pretraining"] == "none", "published"], 0.036]
     matched = comparison[comparison["selection"] == "matched"]
