@@ -8,9 +8,7 @@ from pretrain_xai import names, paths
 from pretrain_xai.drawing import boxplots, figures
 from pretrain_xai.drawing.previews import heatmap_figure
 from pretrain_xai.lesions import CLASSES
-from pretrain_xai.names import colour, hatch
 from pretrain_xai.running.stages import STAGES
-from pretrain_xai.study import UNTRAINED
 
 CORPORA = ["natural", "mri"]
 
@@ -37,20 +35,15 @@ def medians(ax) -> list[float]:
 def test_boxes_stand_in_the_order_of_the_paper_with_their_medians():
     _, ax = plt.subplots()
     shown = scores(["saliency"])
-    boxplots.plot_score_boxes(ax, shown, CORPORA)
+    accuracy = pd.DataFrame({"pretraining": ["natural", "mri"], "finetune_depth": [1, 5], "accuracy": [0.7, 0.9]})
+    boxplots.plot_score_boxes(ax, shown, CORPORA, accuracy)
+    (diamonds,) = [line for line in ax.lines if line.get_marker() == "D"]
+    assert (list(diamonds.get_ydata()), diamonds.get_linestyle()) == ([0.7, 0.9], "None")
     expected = [0.01, 0.01, 0.01, 0.05] + [depth / 10 + corpus / 100 for depth in range(1, 6) for corpus in (0, 1)]
     np.testing.assert_allclose(medians(ax), expected)
     assert any(np.allclose(line.get_ydata(), 0.03) and line.get_linestyle() != "-" for line in ax.lines), "chance"
     labels = [text.get_text() for text in ax.get_xticklabels()]
     assert labels == ["Sobel", "Laplace", "intensity", "untrained", "1", "2", "3", "4", "5"]
-
-
-def test_accuracies_are_markers_that_no_line_joins():
-    table = pd.DataFrame({"pretraining": ["natural", "mri"], "finetune_depth": [1, 5], "accuracy": [0.7, 0.9]})
-    _, ax = plt.subplots()
-    boxplots.plot_score_boxes(ax, scores(["saliency"]), CORPORA, table)
-    diamonds = [line for line in ax.lines if line.get_marker() == "D"]
-    assert [list(line.get_ydata()) for line in diamonds] == [[0.7, 0.9]] and diamonds[0].get_linestyle() == "None"
 
 
 def test_a_panel_per_method_with_one_legend():
@@ -93,11 +86,6 @@ def test_a_study_without_misclassified_images_has_an_empty_figure_and_table():
     assert boxplots.boxplot_figure(nothing, ["saliency"], ["natural", "mri"], ylabel="TPR").axes
     assert list(boxplots.score_box_data(nothing)) == list(boxplots.score_box_data(scores(["saliency"])))
     assert len(boxplots.score_box_data(nothing)) == 0
-
-
-def test_every_two_corpora_differ_in_colour_or_hatch():
-    looks = {(colour(name), hatch(name)) for name in ("natural", "imagenet", "mri", UNTRAINED)}
-    assert len(looks) == 4
 
 
 def test_classification_markers_have_the_values_of_the_table():

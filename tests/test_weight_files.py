@@ -139,8 +139,8 @@ def test_what_does_not_fit_is_one_line_with_the_first_names_and_shapes(tmp_path,
         ([torch.zeros(2)], "holds list"),
         ({}, "holds dict without names"),
         ({1: torch.zeros(2)}, "float32 under '1'"),
-        ({"a": torch.zeros(2, dtype=torch.complex64)}, "holds torch.complex64 under 'a'; tensors of plain numbers"),
-        ({"a": torch.zeros(2, device="meta")}, "tensors of plain numbers"),
+        ({"a": torch.zeros(2, dtype=torch.complex64)}, "holds torch.complex64 under 'a'; plain tensors"),
+        ({"a": torch.zeros(2, device="meta")}, "plain tensors by name"),
     ],
 )
 def test_what_is_no_state_dict_says_what_it_is(tmp_path, content, words):

@@ -29,6 +29,7 @@ _LABELS = {
     "round": "round lesions",
     "irregular": "irregular lesions",
     "relevance_rank_accuracy": "Relevance Rank Accuracy (TPR)",
+    "median_relevance_rank_accuracy": "median performance",
     "pixel_auroc": "pixel AUROC",
     "sum_abs": "|sum|",
     "abs_sum": "sum of |·|",
@@ -67,6 +68,11 @@ def colour(name: str) -> tuple[float, float, float] | str:
 def hatch(name: str) -> str:
     """Return the hatch of a corpus."""
     return _HATCHES.get(name, "")
+
+
+def blocks(depth: object) -> str:
+    """Return how a fine-tuning depth is written."""
+    return f"{depth} block{'' if str(depth) == '1' else 's'}"
 
 
 def pairs(corpora: Sequence[str]) -> list[str]:

@@ -57,7 +57,8 @@ def load(path: Path) -> Any:
                 raise ValueError(f"not a pickle of protocol 2 or later, starts with {start[:8]!r}")
             return _Unpickler(_Content(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))).load()
     except Exception as error:  # a damaged pickle can fail in any way; all of them mean the same to the reader
-        what = " ".join(f"{type(error).__name__}: {error}".split())[:150]
+        what = "truncated" if isinstance(error, EOFError) else f"{type(error).__name__}: {error}"
+        what = " ".join(what.split())[:150]
         raise ReleaseError(f"{path}: can't be read, nothing was executed ({what}); fetch the file again") from None
 
 

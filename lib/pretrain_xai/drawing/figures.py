@@ -24,8 +24,6 @@ STYLE = Path(__file__).with_name("paper.mplstyle")
 
 Style = dict[str, Any]  # keyword arguments of matplotlib
 
-#: a second cue beside the colour of a corpus
-_SHAPES = "osD^v"
 #: lines at chance and other references
 CHANCE_LINE: Style = {"color": "black", "linestyle": (0, (4, 3)), "linewidth": 0.7, "zorder": 1}
 
@@ -41,7 +39,6 @@ def save_figure(
     data: pd.DataFrame,
     study: str,
     name: str,
-    *,
     parameters: Mapping[str, Any],
     inputs: Iterable[Path] = (),
 ) -> Path:
@@ -117,10 +114,13 @@ def plot_by_depth(ax: Axes, table: pd.DataFrame, corpora: Sequence[str], column:
 
 
 def marker(corpus: str, number: int, *, filled: bool = True) -> Style:
-    """Return how networks of a corpus, the `number`-th that is drawn, are marked; not `filled`: they are not matched."""
+    """Return how networks of a corpus, the `number`-th that is drawn, are marked; not `filled`: they are not matched.
+
+    The shape is a second cue beside the colour.
+    """
     face, edge = (colour(corpus), "black") if filled else ("white", colour(corpus))
     style = {"markerfacecolor": face, "markeredgecolor": edge, "markeredgewidth": 0.5 if filled else 1.0}
-    return {"linestyle": "", "marker": _SHAPES[number % len(_SHAPES)], "markersize": 4} | style
+    return {"linestyle": "", "marker": "osD^v"[number % 5], "markersize": 4} | style
 
 
 def legend(figure: Figure, corpora: Iterable[str], lines: Mapping[str, Style], boxes: Sequence[Patch] = ()) -> None:

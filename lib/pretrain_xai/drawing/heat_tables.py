@@ -149,12 +149,9 @@ def protocols_figure(effects: pd.DataFrame, methods: Sequence[str]) -> Figure:
     kinds = [switches == ALL_TOGETHER, switches.isin(RETRAINED)]
     group_of = np.select(kinds, ["all switches", "networks trained again"], "networks unchanged")
     groups = sorted(switches.groupby(group_of), reverse=True)
-    sizes = {
-        "height_ratios": [len(names) for _, names in groups],
-        "width_ratios": [len(known) for *_, known in columns],
-    }
-    size = (TWO_COLUMNS, 0.185 * len(switches) + 1.75)
-    figure, axes = panels(len(groups), len(columns), size, sharex="col", sharey="row", **sizes)
+    shared: Style = {"sharex": "col", "sharey": "row", "height_ratios": [len(names) for _, names in groups]}
+    widths, size = [len(known) for *_, known in columns], (TWO_COLUMNS, 0.185 * len(switches) + 1.75)
+    figure, axes = panels(len(groups), len(columns), size, width_ratios=widths, **shared)
     for row, (group, names) in zip(axes, groups, strict=True):
         for ax, (title, rows, known) in zip(row, columns, strict=True):
             plot_protocols(ax, rows, list(names), known).set_title(title if ax in axes[0] else "", fontsize=7)
@@ -184,8 +181,14 @@ def plot_protocols(ax: Axes, effects: pd.DataFrame, switches: Sequence[str], qua
     colours[~decided] = np.where(cells.loc[~decided, ["verdict"]] == "undecided", _GREY, (1, 1, 1, 1))
     kinds: list[Style] = [{"color": "0.6"}, {"color": "0.25"}, {"fontweight": "bold"}]
     looks = [kinds[kind] for kind in decided * (2 - weak.astype(int))]  # undecided, weak, strong
-    numbers = cells["difference"].map("{:+.2f}".format, na_action="ignore").str.replace("0.", ".", n=1, regex=False)
-    texts = numbers.mask(cells["verdict"] == "unchanged", "–").to_numpy().reshape(len(switches), -1)
+    short = [f"{one:+.2f}".replace("0.", ".", 1) if abs(one) < 0.995 else f"{one:+.0f}" for one in cells["difference"]]
+    texts = (
+        pd.Series(short)
+        .where(cells["verdict"].notna())
+        .mask(cells["verdict"] == "unchanged", "–")
+        .to_numpy()
+        .reshape(len(switches), -1)
+    )
     names = {RANKING: "Kendall's τ − 1", ALL_METHODS: "mean of methods", CHANCE: "chance level"}
     columns = [names.get(name, label(name)) for name in quantities]
     texts = pd.DataFrame(texts, [label(name) for name in switches], columns)

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from pretrain_xai.localization.comparison_maps import COMPARISON_MAPS
-from pretrain_xai.names import label
+from pretrain_xai.names import blocks, label
 from pretrain_xai.paths import Paths
 from pretrain_xai.provenance import record, write_text
 
@@ -28,7 +28,7 @@ def cells_table(cells: pd.DataFrame) -> pd.DataFrame:
         From `effects.cell_table`.
     """
     names = [cells["pretraining"].map(label).rename("Corpus"), cells["method"].map(label).rename("Method")]
-    shown = pd.Series(with_interval(cells), [*names, cells["finetune_depth"].map(_blocks)])
+    shown = pd.Series(with_interval(cells), [*names, cells["finetune_depth"].map(blocks)])
     return shown.unstack(sort=False).rename_axis(columns=None).reset_index()
 
 
@@ -42,7 +42,7 @@ def effects_table(effects: pd.DataFrame) -> pd.DataFrame:
     """
     rows = effects[(effects["way"] == "t") & effects["family"].isin(_FAMILIES.keys())]
     rows = rows.sort_values("family", key=lambda family: family.map([*_FAMILIES].index), kind="stable")
-    labels = rows[["pretraining", "method"]].map(label).assign(finetune_depth=rows["finetune_depth"].map(_blocks))
+    labels = rows[["pretraining", "method"]].map(label).assign(finetune_depth=rows["finetune_depth"].map(blocks))
     of = [_FAMILIES[one].format(**row) for one, row in zip(rows["family"], labels.to_dict("records"), strict=True)]
     differences = [_contrast(*pair) for pair in zip(rows["family"], rows["contrast"], strict=True)]
     p = {"p": rows["p"].map(p_value), "p (Holm)": rows["p_holm"].map(p_value)}
@@ -113,10 +113,6 @@ def save_table(
         write_text(path, text)
     record(written[0], parameters=dict(parameters) | {"caption": caption}, inputs=inputs, to=base.with_suffix(".json"))
     return written
-
-
-def _blocks(depth: object) -> str:
-    return f"{depth} block{'' if str(depth) == '1' else 's'}"
 
 
 def _contrast(family: str, contrast: str) -> str:

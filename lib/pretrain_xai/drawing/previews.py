@@ -72,10 +72,9 @@ def quality_figure(quality: pd.DataFrame, rejected: pd.DataFrame) -> Figure:
     """
     ratios = (1, 1) if rejected.empty else (1, 1, 1.2)
     figure, axes = panels(1, len(ratios), (TWO_COLUMNS, 2), width_ratios=ratios)
-    styles = ("-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)))
     for ax, panel, unit in zip(axes.flat, ("intensity", "brain_share"), ("brain pixels", "slices"), strict=False):
-        for number, (group, rows) in enumerate(quality[quality["panel"] == panel].groupby("group", sort=False)):
-            ax.plot(rows["x"], rows["value"], linestyle=styles[number % len(styles)], label=group)
+        rows = quality[quality["panel"] == panel]
+        sns.lineplot(rows, x="x", y="value", hue="group", style="group", estimator=None, ax=ax)
         ax.set(xlabel=label(panel), ylabel=f"share of {unit}", xlim=(0, 1), ylim=(0, 1.9 * ax.dataLim.ymax))
         ax.legend(loc="upper left")
     if not rejected.empty:
@@ -132,15 +131,14 @@ def audit_figure(images: pd.DataFrame, lesions: pd.DataFrame) -> Figure:
     """
     figure, axes = panels(1, 4, (TWO_COLUMNS, 1.9))
     *histograms, centres = axes.flat
-    for number, name in enumerate(CLASSES):
-        look: Style = {"color": CLASS_COLOURS[number], "linestyle": ("-", "--")[number], "density": True}
+    for number, (name, shade) in enumerate(zip(CLASSES, CLASS_COLOURS, strict=True)):
+        look: Style = {"facecolor": (*shade, 0.3), "edgecolor": shade, "linestyle": ("-", "--")[number], "label": name}
         for ax, column in zip(histograms, ("mask_pixels", "box_pixels", "lightening"), strict=True):
             bins, values = np.histogram_bin_edges(images[column], 25), images.loc[images["label"] == number, column]
-            ax.hist(values, bins, histtype="stepfilled", alpha=0.3, **look)
-            ax.hist(values, bins, histtype="step", label=name, **look)
+            ax.hist(values, bins, histtype="stepfilled", density=True, **look)
             ax.set(xlabel=label(column), yticks=[], ylabel="density")
         rows = lesions[lesions["label"] == number]
-        centres.plot(rows["column"], rows["row"], ".", color=CLASS_COLOURS[number], markersize=1, alpha=0.4)
+        centres.plot(rows["column"], rows["row"], ".", color=shade, markersize=1, alpha=0.4)
     centres.set(xlabel="column (px)", ylabel="row (px)", aspect="equal", title="lesion centres")
     centres.invert_yaxis()
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=2)

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from pretrain_xai.drawing import figures
 from pretrain_xai.drawing.figures import CHANCE_LINE, ONE_COLUMN, TWO_COLUMNS, Style, marker, panels
-from pretrain_xai.names import colour, label
+from pretrain_xai.names import blocks, colour, label
 from pretrain_xai.skill import skill
 from pretrain_xai.statistics.findings import WAY_NAMES
 from pretrain_xai.statistics.power import POWER
@@ -18,12 +18,8 @@ from pretrain_xai.statistics.summary import ALPHA
 
 _NOT_MATCHED = {"not matched": marker("", 0, filled=False) | {"markeredgecolor": "black"}}
 #: the answers of `equal_accuracy.ANSWERS` in words
-_ANSWERS = {
-    "unadjusted": "all networks",
-    "adjusted": "accuracy as a covariate",
-    "same_depths": "the depths that match",
-    "matched": "matched networks",
-}
+_ANSWERS = {"unadjusted": "all networks", "adjusted": "accuracy as a covariate"}
+_ANSWERS |= {"same_depths": "the depths that match", "matched": "matched networks"}
 
 
 def cells_figure(cells: pd.DataFrame, methods: Sequence[str], corpora: Sequence[str]) -> Figure:
@@ -199,7 +195,7 @@ def matching_figure(
         _plot_networks(ax, matched[matched["finetune_depth"] == depth], corpora, "step", "validation_accuracy")
         ax.axhline(target, **CHANCE_LINE)
         ax.axhspan(target - tolerance, target + tolerance, color="0.88", zorder=0)
-        ax.set_title(_blocks(depth))
+        ax.set_title(blocks(depth))
     axes[0, 0].set_ylabel("validation accuracy")
     figure.supxlabel("training step")
     lines = {f"common accuracy ± {tolerance:g}": CHANCE_LINE}
@@ -230,7 +226,7 @@ def accuracy_figure(networks: pd.DataFrame, correlations: pd.DataFrame, corpora:
     axes[0, 0].set_ylabel("skill, mean over methods")
     ends = sorted({networks["finetune_depth"].min(), networks["finetune_depth"].max()})
     grey = marker("", 0) | {"markerfacecolor": "0.85"}
-    sizes = {f"{_blocks(depth)} fine-tuned": grey | {"markersize": _size(depth)} for depth in ends}
+    sizes = {f"{blocks(depth)} fine-tuned": grey | {"markersize": _size(depth)} for depth in ends}
     figures.legend(figure, corpora, sizes | ({} if networks["matched"].all() else _NOT_MATCHED))
     return figure
 
@@ -244,10 +240,6 @@ def _plot_networks(ax: Axes, networks: pd.DataFrame, corpora: Sequence[str], x: 
 
 def _size(finetune_depth: int) -> float:
     return 2.2 + 0.8 * finetune_depth
-
-
-def _blocks(depth: int) -> str:
-    return f"{depth} block{'s' if depth > 1 else ''}"
 
 
 def sanity_figure(means: pd.DataFrame, methods: Sequence[str]) -> Figure:

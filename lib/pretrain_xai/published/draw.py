@@ -17,7 +17,6 @@ from pretrain_xai.study import UNTRAINED
 CORPORA = ("imagenet", "mri")
 #: notes of `compare.side_by_side` on numbers that come from as many models as the paper's
 SAME_MODELS = ("the untrained network", "from 3 models")
-_METRICS = {"median_relevance_rank_accuracy": "median performance,\nuntrained network"}
 _ACCURACY = marker(UNTRAINED, 2) | {"markersize": 2.6, "markerfacecolor": "white"}
 _UNTRAINED: Style = {"color": colour(UNTRAINED), "linewidth": 1.1, "linestyle": (0, (1, 1))}
 
@@ -89,7 +88,7 @@ def differences_figure(comparison: pd.DataFrame) -> Figure:
         looks[name] = marker(name, number) | {"markersize": 3, "markerfacecolor": face}
         ax.plot(comparison.loc[rows, "difference"], places[rows], **looks[name])
     ax.axvline(0, color="0.6", linewidth=0.6, zorder=0)
-    ax.set_yticks(range(len(metrics)), [_METRICS.get(name, label(name)) for name in metrics])
+    ax.set_yticks(range(len(metrics)), [label(name) for name in metrics])
     ax.set(ylim=(len(metrics) - 0.5, -0.5), xlabel="recomputed minus published")
     figures.legend(figure, (), looks)
     return figure

@@ -18,13 +18,9 @@ from pretrain_xai import provenance, safe_pickle
 from pretrain_xai.safe_pickle import ReleaseError
 
 #: their word -> ours, in lower case; the two notebooks of the authors spell some methods differently
-METHODS = {
-    "gradient": "integrated_gradients",
-    "gradshap": "gradient_shap",
-    "gradientshap": "gradient_shap",
-    "deeplift": "deep_lift",
-    "saliency": "saliency",
-    "inputxgrad": "input_x_gradient",
+METHODS = {"gradient": "integrated_gradients", "gradshap": "gradient_shap", "gradientshap": "gradient_shap"}
+METHODS |= {"deeplift": "deep_lift", "saliency": "saliency", "inputxgrad": "input_x_gradient"}
+METHODS |= {
     "inputxgradient": "input_x_gradient",
     "backprop": "guided_backprop",
     "deconv": "deconvolution",
@@ -34,8 +30,6 @@ SELECTIONS = {"best": "best", "same": "matched"}
 EDGE_FILTERS = ("sobel", "laplace")
 COUNTS = ["tp", "fp", "fn", "tn"]
 METRICS = {"auroc": "AUROC", "auprc": "AUPRC", "accuracy": "ACC"}
-#: larger than any result file; slices, which may lie in the same folder, take 10 GB
-MAX_RESULT_BYTES = 256 * 2**20
 _MODEL_NAME = re.compile(
     r".{0,99}?finetuning_(?P<blocks>[1-4]conv|all)_[\d.]+_(?P<corpus>img|MRI)(_new)?_\d+_[\d.]+_(?P<seed>\d{1,18})"
 )
@@ -97,8 +91,8 @@ def read_release(folder: Path) -> Release:
             taken |= dict.fromkeys(found, file)
         except Exception as error:  # a file may hold anything
             what = str(error) if isinstance(error, ReleaseError) else f"not as the authors' files are ({error!r:.100})"
-            problem = {"file": file.as_posix(), "what": what.removeprefix(f"{folder / file}: ")}
-            found = {("problems",): pd.DataFrame([problem])}
+            what = what.removeprefix(f"{folder / file}: ")
+            found = {("problems",): pd.DataFrame([{"file": file.as_posix(), "what": what}])}
         for (table, *_), rows in found.items():
             tables[table].append(rows)
     whole = {table: pd.concat(rows, ignore_index=True) for table, rows in tables.items() if rows}
@@ -132,11 +126,9 @@ def selection_of(path: Path) -> str | None:
 
 def _read_file(path: Path, file: Path) -> dict[tuple[Any, ...], pd.DataFrame]:
     """Return the parts of tables that a file holds, by table and what they are about, with its own row of `files`."""
-    if path.exists() and path.stat().st_size > MAX_RESULT_BYTES:
-        raise ReleaseError(f"skipped, as it is larger than any result file ({path.stat().st_size:,} bytes)")
     content, selection = safe_pickle.load(path), selection_of(file)
     found: dict[tuple[Any, ...], pd.DataFrame] = {}
-    row = {"file": file.as_posix(), "selection": selection, "sha256": provenance.sha256(path)}
+    row: dict[str, Any] = {"file": file.as_posix(), "selection": selection}
     for row["kind"], table, about, columns in _blocks(content, file.stem):
         about["selection"] = selection
         rows = {name: _numbers(values, name) for name, values in columns.items()}
@@ -145,7 +137,7 @@ def _read_file(path: Path, file: Path) -> dict[tuple[Any, ...], pd.DataFrame]:
         raise ReleaseError(f"holds a {type(content).__name__} of none of the known kinds; move it elsewhere")
     if not selection:
         raise ReleaseError("neither its name nor a folder says `best` or `same`; put it into a folder of that name")
-    return found | {("files", file): pd.DataFrame([row])}
+    return found | {("files", file): pd.DataFrame([row | {"sha256": provenance.sha256(path)}])}
 
 
 def _blocks(content: Any, stem: str) -> Iterator[tuple[str, str, dict[str, Any], dict[str, Any]]]:
@@ -204,6 +196,7 @@ def _numbers(values: Any, name: str) -> np.ndarray:
         [value if isinstance(value, int | float | np.number) else np.nan for value in values], dtype=float
     )
     if not column.between(low, high).all() or (whole and (column % 1).any()):  # NaN is not between
-        expected = f"a row of {'whole ' * whole}numbers from {low} to {high}"
-        raise ReleaseError(f"column {name}: expected {expected}, found others")
+        raise ReleaseError(
+            f"column {name}: expected a row of {'whole ' * whole}numbers from {low} to {high}, found others"
+        )
     return column.to_numpy(np.int64 if whole else np.float64)
