@@ -68,12 +68,6 @@ def test_metrics_equal_scikit_learns(images):
     assert classification_metrics(table) == pytest.approx(dict(zip(METRICS, expected, strict=True)))
 
 
-@pytest.mark.parametrize("label", [0, 1])
-def test_images_of_one_class_are_an_error(label):
-    with pytest.raises(ValueError, match=rf"both classes, found the labels \[{label}\]"):
-        classification_metrics(table_of([label, label], [1, -1]))
-
-
 def test_the_table_has_one_row_per_model_and_means_are_over_seeds():
     labels = [1, 0, 1, 0]
     perfect, half = [1, -1, 1, -1], [1, 1, -1, -1]

@@ -226,8 +226,9 @@ def _report(plan: Plan, lacking: Sequence[str]) -> Iterator[str]:
     minutes = {"minutes a job": costs["seconds"] / costs["jobs"] / 60, "memory, GiB": costs["memory"]}
     shown = costs[["jobs"]].assign(hours=costs["seconds"] / 3600, **minutes).rename_axis("stage").reset_index()
     yield "\n" + shown.to_string(index=False, float_format="%.2f", na_rep="unknown")
-    unknown = "; without what runs on a graphics card (`device`), which is not measured here"
-    unknown = unknown if costs["seconds"].isna().any() else ""
+    unknown = (
+        "; without the graphics card (`device`), which is not measured here" if costs["seconds"].isna().any() else ""
+    )
     hours = _duration(costs["seconds"].sum() / 3600 / side_by_side)
     yield f"\n{hours} with {side_by_side} jobs side by side, if all epochs are run{unknown}"
     counts = ", ".join(f"{count:,} {split}" for split, count in plan.counts.items())

@@ -59,10 +59,8 @@ class Protocol:
 
 
 #: the switches that change the images with lesions
-DATASET_SWITCHES = (
-    *("lesion_floor", "round_never_shuffled", "shared_patch_pool", "corner_placement", "shared_seed"),
-    "selection_on_test",
-)
+DATASET_SWITCHES: tuple[str, ...] = ("lesion_floor", "round_never_shuffled", "shared_patch_pool", "corner_placement")
+DATASET_SWITCHES += ("shared_seed", "selection_on_test")
 CORRECTED = Protocol()
 #: every flaw that is there or not
 _ALL: dict[str, Any] = {field.name: True for field in dataclasses.fields(CORRECTED) if field.type is bool}

@@ -44,20 +44,16 @@ def check_scores(
     SelfCheckError
         One line: what does not hold.
     """
-    levels = mask_shares(split, image_indices)
+    # the share of an image that its lesion mask covers is the level of chance
+    levels = pd.Series([split.masks[image].mean() for image in image_indices], index=image_indices, dtype=np.float64)
     reasons = [
         *wrong_rows(table, image_indices, methods, scores),
         *wrong_values(table, scores, n_pixels=int(np.prod(split.images.shape[1:3]))),
-        *wrong_chance(table, levels, pd.Series(split.labels[image_indices], index=image_indices)),
+        *wrong_chance(table, levels, pd.Series(split.labels[image_indices], image_indices)),
     ]
     if reasons:
         raise SelfCheckError(f"the scores of {first_ten(sorted(methods))} can't be right: each {'; '.join(reasons)}")
     return table
-
-
-def mask_shares(split: Split, image_indices: Integers) -> pd.Series:
-    """Return the share of each image that its lesion mask covers, which is the level of chance, by image index."""
-    return pd.Series([split.masks[image].mean() for image in image_indices], index=image_indices, dtype=np.float64)
 
 
 def wrong_rows(
@@ -81,9 +77,8 @@ def wrong_values(table: pd.DataFrame, scores: Collection[str], n_pixels: int) ->
     counts = values.reindex(columns=[*ConfusionCounts._fields, "k", "relevance_rank_accuracy"])
     whole = counts[list(ConfusionCounts._fields)]
     inside = counts["true_positives"] + counts["false_negatives"]
-    belong = np.isclose(whole.sum(axis=1), n_pixels) & (whole >= -ROUNDING).all(axis=1)
-    belong &= np.isclose(inside, counts["k"])
-    if not (belong & np.isclose(counts["true_positives"] / inside, counts["relevance_rank_accuracy"])).all():
+    fits = np.isclose(whole.sum(axis=1), n_pixels) & (whole >= -ROUNDING).all(axis=1) & np.isclose(inside, counts["k"])
+    if not (fits & np.isclose(counts["true_positives"] / inside, counts["relevance_rank_accuracy"])).all():
         yield "has counts of pixels and scores that do not belong together"
 
 

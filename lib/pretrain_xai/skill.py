@@ -122,9 +122,8 @@ def collect_skills(
     table["pretraining"] = table["pretraining"].astype(str)
     trained = table[table["pretraining"].isin(corpora) & table["method"].isin(methods)]
     cells = [*NETWORK, "method"]
-    if (sets := trained.groupby(cells)["image_index"].agg(frozenset)).nunique() != 1:
-        found = f"{sets.map(len).min()} to {sets.map(len).max()}"
-        raise UserError(f"networks were scored on different images ({found}): give the images that are right for all")
+    if trained.groupby(cells)["image_index"].agg(frozenset).nunique() != 1:
+        raise UserError("networks were scored on different images: give the images that are right for all")
     wide = trained.pivot(index=cells, columns="image_index", values="skill").dropna(axis=1)
     known = scores.drop_duplicates("image_index").set_index("image_index").loc[wide.columns, ["chance"]].reset_index()
     if images is not None:

@@ -73,8 +73,8 @@ def match_checkpoints(checkpoints: pd.DataFrame, settings: Matching) -> pd.DataF
 
 def unmatched_runs(matching: pd.DataFrame) -> list[Run]:
     """Return the models that are not matched."""
-    rows = matching[~matching["matched"]]
-    return [Run(MATCHED, row.pretraining, row.finetune_depth, row.seed) for row in rows.itertuples()]
+    rows = matching[~matching["matched"]].itertuples()
+    return [Run(MATCHED, row.pretraining, row.finetune_depth, row.seed) for row in rows]
 
 
 def cell_matched(matching: pd.DataFrame) -> pd.Series:

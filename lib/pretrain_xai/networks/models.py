@@ -133,8 +133,7 @@ def training_mode(network: nn.Module) -> None:
 
     Its running means would follow the new images, though fine-tuning is to leave the layer as pre-training left it.
     """
-    network.train()
-    for layer in network.modules():
+    for layer in network.train().modules():
         if isinstance(layer, nn.modules.batchnorm._BatchNorm):
             layer.train(any(parameter.requires_grad for parameter in layer.parameters()))
 

@@ -135,8 +135,7 @@ class Course:
         except Exception:  # torch raises nearly anything for a damaged file
             found = None
         if found != key:
-            why = "is damaged, or of other data, settings or code"
-            return logging.getLogger(__name__).warning("the training begins anew, as %s %s", path, why)
+            return logging.getLogger(__name__).warning("%s is damaged or of another training, which begins anew", path)
         self.network.load_state_dict(learnt[0], strict=False)
         self.optimizer.load_state_dict(learnt[1])
         self.schedule.load_state_dict(learnt[2])
@@ -218,9 +217,8 @@ def train(
             checkpoints.take_up(course.validated)
         if not course.is_over:
             trained, data = behind_frozen_prefix(network, data, cache_gib)
-        for epoch in tqdm(range(len(course.history), settings.epochs), desc="epochs"):
-            if course.is_over:
-                break
+        epochs = tqdm(range(len(course.history), settings.epochs), desc="epochs")
+        for epoch in itertools.takewhile(lambda _: not course.is_over, epochs):
             results = []
             row: dict[str, Any] = {"epoch": epoch, "learning_rate": course.schedule.get_last_lr()[0]}
             for batch, result in enumerate(_steps(trained, data[0], course), start=1):
@@ -293,9 +291,8 @@ def has_settled(history: list[dict[str, float]], stop_value: float | None) -> bo
     """Return whether the training ends by the published rule (see `train`)."""
     if stop_value is None or len(history) < 4:
         return False
-    accuracies = [row["validation_accuracy"] for row in history[-4:]]
-    small = all(abs(late - early) < stop_value for early, late in itertools.pairwise(accuracies))
-    return small and all(row["validation_accuracy"] < row["train_accuracy"] for row in history[-3:])
+    changes = np.abs(np.diff([row["validation_accuracy"] for row in history[-4:]]))
+    return max(changes) < stop_value and all(row["validation_accuracy"] < row["train_accuracy"] for row in history[-3:])
 
 
 class Activations:
