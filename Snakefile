@@ -206,7 +206,6 @@ BOXPLOTS = stage(
     of="run{ending}", parameters="-p selection {params.selection}",
     selection=lambda wildcards: wildcards.ending.removeprefix("_") or SELECTION,
 )
-# notebooks that sum up all models
 SUMMARIES = [
     stage("06_classification_metrics", PREDICTIONS, CLASSIFICATION, ["classification"], OF_SELECTION),
     stage("07_find_intersections", PREDICTIONS + MATCHING, INTERSECTIONS),
@@ -235,7 +234,6 @@ SUMMARIES = [
         statistics(*SENSITIVITY), ["sensitivity"], OF_SELECTION,
     ),
 ]
-# for `make switches` and `make protocols`
 stage(
     "18_compare_protocols",
     SCORES + CLASSIFICATION + INTERSECTIONS + PREDICTIONS + SWITCH_SCORES + OF_VARIANTS,

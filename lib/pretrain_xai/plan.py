@@ -229,8 +229,9 @@ def _report(plan: Plan, lacking: Sequence[str]) -> Iterator[str]:
     unknown = (
         "; without the graphics card (`device`), which is not measured here" if costs["seconds"].isna().any() else ""
     )
-    hours = _duration(costs["seconds"].sum() / 3600 / side_by_side)
-    yield f"\n{hours} with {side_by_side} jobs side by side, if all epochs are run{unknown}"
+    hours = costs["seconds"].sum() / 3600 / side_by_side
+    unit, size = ("minutes", 1 / 60) if hours < 1.5 else ("hours", 1) if hours < 48 else ("days", 24)
+    yield f"\n{hours / size:.1f} {unit} with {side_by_side} jobs side by side, if all epochs are run{unknown}"
     counts = ", ".join(f"{count:,} {split}" for split, count in plan.counts.items())
     yield f"images: {counts}; a model explains about {plan.explained(study.main_selection):,} images"
     disk = plan.disk()
@@ -239,11 +240,6 @@ def _report(plan: Plan, lacking: Sequence[str]) -> Iterator[str]:
     yield f"disk: {sum(disk.values()):.1f} GiB of {free:.0f} that are free ({parts})"
     yield "\nmissing: " + ("nothing" if not lacking else "")
     yield from (f"- {line}" for line in lacking)
-
-
-def _duration(hours: float) -> str:
-    unit, size = ("minutes", 1 / 60) if hours < 1.5 else ("hours", 1) if hours < 48 else ("days", 24)
-    return f"{hours / size:.1f} {unit}"
 
 
 def measure(study_name: str) -> dict[str, dict[str, Any]]:

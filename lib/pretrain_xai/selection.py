@@ -92,8 +92,7 @@ def explained_images(
     correct = _correct_for_all(intersections, run.selection)
     wrong = image_list(intersections, run.selection, WRONG_FOR_ONE, run)[: None if misclassified else 0]
     wrong = np.setdiff1d(wrong, correct)
-    samples = [_sample(indices, max_images, seed) for indices in (correct, wrong)]
-    return np.sort(np.concatenate(samples))
+    return np.sort(np.concatenate([_sample(indices, max_images, seed) for indices in (correct, wrong)]))
 
 
 def example_images(

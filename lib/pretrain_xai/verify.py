@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 
 from pretrain_xai import paths, self_checks
+from pretrain_xai.audit import BALANCE_LEVEL, fair_coin
 from pretrain_xai.classification import METRICS, classification_table
 from pretrain_xai.dataset import read_split
 from pretrain_xai.errors import SelfCheckError, UserError, first_ten
@@ -132,10 +133,12 @@ class Verification:
                 yield from ((file, f"is not what {near(record)} was made from") for record in changed[:1])
 
     def dataset(self) -> Wrong:
-        """Check that images are in [0, 1] and have a lesion each, and no unasked flaw is in the audit."""
+        """Check that images are in [0, 1] and have a lesion each, classes are even, and no unasked flaw is in the audit."""
         for split in self.study.dataset.seed_bases:
             folder = self.study.paths.dataset / split
             images = read_split(folder, self.study.protocol.mask_threshold)
+            if (p := fair_coin(images.table["label"])) < BALANCE_LEVEL:
+                yield folder / "images.csv", f"has other labels than a fair coin gives (p = {p:.1g})"
             if bad := [i for i, image in enumerate(images.images) if not ((image >= 0) & (image <= 1)).all()]:
                 yield folder / "images.npy", f"has pixels outside of [0, 1] in image {first_ten(bad)}"
             if bad := [i for i in range(len(images)) if not images.masks[i].any()]:
