@@ -110,8 +110,7 @@ class MaskedMaps:
             If a map has negative values, naming the images.
         """
         self.require(np.all(self.values >= 0, axis=1), "maps", "have negative values: take absolute values first")
-        has_mass = self.values.any(1, keepdims=True)
-        return self.values if has_mass.all() else np.where(has_mass, self.values, 1)
+        return np.where(self.values.any(1, keepdims=True), self.values, 1)
 
     def require(self, valid: Booleans, what: str, trouble: str) -> None:
         """Raise a ValueError that names the images whose entry in `valid` (n_images,) is False."""
