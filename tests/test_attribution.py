@@ -241,11 +241,16 @@ def test_captums_deep_lift_runs_where_deterministic_algorithms_are_asked_for(mod
 RELU = nn.ReLU()
 
 
+class OwnReLU(nn.ReLU):
+    pass
+
+
 @pytest.mark.parametrize(
     ("method", "layers", "words"),
     [
         ("deep_lift", [nn.Sigmoid()], r"no rule for Sigmoid \(0\)"),
         ("deep_lift", [RELU, RELU], "0 is called 2 times in a pass"),
+        *((method, [OwnReLU()], "no rule for the function relu") for method in ("deep_lift", "lrp", "guided_backprop")),
         ("guided_backprop", [nn.Softplus()], "no rule for Softplus"),
         ("lrp_epsilon_plus_flat", [nn.BatchNorm2d(3)], "no rule for BatchNorm2d"),
         ("grad_cam", [], "needs a convolution"),
@@ -269,8 +274,9 @@ def replaced(tensor, index, value):
         (lambda x, t: {"images": replaced(x, (slice(1, 3), 0, 5, 5), float("inf"))}, ValueError, "image 1, 2$"),
         (lambda x, t: {"images": x[:, :1]}, ValueError, "shape"),
         (lambda x, t: {"images": x[0]}, ValueError, "shape"),
-        (lambda x, t: {"targets": t[:3]}, ValueError, "targets have shape"),
-        (lambda x, t: {"image_ids": torch.arange(3)}, ValueError, "image_ids have shape"),
+        (lambda x, t: {"targets": t[:3]}, ValueError, r"targets are torch.int64 of shape \(3,\)"),
+        (lambda x, t: {"targets": t + 0.5}, ValueError, "targets are torch.float32"),
+        (lambda x, t: {"image_ids": torch.arange(3)}, ValueError, "image_ids are"),
         (lambda x, t: {"targets": t - 1}, ValueError, "targets contain -1"),
         (lambda x, t: {"batch_size": 0}, ValueError, "batch_size is 0"),
         (lambda x, t: {"micro_batch": -1}, ValueError, "micro_batch is -1"),

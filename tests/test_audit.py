@@ -98,8 +98,8 @@ def test_images_equal_the_lesion_free_slices_away_from_lesions(cohort, sound):
         assert 0 < mask.mean() < 0.2
 
 
-def test_a_slice_whose_lesions_vanish_is_an_error(tmp_path, cohort, patches):
-    with pytest.raises(OverlayError, match="no pixel of 32 x 32 shows a lesion"):
+def test_a_slice_whose_lesions_vanish_is_an_error_that_names_it(tmp_path, cohort, patches):
+    with pytest.raises(OverlayError, match=r"slice \d+ \(sub-\d+\): no pixel of 32 x 32 shows a lesion"):
         faint = {name: [LesionPatch(np.pad(np.eye(2), 9), 1.0)] * 20 for name in patches}
         build_splits(tmp_path, *cohort, faint, SHARES, Dataset(image_size=32), CORRECTED)
 

@@ -61,12 +61,15 @@ def test_saved_patches_come_back_and_repeat_to_the_byte(patches, tmp_path):
     assert_equal(lesions.load_patches(first), patches)
 
 
-WRONG_SIZES = {"shapes": [[2, 2]], "weights": np.arange(5.0), "compactness": [0.9]}
+ONE = {"shapes": [[2, 2]], "weights": np.arange(4.0), "compactness": [0.9]}
 
 
-@pytest.mark.parametrize("arrays", [{"images": [0]}, {f"round_{part}": of for part, of in WRONG_SIZES.items()}])
-def test_a_foreign_file_is_named(tmp_path, arrays):
-    np.savez(tmp_path / "foreign.npz", **arrays)
+@pytest.mark.parametrize(
+    "wrong", [{"weights": np.arange(5.0)}, {"compactness": []}, {"shapes": [[2, 2], [2, 2]]}, None]
+)
+def test_a_foreign_file_is_named(tmp_path, wrong):
+    arrays = {f"{kind}_{part}": of for kind in ("round", "irregular") for part, of in (ONE | (wrong or {})).items()}
+    np.savez(tmp_path / "foreign.npz", **({"images": [0]} if wrong is None else arrays))
     with pytest.raises(UserError, match=r"foreign\.npz is not a file of lesion patches"):
         lesions.load_patches(tmp_path / "foreign.npz")
 

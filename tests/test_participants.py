@@ -39,7 +39,7 @@ def test_a_table_with_commas_and_other_names_is_read(tmp_path):
 def test_sex_in_its_spellings_and_what_is_no_age():
     assert list(map(read_sex, ["f", " Female", "MALE", "0", "N/A", "x"])) == ["F", "F", "M", "0", "", "x"]
     for text in ("old", "-3", "1e3", "3-4-5", "²²", "22 years"):
-        with pytest.raises(SourceError, match="is no age"):
+        with pytest.raises(ValueError, match="is no age"):
             read_age(text)
 
 
@@ -85,7 +85,7 @@ def test_no_odd_table_does_harm(tmp_path, monkeypatch, header, rows, encoding, e
     try:
         table = read(tmp_path, text.encode(encoding, "replace"), file=name)
     except SourceError as error:
-        assert str(error).startswith(str(tmp_path)) or "is no age" in str(error)
+        assert "\n" not in str(error) and str(error).startswith(str(tmp_path))
     else:
         assert table.index.is_unique and "" not in table.index
         assert table["age"].isna().any() or table["age"].between(0, 999).all()

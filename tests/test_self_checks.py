@@ -178,6 +178,22 @@ def test_an_empty_mask_stops_the_run(network, split):
         explain_and_score(network, empty, ["saliency"])
 
 
+class AlwaysOn(nn.Dropout):
+    """Dropout of one who wants its uncertainty and forgets it."""
+
+    def train(self, mode: bool = True) -> "AlwaysOn":
+        return super().train(True)
+
+
+def test_a_layer_that_stays_in_training_mode_stops_the_run(network, split):
+    alive = nn.Sequential(AlwaysOn(), network).eval()
+    modes = [module.training for module in alive.modules()]
+    for run in (lambda: predict(alive, split.images), lambda: explain_and_score(alive, split, ["saliency"])):
+        with pytest.raises(SelfCheckError, match=r"in training mode though eval\(\) was called: 0$"):
+            run()
+        assert [module.training for module in alive.modules()] == modes
+
+
 class Hidden(nn.Module):
     """Dropout that no mode tells of."""
 

@@ -200,6 +200,14 @@ def test_pickles_that_are_deep_or_cut_are_one_line(tmp_path, pickled):
     assert "nothing was executed" in refusal(tmp_path / "deep.pt")
 
 
+def test_a_flipped_bit_in_a_zip_is_noticed(tmp_path):
+    torch.save({"a": torch.zeros(1000)}, tmp_path / "flipped.pt")
+    content = bytearray((tmp_path / "flipped.pt").read_bytes())
+    content[content.index(bytes(2000)) + 1000] ^= 1
+    (tmp_path / "flipped.pt").write_bytes(content)
+    assert "checksum" in refusal(tmp_path / "flipped.pt")
+
+
 @pytest.fixture(scope="module")
 def originals(tmp_path_factory) -> dict[str, Path]:
     """Return a file of each kind, and one that asks for code."""
@@ -242,6 +250,9 @@ def test_weights_are_downloaded_into_torchvisions_cache_once(torchvisions):
     entry.get_state_dict = lambda **_: cached.open("xb").write(right)  # fails the second time
     for _ in range(2):
         assert same(torchvision_state("IMAGENET1K_V1", "vgg11"), theirs("vgg11").state_dict())
+    cached.write_bytes(right[:-1] + bytes([right[-1] ^ 1]))
+    with pytest.raises(WeightsError, match=r"checksum is not .* delete it"):
+        torchvision_state("IMAGENET1K_V1", "vgg11")
 
 
 def test_without_a_network_the_alternative_is_named(torchvisions):

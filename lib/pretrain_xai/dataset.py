@@ -198,15 +198,16 @@ def _lay(
     size, intensities = settings.image_size, settings.model_dump(include={"lesion_intensity", "brain_intensity"})
     try:
         laid = overlay_lesions(slice_, patches, row["seed"], protocol, **intensities)
+        image, strength, clean, support = overlay.to_model_resolution(laid, size)
+        # the mask that the audit reports; scores make theirs by the protocol's threshold
+        mask = overlay.lesion_masks(strength, CORRECTED.mask_threshold)
+        if not mask.any():
+            raise OverlayError(f"no pixel of {size} x {size} shows a lesion; raise image_size")
     except OverlayError as error:
-        if protocol.corner_placement and isinstance(error, NoRoomError):
-            return error
-        raise type(error)(f"slice {row['slice_index']} ({row['subject']}): {error}") from None
-    image, strength, clean, support = overlay.to_model_resolution(laid, size)
-    # the mask that the audit reports; scores make theirs by the protocol's threshold
-    mask = overlay.lesion_masks(strength, CORRECTED.mask_threshold)
-    if not mask.any():
-        raise OverlayError(f"no pixel of {size} x {size} shows a lesion; raise image_size")
+        named = type(error)(f"slice {row['slice_index']} ({row['subject']}): {error}")
+        if protocol.corner_placement and isinstance(named, NoRoomError):
+            return named
+        raise named from None
     difference = image - clean
     about = {
         "label": laid.label,

@@ -140,8 +140,8 @@ def load_patches(path: Path) -> Patches:
         for name in CLASSES:
             shapes, weights, compactness = (arrays[f"{name}_{part}"] for part in ("shapes", "weights", "compactness"))
             parts = np.split(weights, np.cumsum(shapes.prod(axis=1))[:-1])
-            shaped = map(np.reshape, parts, shapes)
-            patches[name] = list(map(LesionPatch, shaped, compactness.tolist()))
+            shaped = zip(parts, shapes, compactness.tolist(), strict=True)
+            patches[name] = [LesionPatch(part.reshape(shape), value) for part, shape, value in shaped]
     except (KeyError, ValueError) as error:
         raise LesionError(f"{path} is not a file of lesion patches ({error}); run 01_make_lesions again") from None
     return patches

@@ -226,9 +226,7 @@ def _report(plan: Plan, lacking: Sequence[str]) -> Iterator[str]:
     minutes = {"minutes a job": costs["seconds"] / costs["jobs"] / 60, "memory, GiB": costs["memory"]}
     shown = costs[["jobs"]].assign(hours=costs["seconds"] / 3600, **minutes).rename_axis("stage").reset_index()
     yield "\n" + shown.to_string(index=False, float_format="%.2f", na_rep="unknown")
-    unknown = (
-        "; without the graphics card (`device`), which is not measured here" if costs["seconds"].isna().any() else ""
-    )
+    unknown = "; without the graphics card, which is not measured here" if costs["seconds"].isna().any() else ""
     hours = costs["seconds"].sum() / 3600 / side_by_side
     unit, size = ("minutes", 1 / 60) if hours < 1.5 else ("hours", 1) if hours < 48 else ("days", 24)
     yield f"\n{hours / size:.1f} {unit} with {side_by_side} jobs side by side, if all epochs are run{unknown}"

@@ -182,14 +182,8 @@ def plot_protocols(ax: Axes, effects: pd.DataFrame, switches: Sequence[str], qua
     kinds: list[Style] = [{"color": "0.6"}, {"color": "0.25"}, {"fontweight": "bold"}]
     looks = [kinds[kind] for kind in decided * (2 - weak.astype(int))]  # undecided, weak, strong
     short = [f"{one:+.2f}".replace("0.", ".", 1) if abs(one) < 0.995 else f"{one:+.0f}" for one in cells["difference"]]
-    texts = (
-        pd.Series(short)
-        .where(cells["verdict"].notna())
-        .mask(cells["verdict"] == "unchanged", "–")
-        .to_numpy()
-        .reshape(len(switches), -1)
-    )
+    shown = pd.Series(short).mask(cells["verdict"] == "unchanged", "–").where(cells["verdict"].notna())
     names = {RANKING: "Kendall's τ − 1", ALL_METHODS: "mean of methods", CHANCE: "chance level"}
-    columns = [names.get(name, label(name)) for name in quantities]
-    texts = pd.DataFrame(texts, [label(name) for name in switches], columns)
+    rows, columns = [label(name) for name in switches], [names.get(name, label(name)) for name in quantities]
+    texts = pd.DataFrame(shown.to_numpy().reshape(len(rows), -1), rows, columns)
     return plot_numbers(ax, texts, colours.reshape(*texts.shape, 4), looks)

@@ -192,7 +192,8 @@ def matching_figure(
         for (corpus, _), line in of_depth.groupby(["pretraining", "seed"]):
             dashes = (0, (3, 1.5)) if list(corpora).index(corpus) % 2 else "-"
             ax.plot(line["step"], line["validation_accuracy"], color=colour(corpus), linewidth=0.8, linestyle=dashes)
-        _plot_networks(ax, matched[matched["finetune_depth"] == depth], corpora, "step", "validation_accuracy")
+        chosen = matched[matched["finetune_depth"] == depth].assign(finetune_depth=2)  # all of one size
+        _plot_networks(ax, chosen, corpora, "step", "validation_accuracy")
         ax.axhline(target, **CHANCE_LINE)
         ax.axhspan(target - tolerance, target + tolerance, color="0.88", zorder=0)
         ax.set_title(blocks(depth))

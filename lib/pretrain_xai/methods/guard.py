@@ -82,8 +82,9 @@ def check_inputs(images: Tensor, targets: Tensor, image_ids: Tensor) -> None:
         raise ValueError(f"images have shape {tuple(images.shape)}, (n_images, 3, height, width) is expected")
     require_finite(images, torch.arange(len(images)), "image")
     for name, values in {"targets": targets, "image_ids": image_ids}.items():
-        if values.shape != (len(images),):
-            raise ValueError(f"{name} have shape {tuple(values.shape)}, ({len(images)},) is expected, one per image")
+        if values.shape != (len(images),) or values.is_floating_point():
+            found = f"{values.dtype} of shape {tuple(values.shape)}"
+            raise ValueError(f"{name} are {found}, integers of shape ({len(images)},) are expected, one per image")
     if (targets < 0).any():
         raise ValueError(f"targets contain {int(targets.min())}, integers from 0 are expected")
 

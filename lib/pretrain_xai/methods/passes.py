@@ -8,7 +8,7 @@ Path methods, which take gradients at many multiples of an image, pass through t
 before the first rectifier is applied once per image, and its transpose once to the sum of the gradients.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -60,19 +60,13 @@ def lean(model: nn.Module, image: Tensor) -> tuple[nn.Module, nn.Module]:
     layers = layers_of(model) or [model]
     affine = [isinstance(layer, LINEAR) and not isinstance(layer, nn.Dropout) for layer in layers]
     n_affine = 0 if all(affine) else affine.index(False)
-    beginning, rest = nn.Sequential(*layers[:n_affine]), _pools_first(layers[n_affine:])
-    with torch.no_grad():
-        rest = _merged_pooling(rest, beginning(image))
-    return beginning, nn.Sequential(*rest)
-
-
-def _pools_first(layers: Sequence[nn.Module]) -> list[nn.Module]:
-    result: list[nn.Module] = []
-    for layer in layers:
-        pair = [*result[-1:], layer]
+    beginning, rest = nn.Sequential(*layers[:n_affine]), list[nn.Module]()
+    for layer in layers[n_affine:]:
+        pair = [*rest[-1:], layer]
         swapped = [type(part) for part in pair] == [nn.ReLU, nn.MaxPool2d] and not any(map(is_hooked, pair))
-        result.insert(len(result) - swapped, layer)
-    return result
+        rest.insert(len(rest) - swapped, layer)
+    with torch.no_grad():
+        return beginning, nn.Sequential(*_merged_pooling(rest, beginning(image)))
 
 
 def _merged_pooling(layers: list[nn.Module], x: Tensor) -> list[nn.Module]:

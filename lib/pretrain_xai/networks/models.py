@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from pretrain_xai import paths
-from pretrain_xai.errors import UserError, did_you_mean
+from pretrain_xai.errors import SelfCheckError, UserError, did_you_mean, first_ten
 from pretrain_xai.networks.weight_files import fitting, read_state, torchvision_state
 from pretrain_xai.settings.sections import Network
 from pretrain_xai.study import UNTRAINED, Run, Study
@@ -140,11 +140,19 @@ def training_mode(network: nn.Module) -> None:
 
 @contextmanager
 def evaluation_mode(network: nn.Module, *, dropout_active: bool = False) -> Iterator[nn.Module]:
-    """Switch the network to evaluation mode, or to that with dropout alive, and back to what it was."""
+    """Switch the network to evaluation mode, or to that with dropout alive, and back to what it was.
+
+    Raises
+    ------
+    SelfCheckError
+        A module does not follow: it stays in training mode.
+    """
     modes = {module: module.training for module in network.modules()}
     try:
-        for module in network.eval().modules():
-            module.training = module.training or (dropout_active and isinstance(module, nn.Dropout))
+        if still := [name or "all of it" for name, module in network.eval().named_modules() if module.training]:
+            raise SelfCheckError(f"the network is in training mode though eval() was called: {first_ten(still)}")
+        for module in network.modules():
+            module.training = dropout_active and isinstance(module, nn.Dropout)
         yield network
     finally:
         for module, training in modes.items():

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from pretrain_xai.errors import UserError, did_you_mean
-from pretrain_xai.provenance import atomic_path
+from pretrain_xai.provenance import atomic_path, sha256
 from pretrain_xai.safe_pickle import LFS_POINTER
 
 #: what a pickled network may consist of, besides torchvision's VGG; nothing of these classes is used but their names
@@ -76,6 +76,9 @@ def torchvision_state(name: str, architecture: str) -> dict[str, Tensor]:
         except Exception as error:
             what = f"{name} of {architecture} can't be downloaded ({_line(error)})"
             raise WeightsError(f"{what}; bring {path}, or give a local file under pretraining.weights") from None
+    digest = re.search(r"-([0-9a-f]{8,})\.", path.name)
+    if digest and not sha256(path).startswith(digest[1]):
+        raise WeightsError(f"{path}: damaged, its checksum is not {digest[1]}; delete it, and it is downloaded again")
     return read_state(path)
 
 

@@ -27,6 +27,9 @@ _SEX = {**dict.fromkeys(("f", "female", "w", "woman"), "F"), **dict.fromkeys(("m
 class SourceError(UserError):
     """What a study's slices are made from is missing or wrong; the message says what to change."""
 
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.splitlines()))  # names of files and columns may hold line breaks
+
 
 def source_folder(settings: Nifti | Arrays | Pickle) -> Path:
     """Return the folder of a source: absolute, in the home (~), or from the folder that holds `studies/`.
@@ -118,7 +121,10 @@ def read_participants(folder: Path, columns: Participants, target: str) -> pd.Da
     names = cells[columns.subject].str.removeprefix("sub-")
     if wrong := sorted(set(names[names.duplicated() | (names == "")])):
         raise SourceError(f"{path}: subjects more than once or without a name: {first_ten([*map(repr, wrong)])}")
-    age = cells[columns.age].map(read_age) if columns.age else math.nan
+    try:
+        age = cells[columns.age].map(read_age) if columns.age else math.nan
+    except ValueError as error:
+        raise SourceError(f"{path}: {error} (or set slices.participants.age to null)") from None
     table = pd.DataFrame({"sex": cells[columns.sex].map(read_sex), "age": age})
     if target != "sex":
         table[target] = cells[target].where(~cells[target].str.lower().isin(MISSING), "")
@@ -135,15 +141,14 @@ def read_age(text: str) -> float:
 
     Raises
     ------
-    SourceError
+    ValueError
         It is none of these.
     """
     if text.strip().lower() in MISSING:
         return math.nan
     match = re.fullmatch(r"(\d{1,3}(?:\.\d*)?)(?:\s*-\s*(\d{1,3}(?:\.\d*)?)|\+)?", text.strip(), re.ASCII)
     if not match:
-        expected = "years such as 31 or 26-30 are expected, n/a if not known; see slices.participants.age"
-        raise SourceError(f"{text[:30]!r} is no age; {expected}")
+        raise ValueError(f"{text[:30]!r} is no age; years such as 31 or 26-30 are expected, n/a if not known")
     return (float(match[1]) + float(match[2] or match[1])) / 2
 
 
