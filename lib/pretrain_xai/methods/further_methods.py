@@ -23,12 +23,12 @@ def smooth_grad(block: Block, *, n_samples: int = 25, noise: float = 0.15) -> Te
     """
     total = torch.zeros_like(block.images)
     deviation = noise * (block.images.amax((1, 2, 3)) - block.images.amin((1, 2, 3)))
-    for images, samples, rows, targets in block.micro_batches(n_samples):
+    for images, samples, targets in block.micro_batches(n_samples):
+        rows = block.network.padded(block.images[images])
         for row, image, sample in zip(rows, images, samples, strict=False):  # without the padding
             rng = np.random.default_rng((block.network.seed, block.image_ids[image], sample, NOISE_STREAM))
             row.add_(deviation[image] * torch.as_tensor(rng.standard_normal(tuple(row.shape))).to(row))
-        gradients = input_gradients(block.network.model, rows, targets)
-        for image, gradient in zip(images, gradients, strict=False):
+        for image, gradient in zip(images, input_gradients(block.network.model, rows, targets), strict=False):
             total[image] += gradient
     return total / n_samples
 

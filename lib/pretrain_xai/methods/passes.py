@@ -92,8 +92,8 @@ def _merged_pooling(layers: list[nn.Module], x: Tensor) -> list[nn.Module]:
     return layers
 
 
-#: images, steps, rows and targets of one pass: `rows[r]` is image `images[r]` at step `steps[r]`, beyond these lists padding
-MicroBatch = tuple[list[int], list[int], Tensor, Tensor]
+#: images, steps and targets of one pass: row r is image `images[r]` at step `steps[r]`, beyond these lists padding
+MicroBatch = tuple[list[int], list[int], Tensor]
 
 
 class Network:
@@ -130,7 +130,7 @@ class Network:
     def padded(self, images: Tensor, n_rows: int | None = None) -> Tensor:
         """Return at most `rows` images as the first rows of a pass."""
         padding = images.new_zeros((n_rows or self.rows) - len(images), *images.shape[1:])
-        return self.formatted(torch.cat([images, padding]))
+        return self.formatted(torch.cat([images, padding]) if len(padding) else images)
 
 
 @dataclass
@@ -150,39 +150,40 @@ class Block:
             steps, images = map(list, zip(*(divmod(place, n_images) for place in places), strict=True))
             if self.network.dropout_keys is not None:
                 self.network.dropout_keys[:] = [(self.image_ids[i], s) for i, s in zip(images, steps, strict=True)]
-            rows, targets = (self.network.padded(part[images], n_rows) for part in (self.images, self.targets))
-            yield images, steps, rows, targets
+            yield images, steps, self.network.padded(self.targets[images], n_rows)
 
     @torch.enable_grad()
     def path_gradients(self, coefficients: np.ndarray, weights: np.ndarray) -> Tensor:
         """Return the sum over steps s, in their order, of weights[s] * gradient at coefficients[:, s] * images."""
-        network, images = self.network, self.network.padded(self.images).requires_grad_()
-        beginning = network.beginning(images)
+        network, inputs = self.network, self.network.padded(self.images).requires_grad_()
+        beginning = network.beginning(inputs)
         begun = network.formatted(beginning)[: len(self.images)]
         black = network.formatted(network.beginning(network.padded(network.black)))[:1]
         difference, total = begun - black, torch.zeros_like(begun)
         # from the image back to black, so that at the image itself no bit changes: rounding would decide ties of max pools
         scale = torch.as_tensor(coefficients, dtype=begun.dtype, device=begun.device) - 1
         scale = scale.reshape(*coefficients.shape, *[1] * (begun.ndim - 1))
-        for places, steps, _, targets in self.micro_batches(len(weights)):
-            rows = torch.addcmul(begun[places], difference[places], scale[places, steps])
-            gradients = input_gradients(network.rest, network.padded(rows), targets)
-            for image, step, gradient in zip(places, steps, gradients, strict=False):  # without the padding
+        for images, steps, targets in self.micro_batches(len(weights)):
+            at = images if len(begun) < network.rows else slice(None)  # all in their order: no copies
+            rows = network.padded(torch.addcmul(begun[at], difference[at], scale[images, steps]))
+            gradients = input_gradients(network.rest, rows, targets)
+            for image, step, gradient in zip(images, steps, gradients, strict=False):  # without the padding
                 total[image].add_(gradient, alpha=float(weights[step]))
-        return torch.autograd.grad(beginning, images, network.padded(total))[0][: len(total)]
+        return torch.autograd.grad(beginning, inputs, network.padded(total))[0][: len(total)]
 
     def per_row(self, explain: Callable[[Tensor, Tensor], Tensor], n_rows: int | None = None) -> Tensor:
         """Return explain(rows, targets) of every image."""
         maps = torch.empty_like(self.images)
-        for images, _, rows, targets in self.micro_batches(n_rows=n_rows):
-            maps[images] = explain(rows, targets)[: len(images)].detach()
+        for images, _, targets in self.micro_batches(n_rows=n_rows):
+            maps[images] = explain(self.network.padded(self.images[images], n_rows), targets)[: len(images)].detach()
         return maps
 
     @torch.no_grad()
     def logits(self, n_steps: int, change: Callable[[Tensor, int], object]) -> Tensor:
         """Return the target's logits of the images, shape (n_images, n_steps), after change(image, step) wrote to each."""
         logits = self.images.new_zeros(len(self.images), n_steps)
-        for images, steps, rows, targets in self.micro_batches(n_steps):
+        for images, steps, targets in self.micro_batches(n_steps):
+            rows = self.network.padded(self.images[images])
             for row, step in zip(rows, steps, strict=False):  # without the padding
                 change(row, step)
             logits[images, steps] = self.network.model(rows).gather(1, targets[:, None])[: len(images), 0]
