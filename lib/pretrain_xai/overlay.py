@@ -245,9 +245,8 @@ def to_model_resolution(overlay: LesionSlice, size: int) -> tuple[np.ndarray, np
     """
 
     def weights_of(start: int, length: int, whole: int) -> tuple[np.ndarray, np.ndarray]:
-        weights = _resize_matrix(whole, size)[:, start : start + length].toarray()
-        reached = np.flatnonzero(weights.any(axis=1))  # where the box then lies
-        return reached, weights[reached]
+        weights = _resize_matrix(whole, size)[0][:, start : start + length]
+        return (reached := np.flatnonzero(weights.any(axis=1))), weights[reached]  # where the box then lies
 
     strength = np.zeros((size, size))
     for corner, patch in zip(overlay.corners, overlay.weights, strict=True):
@@ -278,18 +277,19 @@ def lesion_masks(strength: np.ndarray, mask_threshold: float) -> np.ndarray:
 
 def _resize(array: np.ndarray, size: int) -> np.ndarray:
     """Return what `skimage.transform.resize(array, (size, size))` returns, as float32 and some ten times as fast."""
-    rows, columns = (_resize_matrix(length, size) for length in array.shape)
+    rows, columns = (_resize_matrix(length, size)[1] for length in array.shape)
     return (columns @ (rows @ array).T).T.astype(np.float32)
 
 
 @lru_cache(maxsize=16)
-def _resize_matrix(length: int, size: int) -> sparse.csr_array:
-    """Return the (size, length) matrix of skimage's resize along one axis.
+def _resize_matrix(length: int, size: int) -> tuple[np.ndarray, sparse.csr_array]:
+    """Return the (size, length) matrix of skimage's resize along one axis, dense and sparse.
 
     With its defaults `resize` is linear and separable, so that resizing all unit vectors tells everything about it.
     Its clipping to the input's range does nothing, because the rows hold weights >= 0 that sum to 1.
     """
-    return sparse.csr_array(transform.resize(np.eye(length), (size, length)))
+    dense = transform.resize(np.eye(length), (size, length))
+    return dense, sparse.csr_array(dense)
 
 
 def _sum_of(patches: Sequence[np.ndarray], corners: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
