@@ -109,7 +109,7 @@ workdir: paths.root()
 
 
 wildcard_constraints:
-    selection="best|matched", pretraining="[a-z]+", finetune_depth="[0-5]", seed="[0-9]+", ending="|".join(ENDINGS),
+    selection="best|matched", pretraining="[a-z]+", finetune_depth="[0-5]", seed="[0-9]+", ending=f"({'|'.join(ENDINGS)})",
 
 
 localrules: all

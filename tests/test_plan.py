@@ -5,6 +5,7 @@ import shutil
 import subprocess
 
 import pytest
+import yaml
 from pretrain_xai import paths, plan
 from pretrain_xai.plan import RIGHT_FOR_ALL, WRONG, Job, Plan, image_counts, planned_jobs, requested
 from pretrain_xai.provenance import write_text
@@ -43,6 +44,14 @@ def test_the_jobs_are_those_that_the_batch_runs(jobs):
     names = {(j.wildcards["pretraining"], j.wildcards["finetune_depth"]) for j in jobs if j.rule == "finetune"}
     assert names == {(run.pretraining, str(run.finetune_depth)) for run in study.runs()}
     assert sum(job.rule == "match_accuracy" for job in jobs) == 1
+
+
+def test_a_study_of_one_selection_can_be_planned(root):
+    settings = yaml.safe_load((root / "studies" / "tiny.yaml").read_text())
+    settings["finetuning"]["matching"] = None
+    (root / "studies" / "one.yaml").write_text(yaml.safe_dump(settings))
+    rules = [job.rule for job in planned_jobs("one")]
+    assert (rules.count("finetune"), rules.count("boxplots"), rules.count("report")) == (4, 1, 1)
 
 
 def test_the_paper_can_be_planned_without_its_data(root, jobs):
