@@ -63,7 +63,7 @@ test: $(READY)  ## unit tests, oracle tests and the tiny study
 	$(RUN) -m pytest -m "not system" --numprocesses 2 --dist loadfile
 
 test-system: $(READY)  ## tests that kill batches or need a browser: minutes
-	$(RUN) -m pytest -m system
+	$(RUN) -m pytest -m system --numprocesses 2 --dist loadfile
 
 bench: $(READY)  ## measure exactness, speed and memory side by side with the plain way (needs the demo's networks)
 	for part in $(sort $(wildcard benchmarks/bench_*.py)); do $(RUN) $$part || exit 1; done
