@@ -34,7 +34,7 @@ def latex_rows(text: str) -> list[list[str]]:
     assert text.count(" \\\\\n") == len(rows), "each row is ended"
     for row in rows:
         plain = re.sub(r"(?<!\\)\$(?:[-<>|]|\\[a-z]+)\$", "", row)
-        plain = re.sub(r"\\text\w+ ?|\\[&%$#_{}~^]", "", plain)
+        plain = re.sub(r"\\text\w+ ?|\\space ?|\\[&%$#_{}~^]", "", plain)
         assert plain.count("{") == plain.count("}") and not set(plain) & set("#_^~%$\\−×<>|"), row
     cells = [re.split(r"(?<!\\) & ", row) for row in rows]
     assert {len(row) for row in cells} == {len(columns)}
