@@ -76,8 +76,7 @@ def torchvision_state(name: str, architecture: str) -> dict[str, Tensor]:
         except Exception as error:
             what = f"{name} of {architecture} can't be downloaded ({_line(error)})"
             raise WeightsError(f"{what}; bring {path}, or give a local file under pretraining.weights") from None
-    digest = re.search(r"-([0-9a-f]{8,})\.", path.name)
-    if digest and not sha256(path).startswith(digest[1]):
+    if (digest := re.search(r"-([0-9a-f]{8,})\.", path.name)) and not sha256(path).startswith(digest[1]):
         raise WeightsError(f"{path}: damaged, its checksum is not {digest[1]}; delete it, and it is downloaded again")
     return read_state(path)
 
