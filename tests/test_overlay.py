@@ -350,7 +350,7 @@ def test_clean_slice_is_the_one_under_the_lesions():
     ("slice_", "message"),
     [
         (np.ones((5, 5, 3)), r"shape \(h, w\), not \(5, 5, 3\)"),
-        (np.zeros((9, 9)), "hold a brain"),
+        (np.zeros((9, 9)), "^a slice must hold a brain, above a background of 0$"),
         (-np.eye(9), "hold a brain"),
         (np.empty((0, 4)), "hold a brain"),
         (np.full((9, 9), 2.5), "hold a brain"),

@@ -188,11 +188,20 @@ def test_metrics_of_quantus_are_computed_image_by_image(cases, metric):
     before = maps.copy()
     score = find_score(f"quantus:{metric}")
     values = score.function(maps, masks)
-    assert values.shape == (6,) and np.isfinite(values).all() and np.isnan(score.chance(masks)).all()
+    assert (values.shape, values.dtype) == ((6,), np.float64) and np.isfinite(values).all()
+    assert np.isnan(score.chance(masks)).all()
     np.testing.assert_array_equal(values[4:5], score.function(maps[4:5], masks[4:5]))
     np.testing.assert_array_equal(maps, before)
     if metric == "RelevanceRankAccuracy":
         np.testing.assert_allclose(values, SCORES["relevance_rank_accuracy"].function(maps, masks))
+
+
+@pytest.mark.parametrize("name", ["relevance_mass_accuracy", "sparseness"])
+def test_sums_over_single_precision_maps_are_in_double(name):
+    rng = np.random.default_rng(0)
+    maps, masks = rng.random((3, 64, 64)).astype(np.float32), rng.random((3, 64, 64)) < 0.3
+    single, double = (SCORES[name].function(given, masks) for given in (maps, maps.astype(np.float64)))
+    np.testing.assert_allclose(single, double, rtol=1e-12)
 
 
 def test_what_quantus_refuses_names_the_metric_and_image(cases):
