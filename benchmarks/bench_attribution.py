@@ -247,7 +247,7 @@ def main() -> None:
     for device in ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]:
         print(f"\nEight methods, {STEPS} IG steps, {device}, demo network at {images.shape[-1]} px")
         given = network.to(device), images.to(device), targets.to(device)
-        print_speed(*given, n_loop=16, sizes=(16, 24, 32, 48, 64), repeats=3, times=1, bounds=1.3)
+        print_speed(*given, n_loop=16, sizes=(16, 24, 32, 48, 64), repeats=3, times=4, bounds=1.3)
         print(f"\nEight methods, {STEPS} IG steps, {device}, VGG-16 at 224 px")
         given = wide[0].to(device), wide[1].to(device), wide[2].to(device)
         print_speed(*given, n_loop=1, sizes=(1, 2, 4), repeats=1, times=1, bounds=1.15)

@@ -92,9 +92,9 @@ def test_published_labels():
     published = safe_pickle.load(released_file("saves/Imagenet/best/to_save.pkl"))[0]["real_labels"].tolist()
     laid = (
         overlay_lesions(np.pad(np.ones((40, 40)), 2), square_patches(), seed, PUBLISHED)
-        for seed in range(50_000, 58_539, 4)
+        for seed in range(50_000, 58_539)
     )
-    assert len(published) == 8539 and [result.label for result in laid] == published[::4]
+    assert [result.label for result in laid] == published
 
 
 # --- as corrected
@@ -221,13 +221,13 @@ def test_shared_seed_ties_the_class_to_the_second_position(protocol):
     results = {}
     for shared in (True, False):
         variant = dataclasses.replace(protocol, shared_seed=shared)
-        results[shared] = [overlay_lesions(slice_, PATCHES, seed, variant) for seed in range(200)]
+        results[shared] = [overlay_lesions(slice_, PATCHES, seed, variant) for seed in range(300)]
     labels = {shared: [each.label for each in laid] for shared, laid in results.items()}
     agreement = {
         shared: np.mean([each.drawn_indices[1] % 2 == each.label for each in results[shared]]) for shared in results
     }
     rest = dataclasses.replace(CORRECTED if protocol == PUBLISHED else PUBLISHED, shared_seed=True)
-    assert labels[True] == [overlay_lesions(slice_, square_patches(), seed, rest).label for seed in range(200)]
+    assert labels[True] == [overlay_lesions(slice_, square_patches(), seed, rest).label for seed in range(300)]
     assert labels[False] != labels[True]
     assert agreement[True] > 0.75
     for share in (np.mean(labels[False]), agreement[False]):

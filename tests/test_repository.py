@@ -100,8 +100,4 @@ def test_commit_hooks_are_local_and_pass():
         program, *arguments = shlex.split(hook["entry"])
         if not (ROOT / program).is_file():
             pytest.skip(f"{program} is not there: make it by `make test`")
-        if "pytest" in arguments:  # tests that run anyway
-            tests = (ROOT / next(word for word in arguments if word.endswith(".py"))).read_text()
-            assert all(word in tests for word in arguments[-1].split(" or "))
-        else:
-            lint(str(ROOT / program), *arguments)
+        lint(str(ROOT / program), *arguments)

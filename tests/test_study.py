@@ -5,7 +5,7 @@ import math
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pretrain_xai import paths
 from pretrain_xai.batch import main
@@ -180,7 +180,6 @@ PLAIN = st.none() | st.booleans() | st.floats() | st.text(max_size=5)
 VALUES = st.recursive(PLAIN, lambda part: st.lists(part, max_size=3) | st.dictionaries(st.text(max_size=5), part))
 
 
-@settings(max_examples=50)
 @given(VALUES, st.sampled_from(sorted(tiny_settings())))
 def test_any_value_for_any_section_gives_a_study_or_a_study_error(root, value, section):
     try:

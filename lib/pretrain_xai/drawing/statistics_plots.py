@@ -192,8 +192,8 @@ def matching_figure(
         for (corpus, _), line in of_depth.groupby(["pretraining", "seed"]):
             dashes = (0, (3, 1.5)) if list(corpora).index(corpus) % 2 else "-"
             ax.plot(line["step"], line["validation_accuracy"], color=colour(corpus), linewidth=0.8, linestyle=dashes)
-        chosen = matched[matched["finetune_depth"] == depth].assign(finetune_depth=2)  # all of one size
-        _plot_networks(ax, chosen, corpora, "step", "validation_accuracy")
+        chosen = matched[matched["finetune_depth"] == depth]
+        _plot_networks(ax, chosen, corpora, "step", "validation_accuracy", size=_size(2))
         ax.axhline(target, **CHANCE_LINE)
         ax.axhspan(target - tolerance, target + tolerance, color="0.88", zorder=0)
         ax.set_title(blocks(depth))
@@ -232,11 +232,11 @@ def accuracy_figure(networks: pd.DataFrame, correlations: pd.DataFrame, corpora:
     return figure
 
 
-def _plot_networks(ax: Axes, networks: pd.DataFrame, corpora: Sequence[str], x: str, y: str) -> None:
-    """Draw a marker per network at two of its columns, the larger the deeper; hollow: not matched."""
+def _plot_networks(ax: Axes, networks: pd.DataFrame, corpora: Sequence[str], x: str, y: str, size: float = 0) -> None:
+    """Draw a marker per network at two of its columns, of a size or the larger the deeper; hollow: not matched."""
     for row in networks.to_dict("records"):
         look = marker(row["pretraining"], list(corpora).index(row["pretraining"]), filled=row["matched"])
-        ax.plot(row[x], row[y], **look | {"markersize": _size(row["finetune_depth"])}, zorder=3)
+        ax.plot(row[x], row[y], **look | {"markersize": size or _size(row["finetune_depth"])}, zorder=3)
 
 
 def _size(finetune_depth: int) -> float:

@@ -113,7 +113,8 @@ class Network:
     def __init__(self, model: nn.Module, images: Tensor, seed: int, micro_batch: int | None) -> None:
         self.model, self.seed = model, seed
         self.rows = micro_batch or micro_batch_rows(*images.shape[2:])
-        self.black, self.dropout_keys = images.new_zeros(1, *images.shape[1:]), dropout_per_row(model, seed)
+        self.black = images.new_zeros(1, *images.shape[1:])
+        self.dropout_keys = dropout_per_row(model, seed)
         # channels-last halves a pass on a CPU; in double precision it has no fast path
         fast = images.device.type == "cpu" and images.dtype == torch.float32
         self._memory_format = torch.channels_last if fast else torch.contiguous_format
