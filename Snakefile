@@ -33,8 +33,10 @@ def figures(notebook, *names):
     return [f"{folder}/{name}{suffix}" for name in names for suffix in (".png", ".pdf", ".csv")]
 
 
-def dataset(*splits, names=("images.npy", "strength.npy", "images.csv", "lesions.csv")):
-    return [f"{near(study.paths.dataset)}/{split}/{name}" for split in splits for name in names]
+def dataset(*splits):
+    names = ("images.npy", "strength.npy", "images.csv", "lesions.csv")
+    files = [f"{split}/{name}" for split in splits for name in names] + ["test/clean.npy"] * ("test" in splits)
+    return [f"{near(study.paths.dataset)}/{file}" for file in files]
 
 
 def of_runs(runs, name):
@@ -89,7 +91,7 @@ AUDIT = near(study.paths.dataset / "audit.csv")
 PRETRAINED = near(study.paths.pretrained("{pretraining}"))
 FINETUNED = near(study.paths.finetuned(RUN))
 PREDICTIONS = of_runs(RUNS, "predictions.parquet")
-CLASSIFICATION = [near(study.paths.classification)]
+CLASSIFICATION = [near(study.paths.classification), near(study.paths.lesion_dependence)]
 MATCHING = [near(study.paths.matching)] if MATCHED else []
 INTERSECTIONS = [near(study.paths.intersections)]
 SCORES = [near(study.paths.scores / f"{run.name}.parquet") for run in SCORED]
@@ -148,7 +150,8 @@ stage("01_make_lesions", [], LESIONS)
 stage("02_make_slices", [], [*SLICES, near(study.paths.slices / "slices.npy")], ["slices"])
 stage(
     "03_build_dataset",
-    LESIONS + SLICES, dataset(*SPLITS) + dataset(*SPLITS, names=["thumbnails.npy"]) + [AUDIT], ["audit"],
+    LESIONS + SLICES,
+    [*dataset(*SPLITS), *(f"{near(study.paths.dataset)}/{split}/thumbnails.npy" for split in SPLITS), AUDIT], ["audit"],
     workers=study.workers, slices=fingerprint(study, "02_make_slices"),
 )
 stage(
@@ -207,7 +210,11 @@ BOXPLOTS = stage(
     selection=lambda wildcards: wildcards.ending.removeprefix("_") or SELECTION,
 )
 SUMMARIES = [
-    stage("06_classification_metrics", PREDICTIONS, CLASSIFICATION, ["classification"], OF_SELECTION),
+    stage(
+        "06_classification_metrics",
+        PREDICTIONS,
+        CLASSIFICATION, ["classification", "lesion_dependence"], OF_SELECTION,
+    ),
     stage("07_find_intersections", PREDICTIONS + MATCHING, INTERSECTIONS),
     stage(
         "09_heatmaps",

@@ -90,18 +90,21 @@ audit.style.format(precision=3).hide(axis="index")
 # %%
 images = pd.concat([read_split(folder / split).table for split in pools], ignore_index=True)
 lesions = pd.concat([pd.read_csv(folder / split / "lesions.csv") for split in pools], ignore_index=True)
-figure = previews.audit_figure(images, lesions)
-report = images.groupby("label")[["mask_pixels", "box_pixels", "lightening"]].describe().stack(level=0).reset_index()
+laid = images[images["n_lesions"] > 0]
+figure = previews.audit_figure(laid, lesions)
+report = laid.groupby("label")[["mask_pixels", "box_pixels", "lightening"]].describe().stack(level=0).reset_index()
 figures.save_figure(figure, report, study, "audit", parameters={"study": study, "protocol": config.protocol_name})
 plt.show(figure)
 
 # %%
 counts = images.groupby(["split", "label"], sort=False).size().unstack()
-auroc = roc_auc_score(images["label"], -images["lightening"])
+auroc = roc_auc_score(laid["label"], -laid["lightening"])
 print(f"how much the lesions lighten the image tells the class with an AUROC of {auroc:.2f} (.5: not at all)")
 print(
-    f"median mask: {np.median(images['mask_pixels']) / height / width:.3f} of the image, which is the level of chance"
+    f"median mask: {np.median(laid['mask_pixels']) / height / width:.3f} of the image, which is the level of chance"
 )
+if len(laid) < len(images):
+    print(f"{len(images) - len(laid)} of {len(images)} slices, none of the test images, carry no lesion")
 counts
 
 # %% [markdown]

@@ -33,8 +33,8 @@ import pandas as pd
 
 from pretrain_xai.drawing import figures, previews
 from pretrain_xai.networks.checkpoints import Checkpoints
-from pretrain_xai.classification import classification_metrics, prediction_table
-from pretrain_xai.dataset import read_split
+from pretrain_xai.classification import LESION_FREE, classification_metrics, prediction_table
+from pretrain_xai.dataset import read_lesion_free, read_split
 from pretrain_xai.networks.models import device_name, freeze_below, load_pretrained
 from pretrain_xai.networks.weight_files import save_state
 from pretrain_xai.provenance import record
@@ -96,18 +96,20 @@ plt.show(figure)
 # %% [markdown]
 # ## Predict
 #
-# Predictions of the validation and test images are kept with their logits: all classification metrics come from them.
+# Predictions of the validation and test images are kept with their logits: all classification metrics come from them. Those of
+# the test slices without their lesions tell whether a decision depends on the lesions at all (notebook 06).
 
 # %%
+shown = splits | {LESION_FREE: read_lesion_free(config.paths.dataset / "test")}
 predictions = pd.concat(
     [
         prediction_table(
             run,
             name,
-            splits[name].labels,
-            predict(network, splits[name].images, dropout_active=protocol.dropout_active),
+            shown[name].labels,
+            predict(network, shown[name].images, dropout_active=protocol.dropout_active),
         )
-        for name in ("validation", "test")
+        for name in ("validation", "test", LESION_FREE)
     ]
 )
 save_state(folder / "weights.safetensors", network.state_dict())

@@ -32,8 +32,8 @@ import pandas as pd
 
 from pretrain_xai.drawing import figures
 from pretrain_xai.networks.checkpoints import load_checkpoint
-from pretrain_xai.classification import prediction_table
-from pretrain_xai.dataset import read_split
+from pretrain_xai.classification import LESION_FREE, prediction_table
+from pretrain_xai.dataset import read_lesion_free, read_split
 from pretrain_xai.networks.models import device_name, load_finetuned
 from pretrain_xai.networks.matching import NEEDED_SHARE, cell_matched, match_checkpoints, read_checkpoints
 from pretrain_xai.drawing.statistics_plots import matching_figure
@@ -78,6 +78,7 @@ if cells.mean() < NEEDED_SHARE:
 
 # %%
 splits = {name: read_split(config.paths.dataset / name) for name in ("validation", "test")}
+splits[LESION_FREE] = read_lesion_free(config.paths.dataset / "test")
 right = []
 for row in matched.itertuples():
     trained, run = (Run(name, *row[1:4]) for name in (config.main_selection, MATCHED))

@@ -12,12 +12,13 @@ import pandas as pd
 import pytest
 from pretrain_xai import dataset
 from pretrain_xai.audit import AuditError, assert_passed, audit_splits, probe_accuracy
-from pretrain_xai.dataset import build_splits, read_split
+from pretrain_xai.dataset import build_splits, read_lesion_free, read_split
 from pretrain_xai.lesions import LesionPatch, generate_patches
 from pretrain_xai.overlay import OverlayError, clean_at_model_resolution
 from pretrain_xai.protocol import CORRECTED
 from pretrain_xai.settings.sections import Dataset
 from pretrain_xai.slices.template import simulate_cohort, simulate_participants
+from scipy.stats import binomtest
 
 SHARES = {"train": 8, "validation": 6, "test": 6}
 SUBJECTS = {"train": 30, "validation": 10, "test": 10}
@@ -57,8 +58,34 @@ def test_the_bytes_are_the_same_for_any_source_number_of_processes_and_slices(
     monkeypatch.setattr(dataset, "PART", 7)
     build_splits(tmp_path / "sevens", slices[:], cohort[1], patches, SHARES, SETTINGS, CORRECTED)
     assert contents(tmp_path / "two") == contents(tmp_path / "sevens") == contents(sound[0])
-    names = {file.name for file in (tmp_path / "two" / "train").iterdir()}
-    assert names == {"images.npy", "strength.npy", "images.csv", "lesions.csv", "thumbnails.npy"}
+    names = {split: {file.name for file in (tmp_path / "two" / split).iterdir()} for split in SUBJECTS}
+    assert names["train"] == {"images.npy", "strength.npy", "images.csv", "lesions.csv", "thumbnails.npy"}
+    assert names["test"] == names["train"] | {"clean.npy"}
+
+
+def test_a_share_of_the_slices_that_networks_learn_from_has_no_lesion_and_a_coin_for_a_class(
+    tmp_path, cohort, patches, sound
+):
+    protocol = dataclasses.replace(CORRECTED, lesion_free_share=0.25)
+    pools = build_splits(tmp_path, *cohort, patches, SHARES, SETTINGS, protocol)
+    for split in SUBJECTS:
+        found, before = (read_split(folder / split) for folder in (tmp_path, sound[0]))
+        bare = found.table["n_lesions"].to_numpy() == 0
+        assert bare.sum() == 0 if split == "test" else binomtest(bare.sum(), len(bare), 0.25).pvalue > 0.01
+        # all else is as it was, the classes too
+        assert found.table["label"].equals(before.table["label"])
+        np.testing.assert_array_equal(found.images[~bare], before.images[~bare])
+        np.testing.assert_array_equal(found.masks[~bare], before.masks[~bare])
+        assert not found.masks[bare].any()
+        kept = pd.read_csv(tmp_path / split / "lesions.csv").groupby("image")["order"].max() + 1
+        assert kept.equals(found.table.set_index("image_index").query("n_lesions > 0")["n_lesions"].rename("order"))
+        clean = [clean_at_model_resolution(cohort[0][i], 48, 0.7) for i in found.table["slice_index"]]
+        np.testing.assert_array_equal(found.images[bare], np.array(clean)[bare])
+        if split == "test":
+            lesion_free = read_lesion_free(tmp_path / split)
+            np.testing.assert_array_equal(lesion_free.images, clean)
+            np.testing.assert_array_equal(lesion_free.labels, found.labels)
+    assert_passed(audit_splits(tmp_path, pools, seed=0))
 
 
 def test_a_killed_build_leaves_nothing_that_counts_and_is_built_again(tmp_path, cohort, patches, sound, monkeypatch):

@@ -6,7 +6,13 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from pretrain_xai import classification
-from pretrain_xai.classification import METRICS, classification_metrics, prediction_table
+from pretrain_xai.classification import (
+    LESION_FREE,
+    METRICS,
+    classification_metrics,
+    lesion_dependence,
+    prediction_table,
+)
 from pretrain_xai.study import Run
 from sklearn.metrics import accuracy_score, average_precision_score, recall_score, roc_auc_score
 
@@ -79,3 +85,43 @@ def test_the_table_has_one_row_per_model_and_means_are_over_seeds():
     means = classification.mean_over_seeds(table).set_index("selection")
     assert means.loc["best", ["accuracy", "n_seeds"]].tolist() == [0.75, 2]
     assert means.loc["matched", ["accuracy", "n_seeds"]].tolist() == [0.5, 1]
+
+
+def both(run: Run, labels, scores, without) -> pd.DataFrame:
+    """Return the predictions of images with these scores, which are `without` where the lesions are taken away."""
+    return pd.concat(
+        [table_of(labels, scores, run), prediction_table(run, LESION_FREE, np.asarray(labels), logits_of(without))]
+    )
+
+
+def test_what_becomes_of_decisions_without_lesions_counted_by_hand():
+    """Of four round images three are right, of which one is called irregular without; of two irregular ones both flip."""
+    labels, scores, without = [0, 0, 0, 0, 1, 1], [-1, -2, -4, 3, 2, 5], [-0.5, 1, -1, 1, -1, -2]
+    table = lesion_dependence(both(RUN, labels, scores, without))
+    assert table.drop(columns=["selection", "pretraining", "finetune_depth", "seed"]).to_dict("records") == [
+        # the log-odds of round rise by .5, 3 and 3; those of irregular by 3 and 7
+        {"label": 0, "n_correct": 3, "flips": 1 / 3, "log_odds_change": 3.0, "called_irregular": 1 / 3, "default": "none"},
+        {"label": 1, "n_correct": 2, "flips": 1.0, "log_odds_change": 5.0, "called_irregular": 1 / 3, "default": "none"},
+    ]
+
+
+def test_a_detector_of_one_class_is_told_from_one_of_both():
+    rng, labels = np.random.default_rng(0), np.arange(200) % 2
+    coin = rng.normal(size=200)
+    networks = {
+        "round": (6 * labels - 1.0, np.full(200, -1.0)),  # sees irregular lesions only
+        "irregular": (6 * labels - 5.0, np.full(200, 1.0)),  # sees round ones only
+        "none": (12 * labels - 6 + coin, coin),
+    }
+    tables = [both(Run("best", "mri", 1, seed), labels, *scores) for seed, scores in enumerate(networks.values())]
+    found = lesion_dependence(pd.concat(tables).sample(frac=1, random_state=0))
+    assert found.drop_duplicates("seed")["default"].tolist() == list(networks)
+    flips = found.pivot(index="seed", columns="label", values="flips")
+    assert flips.loc[[0, 1]].to_numpy().tolist() == [[0, 1], [1, 0]]
+    assert flips.loc[2].between(0.4, 0.6).all()
+
+
+def test_a_class_without_right_decisions_has_no_flips():
+    table = lesion_dependence(both(RUN, [0, 1], [1, 1], [1, 1]))
+    assert table["n_correct"].tolist() == [0, 1]
+    assert table["flips"].isna().tolist() == table["log_odds_change"].isna().tolist() == [True, False]

@@ -54,7 +54,8 @@ def audit_splits(folder: Path, pools: Mapping[str, Patches], seed: int) -> pd.Da
     )
     thumbnails = np.concatenate([np.load(folder / split / "thumbnails.npy", allow_pickle=False) for split in pools])
     rng, everyone = np.random.default_rng(seed), pd.concat(images)
-    labels, places = everyone["label"].to_numpy(), position_features(everyone, pd.concat(lesions))
+    labels, with_lesions = everyone["label"].to_numpy(), everyone[everyone["n_lesions"] > 0]
+    places = position_features(with_lesions, pd.concat(lesions))
     # patches have no name: those of equal bytes are the same
     patches = [[patch.weights.tobytes() for each in pool.values() for patch in each] for pool in pools.values()]
     outside = "a pixel that no lesion covers differs from the lesion-free slice"
@@ -65,7 +66,7 @@ def audit_splits(folder: Path, pools: Mapping[str, Patches], seed: int) -> pd.Da
     rows: list[tuple[str, float, float, str]] = [
         ("difference outside the lesions", everyone["outside_difference"].max(), MAX_OUTSIDE_DIFFERENCE, outside),
         ("class from lesion-free slices", *probe_accuracy(thumbnails, labels, rng), probe),
-        ("class from lesion positions", *probe_accuracy(places, labels, rng), probe),
+        ("class from lesion positions", *probe_accuracy(places, with_lesions["label"].to_numpy(), rng), probe),
         *((f"balance of labels ({split})", fair_coin(images[split]["label"]), BALANCE_LEVEL, coin) for split in pools),
         *((f"patch usage ({split})", _evenness(lesions[split], pools[split]), USAGE_LEVEL, uneven) for split in pools),
         ("patches in two splits", _n_repeated(patches), 0, shared),

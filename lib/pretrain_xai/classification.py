@@ -6,8 +6,14 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from pretrain_xai.lesions import CLASSES
 from pretrain_xai.study import MODEL_COLUMNS, Run
 
+#: in tables of predictions, the split of the test slices without their lesions
+LESION_FREE = "lesion_free"
+#: a network that calls more than this share of lesion-free slices one class takes it for its default
+DEFAULT_SHARE = 0.75
+DEPENDENCE_COLUMNS = ["label", "n_correct", "flips", "log_odds_change", "called_irregular", "default"]
 METRICS = ["auroc", "auprc", "accuracy", "sensitivity", "specificity"]
 
 
@@ -51,6 +57,36 @@ def classification_table(predictions: pd.DataFrame, *, swapped_rates: bool = Fal
         for model, group in predictions.groupby(MODEL_COLUMNS, observed=True)
     ]
     return pd.DataFrame(rows)
+
+
+def lesion_dependence(predictions: pd.DataFrame) -> pd.DataFrame:
+    """Tell how far each model's right decisions on test images depend on the lesions: what becomes of them without.
+
+    Parameters
+    ----------
+    predictions : DataFrame
+        Of `prediction_table`, for the splits "test" and LESION_FREE.
+
+    Returns
+    -------
+    DataFrame with a row per model and class
+        The model, `label`; `n_correct`, the images of the class that it gets right; `flips`, the share of those whose class
+        it calls otherwise when their lesions are gone; `log_odds_change`, by how much the lesions raise the log-odds of the
+        class in the median of those; `called_irregular`, the share of all lesion-free slices that it calls irregular; and
+        `default`, the class that it calls more than DEFAULT_SHARE of them, or "none".
+    """
+    rows = []
+    for model, group in predictions.groupby(MODEL_COLUMNS, observed=True):
+        tables = (group[group["split"] == split].set_index("image_index") for split in ("test", LESION_FREE))
+        test, bare = (table.assign(log_odds=table["logit_1"] - table["logit_0"]) for table in tables)
+        irregular = bare["predicted"].mean()
+        default = CLASSES[int(irregular > 0.5)] if abs(irregular - 0.5) > DEFAULT_SHARE - 0.5 else "none"
+        for label in range(len(CLASSES)):
+            right = test.index[(test["label"] == label) & (test["predicted"] == label)]
+            change = (test["log_odds"] - bare["log_odds"])[right].median() * (2 * label - 1)
+            flips = (bare["predicted"][right] != label).mean()
+            rows.append((*model, label, len(right), flips, change, irregular, default))
+    return pd.DataFrame(rows, columns=[*MODEL_COLUMNS, *DEPENDENCE_COLUMNS])
 
 
 def mean_over_seeds(table: pd.DataFrame) -> pd.DataFrame:

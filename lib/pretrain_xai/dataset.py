@@ -1,6 +1,7 @@
 """The images with lesions that networks learn and that explanations are scored on, one folder per split."""
 
 import logging
+import math
 import mmap
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
@@ -22,6 +23,8 @@ from pretrain_xai.tables import growing_array, read_with_arrays, write_table
 
 #: slices that a process lays lesions over at a time
 PART = 64
+#: sets the draws of lesion-free slices apart from other draws by the same seed
+LESION_FREE_STREAM = 1
 #: side of the lesion-free thumbnails that the audit's probe sees, pixels
 THUMBNAIL = 12
 
@@ -147,15 +150,14 @@ def _write_split(folder: Path, laid: Iterable[Any]) -> None:
         left.unlink()
     rows, lesions, errors = list[Any](), list[Any](), list[NoRoomError]()
     with ExitStack() as stack:
-        adds = [
-            stack.enter_context(growing_array(folder / f"{name}.npy")) for name in ("images", "strength", "thumbnails")
-        ]
+        names = ["images", "strength", "thumbnails", *(["clean"] if folder.name == "test" else [])]
+        adds = [stack.enter_context(growing_array(folder / f"{name}.npy")) for name in names]
         for of_slice in laid:
             if isinstance(of_slice, NoRoomError):
                 errors.append(of_slice)
                 continue
             row, of_lesions, *arrays = of_slice
-            for add, array in zip(adds, arrays, strict=True):
+            for add, array in zip(adds, arrays, strict=False):  # the clean slices of the test images alone are kept
                 add(array[None])
             lesions += [{"image": len(rows)} | lesion for lesion in of_lesions]
             rows.append(row)
@@ -181,6 +183,12 @@ def read_split(folder: Path, mask_threshold: float = CORRECTED.mask_threshold) -
     return Split(images, labels, LesionMasks(strength, mask_threshold), table)
 
 
+def read_lesion_free(folder: Path) -> LabelledImages:
+    """Read the slices of the test images without their lesions, with the images' classes; as `read_split`."""
+    images, table = read_with_arrays(folder / "images.csv", "clean")
+    return LabelledImages(images, table["label"].to_numpy(dtype=np.int64))
+
+
 def _row_of(slices: np.ndarray, index: int) -> np.ndarray:
     """Return a copy of a slice; of a memory-mapped file no page stays in memory."""
     if isinstance(slices, np.memmap) and isinstance(slices.base, mmap.mmap):
@@ -198,10 +206,12 @@ def _lay(
     size, intensities = settings.image_size, settings.model_dump(include={"lesion_intensity", "brain_intensity"})
     try:
         laid = overlay_lesions(slice_, patches, row["seed"], protocol, **intensities)
+        if row["split"] != "test" and _draw(row["seed"]) < protocol.lesion_free_share:
+            laid = laid.without_lesions
         image, strength, clean, support = overlay.to_model_resolution(laid, size)
         # the mask that the audit reports; scores make theirs by the protocol's threshold
         mask = overlay.lesion_masks(strength, CORRECTED.mask_threshold)
-        if not mask.any():
+        if laid.n_lesions and not mask.any():
             raise OverlayError(f"no pixel of {size} x {size} shows a lesion; raise image_size")
     except OverlayError as error:
         named = type(error)(f"slice {row['slice_index']} ({row['subject']}): {error}")
@@ -214,7 +224,7 @@ def _lay(
         "n_lesions": laid.n_lesions,
         "mask_pixels": np.count_nonzero(mask),
         "box_pixels": sum(patch.size for patch in laid.weights),
-        "lightening": float(difference[mask].mean()),
+        "lightening": float(difference[mask].mean()) if laid.n_lesions else math.nan,
         **{f"draw_{number}": laid.drawn_indices[number] for number in range(overlay.FEWEST)},
         "outside_difference": float(np.abs(difference[~support]).max(initial=0)),
     }
@@ -224,4 +234,9 @@ def _lay(
     ]
     step = size // THUMBNAIL
     cut = clean[: step * THUMBNAIL, : step * THUMBNAIL].reshape(THUMBNAIL, step, THUMBNAIL, step)
-    return row | about, lesions, image, strength, cut.mean(axis=(1, 3)).ravel()
+    return row | about, lesions, image, strength, cut.mean(axis=(1, 3)).ravel(), clean
+
+
+def _draw(seed: int) -> float:
+    """Return a number in [0, 1) of a stream of its own, which decides whether a slice carries lesions."""
+    return float(np.random.default_rng((seed, LESION_FREE_STREAM)).random())

@@ -4,7 +4,7 @@ As published a lesion is placed by its top-left corner, and as corrected by its 
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -73,7 +73,13 @@ class LesionSlice:
     @property
     def centres(self) -> np.ndarray:
         """Row and column of the middle pixel of each box, int array of shape (n_lesions, 2)."""
-        return self.corners + np.array([patch.shape for patch in self.weights]) // 2
+        return self.corners + np.reshape([patch.shape for patch in self.weights], (-1, 2)).astype(int) // 2
+
+    @property
+    def without_lesions(self) -> "LesionSlice":
+        """The same slice and class, but no lesion is laid over it."""
+        none = {"corners": self.corners[:0], "weights": [], "patch_indices": self.patch_indices[:0]}
+        return replace(self, image=self.clean, **none)
 
     @property
     def ground_truth(self) -> np.ndarray:

@@ -126,6 +126,8 @@ class Paths:
     matching = _of("finetuned", "matching.csv")
     #: the table with one row of classification metrics per model
     classification = _of("classification", "classification.csv")
+    #: the table of what becomes of its decisions without lesions
+    lesion_dependence = _of("classification", "lesion_dependence.csv")
     #: the table of the image lists: right for all models, wrong for one, wrong for all
     intersections = _of("intersections", "intersections.csv")
     #: folders with one file per model: explanation scores; a few maps; what its maps score under every setting of the

@@ -51,6 +51,9 @@ class Protocol:
     selection_on_test: bool = False
     #: keep the two-way sex head of the network pre-trained on MRI
     head_kept: bool = False
+    #: share of training and validation slices that carry no lesion, with the flip of a coin for a class: without them a
+    #: network may learn one class's lesions alone and take the other class for its default
+    lesion_free_share: float = 0.0
 
     @property
     def corrects_dataset(self) -> bool:
@@ -60,7 +63,7 @@ class Protocol:
 
 #: the switches that change the images with lesions
 DATASET_SWITCHES: tuple[str, ...] = ("lesion_floor", "round_never_shuffled", "shared_patch_pool", "corner_placement")
-DATASET_SWITCHES += ("shared_seed", "selection_on_test")
+DATASET_SWITCHES += ("shared_seed", "selection_on_test", "lesion_free_share")
 CORRECTED = Protocol()
 #: every flaw that is there or not
 _ALL: dict[str, Any] = {field.name: True for field in dataclasses.fields(CORRECTED) if field.type is bool}

@@ -17,12 +17,13 @@ from pretrain_xai.provenance import git_describe, package_versions, write_sums, 
 from pretrain_xai.sentences import render, sentence
 from pretrain_xai.statistics.findings import Finding, equality_findings, findings
 from pretrain_xai.statistics.table_names import EQUAL_ACCURACY, MANUSCRIPT, SENSITIVITY, STATISTICS
-from pretrain_xai.study import UNTRAINED, Study, load_study
+from pretrain_xai.study import NETWORK, UNTRAINED, Study, load_study
 from pretrain_xai.tables import read_classification, read_scores, read_table
 
 #: the notebooks that make the tables of findings
 _NOTEBOOKS = dict.fromkeys(STATISTICS, "13_statistics") | dict.fromkeys(EQUAL_ACCURACY, "14_equal_accuracy")
-_NOTEBOOKS |= dict.fromkeys(SENSITIVITY, "15_sensitivity") | {"classification": "06_classification_metrics"}
+_NOTEBOOKS |= dict.fromkeys(SENSITIVITY, "15_sensitivity") 
+_NOTEBOOKS |= dict.fromkeys(("classification", "lesion_dependence"), "06_classification_metrics")
 
 
 def write_report(name: str) -> Path:
@@ -55,14 +56,24 @@ def _answers(study: Study, classification: pd.DataFrame) -> list[tuple[Finding, 
     """Return sentences, each with the file of the table that has its numbers and the executed notebook that made it."""
     numbers = {name: study.paths.statistics / f"{name}.csv" for name in (*STATISTICS, *EQUAL_ACCURACY, *SENSITIVITY)}
     tables = {name: read_table(path) for name, path in numbers.items()}
-    numbers["classification"] = study.paths.figures / "classification.csv"
+    numbers |= {name: study.paths.figures / f"{name}.csv" for name in ("classification", "lesion_dependence")}
     found = [*findings(tables), *equality_findings(tables)]
     for corpus in study.pretraining.corpora:
         accuracy = classification[classification["pretraining"] == corpus].groupby("finetune_depth")["accuracy"]
         spread = accuracy.agg(["min", "max"]).map("{:.2f}".format).agg(lambda ends: " - ".join(ends.unique()), axis=1)
         text = sentence("findings.j2", "accuracies", corpus=corpus, depths=[*spread.index], ends=[*spread])
         found.append(Finding(text, "classification", "classification", True))
+    found.append(_dependence(read_table(study.paths.lesion_dependence).query("selection == @study.main_selection")))
     return [(one, numbers[one.table], study.paths.executed / _NOTEBOOKS[one.table] / "run.ipynb") for one in found]
+
+
+def _dependence(table: pd.DataFrame) -> Finding:
+    """Return the sentence on whether decisions depend on the lesions, from the networks of `lesion_dependence`."""
+    networks = table.drop_duplicates(NETWORK)
+    defaults = networks[networks["default"] != "none"][["pretraining", "default"]].to_dict("records")
+    flips = tuple(table.groupby("label")["flips"].agg(["min", "max"]).to_numpy().ravel())
+    text = sentence("findings.j2", "dependence", n=len(networks), defaults=defaults, flips=flips)
+    return Finding(text, "lesion_dependence", "lesion_dependence", True)
 
 
 def _sections(study: Study) -> Iterator[tuple[str, list[tuple[str, str]]]]:

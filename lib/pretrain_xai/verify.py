@@ -21,7 +21,7 @@ import pandas as pd
 
 from pretrain_xai import paths, self_checks
 from pretrain_xai.audit import BALANCE_LEVEL, fair_coin
-from pretrain_xai.classification import METRICS, classification_table
+from pretrain_xai.classification import LESION_FREE, METRICS, classification_table, lesion_dependence
 from pretrain_xai.dataset import read_split
 from pretrain_xai.errors import SelfCheckError, UserError, first_ten
 from pretrain_xai.localization.comparison_maps import COMPARISON_MAPS
@@ -116,7 +116,7 @@ class Verification:
         """Check that every file of the grid, and every recorded one, is there."""
         where, recorded = self.study.paths, [file for file in self.made if file.name != REMOVED]
         tables = [where.finetuned(run.name) / "predictions.parquet" for run in self.study.runs()]
-        tables += [*map(self._scores_of, self._scored()), where.classification, where.intersections]
+        tables += [*map(self._scores_of, self._scored()), where.classification, where.lesion_dependence, where.intersections]
         yield from ((file, "is missing") for file in dict.fromkeys([*tables, *recorded]) if not file.is_file())
 
     def bytes(self) -> Wrong:
@@ -133,7 +133,7 @@ class Verification:
                 yield from ((file, f"is not what {near(record)} was made from") for record in changed[:1])
 
     def dataset(self) -> Wrong:
-        """Check that images are in [0, 1] and have a lesion each, classes are even, and no unasked flaw is in the audit."""
+        """Check that images are in [0, 1] and have their lesions, classes are even, and no unasked flaw is in the audit."""
         for split in self.study.dataset.seed_bases:
             folder = self.study.paths.dataset / split
             images = read_split(folder, self.study.protocol.mask_threshold)
@@ -141,16 +141,17 @@ class Verification:
                 yield folder / "images.csv", f"has other labels than a fair coin gives (p = {p:.1g})"
             if bad := [i for i, image in enumerate(images.images) if not ((image >= 0) & (image <= 1)).all()]:
                 yield folder / "images.npy", f"has pixels outside of [0, 1] in image {first_ten(bad)}"
-            if bad := [i for i in range(len(images)) if not images.masks[i].any()]:
-                yield folder / "strength.npy", f"has no lesion in image {first_ten(bad)}"
+            laid = images.table["n_lesions"].to_numpy() > 0
+            if bad := [i for i in range(len(images)) if images.masks[i].any() != laid[i]]:
+                yield folder / "strength.npy", f"has no lesion, or one that should not be, in image {first_ten(bad)}"
         file = self.study.paths.dataset / "audit.csv"
         if self.study.protocol.corrects_dataset and not read_table(file)["passed"].eq(True).all():
             yield file, "says that the audit failed"
 
     def predictions(self) -> Wrong:
-        """Check that each model has one prediction per validation and test image, of that image's label."""
-        tables = [read_table(self.study.paths.dataset / split / "images.csv") for split in ("validation", "test")]
-        images = pd.concat(tables)[["split", "image_index", "label"]]
+        """Check that each model has one prediction per validation and test image, and per test slice without lesions."""
+        validation, test = (read_table(self.study.paths.dataset / f"{split}/images.csv") for split in ("validation", "test"))
+        images = pd.concat([validation, test, test.assign(split=LESION_FREE)])[["split", "image_index", "label"]]
         for run in self.study.runs():
             file = self.study.paths.finetuned(run.name) / "predictions.parquet"
             table, expected = read_table(file), images.assign(**vars(run))
@@ -162,11 +163,15 @@ class Verification:
     def classification(self) -> Wrong:
         """Check that the metrics and the image lists follow from the predictions."""
         study = self.study
-        predictions = read_predictions(study.name, study.runs()).query("split == 'test'")
+        every = read_predictions(study.name, study.runs())
+        predictions = every.query("split == 'test'")
         expected = classification_table(predictions, swapped_rates=study.protocol.swapped_rates)
         found = expected[MODEL_COLUMNS].merge(read_table(study.paths.classification), how="left")
         if not np.allclose(found[METRICS].astype(float), expected[METRICS], rtol=0, atol=self_checks.ROUNDING):
             yield study.paths.classification, "differs from the metrics of the predictions"
+        found = lesion_dependence(every).to_csv(index=False, lineterminator="\n")
+        if study.paths.lesion_dependence.read_text(encoding="utf-8") != found:
+            yield study.paths.lesion_dependence, "differs from what the predictions say"
         matching = read_matching(study)
         lists = find_intersections(predictions, [] if matching is None else unmatched_runs(matching))
         if study.paths.intersections.read_text(encoding="utf-8") != lists.to_csv(index=False, lineterminator="\n"):

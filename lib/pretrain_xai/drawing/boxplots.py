@@ -12,13 +12,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from pretrain_xai.classification import DEFAULT_SHARE
 from pretrain_xai.drawing import figures
 from pretrain_xai.drawing.figures import CHANCE_LINE, Style, marker
 from pretrain_xai.lesions import CLASSES
 from pretrain_xai.localization.comparison_maps import COMPARISON_MAPS
 from pretrain_xai.names import colour, hatch, label
 from pretrain_xai.settings.sections import FINETUNE_DEPTHS
-from pretrain_xai.study import UNTRAINED
+from pretrain_xai.study import NETWORK, UNTRAINED
 
 BOX_WIDTH = 0.36
 _EDGE: Style = {"edgecolor": "black", "linewidth": 0.5}
@@ -142,6 +143,30 @@ def mean_by_class(scores: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
     keys = ["pretraining", "finetune_depth", "seed", "image_index", "label"]
     means = rows.groupby(keys, observed=True)[["value", "chance"]].mean().reset_index()
     return means.assign(method=means["label"].map(dict(enumerate(CLASSES))))
+
+
+def dependence_figure(table: pd.DataFrame, corpora: Sequence[str]) -> Figure:
+    """Draw what becomes of decisions without lesions, by depth and a marker per model.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Of `classification.lesion_dependence`, one selection.
+    """
+    flips = table.pivot(index=NETWORK, columns="label", values="flips").set_axis(CLASSES, axis=1)
+    shares = flips.assign(called_irregular=table.groupby(NETWORK)["called_irregular"].first()).reset_index()
+    titles = {name: f"{name}: decision changes" for name in CLASSES} | {"called_irregular": "called irregular, all"}
+
+    def draw(ax: Axes, name: str) -> None:
+        figures.plot_by_depth(ax, shares, corpora, name)
+
+    figure = figures.method_panels([*titles], 1.9, draw, ylabel="share of images, without their lesions")
+    for ax, (name, title) in zip(figure.axes, titles.items(), strict=True):
+        ax.set(title=title, ylim=(-0.04, 1.04))
+        if name == "called_irregular":
+            ax.axhspan(1 - DEFAULT_SHARE, DEFAULT_SHARE, color="0.92", zorder=0)
+    figures.legend(figure, corpora, {})
+    return figure
 
 
 def classification_figure(table: pd.DataFrame, corpora: Sequence[str], metrics: Sequence[str]) -> Figure:
