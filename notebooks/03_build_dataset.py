@@ -100,9 +100,7 @@ plt.show(figure)
 counts = images.groupby(["split", "label"], sort=False).size().unstack()
 auroc = roc_auc_score(laid["label"], -laid["lightening"])
 print(f"how much the lesions lighten the image tells the class with an AUROC of {auroc:.2f} (.5: not at all)")
-print(
-    f"median mask: {np.median(laid['mask_pixels']) / height / width:.3f} of the image, which is the level of chance"
-)
+print(f"median mask: {np.median(laid['mask_pixels']) / height / width:.3f} of the image, which is the level of chance")
 if len(laid) < len(images):
     print(f"{len(images) - len(laid)} of {len(images)} slices, none of the test images, carry no lesion")
 counts

@@ -96,8 +96,8 @@ plt.show(figure)
 # %% [markdown]
 # ## Predict
 #
-# Predictions of the validation and test images are kept with their logits: all classification metrics come from them. Those of
-# the test slices without their lesions tell whether a decision depends on the lesions at all (notebook 06).
+# Predictions of the validation and test images are kept with their logits: all classification metrics come from them.
+# Those of the test slices without their lesions tell whether a decision depends on the lesions at all (notebook 06).
 
 # %%
 shown = splits | {LESION_FREE: read_lesion_free(config.paths.dataset / "test")}

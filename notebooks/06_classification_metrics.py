@@ -82,10 +82,10 @@ for corpus, row in accuracy.iterrows():
 # %% [markdown]
 # ## Does the decision depend on the lesions?
 #
-# Take the lesions away and look again: the same test slices without them. A network that knows one class by its lesions and takes
-# the other for granted decides right on both, but on the second nothing that an explanation could show made the decision.
+# Take the lesions away and look again: the same test slices without them. A network that knows one class by its lesions and
+# takes the other for granted is right on both, but on the second nothing that an explanation could show made the decision.
 # `flips` is the share of a class's right decisions that change; `called_irregular` is how often a slice without lesions is
-# called irregular (a network without a default: about half); beyond 75 % of one class, that class is the network's `default`.
+# called irregular (a network without a default: about half); beyond 75 % of one class, that class is its `default`.
 
 # %%
 dependence = lesion_dependence(predictions)

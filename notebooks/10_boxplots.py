@@ -28,13 +28,12 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 from pretrain_xai.drawing import figures
-from pretrain_xai.lesions import CLASSES
 from pretrain_xai.localization.comparison_maps import COMPARISON_MAPS
 from pretrain_xai.networks.matching import cell_matched, read_matching
 from pretrain_xai.names import label
 from pretrain_xai.drawing.boxplots import boxplot_figure, mean_by_class, score_box_data
 from pretrain_xai.selection import CORRECT_FOR_ALL, scored_on
-from pretrain_xai.study import MATCHED, load_study
+from pretrain_xai.study import CLASSES, MATCHED, load_study
 from pretrain_xai.tables import read_classification, read_scores, read_table, true_negative_rates
 
 config = load_study(study)

@@ -120,6 +120,14 @@ tables["incorrect_medians"] = compare.incorrect_medians(release.incorrect_ratios
 tables["incorrect_medians"]
 
 # %% [markdown]
+# By class: networks that take round lesions for irregular, and irregular for round. If a network knows one class by its
+# lesions and takes the other for granted, the two are not alike.
+
+# %%
+tables["incorrect_by_class"] = compare.incorrect_by_class(release)
+tables["incorrect_by_class"].pivot(index="method", columns="finetune_depth", values="difference").round(3)
+
+# %% [markdown]
 # One figure per selection, in the paper's arrangement: a panel per method, a box per fine-tuning depth. A box pools
 # the images of all models of a depth, so images that several models get wrong count several times. How large the lesions
 # of these images are was not released; chance, dashed, is that of the images whose counts are.

@@ -100,8 +100,22 @@ def test_what_becomes_of_decisions_without_lesions_counted_by_hand():
     table = lesion_dependence(both(RUN, labels, scores, without))
     assert table.drop(columns=["selection", "pretraining", "finetune_depth", "seed"]).to_dict("records") == [
         # the log-odds of round rise by .5, 3 and 3; those of irregular by 3 and 7
-        {"label": 0, "n_correct": 3, "flips": 1 / 3, "log_odds_change": 3.0, "called_irregular": 1 / 3, "default": "none"},
-        {"label": 1, "n_correct": 2, "flips": 1.0, "log_odds_change": 5.0, "called_irregular": 1 / 3, "default": "none"},
+        {
+            "label": 0,
+            "n_correct": 3,
+            "flips": 1 / 3,
+            "log_odds_change": 3.0,
+            "called_irregular": 1 / 3,
+            "default": "none",
+        },
+        {
+            "label": 1,
+            "n_correct": 2,
+            "flips": 1.0,
+            "log_odds_change": 5.0,
+            "called_irregular": 1 / 3,
+            "default": "none",
+        },
     ]
 
 

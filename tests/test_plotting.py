@@ -7,8 +7,8 @@ from matplotlib import pyplot as plt
 from pretrain_xai import names, paths
 from pretrain_xai.drawing import boxplots, figures
 from pretrain_xai.drawing.previews import heatmap_figure
-from pretrain_xai.lesions import CLASSES
 from pretrain_xai.running.stages import STAGES
+from pretrain_xai.study import CLASSES
 
 CORPORA = ["natural", "mri"]
 

@@ -364,6 +364,7 @@ def test_every_table_can_be_made_from_any_part_of_a_release(tmp_path, kind):
     compare.differences_from_stored(compare.metrics_by_model(release.predictions), release.stored_metrics)
     compare.misclassified_agreement(release.predictions, release.misclassified)
     compare.incorrect_medians(release.incorrect_ratios)
+    compare.incorrect_by_class(release)
     for table in (compare.intersections(release.predictions), compare.label_agreement(release.predictions)):
         assert len(table) == 0 or kind == "to_save"
     assert (len(compare.tied_rows(release.confusion)) > 0) == (kind in ("metrics", "sobel"))
@@ -396,6 +397,8 @@ def test_released_files_are_read_in_full_and_their_metrics_lists_and_labels_reco
 
 @needs_release
 def test_released_medians_recompute(real):
+    by_class = compare.incorrect_by_class(real).set_index(["method", "finetune_depth"])["difference"]
+    assert by_class["integrated_gradients"].loc[3:].round(2).tolist() == [0.04, 0.10, 0.07]  # more of round lesions
     misclassified = compare.incorrect_medians(real.incorrect_ratios).loc[("best", "imagenet")]
     relevance = [0.15, 0.34, 0.41, 0.42, 0.47]
     expected = {"integrated_gradients": [0.14, 0.31, 0.38, 0.39, 0.45], "lrp": relevance, "input_x_gradient": relevance}

@@ -148,7 +148,10 @@ def test_an_empty_mask_is_found(finished):
     strength[5] = 0
     np.save(file, strength)
     record_again(finished, file)
-    assert "dataset: has no lesion, or one that should not be, in image 5" in failures()["data/tiny/dataset/test/strength.npy"]
+    assert (
+        "dataset: has no lesion, or one that should not be, in image 5"
+        in failures()["data/tiny/dataset/test/strength.npy"]
+    )
 
 
 def test_scores_that_only_a_new_explanation_can_refute_are_refuted(finished):

@@ -16,8 +16,9 @@ from sklearn.model_selection import KFold, cross_val_predict
 from sklearn.preprocessing import StandardScaler
 
 from pretrain_xai.errors import UserError
-from pretrain_xai.lesions import CLASSES, Patches
+from pretrain_xai.lesions import Patches
 from pretrain_xai.overlay import FEWEST
+from pretrain_xai.study import CLASSES
 from pretrain_xai.tables import read_table
 
 #: a pixel outside the lesions' support may differ from the lesion-free slice by this much (float32 rounding)

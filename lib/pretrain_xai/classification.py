@@ -6,8 +6,7 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from pretrain_xai.lesions import CLASSES
-from pretrain_xai.study import MODEL_COLUMNS, Run
+from pretrain_xai.study import CLASSES, MODEL_COLUMNS, Run
 
 #: in tables of predictions, the split of the test slices without their lesions
 LESION_FREE = "lesion_free"

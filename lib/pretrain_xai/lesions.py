@@ -11,10 +11,8 @@ from skimage import filters, measure, transform
 from tqdm.auto import tqdm
 
 from pretrain_xai.errors import UserError
+from pretrain_xai.study import CLASSES
 from pretrain_xai.tables import read_arrays, write_arrays
-
-#: the two classes; the position is the label
-CLASSES = ("round", "irregular")
 
 Patches = dict[str, list["LesionPatch"]]
 

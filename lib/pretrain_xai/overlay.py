@@ -12,8 +12,9 @@ from scipy import ndimage, sparse
 from skimage import transform
 
 from pretrain_xai.errors import UserError
-from pretrain_xai.lesions import CLASSES, Patches
+from pretrain_xai.lesions import Patches
 from pretrain_xai.protocol import Protocol
+from pretrain_xai.study import CLASSES
 
 #: lesions per slice, smallest and largest number
 FEWEST, MOST = 3, 5
@@ -78,8 +79,8 @@ class LesionSlice:
     @property
     def without_lesions(self) -> "LesionSlice":
         """The same slice and class, but no lesion is laid over it."""
-        none = {"corners": self.corners[:0], "weights": [], "patch_indices": self.patch_indices[:0]}
-        return replace(self, image=self.clean, **none)
+        none = self.patch_indices[:0]
+        return replace(self, image=self.clean, corners=self.corners[:0], weights=[], patch_indices=none)
 
     @property
     def ground_truth(self) -> np.ndarray:

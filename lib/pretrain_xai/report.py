@@ -22,7 +22,7 @@ from pretrain_xai.tables import read_classification, read_scores, read_table
 
 #: the notebooks that make the tables of findings
 _NOTEBOOKS = dict.fromkeys(STATISTICS, "13_statistics") | dict.fromkeys(EQUAL_ACCURACY, "14_equal_accuracy")
-_NOTEBOOKS |= dict.fromkeys(SENSITIVITY, "15_sensitivity") 
+_NOTEBOOKS |= dict.fromkeys(SENSITIVITY, "15_sensitivity")
 _NOTEBOOKS |= dict.fromkeys(("classification", "lesion_dependence"), "06_classification_metrics")
 
 

@@ -15,6 +15,8 @@ from pretrain_xai.settings import sections
 from pretrain_xai.settings.sections import Cell, Selection, Settings
 from pretrain_xai.settings.slices import Slices
 
+#: the two classes of lesions; the position is the label
+CLASSES = ("round", "irregular")
 #: the columns that name a model in every table
 NETWORK = ["pretraining", "finetune_depth", "seed"]
 #: and a cell, whose networks differ in their seeds alone

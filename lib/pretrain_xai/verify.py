@@ -116,7 +116,12 @@ class Verification:
         """Check that every file of the grid, and every recorded one, is there."""
         where, recorded = self.study.paths, [file for file in self.made if file.name != REMOVED]
         tables = [where.finetuned(run.name) / "predictions.parquet" for run in self.study.runs()]
-        tables += [*map(self._scores_of, self._scored()), where.classification, where.lesion_dependence, where.intersections]
+        tables += [
+            *map(self._scores_of, self._scored()),
+            where.classification,
+            where.lesion_dependence,
+            where.intersections,
+        ]
         yield from ((file, "is missing") for file in dict.fromkeys([*tables, *recorded]) if not file.is_file())
 
     def bytes(self) -> Wrong:
@@ -150,7 +155,9 @@ class Verification:
 
     def predictions(self) -> Wrong:
         """Check that each model has one prediction per validation and test image, and per test slice without lesions."""
-        validation, test = (read_table(self.study.paths.dataset / f"{split}/images.csv") for split in ("validation", "test"))
+        validation, test = (
+            read_table(self.study.paths.dataset / f"{split}/images.csv") for split in ("validation", "test")
+        )
         images = pd.concat([validation, test, test.assign(split=LESION_FREE)])[["split", "image_index", "label"]]
         for run in self.study.runs():
             file = self.study.paths.finetuned(run.name) / "predictions.parquet"

@@ -15,11 +15,10 @@ from matplotlib.patches import Patch
 from pretrain_xai.classification import DEFAULT_SHARE
 from pretrain_xai.drawing import figures
 from pretrain_xai.drawing.figures import CHANCE_LINE, Style, marker
-from pretrain_xai.lesions import CLASSES
 from pretrain_xai.localization.comparison_maps import COMPARISON_MAPS
 from pretrain_xai.names import colour, hatch, label
 from pretrain_xai.settings.sections import FINETUNE_DEPTHS
-from pretrain_xai.study import NETWORK, UNTRAINED
+from pretrain_xai.study import CLASSES, NETWORK, UNTRAINED
 
 BOX_WIDTH = 0.36
 _EDGE: Style = {"edgecolor": "black", "linewidth": 0.5}

@@ -13,8 +13,9 @@ from matplotlib.typing import ColorType
 
 from pretrain_xai.dataset import LabelledImages, Split
 from pretrain_xai.drawing.figures import ONE_COLUMN, TWO_COLUMNS, Style, panels
-from pretrain_xai.lesions import CLASSES, Patches
+from pretrain_xai.lesions import Patches
 from pretrain_xai.names import colour, label
+from pretrain_xai.study import CLASSES
 
 CLASS_COLOURS = sns.color_palette("colorblind")[:2]
 

@@ -15,12 +15,11 @@ from scipy.special import softmax
 
 from pretrain_xai import localization
 from pretrain_xai.dataset import read_split
-from pretrain_xai.lesions import CLASSES
 from pretrain_xai.localization.comparison_maps import reduce_channels
 from pretrain_xai.localization.masked_maps import MaskedMaps
 from pretrain_xai.names import label
 from pretrain_xai.settings.sections import Selection
-from pretrain_xai.study import UNTRAINED, Run, load_study
+from pretrain_xai.study import CLASSES, UNTRAINED, Run, load_study
 from pretrain_xai.tables import read_arrays, read_predictions, read_table
 
 RANK_ACCURACY = "relevance_rank_accuracy"

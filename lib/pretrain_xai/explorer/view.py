@@ -21,8 +21,8 @@ from pretrain_xai.drawing.figures import Style, panels, save_figure
 from pretrain_xai.drawing.previews import outline_lesions
 from pretrain_xai.errors import UserError
 from pretrain_xai.explorer.data import IMAGES, ORDERS, RANK_ACCURACY, Choice, Explorer, Heatmap
-from pretrain_xai.lesions import CLASSES
 from pretrain_xai.names import label
+from pretrain_xai.study import CLASSES
 
 #: of Okabe and Ito's colours three that differ for all eyes, in lightness too; the outline is the second cue
 HIT, MISS, FALSE_ALARM = "#56B4E9", "#F0E442", "#D55E00"

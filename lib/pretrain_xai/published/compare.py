@@ -9,7 +9,7 @@ from sklearn.metrics import average_precision_score
 
 from pretrain_xai import classification
 from pretrain_xai.published.read import COUNTS, SELECTIONS, Release
-from pretrain_xai.study import CELL
+from pretrain_xai.study import CELL, CLASSES
 
 #: the paper's numbers; see the README beside them
 NUMBERS = Path(__file__).with_name("numbers")
@@ -84,6 +84,22 @@ def incorrect_medians(ratios: pd.DataFrame) -> pd.DataFrame:
     """Return the medians of the boxes of misclassified images: one row per selection, corpus and method, by depth."""
     groups = ratios.groupby(["selection", "pretraining", "method", "finetune_depth"])["value"]
     return groups.median().unstack("finetune_depth")
+
+
+def incorrect_by_class(release: Release) -> pd.DataFrame:
+    """Return the mean score of misclassified images by their class, of all models of a depth.
+
+    Returns
+    -------
+    DataFrame with `selection`, `pretraining`, `finetune_depth`, `method`, `round`, `irregular` and `difference`, round less
+    irregular: how much more of round lesions is found, by models that took them for irregular.
+    """
+    table = release.incorrect_ratios.merge(release.misclassified, on=[*_MODEL, "position"], validate="many_to_one")
+    table = table.merge(release.predictions[[*_MODEL, "image_index", "label"]], on=[*_MODEL, "image_index"])
+    means = (
+        table.groupby([*SELECTED_CELL, "method", "label"])["value"].mean().unstack("label").set_axis(CLASSES, axis=1)
+    )
+    return means.assign(difference=means["round"] - means["irregular"]).reset_index()
 
 
 def explanation_scores(confusion: pd.DataFrame) -> pd.DataFrame:

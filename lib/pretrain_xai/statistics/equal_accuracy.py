@@ -19,6 +19,7 @@ from statsmodels.regression.linear_model import OLS
 from pretrain_xai.arrays import Floats
 from pretrain_xai.networks.matching import cell_matched, comparable_depths
 from pretrain_xai.skill import Skills
+from pretrain_xai.statistics.claims import claim_table
 from pretrain_xai.statistics.effects import EFFECT_COLUMNS, Contrast, Rows, as_row, contrasts, is_paired, rows_of
 from pretrain_xai.statistics.intervals import LEVEL, Interval, t_interval
 from pretrain_xai.statistics.table_names import EQUAL_ACCURACY
@@ -59,7 +60,12 @@ def equal_accuracy_tables(
     rows = [row for answer in _answers(selections, networks, matching) for row in _rows(*answer, seed)]
     correlations = [correlation_table(one[one["matched"]]).assign(selection=name) for name, one in networks.items()]
     others = [pd.concat(tables, ignore_index=True) for tables in (networks.values(), correlations)]
-    return dict(zip(EQUAL_ACCURACY, [pd.DataFrame(rows, columns=COLUMNS).assign(**facts), *others], strict=True))
+    equal = dict(selections)
+    if matching is not None and MATCHED in equal:
+        depths = comparable_depths(matching, equal[MATCHED].corpora)
+        equal[MATCHED] = only_networks(equal[MATCHED], equal[MATCHED].networks["finetune_depth"].isin(depths))
+    tables = [pd.DataFrame(rows, columns=COLUMNS).assign(**facts), *others, claim_table(equal, seed)]
+    return dict(zip(EQUAL_ACCURACY, tables, strict=True))
 
 
 def network_table(
@@ -157,9 +163,14 @@ def _answers(
             whole = selections[name]
             chosen = whole.networks["pretraining"].isin([first, second]) & whole.networks["finetune_depth"].isin(depths)
             if chosen.any():
-                kept = networks[name][chosen].reset_index(drop=True)
-                some = dataclasses.replace(whole, values=whole.values[chosen.to_numpy()], networks=kept[NETWORK])
+                kept, some = networks[name][chosen].reset_index(drop=True), only_networks(whole, chosen)
                 yield answer, some, kept, next(_corpus_contrasts(some))
+
+
+def only_networks(skills: Skills, chosen: pd.Series) -> Skills:
+    """Return the skills of some of the networks: those for which `chosen`, of shape (n_networks,), is true."""
+    networks = skills.networks[chosen].reset_index(drop=True)
+    return dataclasses.replace(skills, values=skills.values[chosen.to_numpy()], networks=networks)
 
 
 def _rows(answer: str, skills: Skills, networks: pd.DataFrame, contrast: Contrast, seed: int) -> Rows:

@@ -8,6 +8,7 @@ import pandas as pd
 from pretrain_xai.localization.comparison_maps import COMPARISON_MAPS
 from pretrain_xai.networks.matching import NEEDED_SHARE
 from pretrain_xai.sentences import sentence
+from pretrain_xai.statistics.claims import NOT_STUDIED
 from pretrain_xai.statistics.sensitivity import CORRECT, INCORRECT
 
 Tables = Mapping[str, pd.DataFrame]
@@ -97,6 +98,9 @@ def equality_findings(tables: Tables) -> Iterator[Finding]:
         values |= {row["answer"]: row for row in _records(rows.drop_duplicates("answer"))}
         values |= {"matched": None} if failed else {}
         yield _say("equality", "equal_accuracy", _figure("equal_accuracy", contrast), contrast=contrast, **values)
+    for selection, rows in tables["claims"].groupby("selection", sort=False):
+        if (rows["verdict"] != NOT_STUDIED).any():
+            yield _say("the_paper", "claims", "accuracy_and_skill", selection=selection, rows=_records(rows))
     main = correlations[correlations["selection"] == correlations["selection"].iloc[0]].set_index("of")
     if pd.notna(main.at["all", "r"]):
         values = {"whole": dict(main.loc["all"]), "partial": dict(main.loc["given corpus and depth"])}

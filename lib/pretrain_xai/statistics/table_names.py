@@ -4,7 +4,7 @@
 STATISTICS: tuple[str, ...] = ("images", "network_means", "cells", "effects", "ranks", "nemenyi")
 STATISTICS += ("redundancy", "effective_methods", "spread", "power")
 #: of `equal_accuracy`
-EQUAL_ACCURACY = ("equal_accuracy", "accuracy_and_skill", "accuracy_correlations")
+EQUAL_ACCURACY = ("equal_accuracy", "accuracy_and_skill", "accuracy_correlations", "claims")
 #: of `sensitivity`
 SENSITIVITY = ("sensitivity", "flips", "survival")
 #: tables for papers, and what they hold
