@@ -56,8 +56,15 @@ def asks(rule):
 
 def brought(wildcards):
     """The local file of weights that are not trained here; the batch refuses to start when it is missing."""
-    path = paths.weights_file(study.pretraining.weights[wildcards.pretraining])
+    source = study.pretraining.weights.get(wildcards.pretraining)
+    path = source and paths.weights_file(source)
     return [path] if path and path.is_file() else []
+
+
+def origin(wildcards):
+    """The pre-training from which a network is fine-tuned."""
+    run = Run(wildcards.selection, wildcards.pretraining, int(wildcards.finetune_depth), int(wildcards.seed))
+    return near(study.paths.pretrained(run.pretraining, study.pretraining_seed(run)))
 
 
 def network_and_images(wildcards):
@@ -75,7 +82,7 @@ VARIANTS = [] if IS_VARIANT else finished_variants(study)
 
 RUN = "{selection}-{pretraining}-depth{finetune_depth}-seed{seed}"
 OF_RUN = " ".join(f"-p {name} {{wildcards.{name}}}" for name in ("selection", "pretraining", "finetune_depth", "seed"))
-OF_CORPUS = "-p pretraining {wildcards.pretraining}"
+OF_CORPUS = "-p pretraining {wildcards.pretraining} -p seed {wildcards.seed}"
 OF_SELECTION = f"-p selection {SELECTION}"
 RUNS = list(study.runs())
 TRAINED = [run for run in RUNS if run.selection in study.finetuning.selections]
@@ -88,7 +95,7 @@ LESIONS = [near(study.paths.lesions)]
 # all but the pixels, which are removed when the study is finished
 SLICES = [near(study.paths.slices / name) for name in ("slices.csv", "participants.csv", "rejected.csv")]
 AUDIT = near(study.paths.dataset / "audit.csv")
-PRETRAINED = near(study.paths.pretrained("{pretraining}"))
+PRETRAINED = near(study.paths.pretrained("{pretraining}", "{seed}"))
 FINETUNED = near(study.paths.finetuned(RUN))
 PREDICTIONS = of_runs(RUNS, "predictions.parquet")
 CLASSIFICATION = [near(study.paths.classification), near(study.paths.lesion_dependence)]
@@ -158,16 +165,17 @@ stage(
     "04_pretrain",
     lambda wildcards: SLICES if wildcards.pretraining == "mri" else [],
     [PRETRAINED, PRETRAINED.replace(".safetensors", ".history.csv")],
-    of="{pretraining}", parameters=OF_CORPUS, only={"pretraining": "|".join(study.pretraining.trained) or "-"},
+    of="{pretraining}-seed{seed}", parameters=OF_CORPUS, only={"pretraining": "|".join(study.pretraining.trained) or "-"},
     slices=lambda wildcards: fingerprint(study, "02_make_slices") if wildcards.pretraining == "mri" else None,
 )
 stage(
     "04_pretrain", brought, [PRETRAINED], name="take_weights",
-    of="{pretraining}", parameters=OF_CORPUS, only={"pretraining": "|".join(study.pretraining.weights) or "-"},
+    of="{pretraining}-seed{seed}", parameters=OF_CORPUS,
+    only={"pretraining": "|".join(corpus for corpus in CORPORA if corpus not in study.pretraining.trained) or "-"},
 )
 stage(
     "05_finetune",
-    [PRETRAINED, *dataset(*SPLITS)],
+    lambda wildcards: [origin(wildcards), *dataset(*SPLITS)],
     # the checkpoints are removed when models are matched
     [temp(directory(f"{FINETUNED}/checkpoints"))] * bool(MATCHED)
     + multiext(f"{FINETUNED}/", "weights.safetensors", "history.csv", "predictions.parquet")

@@ -22,7 +22,10 @@
 
 # %% tags=["parameters"]
 study: str = "demo"  # a file in studies/
-pretraining: str = "natural"  # the corpus: natural or mri; or one for which the study file names weights
+pretraining: str = (
+    "natural"  # the corpus: natural or mri; or one for which the study file names weights; or scratch, none
+)
+seed: int = 0  # of the weights before training and of the order of the images; and of the crops of photographs
 
 # %%
 import matplotlib.pyplot as plt
@@ -31,17 +34,18 @@ import pandas as pd
 from pretrain_xai import paths
 from pretrain_xai.drawing import figures, previews
 from pretrain_xai.networks.corpora import CORPORA
-from pretrain_xai.networks.models import STANDARDISE, build_network, device_name, place, pretrained_state
+from pretrain_xai.networks.models import N_CLASSES, STANDARDISE, build_network, device_name, place, pretrained_state
 from pretrain_xai.networks.training import configure_torch, state_file, train
 from pretrain_xai.networks.weight_files import save_state
 from pretrain_xai.provenance import record
+from pretrain_xai.settings.sections import SCRATCH
 from pretrain_xai.study import load_study
 from pretrain_xai.tables import write_table
 
 config = load_study(study)
 config.check_corpus(pretraining)
 settings = config.pretraining
-source = settings.weights.get(pretraining)  # None: the network is trained here
+trains = pretraining in settings.trained
 configure_torch(config.threads)
 figures.use_style()
 
@@ -49,8 +53,8 @@ figures.use_style()
 # ## Gather the corpus
 
 # %%
-if source is None:
-    training_set, validation_set = CORPORA[pretraining](config)
+if trains:
+    training_set, validation_set = CORPORA[pretraining](config, seed)
     n_classes = int(training_set.labels.max()) + 1
     print(f"{len(training_set)} training and {len(validation_set)} validation images of {n_classes} classes")
     plt.show(previews.corpus_figure(training_set, n_shown=8))
@@ -64,18 +68,22 @@ if source is None:
 # A weight file that others have made may be a pickle, and a pickle may ask for anything to be run. Nothing in it is
 # ever executed: torch's restricted reader takes the tensors by their names. Names and shapes must be those of the study's
 # network, in torchvision's naming. A file may hold the convolutions only; fine-tuning then starts from a fresh classifier.
+#
+# The corpus `scratch` is none: the random weights themselves, from which fine-tuning then starts.
 
 # %%
-path = config.paths.pretrained(pretraining)
-facts = {"study": study, "pretraining": pretraining}
-if source is None:
-    network = place(build_network(config.network, n_classes, seed=settings.seed), config)
-    given = {"learning_rate": settings.learning_rate, "seed": settings.seed, "state": state_file(path)}
+path = config.paths.pretrained(pretraining, seed)
+facts, local_file = {"study": study, "pretraining": pretraining, "seed": seed}, None
+if trains:
+    network = place(build_network(config.network, n_classes, seed=seed), config)
+    given = {"learning_rate": settings.learning_rate, "seed": seed, "state": state_file(path)}
     history = train(network, training_set, validation_set, settings.training, **given)
     facts |= {"device": device_name(network)} | settings.model_dump()
-    state, local_file = network.state_dict(), None
+    state = network.state_dict()
+elif pretraining == SCRATCH:
+    state = build_network(config.network, N_CLASSES, seed=seed).state_dict()
 else:
-    facts["weights"] = source
+    facts["weights"] = source = settings.weights[pretraining]
     state, local_file = pretrained_state(config.network, source), paths.weights_file(source)
 
 # %% [markdown]
@@ -83,7 +91,7 @@ else:
 
 # %%
 save_state(path, state)
-if source is None:
+if trains:
     write_table(history, path.with_suffix(".history.csv"))
     state_file(path).unlink()
 record(path, parameters=facts, inputs=[local_file] if local_file else [])
@@ -92,7 +100,7 @@ record(path, parameters=facts, inputs=[local_file] if local_file else [])
 # ## How well was it learnt?
 
 # %%
-if source is None:
+if trains:
     plt.show(previews.history_figure(history))
     best = history[history["checkpoint"]].iloc[-1]
     print(f"validation accuracy {best['validation_accuracy']:.3f} (chance {1 / n_classes:.3f})")

@@ -129,7 +129,10 @@ record(
         "learning_rate": config.learning_rate(run),
         "device": device_name(network),
     },
-    inputs=[config.paths.pretrained(pretraining), config.paths.dataset / "train" / "images.npy"],
+    inputs=[
+        config.paths.pretrained(pretraining, config.pretraining_seed(run)),
+        config.paths.dataset / "train" / "images.npy",
+    ],
 )
 metrics = classification_metrics(predictions[predictions["split"] == "test"])
 print(f"test accuracy {metrics['accuracy']:.3f}, AUROC {metrics['auroc']:.3f} (chance 0.5); saved {folder}")

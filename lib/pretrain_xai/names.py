@@ -23,6 +23,7 @@ _LABELS = {
     "natural": "photographs",
     "mri": "MRI (sex)",
     "imagenet": "ImageNet",
+    "scratch": "no pre-training",
     UNTRAINED: "untrained",
     "sobel": "Sobel",
     "laplace": "Laplace",
@@ -38,9 +39,9 @@ _LABELS = {
 }
 
 #: places in seaborn's palette "colorblind"
-_COLOURS = {"natural": 4, "imagenet": 4, "mri": 9, UNTRAINED: 3}
+_COLOURS = {"natural": 4, "imagenet": 4, "mri": 9, "scratch": 2, UNTRAINED: 3}
 #: hatches: a second cue beside the colour
-_HATCHES = {"mri": "////", "imagenet": "...."}
+_HATCHES = {"mri": "////", "imagenet": "....", "scratch": "\\\\\\\\"}
 
 
 def label(name: str, target: str | None = None) -> str:

@@ -149,9 +149,9 @@ class Paths:
         base, variant = split_name(self.study)
         return Path(base, "protocols", variant) if variant else Path(base)
 
-    def pretrained(self, pretraining: str) -> Path:
+    def pretrained(self, pretraining: str, seed: int | str = 0) -> Path:
         """Return the weight file of a network that was pre-trained on the corpus `pretraining`."""
-        return Paths(owner(self.study, "pretrained")).data / "pretrained" / f"{pretraining}.safetensors"
+        return Paths(owner(self.study, "pretrained")).data / "pretrained" / f"{pretraining}-seed{seed}.safetensors"
 
     def finetuned(self, run: str) -> Path:
         """Return the folder with the weights, the history and the predictions of one fine-tuned model."""

@@ -92,6 +92,14 @@ class Study(Settings):
                 raise ValueError(f"finetuning.selections.{selection} must have one entry per pretraining corpus")
         if unknown := set(self.protocols.depths or ()) - set(self.finetuning.depths):
             raise ValueError(f"protocols.depths: {sorted(unknown)} is not among finetuning.depths")
+        n_pretrainings = len(self.pretraining.seeds)
+        for cells in self.finetuning.selections.values() if n_pretrainings > 1 else ():
+            for corpus, cell in cells.items():
+                if corpus not in self.pretraining.weights and {*map(len, cell.seeds)} != {n_pretrainings}:
+                    n_seeds = f"{n_pretrainings} seeds of fine-tuning at every depth of {corpus} are expected"
+                    raise ValueError(
+                        f"pretraining.seeds: {n_seeds}, one for each pre-training; or give one pre-training"
+                    )
         seeded, laid = set(self.dataset.seed_bases), set(self.lesions.patches)
         with_lesions = {"train", "validation", "test"} | seeded
         used = with_lesions | set(PRETRAINING_SPLITS if "mri" in self.pretraining.trained else ())
@@ -208,6 +216,13 @@ class Study(Settings):
         """
         _require(run.name, sorted(known.name for known in (*self.runs(), *self.untrained_runs())), "has no model")
         return run
+
+    def pretraining_seed(self, run: Run) -> int:
+        """Return the seed of the pre-training from which a run starts; weights that are brought have the first."""
+        seeds, cell = self.pretraining.seeds, self.selections[run.selection][run.pretraining]
+        if len(seeds) == 1 or run.pretraining in self.pretraining.weights:
+            return seeds[0]
+        return seeds[cell.seeds[run.finetune_depth - 1].index(run.seed)]
 
     def learning_rate(self, run: Run) -> float:
         """Return the learning rate with which `run` is fine-tuned."""

@@ -19,7 +19,7 @@ VALIDATION_SHARE = 0.25
 CROP_SHARE = (0.12, 0.24)
 
 
-def natural_corpus(study: Study) -> list[LabelledImages]:
+def natural_corpus(study: Study, seed: int) -> list[LabelledImages]:
     """Cut random crops of photographs; the class is the photograph.
 
     Training crops come from the left three quarters of a photograph and validation crops from the rest, so that no pixel
@@ -29,7 +29,7 @@ def natural_corpus(study: Study) -> list[LabelledImages]:
     -------
     Two LabelledImages: uint8 images of shape (n, image_size, image_size, 3).
     """
-    rng = np.random.default_rng(study.pretraining.seed)
+    rng = np.random.default_rng(seed)
     count, size = study.pretraining.crops_per_photograph, study.dataset.image_size
     parts: list[tuple[int, list[np.ndarray]]] = [(count, []), (max(1, count // 4), [])]
     for name in PHOTOGRAPHS:
@@ -42,7 +42,7 @@ def natural_corpus(study: Study) -> list[LabelledImages]:
     return [LabelledImages(np.stack(crops), numbers.repeat(n_crops)) for n_crops, crops in parts]
 
 
-def mri_corpus(study: Study) -> list[LabelledImages]:
+def mri_corpus(study: Study, seed: int) -> list[LabelledImages]:  # every seed has the same slices
     """Take the lesion-free slices of the subjects set aside for pre-training.
 
     The classes are the values of the column `pretraining.target`, in the order of their names: of sex F, then M.
@@ -61,7 +61,7 @@ def mri_corpus(study: Study) -> list[LabelledImages]:
     return parts
 
 
-#: a corpus by name
+#: a corpus by name; by the seed of the pre-training further crops are cut
 CORPORA = {"natural": natural_corpus, "mri": mri_corpus}
 
 

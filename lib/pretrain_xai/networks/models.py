@@ -192,7 +192,7 @@ def load_pretrained(study: Study, run: Run) -> nn.Module:
     The last layer is new, unless the protocol says `head_kept` and the corpus is MRI, whose head has two classes already.
     The whole classifier is new if the weights have none.
     """
-    path = study.paths.pretrained(run.pretraining)
+    path = study.paths.pretrained(run.pretraining, study.pretraining_seed(run))
     network, state = build_network(study.network, N_CLASSES, seed=run.seed), read_state(path)
     head, head_kept = head_name(network), study.protocol.head_kept and run.pretraining == "mri"
     if not head_kept and f"{head}.weight" in state:

@@ -32,6 +32,8 @@ def _per_depth(given: Any) -> Any:
     return given if isinstance(given, list) and any(isinstance(one, list) for one in given) else [given] * 5
 
 
+#: the name of the corpus of networks that are fine-tuned from random weights
+SCRATCH = "scratch"
 #: one value per depth
 Five = Field(min_length=5, max_length=5)
 #: no value twice
@@ -127,7 +129,8 @@ class Training(Settings):
 class Pretraining(Settings):
     """Networks before they see a lesion, one per corpus: trained here, or weights that others have trained."""
 
-    corpora: Annotated[list[Literal["natural", "mri", "imagenet"]], Field(min_length=1), Unique]
+    #: scratch is none: networks that are fine-tuned from random weights, beside which pre-training is seen to matter or not
+    corpora: Annotated[list[Literal["natural", "mri", "imagenet", "scratch"]], Field(min_length=1), Unique]
     #: of a corpus that is not trained here: torchvision's name of weights, or a local file (from the folder of studies/)
     weights: dict[Literal["natural", "mri", "imagenet"], str] = {}
     #: what the corpus `mri` teaches to tell: sex, or any column of the participants table with a few values
@@ -136,7 +139,9 @@ class Pretraining(Settings):
     crops_per_photograph: int = Field(100, gt=0)
     learning_rate: float | None = Field(None, gt=0)
     training: Training | None = None
-    seed: Seed = 0
+    #: of pre-training itself, weights and crops: one for all networks, or as many as a cell has seeds of fine-tuning, of which
+    #: the first then starts from the first pre-training, and so on; only then can a study speak of corpora
+    seeds: Annotated[list[Seed], Field(min_length=1), Unique] = [0]
 
     @model_validator(mode="after")
     def _trained_or_given(self) -> "Pretraining":
@@ -151,7 +156,7 @@ class Pretraining(Settings):
     @property
     def trained(self) -> list[str]:
         """The corpora on which networks are trained here."""
-        return [corpus for corpus in self.corpora if corpus not in self.weights]
+        return [corpus for corpus in self.corpora if corpus not in (*self.weights, SCRATCH)]
 
 
 class Cell(Settings):
