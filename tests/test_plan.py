@@ -52,6 +52,19 @@ def test_a_study_of_one_selection_can_be_planned(root):
     (root / "studies" / "one.yaml").write_text(yaml.safe_dump(settings))
     rules = [job.rule for job in planned_jobs("one")]
     assert (rules.count("finetune"), rules.count("boxplots"), rules.count("report")) == (4, 1, 1)
+def test_each_pre_training_is_a_job_and_networks_from_scratch_start_from_random_weights(root):
+    settings = yaml.safe_load((root / "studies" / "tiny.yaml").read_text())
+    corpora = ["natural", "mri", "scratch"]
+    settings["pretraining"] |= {"corpora": corpora, "seeds": [4, 9]}
+    cells = dict.fromkeys(corpora, {"learning_rate": 0.001, "seeds": [0, 1]})
+    settings["finetuning"] |= {"selections": {"best": cells}, "matching": None}
+    (root / "studies" / "several.yaml").write_text(yaml.safe_dump(settings))
+    found = {}
+    for job in planned_jobs("several"):
+        found.setdefault(job.rule, set()).add((job.wildcards.get("pretraining"), job.wildcards.get("seed")))
+    assert found["pretrain"] == {("natural", "4"), ("natural", "9"), ("mri", "4"), ("mri", "9")}
+    assert found["take_weights"] == {("scratch", "4"), ("scratch", "9")}
+    assert found["finetune"] == {(corpus, seed) for corpus in corpora for seed in ("0", "1")}
 
 
 def test_the_paper_can_be_planned_without_its_data(root, jobs):
