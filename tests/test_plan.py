@@ -56,7 +56,7 @@ def test_each_pre_training_is_a_job_and_networks_from_scratch_start_from_random_
     settings = yaml.safe_load((root / "studies" / "tiny.yaml").read_text())
     corpora = ["natural", "mri", "scratch"]
     settings["pretraining"] |= {"corpora": corpora, "seeds": [4, 9]}
-    cells = dict.fromkeys(corpora, {"learning_rate": 0.001, "seeds": [0, 1]})
+    cells = {corpus: {"learning_rate": 0.001, "seeds": [0, 1]} for corpus in corpora}
     settings["finetuning"] |= {"selections": {"best": cells}, "matching": None}
     (root / "studies" / "several.yaml").write_text(yaml.safe_dump(settings))
     found = {}

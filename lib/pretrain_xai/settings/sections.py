@@ -139,7 +139,7 @@ class Pretraining(Settings):
     crops_per_photograph: int = Field(100, gt=0)
     learning_rate: float | None = Field(None, gt=0)
     training: Training | None = None
-    #: of the weights and crops of pre-training: one for all networks, or as many as a cell has seeds of fine-tuning, the first
+    #: of weights and crops in pre-training: one for all networks, or as many as a cell has seeds of fine-tuning, the first
     #: of which then starts from the first pre-training, and so on; only then can a study speak of corpora
     seeds: Annotated[list[Seed], Field(min_length=1), Unique] = [0]
 
