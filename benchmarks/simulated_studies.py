@@ -81,24 +81,26 @@ def simulate_scores(
     )  # fmt: skip
 
 
-def as_skills(study: Floats, *, n_subjects: int | None = None) -> Skills:
+def as_skills(study: Floats, *, n_subjects: int | None = None, own_pretrainings: bool = False) -> Skills:
     """Return one simulated study, of shape (n_corpora, n_depths, n_seeds, n_methods, n_images), as `Skills`.
 
     Parameters
     ----------
     n_subjects : int, optional
-        Images are given to so many subjects in turn.
+        Images are given to so many subjects in turn; their classes alternate.
+    own_pretrainings : bool
+        As that of `Skills`.
     """
     corpora, depths, seeds, methods, images = study.shape
     names = list(CORPORA) if corpora == len(CORPORA) else [f"corpus{number}" for number in range(corpora)]
     index = pd.MultiIndex.from_product(
         [names, range(1, depths + 1), range(seeds)], names=["pretraining", "finetune_depth", "seed"]
     )
-    table = pd.DataFrame({"image_index": np.arange(images), "chance": 0.03})
+    table = pd.DataFrame({"image_index": np.arange(images), "label": np.arange(images) % 2, "chance": 0.03})
     if n_subjects:
         table["subject"] = np.arange(images) % n_subjects
     of_methods = [f"method{number}" for number in range(methods)]
-    return Skills(study.reshape(-1, methods, images), index.to_frame(index=False), of_methods, table, {})
+    return Skills(study.reshape(-1, methods, images), index.to_frame(index=False), of_methods, table, {}, own_pretrainings)
 
 
 def coverage_table(

@@ -4,7 +4,7 @@
 size of the lesions (a chance-corrected score as Cohen's kappa is, 1960).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 from pretrain_xai.arrays import Floats, Integers
 from pretrain_xai.errors import UserError
 from pretrain_xai.localization.comparison_maps import COMPARISON_MAPS
-from pretrain_xai.study import CELL, NETWORK, UNTRAINED
+from pretrain_xai.study import CELL, CLASSES, NETWORK, UNTRAINED
 
 
 @dataclass(frozen=True)
@@ -26,10 +26,13 @@ class Skills:
     values : float array of shape (n_networks, n_methods, n_images), range (-inf, 1]
     networks : DataFrame of n_networks rows with `pretraining`, `finetune_depth`, `seed`
     methods : list of str
-    images : DataFrame of n_images rows with `image_index`, `chance`, and where known `subject`, `chance_brain`
+    images : DataFrame of n_images rows with `image_index`, `label`, `chance`, and where known `subject`, `chance_brain`
     references : dict of str to float array of shape (n_methods, n_images)
         What every method is compared with on the same images: the comparison maps (the same for every method), and as
         `untrained` the method itself on the untrained network.
+    own_pretrainings : bool
+        Each seed of a corpus has a pre-training of its own, which all its depths share; if not, a corpus has one pre-trained
+        network.
     """
 
     values: Floats
@@ -37,6 +40,7 @@ class Skills:
     methods: list[str]
     images: pd.DataFrame
     references: dict[str, Floats]
+    own_pretrainings: bool = False
 
     @property
     def clusters(self) -> Integers:
@@ -50,6 +54,32 @@ class Skills:
         return int(self.networks.groupby(CELL).size().min())
 
     @property
+    def unit(self) -> str:
+        """What another study would draw again: a pre-training, a seed of fine-tuning, or with one of these only images."""
+        return "image" if self.n_seeds == 1 else "pretraining" if self.own_pretrainings else "seed"
+
+    @property
+    def classes(self) -> list[str]:
+        """The classes that the images have."""
+        return [CLASSES[label] for label in sorted(set(self.images["label"]))]
+
+    def image_weights(self, classes: Mapping[str, float] | None = None) -> Floats:
+        """Return weights of the images with which a mean over images is a weighted sum of the means of the classes.
+
+        Parameters
+        ----------
+        classes : dict from class to weight, optional
+            Default: all that there are, alike.
+
+        Returns
+        -------
+        float array of shape (n_images,)
+        """
+        label = self.images["label"].map(dict(enumerate(CLASSES)))
+        weights = classes or {name: 1 / len(self.classes) for name in self.classes}
+        return (label.map(weights).fillna(0) * len(label) / label.map(label.value_counts())).to_numpy()
+
+    @property
     def corpora(self) -> list[str]:
         """The corpora in the order of the networks."""
         return list(dict.fromkeys(self.networks["pretraining"]))
@@ -60,8 +90,9 @@ class Skills:
         return sorted(set(self.networks["finetune_depth"].tolist()))
 
     def network_means(self) -> pd.DataFrame:
-        """Return mean skill over images, one row per network and method (`method`, `skill`): seed x cell means."""
-        means = pd.DataFrame(self.values.mean(axis=2), columns=pd.Index(self.methods, name="method"))
+        """Return class-balanced mean skill over images, one row per network and method (`method`, `skill`)."""
+        balanced = (self.values * self.image_weights()).mean(axis=2)
+        means = pd.DataFrame(balanced, columns=pd.Index(self.methods, name="method"))
         wide = pd.concat([self.networks.reset_index(drop=True), means], axis=1)
         return wide.melt(NETWORK, self.methods, var_name="method", value_name="skill")
 
@@ -97,7 +128,12 @@ def brain_chance(images: np.ndarray, masks: Sequence[np.ndarray] | np.ndarray, i
 
 
 def collect_skills(
-    scores: pd.DataFrame, methods: Sequence[str], corpora: Sequence[str], images: pd.DataFrame | None = None
+    scores: pd.DataFrame,
+    methods: Sequence[str],
+    corpora: Sequence[str],
+    images: pd.DataFrame | None = None,
+    *,
+    own_pretrainings: bool = False,
 ) -> Skills:
     """Arrange the scores of one selection, metric and list of images as skills.
 
@@ -109,6 +145,8 @@ def collect_skills(
         Which, and in which order: a later corpus is compared with an earlier one.
     images : DataFrame with `image_index` and any of `subject`, `chance_brain`, optional
         What else is known of the images.
+    own_pretrainings : bool
+        As that of `Skills`.
 
     Raises
     ------
@@ -125,7 +163,8 @@ def collect_skills(
     if trained.groupby(cells)["image_index"].agg(frozenset).nunique() != 1:
         raise UserError("networks were scored on different images: give the images that are right for all")
     wide = trained.pivot(index=cells, columns="image_index", values="skill").dropna(axis=1)
-    known = scores.drop_duplicates("image_index").set_index("image_index").loc[wide.columns, ["chance"]].reset_index()
+    known = scores.drop_duplicates("image_index").set_index("image_index")
+    known = known.loc[wide.columns, ["label", "chance"]].reset_index()
     if images is not None:
         known = known.merge(images, on="image_index", how="left", validate="one_to_one")
     networks = trained[NETWORK].drop_duplicates().itertuples(index=False, name=None)
@@ -136,4 +175,4 @@ def collect_skills(
     references = {name: np.tile(rows.loc[name], (len(methods), 1)) for name in COMPARISON_MAPS if name in rows.index}
     if set(methods) <= set(rows.index):
         references["untrained"] = rows.loc[list(methods)].to_numpy()
-    return Skills(values, pd.DataFrame(order, columns=NETWORK), list(methods), known, references)
+    return Skills(values, pd.DataFrame(order, columns=NETWORK), list(methods), known, references, own_pretrainings)

@@ -207,7 +207,7 @@ def matching_figure(
 def accuracy_figure(networks: pd.DataFrame, correlations: pd.DataFrame, corpora: Sequence[str]) -> Figure:
     """Draw every network of every selection at its test accuracy and mean skill, the larger the deeper; hollow: not matched.
 
-    In the title the correlation with its 95 % interval: that of the matched networks where some are not; a title without it
+    In the title the correlation: that of the matched networks where some are not; a title without it
     has too few networks.
 
     Parameters
@@ -222,7 +222,7 @@ def accuracy_figure(networks: pd.DataFrame, correlations: pd.DataFrame, corpora:
         _plot_networks(ax, networks[networks["selection"] == selection], corpora, "accuracy", "skill")
         ax.margins(0.09)
         row = of_all.loc[selection]
-        r = "" if pd.isna(row["r"]) else f": r = {row['r']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
+        r = "" if pd.isna(row["r"]) else f": r = {row['r']:.2f}"
         ax.set(xlabel="test accuracy", title=f"{label(selection)}{r}")
     axes[0, 0].set_ylabel("skill, mean over methods")
     ends = sorted({networks["finetune_depth"].min(), networks["finetune_depth"].max()})

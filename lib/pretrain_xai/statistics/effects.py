@@ -1,18 +1,17 @@
 """The effects that a study answers, each with its interval in several ways: corpus, depth, methods, comparison maps.
 
-Every effect is a contrast: weights over networks and methods. What another study would draw again decides how its interval
-is made. The networks of one seed number share the fresh head's first weights and the order of batches, so they may be
-alike; an effect between networks is therefore paired by seed number where all cells have the same numbers. That holds
-whatever the seeds share and costs only degrees of freedom: in `make bench-statistics` the paired t interval covers .95 of
-the effects on the images tested under every dependence, while with networks as units of their own it covers .83 to .86
-where those of one number and corpus are alike. Where the numbers differ, as in the paper, every network is a unit of its own.
+Every effect is a contrast: weights over networks, methods and the classes of images, which count alike. What another study
+would draw again decides how its interval is made. If each seed has a pre-training of its own, this with its networks of all
+depths is the unit: an effect of the corpus is then one of corpora, and has Welch's t interval.
 
-Each corpus has one pre-trained network: an effect of the corpus is one of these networks, fine-tuned again, and not yet of
-another pre-training on the same corpus.
+If each corpus has one pre-trained network, an effect of the corpus is one of these networks, fine-tuned again, and not of
+another pre-training on the same corpus. The networks of one seed number share the fresh head's first weights and the order
+of batches, so they may be alike; an effect between them is therefore paired by seed number where all cells have the same
+numbers. Where the numbers differ, as in the paper, every network is a unit of its own.
 """
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import combinations, product
 from typing import Any, NamedTuple
 
@@ -32,8 +31,10 @@ from pretrain_xai.study import CELL, NETWORK
 Rows = Iterator[dict[str, Any]]
 
 ALL = "all"
-EFFECT_COLUMNS = ["family", "contrast", *CELL, "method", "way", "unit", "n_units", *Interval._fields]
-EFFECT_COLUMNS += ["p_holm", "effect_size"]
+EFFECT_COLUMNS = ["family", "contrast", *CELL, "method", "lesions", "way", "unit", "n_units", *Interval._fields]
+EFFECT_COLUMNS += ["p_holm", "clear", "effect_size", "without", "without_estimate"]
+#: two effects differ clearly from 0 at this level, corrected for the number of questions of a family
+ALPHA = 0.05
 
 
 class Contrast(NamedTuple):
@@ -48,6 +49,10 @@ class Contrast(NamedTuple):
     weights : float array of shape (n_networks, n_methods)
     reference : str
         A comparison map whose skill is subtracted, with the weights of the methods.
+    lesions : str
+        The class of the images, or all: the mean of the classes.
+    classes : dict from class to weight, optional
+        As `Skills.image_weights` takes it.
     """
 
     family: str
@@ -57,50 +62,87 @@ class Contrast(NamedTuple):
     finetune_depth: str = ALL
     method: str = ALL
     reference: str = ""
+    lesions: str = ALL
+    classes: Mapping[str, float] | None = None
 
 
 def effect_table(skills: Skills, seed: int = 0) -> pd.DataFrame:
     """Return every effect in every way, with Holm's correction within each family and way.
 
-    With one seed per cell only images can be drawn again: `unit` is then "image", and the one way is `t` over images,
-    clustered by subject where subjects are known.
+    With one seed per cell only images can be drawn again: `unit` is then "image", the one way is `t` over images, clustered
+    by subject where subjects are known, and there is no p value: nobody asks whether a network differs from itself.
 
     Returns
     -------
-    DataFrame with EFFECT_COLUMNS; `effect_size` is Cohen's d, over seeds.
+    DataFrame with EFFECT_COLUMNS
+        `clear` is the one rule by which an effect counts as there: its corrected p is below ALPHA. `effect_size` is Cohen's d,
+        over units. `without` names the one pre-training, if there is such a one, that makes the spread, and
+        `without_estimate` is the effect without it (see `odd_one_out`).
     """
     # with one method a network's level can't be told from the residual
     fitted = skills.n_seeds > 1 and len(skills.methods) > 1
-    model = MixedModel(skills.network_means()) if fitted else None
+    model = MixedModel(skills.network_means(), own_pretrainings=skills.own_pretrainings) if fitted else None
     rows = [row for contrast in contrasts(skills) for row in rows_of(skills, contrast, seed, model)]
     table = pd.DataFrame(rows, columns=EFFECT_COLUMNS)  # none with one corpus, depth and method
     table["p_holm"] = table.groupby(["family", "way"], sort=False)["p"].transform(holm)
+    table["clear"] = table["p_holm"] < ALPHA
+    table.loc[table["unit"] == "image", ["p", "p_holm"]] = np.nan
     return table
 
 
 def rows_of(skills: Skills, contrast: Contrast, seed: int, model: "MixedModel | None" = None) -> Rows:
-    """Yield an effect in each of the ways, as rows that have EFFECT_COLUMNS but `p_holm`; all bootstraps draw the same."""
-    units, strata, sides = contributions(skills, contrast.weights, contrast.reference)
+    """Yield an effect in each of the ways, as rows that have EFFECT_COLUMNS but `p_holm` and `clear`.
+
+    All bootstraps draw the same.
+    """
+    units, strata, sides = contributions(skills, contrast.weights, contrast.reference, contrast.classes)
     clusters = skills.clusters
-    if skills.n_seeds == 1:
+    if skills.unit == "image":
         interval = intervals.by_images(units, clusters)
         yield as_row(contrast, "t", interval, unit="image", n_units=len(np.unique(clusters)))
         return
     size = float(intervals.effect_size(units, strata, sides=sides))
-    facts = {"unit": "seed", "n_units": len(units), "effect_size": size}
+    facts = {"unit": skills.unit, "n_units": len(units), "effect_size": size}
+    odd = odd_one_out(units, strata) if skills.own_pretrainings else None
+    if odd is not None:
+        used = skills.networks[contrast.weights.any(-1)]
+        corpus, number = used[["pretraining", "seed"]].drop_duplicates().iloc[odd[0]]
+        facts |= {"without": f"{corpus}, seed {number}", "without_estimate": odd[1]}
     yield as_row(contrast, "t", intervals.by_units(units, strata), **facts)
     bootstrap = intervals.hierarchical_bootstrap(units, strata, np.random.default_rng(seed), clusters)
     yield as_row(contrast, "hierarchical", bootstrap, **facts)
     yield as_row(contrast, "t_both", intervals.by_both(units, strata, clusters), **facts)
-    if model and not contrast.reference:
+    if model and not contrast.reference and contrast.classes is None:
         interval = model.interval(by_cell(skills, contrast.weights))
-        yield as_row(contrast, "mixed_model", interval, unit="seed", n_units=len(skills.networks))
+        yield as_row(contrast, "mixed_model", interval, unit=skills.unit, n_units=len(skills.networks))
+
+
+def odd_one_out(units: Floats, strata: Integers) -> tuple[int, float] | None:
+    """Return the unit without which the t interval is less than half as wide, and the effect without it; None if there is none.
+
+    Where one of a few pre-trainings is far from the others, mean and interval tell of that one.
+
+    Parameters
+    ----------
+    units : float array of shape (n_units, n_images)
+    strata : int array of shape (n_units,)
+    """
+    whole, found = intervals.by_units(units, strata), list[tuple[float, int, float]]()
+    for place in range(len(units)):
+        kept = np.arange(len(units)) != place
+        sizes, left = (np.bincount(strata[part], minlength=strata.max() + 1) for part in (slice(None), kept))
+        if left.min() < 2:
+            continue
+        part = intervals.by_units(units[kept] * (sizes / left)[strata[kept]][:, None], strata[kept])
+        found.append((float(part.high - part.low), place, float(part.estimate)))
+    width, place, estimate = min(found, default=(np.inf, 0, 0.0))
+    return (place, estimate) if width < (whole.high - whole.low) / 2 else None
 
 
 def as_row(contrast: Contrast, way: str, interval: Interval, **facts: Any) -> dict[str, Any]:
     """Return an effect in one way as a row of a table, with what else is known of it."""
     numbers = {name: float(value) for name, value in interval._asdict().items()}
-    return contrast._asdict() | {"way": way} | numbers | facts
+    return contrast._asdict() | {"way": way, "without": ""} | numbers | facts
 
 
 def cell_table(skills: Skills) -> pd.DataFrame:
@@ -111,29 +153,31 @@ def cell_table(skills: Skills) -> pd.DataFrame:
     DataFrame with `pretraining`, `finetune_depth`, `method`, `unit`, `n_units`, `estimate`, `low`, `high`, `se`, `df`,
     and the mean `chance` of the images and, where known, `chance_brain`.
     """
-    rows, clusters = [], skills.clusters
+    rows, clusters, balanced = [], skills.clusters, skills.image_weights()
     for cell, places in skills.networks.groupby(CELL, sort=False).indices.items():
         n = len(places)
-        unit, n_units = ("seed", n) if n > 1 else ("image", len(np.unique(clusters)))
+        unit, n_units = (skills.unit, n) if n > 1 else ("image", len(np.unique(clusters)))
         for column, method in enumerate(skills.methods):
-            part = skills.values[places, column] / n
+            part = skills.values[places, column] * balanced / n
             interval = intervals.by_units(part) if n > 1 else intervals.by_images(part, clusters)
             rows.append((*cell, method, unit, n_units, *map(float, interval[:-1])))
     table = pd.DataFrame(rows, columns=[*CELL, "method", "unit", "n_units", *Interval._fields[:-1]])
     return table.assign(**skills.images.filter(like="chance").mean())
 
 
-def contributions(skills: Skills, weights: Floats, reference: str = "") -> tuple[Floats, Integers, int]:
+def contributions(
+    skills: Skills, weights: Floats, reference: str = "", classes: Mapping[str, float] | None = None
+) -> tuple[Floats, Integers, int]:
     """Return what each unit adds to effects, the units' strata, and the sides for the effect size.
 
-    Units are seeds where these are paired, and else networks.
+    Units are pre-trainings where each seed has its own; seeds where these are paired; and else networks.
 
     Parameters
     ----------
     weights : float array of shape (..., n_networks, n_methods)
         Of one effect, or of several between the same networks.
-    reference : str
-        As that of `Contrast`.
+    reference, classes
+        As those of `Contrast`.
 
     Returns
     -------
@@ -142,13 +186,16 @@ def contributions(skills: Skills, weights: Floats, reference: str = "") -> tuple
     values = skills.values - skills.references[reference] if reference else skills.values
     used = weights.any(-1).reshape(-1, len(values)).any(0)
     per_network = np.einsum("...rm,rmi->...ri", weights, values, optimize=weights.ndim > 2)[..., used, :]
+    per_network = per_network * skills.image_weights(classes)
     networks, between = skills.networks[used], weights.sum(-1)[..., used]
-    if is_paired(networks):
-        numbers = pd.factorize(networks["seed"])[0]
-        of_seeds = [per_network[..., numbers == number, :].sum(-2) for number in range(numbers.max() + 1)]
-        return np.stack(of_seeds, axis=-2), np.zeros(len(of_seeds), dtype=np.int64), 1
-    strata = networks.groupby(CELL, sort=False).ngroup().to_numpy()
-    return per_network, strata, 2 if between.max() > 1e-12 and between.min() < -1e-12 else 1
+    paired = not skills.own_pretrainings and is_paired(networks)
+    unit = ["seed"] if paired else ["pretraining", "seed"] if skills.own_pretrainings else NETWORK
+    grouped = networks.groupby(unit, sort=False)
+    member = np.eye(grouped.ngroups)[grouped.ngroup()]  # of a network in a unit
+    strata = networks.loc[~grouped.ngroup().duplicated()].groupby(unit[:-1] or (lambda _: 0), sort=False).ngroup().to_numpy()
+    between = np.einsum("...r,ru->...u", between, member)
+    sides = 2 if not paired and between.max() > 1e-12 and between.min() < -1e-12 else 1
+    return np.einsum("...ri,ru->...ui", per_network, member, optimize=weights.ndim > 2), strata, sides
 
 
 def is_paired(networks: pd.DataFrame) -> bool:
@@ -157,7 +204,10 @@ def is_paired(networks: pd.DataFrame) -> bool:
 
 
 def contrasts(skills: Skills) -> Iterator[Contrast]:
-    """Yield the effects: corpus, depth, their interaction, pairs of methods, and methods beside comparison maps."""
+    """Yield the effects: corpus, depth, their interactions, pairs of methods, and methods beside comparison maps.
+
+    Those of corpus and depth also by the class of the lesions, and as the difference of the classes.
+    """
     levels: tuple[list[Any], ...] = (skills.methods, skills.depths, skills.corpora)
     methods, depths, corpora = (dict(zip(names, np.eye(len(names)), strict=True)) for names in levels)
     every, even, both = (np.full(len(names), 1 / len(names)) for names in levels)
@@ -168,15 +218,27 @@ def contrasts(skills: Skills) -> Iterator[Contrast]:
     corpus_of = skills.networks["pretraining"].map(skills.corpora.index)
     depth_of = skills.networks["finetune_depth"].map(skills.depths.index)
 
-    def effect(family: str, contrast: str, of_corpora: Any, of_depths: Any, of_methods: Any, **names: str) -> Contrast:
+    def effect(family: str, contrast: str, of_corpora: Any, of_depths: Any, of_methods: Any, **names: Any) -> Contrast:
         """Return an effect whose weights are shared evenly by the networks of a cell."""
         weights = (of_corpora[corpus_of] * of_depths[depth_of] / cells)[:, None] * of_methods
         return Contrast(family, contrast, weights, **names)
+
+    def by_class(family: str, contrast: str, of_corpora: Any, of_depths: Any, **names: Any) -> Iterator[Contrast]:
+        """Yield an effect of all methods on each class of lesions, and the difference of the classes."""
+        for name in skills.classes if len(skills.classes) > 1 else ():
+            one: Any = {"lesions": name, "classes": {name: 1.0}} | names
+            yield effect(f"{family}_by_class", contrast, of_corpora, of_depths, every, **one)
+        if len(skills.classes) > 1:
+            first, second = skills.classes
+            both_ways: Any = {"classes": {first: -1.0, second: 1.0}} | names
+            name = f"({contrast}) x ({second} - {first})"
+            yield effect(f"{family}_x_class", name, of_corpora, of_depths, every, **both_ways)
 
     for name in pairs(skills.corpora):
         second, first = name.split(" - ")
         sign = corpora[second] - corpora[first]
         yield effect("corpus", name, sign, even, every)
+        yield from by_class("corpus", name, sign, even)
         for method, one in methods.items():
             yield effect("corpus_by_method", name, sign, even, one, method=method)
         for depth, one in depths.items():
@@ -185,9 +247,11 @@ def contrasts(skills: Skills) -> Iterator[Contrast]:
             yield effect("corpus_x_depth", f"({name}) x ({ends})", sign, span, every)
     if span.any():
         yield effect("depth", ends, both, span, every)
+        yield from by_class("depth", ends, both, span)
         yield effect("depth_slope", "per block", both, centred / (centred**2).sum(), every)
         for corpus, one in corpora.items():
             yield effect("depth_by_corpus", ends, one, span, every, pretraining=corpus)
+            yield from by_class("depth_by_corpus", ends, one, span, pretraining=corpus)
     for method, other in combinations(methods, 2):
         yield effect("methods", f"{method} - {other}", both, even, methods[method] - methods[other])
     for name, (method, one) in product(skills.references, methods.items()):
@@ -214,49 +278,61 @@ def by_cell(skills: Skills, weights: Floats) -> pd.Series:
 class MixedModel:
     """The linear mixed model of a study: skill ~ corpus * depth * method, with a random intercept per network.
 
-    It is fitted to seed x cell means (one row per network and method) by REML, as lme4's `lmer(skill ~ corpus * depth *
-    method + (1 | network))`, in the coding of cell means, in which every effect is a weighted sum of coefficients. Networks
-    of one seed number are taken to be independent. The residual is taken to be equally large for all methods, which it is
-    not quite: trust pairs of methods to the paired t interval first.
+    It is fitted to class-balanced means over images (one row per network and method) by REML, as lme4's `lmer(skill ~ corpus
+    * depth * method + (1 | network))`, in the coding of cell means, in which every effect is a weighted sum of coefficients.
+    Where each seed has a pre-training of its own, `+ (1 | corpus:pretraining)`; else networks of one seed number are taken to
+    be independent. The residual is taken to be equally large for all methods, which it is not quite: trust pairs of methods
+    to the t interval first.
 
     Parameters
     ----------
     table : DataFrame with `pretraining`, `finetune_depth`, `seed`, `method`, `skill`
         Every method of every network; at least one corpus and depth with several seeds.
+    own_pretrainings : bool
+        As that of `Skills`.
 
     Attributes
     ----------
     means : Series indexed by corpus, depth and method
         The coefficients, one per cell.
     covariance : DataFrame, both axes indexed as `means`
-    network_variance, residual_variance : float
-    n_networks : int
+    pretraining_variance, network_variance, residual_variance : float
+        The first is 0 without pre-trainings of one's own.
+    n_networks, n_pretrainings : int
+        Of the second, corpora count as one each without these.
     """
 
-    def __init__(self, table: pd.DataFrame):
-        rows = table.sort_values([*CELL, "method", "seed"])
+    def __init__(self, table: pd.DataFrame, *, own_pretrainings: bool = False):
+        rows = table.sort_values([*CELL, "method", "seed"], ignore_index=True)
         number, cells = pd.MultiIndex.from_frame(rows[[*CELL, "method"]]).factorize()
         network = rows.groupby(NETWORK).ngroup().to_numpy()
+        origin = rows.groupby(["pretraining", "seed"] if own_pretrainings else ["pretraining"]).ngroup().to_numpy()
         # in units of the scores' spread: the optimiser's tolerances are absolute
         scale = float(rows["skill"].std()) or 1.0
-        model = MixedLM(rows["skill"].to_numpy() / scale, np.eye(len(cells))[number], groups=network)
+        data = pd.DataFrame({"skill": rows["skill"] / scale, "cell": number, "network": network, "origin": origin})
+        within = {"groups": "origin", "vc_formula": {"network": "0 + C(network)"}} if own_pretrainings else {"groups": "network"}
+        model = MixedLM.from_formula("skill ~ 0 + C(cell)", data, re_formula="1", **within)
         with warnings.catch_warnings():
             # no variance between networks is an answer, not a failure
             warnings.simplefilter("ignore", ConvergenceWarning)
             warnings.simplefilter("ignore", UserWarning)
-            # there is one variance to find; the methods with gradients, statsmodels' default, fail where it is near 0
+            # there are one or two variances to find; methods with gradients, statsmodels' default, fail where one is near 0
             result = model.fit(reml=True, method=["powell"])
-        self.means, self.n_networks = pd.Series(result.fe_params * scale, cells), int(network.max() + 1)
+        variances = [result.cov_re.iloc[0, 0] * scale**2, *(result.vcomp * scale**2)]
+        self.pretraining_variance, self.network_variance = variances if own_pretrainings else (0.0, variances[0])
+        self.n_networks, self.n_pretrainings = int(network.max() + 1), int(origin.max() + 1)
+        self.means = pd.Series(result.fe_params.to_numpy() * scale, cells)
         covariance = np.asarray(result.cov_params())[: len(cells), : len(cells)] * scale**2
         self.covariance = pd.DataFrame(covariance, cells, cells)
-        self.network_variance, self.residual_variance = result.cov_re[0, 0] * scale**2, result.scale * scale**2
+        self.residual_variance = result.scale * scale**2
 
     def interval(self, weights: pd.Series) -> Interval:
         """Return the effect with these weights of the cells and its t interval.
 
-        Degrees of freedom are those of the stratum that holds the effect (containment): an effect within networks, whose
-        weights sum to 0 over methods in every network, has those of the residual; any other those between networks.
-        statsmodels itself takes the normal distribution, which for few networks is too narrow.
+        Degrees of freedom are those of the stratum that holds the effect (containment): an effect between corpora has those
+        between pre-trainings, where seeds have their own; one within networks, whose weights sum to 0 over methods in every
+        network, those of the residual; any other those between networks. statsmodels itself takes the normal distribution,
+        which for few networks is too narrow.
 
         Parameters
         ----------
@@ -264,8 +340,12 @@ class MixedModel:
         """
         aligned = weights.reindex(self.means.index, fill_value=0.0)
         of_networks = aligned.groupby(level=[0, 1]).sum()
-        df = self.n_networks - len(of_networks)
+        of_corpora = of_networks.groupby(level=0).sum()
+        above = self.n_pretrainings - len(of_corpora)  # 0 without pre-trainings of one's own
+        df = self.n_networks - len(of_networks) - above
         if np.abs(of_networks).max() <= 1e-12:
-            df *= len(self.means) // len(of_networks) - 1
+            df = (self.n_networks - len(of_networks)) * (len(self.means) // len(of_networks) - 1)
+        elif above and np.abs(of_corpora).max() > 1e-12:
+            df = above
         se = np.sqrt(aligned @ self.covariance @ aligned)
         return intervals.t_interval(np.asarray(aligned @ self.means), np.asarray(se), df)

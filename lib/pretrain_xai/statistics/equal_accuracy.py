@@ -13,7 +13,6 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 from statsmodels.regression.linear_model import OLS
 
 from pretrain_xai.arrays import Floats
@@ -21,14 +20,14 @@ from pretrain_xai.networks.matching import cell_matched, comparable_depths
 from pretrain_xai.skill import Skills
 from pretrain_xai.statistics.claims import claim_table
 from pretrain_xai.statistics.effects import EFFECT_COLUMNS, Contrast, Rows, as_row, contrasts, is_paired, rows_of
-from pretrain_xai.statistics.intervals import LEVEL, Interval, t_interval
+from pretrain_xai.statistics.intervals import Interval, t_interval
 from pretrain_xai.statistics.table_names import EQUAL_ACCURACY
 from pretrain_xai.study import MATCHED, NETWORK
 
 #: `answer` says which networks an effect is of: `unadjusted` all; `same_depths` those at the depths that are compared at
 #: equal accuracy; `matched` the matched ones; `adjusted` all, with accuracy as a covariate. Beside its interval:
 FACTS = ["answer", "depths", "n_networks", "lowest_accuracy", "highest_accuracy", "accuracy_difference"]
-COLUMNS = [*FACTS, *(name for name in EFFECT_COLUMNS if name not in ("family", "p_holm"))]
+COLUMNS = [*FACTS, *(name for name in EFFECT_COLUMNS if name not in ("family", "p_holm", "clear"))]
 
 
 def equal_accuracy_tables(
@@ -64,7 +63,9 @@ def equal_accuracy_tables(
     if matching is not None and MATCHED in equal:
         depths = comparable_depths(matching, equal[MATCHED].corpora)
         equal[MATCHED] = only_networks(equal[MATCHED], equal[MATCHED].networks["finetune_depth"].isin(depths))
-    tables = [pd.DataFrame(rows, columns=COLUMNS).assign(**facts), *others, claim_table(equal, seed)]
+    effects = pd.DataFrame(rows, columns=COLUMNS).assign(**facts)
+    effects.loc[effects["unit"] == "image", "p"] = np.nan
+    tables = [effects, *others, claim_table(equal, seed)]
     return dict(zip(EQUAL_ACCURACY, tables, strict=True))
 
 
@@ -128,15 +129,15 @@ def regression(networks: pd.DataFrame, first: str, second: str, *, accuracy: boo
 
 
 def correlation_table(networks: pd.DataFrame) -> pd.DataFrame:
-    """Return Pearson's correlation of accuracy and skill over networks, with Fisher's interval.
+    """Return Pearson's correlation of accuracy and skill over networks.
 
     Over all, within each corpus, and given corpus and depth (partial: what is left of both after these). Of a matched
-    selection give the networks that are matched.
+    selection give the networks that are matched. It has no interval: networks of one pre-training are not independent.
 
     Returns
     -------
-    DataFrame with `of`, `n_networks`, `r`, `low`, `high`, `p`; NaN where there is no spread or there are too few networks,
-    and the first row alone without any.
+    DataFrame with `of`, `n_networks`, `r`, which is NaN where there is no spread or there are too few networks; the first row
+    alone without any network.
     """
     both = networks[["accuracy", "skill"]].astype(float)
     parts = {"all": (both, 0)} | {name: (rows, 0) for name, rows in both.groupby(networks["pretraining"], sort=False)}
@@ -197,12 +198,7 @@ def _design(networks: pd.DataFrame, first: str, *, accuracy: bool) -> pd.DataFra
 
 
 def _correlation(both: pd.DataFrame, given: int) -> dict[str, float]:
-    """Return r with Fisher's interval; `given` covariates cost as many networks."""
+    """Return r; `given` covariates cost as many networks."""
     n = len(both)
-    if n - given < 4 or both.std(ddof=0).min() < 1e-12:
-        return {"n_networks": n} | dict.fromkeys(("r", "low", "high", "p"), np.nan)
-    r, df = float(np.corrcoef(both.to_numpy().T)[0, 1]), n - given - 2
-    p = float(2 * stats.t.sf(abs(r) * np.sqrt(df / max(1 - r**2, 1e-300)), df))
-    half = stats.norm.ppf((1 + LEVEL) / 2) / np.sqrt(df - 1)
-    low, high = np.tanh(np.arctanh(np.clip(r, -1 + 1e-15, 1 - 1e-15)) + np.array([-half, half]))
-    return {"n_networks": n, "r": r, "low": float(low), "high": float(high), "p": p}
+    enough = n - given >= 4 and both.std(ddof=0).min() >= 1e-12
+    return {"n_networks": n, "r": float(np.corrcoef(both.to_numpy().T)[0, 1]) if enough else np.nan}

@@ -58,19 +58,22 @@ def findings(tables: Tables) -> Iterator[Finding]:
         for row in _records(primary.get(family, effects[:0])):
             same = (effects["family"] == family) & (effects["contrast"] == row["contrast"]) & (effects["way"] != "t")
             figure = _figure("effect", row["contrast"]) if family == "corpus" else "skill_intervals"
-            yield _say(family, "effects", figure, short=True, row=row, others=_records(effects[same]))
+            by_class = primary.get(f"{family}_by_class", effects[:0]).query("contrast == @row['contrast']")
+            values = {"row": row, "others": _records(effects[same]), "classes": _records(by_class)}
+            yield _say(family, "effects", figure, short=True, **values)
     for contrast, rows in primary.get("corpus_by_method", effects[:0]).groupby("contrast", sort=False):
-        clear = _records(rows[rows["p_holm"] < 0.05])
+        clear = _records(rows[rows["clear"]])
         yield _say("corpus_by_method", "effects", _figure("effect", contrast), contrast=contrast, rows=clear)
     if len(ranks) > 1:
         first, *others = _records(ranks)
-        reach = first["mean_rank"] + first["critical_difference"]
-        tied = [row["method"] for row in others if row["mean_rank"] <= reach]
+        unclear = set(primary["methods"].query("not clear")["contrast"])
+        pairs_of = {row["method"]: {f"{first['method']} - {row['method']}", f"{row['method']} - {first['method']}"} for row in others}
+        tied = [method for method, names in pairs_of.items() if names & unclear]
         yield _say("methods", "ranks", "ranks", short=True, first=first, last=others[-1], tied=tied)
     for reference in (*COMPARISON_MAPS, "untrained"):
         if reference in primary:
             rows = primary[reference]
-            clear, above = rows["p_holm"] < 0.05, rows["estimate"] > 0
+            clear, above = rows["clear"].astype(bool), rows["estimate"] > 0
             values: dict[str, Any] = {"worse": _records(rows[clear & ~above]), "unclear": _records(rows[~clear])}
             least = _records(rows.nsmallest(1, "estimate")) if (clear & above).all() else []
             yield _say("beside", "effects", "skill_intervals", reference=reference, least=least, **values)
