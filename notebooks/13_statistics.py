@@ -74,7 +74,7 @@ maps = [read_arrays(config.paths.example_maps / f"{run.name}.npz") for run in ru
 # image; that level is reported beside it.
 
 # %%
-skills = collect_skills(scores, methods, corpora, images)
+skills = collect_skills(scores, methods, corpora, images, own_pretrainings=config.own_pretrainings)
 (n_networks, n_methods, n_images) = skills.values.shape
 assert n_networks == len(runs) and n_methods == len(methods)
 print(f"{n_networks} networks, {n_methods} methods, {n_images} images of {images['subject'].nunique()} subjects,")

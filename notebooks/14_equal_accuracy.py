@@ -60,7 +60,8 @@ lists = read_table(config.paths.intersections)
 images = read_split(config.paths.dataset / "test").table[["image_index", "subject"]]
 names = dict.fromkeys([config.main_selection, *scores["selection"].unique()])
 of_selection = {name: scored_on(scores[scores["selection"] == name], lists, name, CORRECT_FOR_ALL) for name in names}
-skills = {name: collect_skills(rows, methods, corpora, images) for name, rows in of_selection.items()}
+own = {"own_pretrainings": config.own_pretrainings}
+skills = {name: collect_skills(rows, methods, corpora, images, **own) for name, rows in of_selection.items()}
 print({name: "{} networks, {} methods, {} images".format(*one.values.shape) for name, one in skills.items()})
 
 # %% [markdown]

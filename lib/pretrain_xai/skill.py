@@ -26,7 +26,8 @@ class Skills:
     values : float array of shape (n_networks, n_methods, n_images), range (-inf, 1]
     networks : DataFrame of n_networks rows with `pretraining`, `finetune_depth`, `seed`
     methods : list of str
-    images : DataFrame of n_images rows with `image_index`, `label`, `chance`, and where known `subject`, `chance_brain`
+    images : DataFrame of n_images rows with `image_index`, `chance`, and where known `label`, `subject`, `chance_brain`
+        Without labels all images count alike.
     references : dict of str to float array of shape (n_methods, n_images)
         What every method is compared with on the same images: the comparison maps (the same for every method), and as
         `untrained` the method itself on the untrained network.
@@ -60,8 +61,8 @@ class Skills:
 
     @property
     def classes(self) -> list[str]:
-        """The classes that the images have."""
-        return [CLASSES[label] for label in sorted(set(self.images["label"]))]
+        """The classes that the images have, none where these are not known."""
+        return [CLASSES[label] for label in sorted(set(self.images.get("label", ())))]
 
     def image_weights(self, classes: Mapping[str, float] | None = None) -> Floats:
         """Return weights of the images with which a mean over images is a weighted sum of the means of the classes.
@@ -75,6 +76,8 @@ class Skills:
         -------
         float array of shape (n_images,)
         """
+        if not self.classes:
+            return np.ones(len(self.images))
         label = self.images["label"].map(dict(enumerate(CLASSES)))
         weights = classes or {name: 1 / len(self.classes) for name in self.classes}
         return (label.map(weights).fillna(0) * len(label) / label.map(label.value_counts())).to_numpy()

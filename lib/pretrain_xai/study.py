@@ -217,6 +217,11 @@ class Study(Settings):
         _require(run.name, sorted(known.name for known in (*self.runs(), *self.untrained_runs())), "has no model")
         return run
 
+    @property
+    def own_pretrainings(self) -> bool:
+        """Whether each seed of every corpus has a pre-training of its own, so that the study can speak of corpora."""
+        return len(self.pretraining.seeds) > 1 and not self.pretraining.weights
+
     def pretraining_seed(self, run: Run) -> int:
         """Return the seed of the pre-training from which a run starts; weights that are brought have the first."""
         seeds, cell = self.pretraining.seeds, self.selections[run.selection][run.pretraining]

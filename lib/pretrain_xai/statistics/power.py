@@ -96,11 +96,17 @@ def _mean(covariances: Floats) -> float:
 
 
 def power_table(
-    spread: Spread, shape: tuple[int, int], rng: np.random.Generator, n_studies: int = 2000
+    spread: Spread,
+    shape: tuple[int, int],
+    rng: np.random.Generator,
+    n_studies: int = 2000,
+    *,
+    own_pretrainings: bool = False,
 ) -> pd.DataFrame:
     """Simulate how often a true difference between two corpora is seen, p < .05 in the t test paired by seed.
 
-    The test is about other seeds on the images tested. Its noise is that of the networks, and that of single scores,
+    With pre-trainings of their own in Welch's, with so many pre-trainings of each corpus. The test is about other seeds, or
+    pre-trainings, on the images tested. Its noise is that of the networks, and that of single scores,
     which more images average out.
 
     Parameters
@@ -119,11 +125,13 @@ def power_table(
         own = spread.network**2 - spread.shared**2 - spread.shared_corpus**2 + spread.network_method**2 / n_methods
         single = spread.image_network**2 + spread.residual**2 / n_methods
         for n_seeds in SEEDS:
-            noise = rng.standard_normal((n_studies, n_seeds))
+            noise = rng.standard_normal((n_studies, n_seeds * (1 + own_pretrainings)))
+            side = np.arange(noise.shape[1]) // n_seeds  # which corpus, where its units are its own
             for n_images, difference in product(IMAGES, DIFFERENCES):
                 variance = 2 * spread.shared_corpus**2 + 2 / n_depths * (own + single / n_images)
-                units = (noise * np.sqrt(variance) + difference) / n_seeds
-                power = float((intervals.by_units(units[..., None]).p < 0.05).mean())
+                share = 1 + own_pretrainings
+                units = (noise * np.sqrt(variance / share) + difference / share) / n_seeds
+                power = float((intervals.by_units(units[..., None], side).p < 0.05).mean())
                 rows.append((averaged, difference, n_seeds, n_images, power))
     return pd.DataFrame(rows, columns=COLUMNS)
 

@@ -62,7 +62,7 @@ class Population:
     ----------
     networks : DataFrame with `pretraining`, `finetune_depth`, `seed`; corpora in the study's order
     scored : sequence of SettingScores, one per network
-    images : DataFrame with `image_index`, ascending, and `subject`
+    images : DataFrame with `image_index`, ascending, and `subject`; and `label`, if all networks see all images
     seen : bool array of shape (n_networks, n_images)
     references : dict of SettingScores
         Comparison maps by name, one method each or one per method of the networks.
@@ -74,6 +74,7 @@ class Population:
     images: pd.DataFrame
     seen: Booleans
     references: Mapping[str, SettingScores]
+    own_pretrainings: bool = False
 
     @property
     def methods(self) -> list[str]:
@@ -104,7 +105,8 @@ class Population:
             known = np.where(np.isnan(values), np.nan, of_maps)
             if (np.isnan(known) == np.isnan(values)).all():
                 references[name] = common_images(known)
-        return Skills(common_images(values), self.networks, self.methods, self.images, references)
+        given = common_images(values), self.networks, self.methods, self.images, references
+        return Skills(*given, own_pretrainings=self.own_pretrainings)
 
 
 def read_populations(study: Study, selection: str) -> list[Population]:
@@ -127,8 +129,9 @@ def read_populations(study: Study, selection: str) -> list[Population]:
     references = {name: maps.of(name) for name in maps.methods}
     references["untrained"] = next(read(run) for run in study.untrained_runs() if run.selection == selection)
     wrong = [image_list(lists, selection, WRONG_FOR_ONE, run) for run in runs]
-    correct, subjects = image_list(lists, selection, CORRECT_FOR_ALL), test.table.set_index("image_index")["subject"]
-    return populations(pd.DataFrame(runs)[NETWORK], scored, correct, wrong, references, subjects)
+    correct, about = image_list(lists, selection, CORRECT_FOR_ALL), test.table.set_index("image_index")[["subject", "label"]]
+    given = pd.DataFrame(runs)[NETWORK], scored, correct, wrong, references, about
+    return populations(*given, own_pretrainings=study.own_pretrainings)
 
 
 def populations(
@@ -137,7 +140,9 @@ def populations(
     correct: Integers,
     incorrect: Sequence[Integers],
     references: Mapping[str, SettingScores],
-    subjects: pd.Series,
+    about: pd.DataFrame,
+    *,
+    own_pretrainings: bool = False,
 ) -> list[Population]:
     """Return the populations of a study, as far as it has images for them.
 
@@ -150,17 +155,21 @@ def populations(
     incorrect : sequence of int arrays, one per network
         The images that it misclassifies.
     references : dict of SettingScores
-    subjects : Series of subjects by image index
+    about : DataFrame with `subject` and `label`, by image index
+        The classes count alike where all networks see the same images; what a network misclassifies counts as it comes.
+    own_pretrainings : bool
+        As that of `Skills`.
     """
 
     def population(name: str, chosen: Booleans, lists: Sequence[Integers]) -> Population:
         places = np.flatnonzero(chosen).tolist()
         kept = [np.intersect1d(scored[place].image_index, lists[place]) for place in places]
         image_index = np.unique(np.concatenate(kept))
-        images = pd.DataFrame({"image_index": image_index, "subject": subjects.loc[image_index].to_numpy()})
         seen = np.stack([np.isin(image_index, own) for own in kept])
+        images = about.loc[image_index, ["subject", "label"] if seen.all() else ["subject"]].rename_axis("image_index")
         rows = networks.iloc[places].reset_index(drop=True)
-        return Population(name, rows, [scored[place] for place in places], images, seen, references)
+        given = [scored[place] for place in places], images.reset_index(), seen, references
+        return Population(name, rows, *given, own_pretrainings)
 
     counts = np.array([np.isin(own.image_index, wrong).sum() for own, wrong in zip(scored, incorrect, strict=True)])
     enough = ~networks["finetune_depth"].isin(networks.loc[counts < FEWEST_IMAGES, "finetune_depth"])
@@ -211,20 +220,23 @@ def mean_ranks(values: np.ndarray, image_weights: np.ndarray, network_weights: n
     return (ranks * weights).sum(axis=0) / weights.sum(axis=0)
 
 
-def network_draws(networks: pd.DataFrame, rng: np.random.Generator, n_resamples: int) -> Floats:
+def network_draws(
+    networks: pd.DataFrame, rng: np.random.Generator, n_resamples: int, *, own_pretrainings: bool = False
+) -> Floats:
     """Return how often each network is drawn: once in column 0, then seeds with replacement within each cell.
 
-    Where all cells have the same seed numbers, the same are drawn in all of them. With one seed each is drawn once.
+    Where all cells have the same seed numbers, the same are drawn in all of them, or with pre-trainings of their own in those
+    of a corpus. With one seed each is drawn once.
 
     Returns
     -------
     float array of shape (n_networks, 1 + n_resamples)
     """
     draws = np.ones((len(networks), 1 + n_resamples))
-    paired, drawn = is_paired(networks), None
-    for places in networks.groupby(CELL, sort=False).indices.values():
-        n = len(places)
-        if drawn is None or not paired:
+    paired, drawn, last = is_paired(networks), None, ""
+    for (corpus, _), places in networks.groupby(CELL, sort=False).indices.items():
+        n, another, last = len(places), own_pretrainings and corpus != last, corpus
+        if drawn is None or not paired or another:
             drawn = rng.multinomial(n, np.full(n, 1 / n), n_resamples).T
         draws[places[networks["seed"].to_numpy()[places].argsort()], 1:] = drawn
     return draws
@@ -257,13 +269,15 @@ def sensitivity_tables(found: Sequence[Population], default: Names, seed: int = 
         raise UserError(f"the setting {name} is not among those that were scored; scores are {scores}")
     subjects = {subject for population in found for subject in population.images["subject"]}
     by_subject = subject_weights(subjects, RESAMPLES, seed)
-    drawn = network_draws(found[0].networks, np.random.default_rng(seed), RESAMPLES)
-    by_network = pd.DataFrame(drawn, pd.MultiIndex.from_frame(found[0].networks[NETWORK]))
+    networks, own = found[0].networks, found[0].own_pretrainings
+    drawn = network_draws(networks, np.random.default_rng(seed), RESAMPLES, own_pretrainings=own)
+    by_network = pd.DataFrame(drawn, pd.MultiIndex.from_frame(networks[NETWORK]))
 
     def ranks_of(population: Population, setting: Places) -> Floats:
         networks = pd.MultiIndex.from_frame(population.networks[NETWORK])
-        draws = by_subject.loc[population.images["subject"]].to_numpy(), by_network.loc[networks].to_numpy()
-        return mean_ranks(population.skills(setting), *draws)
+        alike = population.on_common_images(setting).image_weights()[:, None]  # the classes
+        of_images = by_subject.loc[population.images["subject"]].to_numpy() * alike
+        return mean_ranks(population.skills(setting), of_images, by_network.loc[networks].to_numpy())
 
     place = found[0].settings[tuple(default)]
     judged, ranks = judge(found[0].on_common_images(place)), ranks_of(found[0], place)
