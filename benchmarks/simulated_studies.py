@@ -100,7 +100,9 @@ def as_skills(study: Floats, *, n_subjects: int | None = None, own_pretrainings:
     if n_subjects:
         table["subject"] = np.arange(images) % n_subjects
     of_methods = [f"method{number}" for number in range(methods)]
-    return Skills(study.reshape(-1, methods, images), index.to_frame(index=False), of_methods, table, {}, own_pretrainings)
+    return Skills(
+        study.reshape(-1, methods, images), index.to_frame(index=False), of_methods, table, {}, own_pretrainings
+    )
 
 
 def coverage_table(

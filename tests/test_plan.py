@@ -52,6 +52,8 @@ def test_a_study_of_one_selection_can_be_planned(root):
     (root / "studies" / "one.yaml").write_text(yaml.safe_dump(settings))
     rules = [job.rule for job in planned_jobs("one")]
     assert (rules.count("finetune"), rules.count("boxplots"), rules.count("report")) == (4, 1, 1)
+
+
 def test_each_pre_training_is_a_job_and_networks_from_scratch_start_from_random_weights(root):
     settings = yaml.safe_load((root / "studies" / "tiny.yaml").read_text())
     corpora = ["natural", "mri", "scratch"]

@@ -244,7 +244,7 @@ def test_each_seed_of_fine_tuning_starts_from_a_pre_training_of_its_own(root):
     assert {reseeded.pretraining_seed(run) for run in reseeded.runs()} == {4, 9}
     one = load_study("tiny")
     assert {one.pretraining_seed(run) for run in one.runs()} == {0}
-    with pytest.raises(StudyError, match="2 seeds of fine-tuning at every depth of (natural|mri) are expected"):
+    with pytest.raises(StudyError, match=r"2 seeds of fine-tuning at every depth of (natural|mri) are expected"):
         load_study(several_pretrainings(root, [7, 3, 1]))
 
 

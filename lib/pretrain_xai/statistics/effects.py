@@ -75,8 +75,8 @@ def effect_table(skills: Skills, seed: int = 0) -> pd.DataFrame:
     Returns
     -------
     DataFrame with EFFECT_COLUMNS
-        `clear` is the one rule by which an effect counts as there: its corrected p is below ALPHA. `effect_size` is Cohen's d,
-        over units. `without` names the one pre-training, if there is such a one, that makes the spread, and
+        `clear` is the one rule by which an effect counts as there: its corrected p is below ALPHA. `effect_size` is Cohen's
+        d, over units. `without` names the one pre-training, if there is such a one, that makes the spread, and
         `without_estimate` is the effect without it (see `odd_one_out`).
     """
     # with one method a network's level can't be told from the residual
@@ -118,7 +118,7 @@ def rows_of(skills: Skills, contrast: Contrast, seed: int, model: "MixedModel | 
 
 
 def odd_one_out(units: Floats, strata: Integers) -> tuple[int, float] | None:
-    """Return the unit without which the t interval is less than half as wide, and the effect without it; None if there is none.
+    """Return the unit without which the t interval is less than half as wide, and the effect without it; or None.
 
     Where one of a few pre-trainings is far from the others, mean and interval tell of that one.
 
@@ -192,7 +192,9 @@ def contributions(
     unit = ["seed"] if paired else ["pretraining", "seed"] if skills.own_pretrainings else NETWORK
     grouped = networks.groupby(unit, sort=False)
     member = np.eye(grouped.ngroups)[grouped.ngroup()]  # of a network in a unit
-    strata = networks.loc[~grouped.ngroup().duplicated()].groupby(unit[:-1] or (lambda _: 0), sort=False).ngroup().to_numpy()
+    strata = (
+        networks.loc[~grouped.ngroup().duplicated()].groupby(unit[:-1] or (lambda _: 0), sort=False).ngroup().to_numpy()
+    )
     between = np.einsum("...r,ru->...u", between, member)
     sides = 2 if not paired and between.max() > 1e-12 and between.min() < -1e-12 else 1
     return np.einsum("...ri,ru->...ui", per_network, member, optimize=weights.ndim > 2), strata, sides
@@ -310,7 +312,9 @@ class MixedModel:
         # in units of the scores' spread: the optimiser's tolerances are absolute
         scale = float(rows["skill"].std()) or 1.0
         data = pd.DataFrame({"skill": rows["skill"] / scale, "cell": number, "network": network, "origin": origin})
-        within = {"groups": "origin", "vc_formula": {"network": "0 + C(network)"}} if own_pretrainings else {"groups": "network"}
+        within: dict[str, Any] = {"groups": "network"}
+        if own_pretrainings:
+            within = {"groups": "origin", "vc_formula": {"network": "0 + C(network)"}}
         model = MixedLM.from_formula("skill ~ 0 + C(cell)", data, re_formula="1", **within)
         with warnings.catch_warnings():
             # no variance between networks is an answer, not a failure
@@ -319,7 +323,9 @@ class MixedModel:
             # there are one or two variances to find; methods with gradients, statsmodels' default, fail where one is near 0
             result = model.fit(reml=True, method=["powell"])
         variances = [result.cov_re.iloc[0, 0] * scale**2, *(result.vcomp * scale**2)]
-        self.pretraining_variance, self.network_variance = variances if own_pretrainings else (0.0, variances[0])
+        self.pretraining_variance, self.network_variance = map(
+            float, variances if own_pretrainings else (0, *variances)
+        )
         self.n_networks, self.n_pretrainings = int(network.max() + 1), int(origin.max() + 1)
         self.means = pd.Series(result.fe_params.to_numpy() * scale, cells)
         covariance = np.asarray(result.cov_params())[: len(cells), : len(cells)] * scale**2

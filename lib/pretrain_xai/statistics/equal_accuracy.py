@@ -76,7 +76,7 @@ def network_table(
     known = classification.loc[classification["selection"] == selection, [*NETWORK, "accuracy"]].assign(matched=True)
     if matching is not None and selection == MATCHED:
         known = known.drop(columns="matched").merge(matching[[*NETWORK, "matched"]], on=NETWORK)
-    table = skills.networks.assign(selection=selection, skill=skills.values.mean((1, 2)))
+    table = skills.networks.assign(selection=selection, skill=(skills.values * skills.image_weights()).mean((1, 2)))
     return table.merge(known, on=NETWORK, how="left", validate="one_to_one")
 
 

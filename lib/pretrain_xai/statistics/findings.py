@@ -59,16 +59,16 @@ def findings(tables: Tables) -> Iterator[Finding]:
             same = (effects["family"] == family) & (effects["contrast"] == row["contrast"]) & (effects["way"] != "t")
             figure = _figure("effect", row["contrast"]) if family == "corpus" else "skill_intervals"
             by_class = primary.get(f"{family}_by_class", effects[:0]).query("contrast == @row['contrast']")
-            values = {"row": row, "others": _records(effects[same]), "classes": _records(by_class)}
-            yield _say(family, "effects", figure, short=True, **values)
+            further = {"others": _records(effects[same]), "classes": _records(by_class)}
+            yield _say(family, "effects", figure, short=True, row=row, **further)
     for contrast, rows in primary.get("corpus_by_method", effects[:0]).groupby("contrast", sort=False):
         clear = _records(rows[rows["clear"]])
         yield _say("corpus_by_method", "effects", _figure("effect", contrast), contrast=contrast, rows=clear)
     if len(ranks) > 1:
         first, *others = _records(ranks)
         unclear = set(primary["methods"].query("not clear")["contrast"])
-        pairs_of = {row["method"]: {f"{first['method']} - {row['method']}", f"{row['method']} - {first['method']}"} for row in others}
-        tied = [method for method, names in pairs_of.items() if names & unclear]
+        best, names = first["method"], [row["method"] for row in others]
+        tied = [name for name in names if {f"{best} - {name}", f"{name} - {best}"} & unclear]
         yield _say("methods", "ranks", "ranks", short=True, first=first, last=others[-1], tied=tied)
     for reference in (*COMPARISON_MAPS, "untrained"):
         if reference in primary:

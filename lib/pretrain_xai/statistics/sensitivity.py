@@ -129,7 +129,10 @@ def read_populations(study: Study, selection: str) -> list[Population]:
     references = {name: maps.of(name) for name in maps.methods}
     references["untrained"] = next(read(run) for run in study.untrained_runs() if run.selection == selection)
     wrong = [image_list(lists, selection, WRONG_FOR_ONE, run) for run in runs]
-    correct, about = image_list(lists, selection, CORRECT_FOR_ALL), test.table.set_index("image_index")[["subject", "label"]]
+    correct, about = (
+        image_list(lists, selection, CORRECT_FOR_ALL),
+        test.table.set_index("image_index")[["subject", "label"]],
+    )
     given = pd.DataFrame(runs)[NETWORK], scored, correct, wrong, references, about
     return populations(*given, own_pretrainings=study.own_pretrainings)
 
@@ -269,8 +272,8 @@ def sensitivity_tables(found: Sequence[Population], default: Names, seed: int = 
         raise UserError(f"the setting {name} is not among those that were scored; scores are {scores}")
     subjects = {subject for population in found for subject in population.images["subject"]}
     by_subject = subject_weights(subjects, RESAMPLES, seed)
-    networks, own = found[0].networks, found[0].own_pretrainings
-    drawn = network_draws(networks, np.random.default_rng(seed), RESAMPLES, own_pretrainings=own)
+    networks, rng = found[0].networks, np.random.default_rng(seed)
+    drawn = network_draws(networks, rng, RESAMPLES, own_pretrainings=found[0].own_pretrainings)
     by_network = pd.DataFrame(drawn, pd.MultiIndex.from_frame(networks[NETWORK]))
 
     def ranks_of(population: Population, setting: Places) -> Floats:

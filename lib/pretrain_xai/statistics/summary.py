@@ -43,8 +43,9 @@ def study_statistics(
     spread, needed = {}, pd.DataFrame(columns=power.COLUMNS)
     if skills.n_seeds > 1:
         found, shape = power.estimate_spread(skills), (len(skills.depths), len(skills.methods))
-        spread, needed = vars(found), power.power_table(
-            found, shape, np.random.default_rng(seed), own_pretrainings=skills.own_pretrainings
+        spread, needed = (
+            vars(found),
+            power.power_table(found, shape, np.random.default_rng(seed), own_pretrainings=skills.own_pretrainings),
         )
     tables = [skills.images, means, cell_table(skills), effect_table(skills, seed), by_rank]
     tables += [pairs.stack().rename("p").reset_index(), redundancy_table(correlations)]
