@@ -53,7 +53,24 @@ def test_effects_are_differences_of_cell_means(skills, effects):
         ("methods", "contrast", "method0 - method2"): methods["method0"] - methods["method2"],
         ("sobel", "method", "method2"): methods["method2"] - skills.references["sobel"].mean(),
     }
-    assert {family for family, *_ in expected} == set(effects["family"])
+    of_class = [skills.values[..., skills.images["label"] == label] for label in (0, 1)]
+    means_of = {
+        corpus: np.array([part[skills.networks["pretraining"] == corpus].mean() for part in of_class])
+        for corpus in ("mri", "natural")
+    }
+    mri_less_natural = means_of["mri"] - means_of["natural"]
+    rise = [
+        part[skills.networks["finetune_depth"] == 3].mean() - part[skills.networks["finetune_depth"] == 1].mean()
+        for part in of_class
+    ]
+    expected |= {
+        ("corpus_by_class", "lesions", "round"): mri_less_natural[0],
+        ("corpus_x_class", "lesions", ALL): mri_less_natural[1] - mri_less_natural[0],
+        ("depth_by_class", "lesions", "irregular"): rise[1],
+        ("depth_x_class", "lesions", ALL): rise[1] - rise[0],
+    }
+    others = {"depth_by_corpus_by_class", "depth_by_corpus_x_class"}
+    assert {family for family, *_ in expected} | others == set(effects["family"])
     for (family, column, name), value in expected.items():
         assert estimate(effects, family, **{column: name}) == pytest.approx(value), family
 
@@ -61,8 +78,10 @@ def test_effects_are_differences_of_cell_means(skills, effects):
 def test_every_effect_has_every_way_with_seeds_as_units_and_all_ways_estimate_the_same(effects):
     assert set(effects["unit"]) == {"seed"}
     own = effects[effects["family"] != "sobel"]
-    by_effect = own.groupby(["family", "contrast", "method", "finetune_depth", "pretraining"])
-    assert (by_effect["way"].agg(tuple) == tuple(WAY_NAMES)[:4]).all()
+    by_effect = own.groupby(["family", "contrast", "method", "finetune_depth", "pretraining", "lesions"])
+    ways = by_effect["way"].agg(tuple)
+    of_class = ways.index.get_level_values("family").str.contains("class")  # the model is of means of both classes
+    assert (ways[~of_class] == tuple(WAY_NAMES)[:4]).all() and (ways[of_class] == tuple(WAY_NAMES)[:3]).all()
     assert (by_effect["estimate"].agg(np.ptp) < 1e-6).all()
     assert (effects["low"] <= effects["estimate"]).mean() > 0.99
 

@@ -72,8 +72,8 @@ def texts_of(tables: Tables) -> str:
 @pytest.mark.parametrize(
     ("effect", "unadjusted", "said"),
     [
-        (0.0, 0.06, "both ways agree: the corpora make no clear difference"),
-        (-0.06, 0.0, "both ways agree: networks pre-trained on photographs are explained better"),
+        (0.0, 0.06, "both ways agree: there is no clear difference"),
+        (-0.06, 0.0, "both ways agree: maps of these networks pre-trained on photographs show more of the lesions"),
     ],
 )
 def test_at_equal_accuracy_the_effect_of_the_corpus_alone_is_found_both_ways(effect, unadjusted, said):
@@ -92,7 +92,7 @@ def test_at_equal_accuracy_the_effect_of_the_corpus_alone_is_found_both_ways(eff
 
 def test_ways_that_differ_are_said_to_differ():
     text = texts_of(tables_of(corpus_effect=0.0, slope=2.0, shift=0.2))
-    assert "do not agree: by matching networks pre-trained on MRI (sex) are explained better" in text
+    assert "do not agree: by matching maps of these networks pre-trained on MRI (sex) show more of the lesions" in text
     assert "do not overlap" in text
 
 
@@ -135,7 +135,7 @@ def test_one_seed_has_intervals_over_subjects_and_the_regression_beside_them():
     found = [row(tables, answer) for answer in ("unadjusted", "matched", "adjusted")]
     assert [(one["unit"], one["n_units"]) for one in found] == [("image", 10)] * 3
     assert row(tables, "adjusted", "regression")["df"] == 3
-    assert "the tested networks pre-trained on photographs" in texts_of(tables)
+    assert "maps of these networks pre-trained on photographs" in texts_of(tables)
 
 
 def test_networks_that_can_not_tell_accuracy_from_corpus_have_no_adjusted_effect():
@@ -163,15 +163,10 @@ def test_correlations_are_scipys_and_the_partial_one_is_that_of_residuals():
     table = unmatched_tables(networks_of(), corpus_effect=0.0)["accuracy_and_skill"]
     found = correlation_table(table).set_index("of")
     expected = stats.pearsonr(table["accuracy"], table["skill"])
-    interval = expected.confidence_interval()
-    assert found.loc["all", ["r", "low", "high"]].tolist() == pytest.approx([expected.statistic, *interval])
-    assert found.at["all", "p"] == pytest.approx(expected.pvalue, rel=1e-6)
+    assert found.at["all", "r"] == pytest.approx(expected.statistic)
     rest = [ols(f"{name} ~ C(finetune_depth) + C(pretraining)", table).fit().resid for name in ("accuracy", "skill")]
     partial = found.loc["given corpus and depth"]
     assert partial["r"] == pytest.approx(np.corrcoef(*rest)[0, 1])
-    # p of a partial correlation is that of the covariate in the regression
-    fit = ols("skill ~ C(finetune_depth) + C(pretraining) + accuracy", table).fit()
-    assert partial["p"] == pytest.approx(fit.pvalues["accuracy"])
     assert correlation_table(table.assign(accuracy=0.9))["r"].isna().all()
 
 
