@@ -6,6 +6,7 @@ and pooled images, as in the released code, take every image of every network fo
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -40,6 +41,8 @@ def simulate_scores(
     corpus_effect: float = 0.0,
     depth_effect: float = 0.0,
     new_images: bool = False,
+    pretraining: float = 0.0,
+    own_pretrainings: bool = True,
 ) -> Floats:
     """Simulate skills of studies with two corpora.
 
@@ -52,6 +55,10 @@ def simulate_scores(
     new_images : bool
         Whether the images are a sample, so that the effect on them is not quite that on all images; if not, the true
         effect is that on the images tested.
+    pretraining : float
+        Standard deviation of pre-trainings on one corpus, which the networks that start from one share.
+    own_pretrainings : bool
+        Each seed of a corpus has its own, or all seeds have one.
 
     Returns
     -------
@@ -73,6 +80,8 @@ def simulate_scores(
     networks = noise(own, corpora, depths, seeds, 1, 1) + noise(spread.shared, 1, 1, seeds, 1, 1)
     networks = networks + noise(spread.shared_corpus, corpora, 1, seeds, 1, 1)
     networks = networks + noise(spread.network_method, corpora, depths, seeds, methods, 1)
+    if pretraining:
+        networks = networks + noise(pretraining, corpora, 1, seeds if own_pretrainings else 1, 1, 1)
     of_images = by_image + noise(spread.image, 1, 1, 1, 1, images)
     singles = noise(spread.image_network, corpora, depths, seeds, 1, images)
     return (
@@ -112,8 +121,8 @@ def coverage_table(
     rng: np.random.Generator,
     *,
     corpus_effect: float = 0.03,
-    new_images: bool = False,
     n_draws: int = 999,
+    **options: Any,
 ) -> pd.DataFrame:
     """Simulate studies without and with an effect of the corpus, and return how each way to make intervals does.
 
@@ -121,8 +130,8 @@ def coverage_table(
     ----------
     corpus_effect : float
         True difference of mean skill of two corpora in the studies that have one.
-    new_images : bool
-        Whether the truth is the effect on all images, of which the study's are a sample, or that on the study's own.
+    **options
+        `new_images`, `pretraining` and `own_pretrainings` of `simulate_scores`.
 
     Returns
     -------
@@ -134,7 +143,7 @@ def coverage_table(
     for effect in (0.0, corpus_effect):
         for start in range(0, n_studies, CHUNK):
             number = min(CHUNK, n_studies - start)
-            scores = simulate_scores(number, size, spread, rng, corpus_effect=effect, new_images=new_images)
+            scores = simulate_scores(number, size, spread, rng, corpus_effect=effect, **options)
             for way, interval in corpus_intervals(scores, rng, n_draws):
                 held = (interval.low <= effect) & (effect <= interval.high)
                 facts = {"held": held, "seen": interval.p < 0.05, "width": interval.high - interval.low}

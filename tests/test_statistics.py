@@ -139,14 +139,9 @@ def test_every_table_is_made_and_one_seed_leaves_two_without_rows(studies):
 
 def test_four_studies_give_four_texts(studies):
     texts = {name: " ".join(finding.text for finding in findings(tables)) for name, tables in studies.items()}
-    assert (
-        "pre-trained on MRI (sex) show more of the lesions than those of these networks pre-trained on photographs"
-        in texts["effect"]
-    )
-    assert (
-        "pre-trained on photographs show more of the lesions than those of these networks pre-trained on MRI (sex)"
-        in texts["reversed"]
-    )
+    said = "pre-trained on {} show more of the lesions than those of these networks pre-trained on {}"
+    assert said.format("MRI (sex)", "photographs") in texts["effect"]
+    assert said.format("photographs", "MRI (sex)") in texts["reversed"]
     assert "makes no clear difference" in texts["none"]
     assert "not retraining" in texts["one seed"] and "tested networks" in texts["one seed"]
     assert "seeds" not in texts["one seed"]
