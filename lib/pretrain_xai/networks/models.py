@@ -269,7 +269,7 @@ def _vgg(settings: Network, n_classes: int, seed: int) -> tuple[nn.Module, list[
     plan = [part if isinstance(part, str) else max(1, round(part * settings.width)) for part in channels]
     features, classifier = make_layers(plan, bool(batch_norm)), nn.Sequential()
     for n_inputs in (int(plan[-2]) * 7 * 7, hidden):
-        classifier.extend([nn.Linear(n_inputs, hidden), nn.ReLU(), nn.Dropout()])
+        classifier.extend([nn.Linear(n_inputs, hidden), nn.ReLU(), nn.Dropout(settings.dropout)])
     classifier.append(nn.Linear(hidden, n_classes))
     generator = torch.Generator().manual_seed(seed)
     for layer in [*features, *classifier]:
