@@ -47,7 +47,7 @@ from pretrain_xai.names import label
 from pretrain_xai.provenance import record
 from pretrain_xai.selection import CORRECT_FOR_ALL, example_images, explained_images, scored_on
 from pretrain_xai.setting_scores import score_comparison_maps
-from pretrain_xai.study import UNTRAINED, Run, load_study
+from pretrain_xai.study import Run, first_untrained, load_study
 from pretrain_xai.tables import read_table, write_arrays, write_scores
 from pretrain_xai.networks.training import configure_torch
 
@@ -80,7 +80,7 @@ print(f"{run.name}: {len(images)} of {len(test)} test images")
 # %%
 explainer = Explainer(network, test, settings, protocol)
 scores, others = explainer.scores(images, methods)
-if pretraining == UNTRAINED:  # edge filters and the image itself: what finds lesions without any network
+if run == first_untrained(selection):  # edge filters and the image itself: what finds lesions without any network
     scores = pd.concat([scores, score_comparison_maps(test, images, settings, protocol)[0]])
 
 # %%

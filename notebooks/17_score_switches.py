@@ -39,7 +39,7 @@ from pretrain_xai.explain import Explainer, comparison_switch_scores
 from pretrain_xai.networks.models import device_name, load_finetuned
 from pretrain_xai.provenance import record
 from pretrain_xai.selection import explained_images
-from pretrain_xai.study import UNTRAINED, Run, load_study
+from pretrain_xai.study import Run, first_untrained, load_study
 from pretrain_xai.tables import read_table, write_table
 from pretrain_xai.networks.training import configure_torch, predict
 
@@ -67,7 +67,7 @@ print(f"{run.name}: {len(images)} of {len(test)} test images")
 # %%
 explainer = Explainer(network, test, settings, protocol)
 scores = explainer.switch_scores(images, settings.methods)
-if pretraining == UNTRAINED:
+if run == first_untrained(selection):
     scores = pd.concat([scores, comparison_switch_scores(test, images, protocol)])
 
 # %%

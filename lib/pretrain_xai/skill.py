@@ -28,9 +28,9 @@ class Skills:
     methods : list of str
     images : DataFrame of n_images rows with `image_index`, `chance`, and where known `label`, `subject`, `chance_brain`
         Without labels all images count alike.
-    references : dict of str to float array of shape (n_methods, n_images)
+    references : dict of str to float array of shape (n_methods, n_images), or (n, n_methods, n_images) of n networks
         What every method is compared with on the same images: the comparison maps (the same for every method), and as
-        `untrained` the method itself on the untrained network.
+        `untrained` the method itself on the untrained network or networks.
     own_pretrainings : bool
         Each seed of a corpus has a pre-training of its own, which all its depths share; if not, a corpus has one pre-trained
         network.
@@ -173,9 +173,11 @@ def collect_skills(
     networks = trained[NETWORK].drop_duplicates().itertuples(index=False, name=None)
     order = sorted(networks, key=lambda network: (list(corpora).index(network[0]), *network[1:]))
     values = np.stack([[wide.loc[(*network, method)] for method in methods] for network in order])
-    rows = table[table["pretraining"] == UNTRAINED].pivot(index="method", columns="image_index", values="skill")
-    rows = rows.reindex(columns=wide.columns)
-    references = {name: np.tile(rows.loc[name], (len(methods), 1)) for name in COMPARISON_MAPS if name in rows.index}
-    if set(methods) <= set(rows.index):
-        references["untrained"] = rows.loc[list(methods)].to_numpy()
+    rows = table[table["pretraining"] == UNTRAINED].pivot(index=["seed", "method"], columns="image_index", values="skill")
+    by_seed = [of_seed.droplevel("seed").reindex(columns=wide.columns) for _, of_seed in rows.groupby(level="seed")]
+    maps = [name for name in COMPARISON_MAPS if by_seed and name in by_seed[0].index]  # they stand with the first
+    references = {name: np.tile(by_seed[0].loc[name], (len(methods), 1)) for name in maps}
+    if by_seed and all(set(methods) <= set(of_seed.index) for of_seed in by_seed):
+        untrained = np.stack([of_seed.loc[list(methods)].to_numpy() for of_seed in by_seed])
+        references["untrained"] = untrained if len(untrained) > 1 else untrained[0]
     return Skills(values, pd.DataFrame(order, columns=NETWORK), list(methods), known, references, own_pretrainings)

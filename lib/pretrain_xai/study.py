@@ -37,7 +37,7 @@ class StudyError(UserError):
 
 @dataclasses.dataclass(frozen=True, order=True)
 class Run:
-    """One fine-tuned model; the untrained network has `pretraining` "none" and depth 0."""
+    """One fine-tuned model; an untrained network has `pretraining` "none" and depth 0."""
 
     selection: Selection
     pretraining: str
@@ -48,6 +48,11 @@ class Run:
     def name(self) -> str:
         """The name of the run's files; never parsed, the four columns say the same."""
         return f"{self.selection}-{self.pretraining}-depth{self.finetune_depth}-seed{self.seed}"
+
+
+def first_untrained(selection: Selection) -> Run:
+    """Return the untrained network with whose scores stand those of the maps that need no network."""
+    return Run(selection, UNTRAINED, 0, 0)
 
 
 def _of_the_protocol(switches: dict[str, Any]) -> dict[str, Any]:
@@ -184,9 +189,9 @@ class Study(Settings):
         return list(self.protocols.depths or self.finetuning.depths)
 
     def untrained_runs(self) -> Iterator[Run]:
-        """Yield the untrained network of each selection, beside which the fine-tuned models are scored."""
+        """Yield the untrained networks of each selection, beside which the fine-tuned models are scored."""
         for selection in self.selections:
-            yield Run(selection, UNTRAINED, 0, 0)
+            yield from (Run(selection, UNTRAINED, 0, seed) for seed in range(self.attribution.untrained_networks))
 
     def n_seeds(self, selection: Selection) -> int:
         """Return the fewest networks of one corpus and depth."""

@@ -29,7 +29,7 @@ from pretrain_xai.networks.matching import read_matching, unmatched_runs
 from pretrain_xai.paths import Paths
 from pretrain_xai.provenance import near, read_sums, sha256
 from pretrain_xai.selection import explained_images, find_intersections
-from pretrain_xai.study import MODEL_COLUMNS, UNTRAINED, Run, Study, load_study
+from pretrain_xai.study import MODEL_COLUMNS, Run, Study, first_untrained, load_study
 from pretrain_xai.tables import read_predictions, read_table
 
 #: scores on another machine may differ by so much (README: what single precision changes, and a margin)
@@ -191,7 +191,7 @@ class Verification:
         for run in self._scored():
             table = read_table(file := self._scores_of(run))
             images = explained_images(lists, run, seed=own.seed, **study.image_limits[run.selection])
-            methods = [*own.methods, *(COMPARISON_MAPS if run.pretraining == UNTRAINED else ())]
+            methods = [*own.methods, *(COMPARISON_MAPS if run == first_untrained(run.selection) else ())]
             try:
                 self_checks.check_scores(table, test, images, methods, own.scores)
             except SelfCheckError as error:

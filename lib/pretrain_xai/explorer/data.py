@@ -94,7 +94,7 @@ class Explorer:
     def run_name(self, run: Run) -> str:
         """Return how a network is called in menus and pictures."""
         if run.pretraining == UNTRAINED:
-            return "untrained network"
+            return "untrained network" + (f", seed {run.seed}" if self.study.attribution.untrained_networks > 1 else "")
         seed = f", seed {run.seed}" if self.study.n_seeds(run.selection) > 1 else ""
         return f"{label(run.pretraining)}, depth {run.finetune_depth}{seed}"
 

@@ -233,6 +233,8 @@ class Attribution(Settings):
     example_images: int = Field(3, ge=1)
     #: explain the images that a model gets wrong, too
     misclassified: bool = True
+    #: networks of random weights beside which the fine-tuned ones are set; one is one draw
+    untrained_networks: int = Field(1, ge=1, le=100)
     sensitivity: Sensitivity = Sensitivity()
     seed: Seed = 0
 

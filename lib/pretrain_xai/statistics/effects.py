@@ -170,7 +170,8 @@ def contributions(
 ) -> tuple[Floats, Integers, int]:
     """Return what each unit adds to effects, the units' strata, and the sides for the effect size.
 
-    Units are pre-trainings where each seed has its own; seeds where these are paired; and else networks.
+    Units are pre-trainings where each seed has its own; seeds where these are paired; and else networks. Networks of a
+    reference, where it has several, are further units, in a stratum of their own.
 
     Parameters
     ----------
@@ -183,7 +184,8 @@ def contributions(
     -------
     float array of shape (..., n_units, n_images), int array of shape (n_units,), int
     """
-    values = skills.values - skills.references[reference] if reference else skills.values
+    other = skills.references.get(reference, np.zeros(()))
+    values = skills.values - other if other.ndim < 3 else skills.values
     used = weights.any(-1).reshape(-1, len(values)).any(0)
     per_network = np.einsum("...rm,rmi->...ri", weights, values, optimize=weights.ndim > 2)[..., used, :]
     per_network = per_network * skills.image_weights(classes)
@@ -197,7 +199,11 @@ def contributions(
     )
     between = np.einsum("...r,ru->...u", between, member)
     sides = 2 if not paired and between.max() > 1e-12 and between.min() < -1e-12 else 1
-    return np.einsum("...ri,ru->...ui", per_network, member, optimize=weights.ndim > 2), strata, sides
+    units = np.einsum("...ri,ru->...ui", per_network, member, optimize=weights.ndim > 2)
+    if other.ndim < 3:
+        return units, strata, sides
+    theirs = np.einsum("...m,umi->...ui", -weights.sum(-2) / len(other), other) * skills.image_weights(classes)
+    return np.concatenate([units, theirs], axis=-2), np.append(strata, np.full(len(other), strata.max() + 1)), 2
 
 
 def is_paired(networks: pd.DataFrame) -> bool:
@@ -256,6 +262,9 @@ def contrasts(skills: Skills) -> Iterator[Contrast]:
             yield from by_class("depth_by_corpus", ends, one, span, pretraining=corpus)
     for method, other in combinations(methods, 2):
         yield effect("methods", f"{method} - {other}", both, even, methods[method] - methods[other])
+    for depth, one in depths.items() if "untrained" in skills.references else ():
+        names = {"finetune_depth": str(depth), "reference": "untrained"}
+        yield effect("untrained_by_depth", "fine-tuned - untrained", both, one, every, **names)
     for name, (method, one) in product(skills.references, methods.items()):
         yield effect(name, f"{method} - {name}", both, even, one, method=method, reference=name)
 

@@ -64,8 +64,8 @@ class Population:
     scored : sequence of SettingScores, one per network
     images : DataFrame with `image_index`, ascending, and `subject`; and `label`, if all networks see all images
     seen : bool array of shape (n_networks, n_images)
-    references : dict of SettingScores
-        Comparison maps by name, one method each or one per method of the networks.
+    references : dict of sequences of SettingScores
+        Comparison maps by name, one method each, and of each untrained network one per method of the networks.
     """
 
     name: str
@@ -73,7 +73,7 @@ class Population:
     scored: Sequence[SettingScores]
     images: pd.DataFrame
     seen: Booleans
-    references: Mapping[str, SettingScores]
+    references: Mapping[str, Sequence[SettingScores]]
     own_pretrainings: bool = False
 
     @property
@@ -99,20 +99,22 @@ class Population:
         With those references that are scored on all images.
         """
         values, references = self.skills(setting), {}
-        for name, scored in self.references.items():
-            reduction = min(setting[0], len(scored.channel_reductions) - 1)
-            of_maps = scored.skill_at((reduction, *setting[1:]), self.images["image_index"])
-            known = np.where(np.isnan(values), np.nan, of_maps)
-            if (np.isnan(known) == np.isnan(values)).all():
+        for name, several in self.references.items():
+            reduction = min(setting[0], len(several[0].channel_reductions) - 1)
+            of_maps = [one.skill_at((reduction, *setting[1:]), self.images["image_index"]) for one in several]
+            known = np.where(np.isnan(values), np.nan, np.mean(of_maps, axis=0))
+            if len(of_maps) > 1 and not np.isnan(of_maps).any() and self.seen.all():
+                references[name] = np.stack(of_maps)
+            elif (np.isnan(known) == np.isnan(values)).all():
                 references[name] = common_images(known)
         given = common_images(values), self.networks, self.methods, self.images, references
         return Skills(*given, own_pretrainings=self.own_pretrainings)
 
 
 def read_populations(study: Study, selection: str) -> list[Population]:
-    """Return the populations of a finished study, with the comparison maps and the untrained network as references.
+    """Return the populations of a finished study, with the comparison maps and the untrained networks as references.
 
-    The untrained network is scored on the images right for all only, the comparison maps here, on all images.
+    Untrained networks are scored on the images right for all only, the comparison maps here, on all images.
     """
 
     def read(run: Run) -> SettingScores:
@@ -126,8 +128,8 @@ def read_populations(study: Study, selection: str) -> list[Population]:
     image_index = np.unique(np.concatenate([own.image_index for own in scored]))
     settings = study.attribution.model_copy(update={"scores": ["relevance_rank_accuracy"]})
     _, maps = score_comparison_maps(test, image_index, settings, study.protocol)
-    references = {name: maps.of(name) for name in maps.methods}
-    references["untrained"] = next(read(run) for run in study.untrained_runs() if run.selection == selection)
+    references = {name: [maps.of(name)] for name in maps.methods}
+    references["untrained"] = [read(run) for run in study.untrained_runs() if run.selection == selection]
     wrong = [image_list(lists, selection, WRONG_FOR_ONE, run) for run in runs]
     correct, about = (
         image_list(lists, selection, CORRECT_FOR_ALL),
@@ -142,7 +144,7 @@ def populations(
     scored: Sequence[SettingScores],
     correct: Integers,
     incorrect: Sequence[Integers],
-    references: Mapping[str, SettingScores],
+    references: Mapping[str, Sequence[SettingScores]],
     about: pd.DataFrame,
     *,
     own_pretrainings: bool = False,
@@ -157,7 +159,7 @@ def populations(
         The images that all models classify correctly.
     incorrect : sequence of int arrays, one per network
         The images that it misclassifies.
-    references : dict of SettingScores
+    references : dict of sequences of SettingScores
     about : DataFrame with `subject` and `label`, by image index
         The classes count alike where all networks see the same images; what a network misclassifies counts as it comes.
     own_pretrainings : bool
