@@ -149,3 +149,21 @@ def test_with_one_class_there_is_nothing_to_balance():
     effects = effect_table(skills)
     assert set(effects["lesions"]) == {"all"}
     np.testing.assert_array_equal(skills.image_weights(), 1)
+
+
+def test_untrained_networks_are_a_sample_of_their_own():
+    """The interval is Welch's: between fine-tuned networks, by pre-training, and between untrained ones."""
+    rng, n = np.random.default_rng(3), 6
+    untrained = 0.2 + rng.normal(0, 0.05, (n, 1, 1)) + rng.normal(0, 0.01, (n, 2, N_IMAGES))
+    skills = dataclasses.replace(study((0.0, 0.0)), references={"untrained": untrained})
+    effects = effect_table(skills).query("way == 't'")
+    row = effects.query("family == 'untrained' and method == 'lrp'").iloc[0]
+    means = skills.network_means().query("method == 'lrp'").groupby(["pretraining", "seed"])["skill"].mean()
+    theirs = untrained[:, 1].mean(1)
+    assert row["estimate"] == pytest.approx(means.mean() - theirs.mean())
+    variance = sum(means[corpus].var() / 4 / 4 for corpus in ("natural", "mri")) + theirs.var(ddof=1) / n
+    assert row["se"] == pytest.approx(np.sqrt(variance)) and row["n_units"] == 8 + n
+    by_depth = effects.query("family == 'untrained_by_depth'")
+    assert by_depth["finetune_depth"].tolist() == ["1", "3", "5"] and by_depth["clear"].all()
+    one = dataclasses.replace(skills, references={"untrained": untrained[0]})
+    assert effect_table(one).query("way == 't' and family == 'untrained'")["n_units"].tolist() == [8, 8]
