@@ -173,7 +173,9 @@ def collect_skills(
     networks = trained[NETWORK].drop_duplicates().itertuples(index=False, name=None)
     order = sorted(networks, key=lambda network: (list(corpora).index(network[0]), *network[1:]))
     values = np.stack([[wide.loc[(*network, method)] for method in methods] for network in order])
-    rows = table[table["pretraining"] == UNTRAINED].pivot(index=["seed", "method"], columns="image_index", values="skill")
+    rows = table[table["pretraining"] == UNTRAINED].pivot(
+        index=["seed", "method"], columns="image_index", values="skill"
+    )
     by_seed = [of_seed.droplevel("seed").reindex(columns=wide.columns) for _, of_seed in rows.groupby(level="seed")]
     maps = [name for name in COMPARISON_MAPS if by_seed and name in by_seed[0].index]  # they stand with the first
     references = {name: np.tile(by_seed[0].loc[name], (len(methods), 1)) for name in maps}
