@@ -232,7 +232,7 @@ SUMMARIES = [
     stage("11_boxplots_incorrect", SCORES, [], ["boxplots_wrong"], OF_SELECTION),
     stage(
         "13_statistics",
-        SCORES + EXAMPLES + CLASSIFICATION + INTERSECTIONS + dataset("test"),
+        SCORES + EXAMPLES + CLASSIFICATION + PREDICTIONS + INTERSECTIONS + dataset("test"),
         statistics(*STATISTICS) + TABLES,
         ["skill_intervals", "ranks", "redundancy", *(f"effect_{pair}" for pair in PAIRS)]
         + ["power"] * (study.n_seeds(SELECTION) > 1),

@@ -34,15 +34,17 @@ random_seed: int = 2018  # of the random weights; another one than that of the p
 
 # %%
 import matplotlib.pyplot as plt
+import pandas as pd
 
 from pretrain_xai.drawing import figures
 from pretrain_xai.dataset import read_split
 from pretrain_xai.explain import Explainer
 from pretrain_xai.networks.models import N_CLASSES, build_network, load_finetuned, place
 from pretrain_xai.names import label
-from pretrain_xai.sanity import RANDOM_MAP, compare_with_random, mean_similarity, retained
+from pretrain_xai.sanity import RANDOM_MAP, compare_with_random, mean_similarity, retained, score_left
 from pretrain_xai.drawing.statistics_plots import sanity_figure
 from pretrain_xai.selection import example_images
+from pretrain_xai.statistics.findings import sanity_findings
 from pretrain_xai.study import Run, load_study
 from pretrain_xai.tables import read_table, write_table
 from pretrain_xai.networks.training import configure_torch
@@ -82,7 +84,8 @@ print(f"{len(table)} comparisons, saved {path}")
 # %% [markdown]
 # ## Figure
 #
-# Means over the images. From left to right more layers are random; on the far right stands a random map.
+# Means over the images. From left to right more layers are random; on the far right stands a random map. The table also holds
+# `score_left`: the share of the score above that of a random map which is left.
 
 # %%
 means = mean_similarity(table)
@@ -91,6 +94,7 @@ figure = sanity_figure(means, methods)
 inputs = [config.paths.dataset / "test" / "images.npy", config.paths.intersections]
 parameters = {"study": study, "run": run, "n_images": len(images), "random_seed": random_seed}
 parameters["micro_batch"] = explainer.micro_batch
+means = pd.concat([means, score_left(means)], ignore_index=True)
 figures.save_figure(figure, means, study, "sanity_checks", parameters=parameters, inputs=inputs)
 plt.show(figure)
 
@@ -123,3 +127,4 @@ print("at least 90 % left with a random classifier:", ", ".join(map(label, unmov
 change = means[means["measure"] == "rank_accuracy_change"].groupby("layer")["mean"].mean()
 print("mean change of Relevance Rank Accuracy over the methods:", end=" ")
 print(f"{change['conv1']:+.3f} with all layers random, {change[RANDOM_MAP]:+.3f} with a random map")
+print(*(finding.text for finding in sanity_findings(means)))

@@ -4,9 +4,11 @@ from dataclasses import asdict
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from pretrain_xai.study import CLASSES, MODEL_COLUMNS, Run
+from pretrain_xai.arrays import Booleans
+from pretrain_xai.study import CLASSES, MODEL_COLUMNS, NETWORK, Run
 
 #: in tables of predictions, the split of the test slices without their lesions
 LESION_FREE = "lesion_free"
@@ -86,6 +88,26 @@ def lesion_dependence(predictions: pd.DataFrame) -> pd.DataFrame:
             flips = (bare["predicted"][right] != label).mean()
             rows.append((*model, label, len(right), flips, change, irregular, default))
     return pd.DataFrame(rows, columns=[*MODEL_COLUMNS, *DEPENDENCE_COLUMNS])
+
+
+def flipped(predictions: pd.DataFrame, networks: pd.DataFrame, image_index: ArrayLike) -> Booleans:
+    """Return whether each network's decision on test images changes when the lesions are taken away.
+
+    Parameters
+    ----------
+    predictions : DataFrame
+        As `lesion_dependence` takes it, of one selection.
+    networks : DataFrame with `pretraining`, `finetune_depth`, `seed`
+    image_index : int array of shape (n_images,)
+
+    Returns
+    -------
+    bool array of shape (n_networks, n_images)
+    """
+    wide = predictions.pivot(index=["split", *NETWORK], columns="image_index", values="predicted")
+    wanted = pd.MultiIndex.from_frame(networks[NETWORK])
+    test, bare = (wide.loc[split].loc[wanted, image_index].to_numpy() for split in ("test", LESION_FREE))
+    return test != bare
 
 
 def mean_over_seeds(table: pd.DataFrame) -> pd.DataFrame:

@@ -15,7 +15,7 @@ from pretrain_xai.errors import UserError
 from pretrain_xai.names import label, pairs, use_target
 from pretrain_xai.provenance import git_describe, package_versions, write_sums, write_text
 from pretrain_xai.sentences import render, sentence
-from pretrain_xai.statistics.findings import Finding, equality_findings, findings
+from pretrain_xai.statistics.findings import Finding, equality_findings, findings, sanity_findings
 from pretrain_xai.statistics.table_names import EQUAL_ACCURACY, MANUSCRIPT, SENSITIVITY, STATISTICS
 from pretrain_xai.study import NETWORK, UNTRAINED, Study, load_study
 from pretrain_xai.tables import read_classification, read_scores, read_table
@@ -24,6 +24,7 @@ from pretrain_xai.tables import read_classification, read_scores, read_table
 _NOTEBOOKS = dict.fromkeys(STATISTICS, "13_statistics") | dict.fromkeys(EQUAL_ACCURACY, "14_equal_accuracy")
 _NOTEBOOKS |= dict.fromkeys(SENSITIVITY, "15_sensitivity")
 _NOTEBOOKS |= dict.fromkeys(("classification", "lesion_dependence"), "06_classification_metrics")
+_NOTEBOOKS["sanity_checks"] = "16_sanity_checks"
 
 
 def write_report(name: str) -> Path:
@@ -56,7 +57,9 @@ def _answers(study: Study, classification: pd.DataFrame) -> list[tuple[Finding, 
     """Return sentences, each with the file of the table that has its numbers and the executed notebook that made it."""
     numbers = {name: study.paths.statistics / f"{name}.csv" for name in (*STATISTICS, *EQUAL_ACCURACY, *SENSITIVITY)}
     tables = {name: read_table(path) for name, path in numbers.items()}
-    numbers |= {name: study.paths.figures / f"{name}.csv" for name in ("classification", "lesion_dependence")}
+    numbers |= {
+        name: study.paths.figures / f"{name}.csv" for name in ("classification", "lesion_dependence", "sanity_checks")
+    }
     found = [*findings(tables), *equality_findings(tables)]
     for corpus in study.pretraining.corpora:
         accuracy = classification[classification["pretraining"] == corpus].groupby("finetune_depth")["accuracy"]
@@ -64,6 +67,7 @@ def _answers(study: Study, classification: pd.DataFrame) -> list[tuple[Finding, 
         text = sentence("findings.j2", "accuracies", corpus=corpus, depths=[*spread.index], ends=[*spread])
         found.append(Finding(text, "classification", "classification", True))
     found.append(_dependence(read_table(study.paths.lesion_dependence).query("selection == @study.main_selection")))
+    found += sanity_findings(read_table(numbers["sanity_checks"]))
     return [(one, numbers[one.table], study.paths.executed / _NOTEBOOKS[one.table] / "run.ipynb") for one in found]
 
 

@@ -20,6 +20,7 @@ from pretrain_xai.explain import Explainer, within_memory
 from pretrain_xai.localization import relevance_rank_accuracy
 from pretrain_xai.networks.models import STANDARDISE
 from pretrain_xai.protocol import Ties
+from pretrain_xai.statistics.table_names import ALL_METHODS, SCORE_LEFT
 
 #: of the column `layer`, beside the names of layers: nothing is random, and a map that knows nothing (`random`)
 TRAINED, RANDOM_MAP = "trained", "random map"
@@ -132,6 +133,29 @@ def mean_similarity(table: pd.DataFrame) -> pd.DataFrame:
     """Return mean and standard deviation over the images, and their number, per measure, method and layer."""
     groups = table.groupby(["measure", "method", "layer", "n_random"], sort=False, dropna=False)["value"]
     return groups.agg(["mean", "std", "count"]).reset_index()
+
+
+def score_left(means: pd.DataFrame) -> pd.DataFrame:
+    """Return the share of a score above that of a random map which is left as layers become random, by method and of all.
+
+    1 - (its change) / (its change with a random map), of mean Relevance Rank Accuracies; NaN where the trained network's maps
+    are no better than a random map.
+
+    Parameters
+    ----------
+    means : DataFrame
+        From `mean_similarity`.
+
+    Returns
+    -------
+    DataFrame with some of its columns, the `measure` SCORE_LEFT; ALL_METHODS are of the methods' mean score.
+    """
+    changes = means[means["measure"] == "rank_accuracy_change"].pivot(index="method", columns="layer", values="mean")
+    changes.loc[ALL_METHODS] = changes.mean()
+    lost = changes.pop(RANDOM_MAP)
+    left = 1 - changes.div(lost.where(lost < 0), axis=0)
+    rows = left.melt(ignore_index=False, value_name="mean").reset_index()
+    return rows.assign(measure=SCORE_LEFT, count=means["count"].max())
 
 
 def retained(table: pd.DataFrame, measure: str) -> pd.DataFrame:

@@ -14,7 +14,6 @@ from pretrain_xai.names import blocks, colour, label
 from pretrain_xai.skill import skill
 from pretrain_xai.statistics.findings import WAY_NAMES
 from pretrain_xai.statistics.power import POWER
-from pretrain_xai.statistics.summary import ALPHA
 
 _NOT_MATCHED = {"not matched": marker("", 0, filled=False) | {"markeredgecolor": "black"}}
 #: the answers of `equal_accuracy.ANSWERS` in words
@@ -97,41 +96,23 @@ def _ways(rows: pd.DataFrame) -> list[str]:
     return ["t interval over images" if row.unit == "image" else names[row.way] for row in rows.itertuples()]
 
 
-def ranks_figure(ranks: pd.DataFrame, pairs: pd.DataFrame) -> Figure:
-    """Draw a critical-difference diagram (Demšar 2006): bars on the right join methods that Nemenyi's test can't tell apart.
-
-    Methods are rows, best first, so that labels never collide; the bar on top is as long as the critical difference.
+def ranks_figure(ranks: pd.DataFrame) -> Figure:
+    """Draw mean ranks, best first; filled: the first and the methods that can't be told from it.
 
     Parameters
     ----------
-    ranks : DataFrame with `method`, `mean_rank`, `critical_difference`; best first
-    pairs : DataFrame of shape (n_methods, n_methods)
-        p values, indexed by method.
+    ranks : DataFrame
+        From `summary.rank_methods`.
     """
-    n, order, width = len(ranks), ranks["method"], float(ranks["critical_difference"].iloc[0])
-    figure, axes = panels(1, 1, (ONE_COLUMN, 0.16 * n + 0.8))
-    ax, bar = axes[0, 0], {"color": "black", "linewidth": 2, "solid_capstyle": "butt"}
-    ax.hlines(range(n), 1, ranks["mean_rank"], color="0.8", linewidth=0.6)
-    ax.plot(ranks["mean_rank"], range(n), "o", color="black", markersize=4)
-    for place, (first, last) in enumerate(alike(pairs.loc[order, order])):
-        ax.plot([n + 0.6 + 0.3 * place] * 2, [first - 0.2, last + 0.2], **bar)
-    ax.plot([1, 1 + width], [-1.2, -1.2], "|-", color="black", markersize=4, linewidth=1)
-    ax.annotate(f"critical difference {width:.1f}", (1 + width, -1.2), (4, 0), textcoords="offset points", va="center")
-    ax.set_yticks(range(n), [label(method) for method in order])
-    ax.set(ylim=(n - 0.4, -1.8), xticks=range(1, n + 1), xlabel="mean rank")
+    n, rank, filled = len(ranks), ranks["mean_rank"], ranks["tied"] | (ranks.index == 0)
+    figure, axes = panels(1, 1, (ONE_COLUMN, 0.16 * n + 0.6))
+    ax = axes[0, 0]
+    ax.hlines(range(n), 1, rank, color="0.8", linewidth=0.6)
+    ax.scatter(rank, range(n), s=16, color=np.where(filled, "black", "white"), edgecolors="black", zorder=3)
+    ax.set_yticks(range(n), [label(method) for method in ranks["method"]])
+    ax.set(ylim=(n - 0.4, -0.6), xticks=range(1, n + 1), xlabel="mean rank")
     ax.spines["bottom"].set_bounds(1, n)
     return figure
-
-
-def alike(pairs: pd.DataFrame) -> list[tuple[int, int]]:
-    """Return the longest runs of rows (first, last) whose ends a test can't tell apart; `pairs` are p values by rank."""
-    p, runs, end = pairs.to_numpy(), [], 0
-    for first in range(len(p)):
-        last = int(np.flatnonzero(p[first] > ALPHA).max(initial=first))
-        if last > max(first, end):
-            runs.append((first, last))
-            end = last
-    return runs
 
 
 def power_figure(table: pd.DataFrame, n_seeds: int, n_images: int) -> Figure:

@@ -9,7 +9,10 @@ from pretrain_xai.localization.comparison_maps import COMPARISON_MAPS
 from pretrain_xai.networks.matching import NEEDED_SHARE
 from pretrain_xai.sentences import sentence
 from pretrain_xai.statistics.claims import NOT_STUDIED
+from pretrain_xai.statistics.dependence import DEPENDENT
+from pretrain_xai.statistics.effects import ALL
 from pretrain_xai.statistics.sensitivity import CORRECT, INCORRECT
+from pretrain_xai.statistics.table_names import ALL_METHODS, SCORE_LEFT
 
 Tables = Mapping[str, pd.DataFrame]
 
@@ -61,15 +64,15 @@ def findings(tables: Tables) -> Iterator[Finding]:
             by_class = primary.get(f"{family}_by_class", effects[:0]).query("contrast == @row['contrast']")
             further = {"others": _records(effects[same]), "classes": _records(by_class)}
             yield _say(family, "effects", figure, short=True, row=row, **further)
+    yield from _dependence(_judged(tables["skill_by_dependence"]))
     for contrast, rows in primary.get("corpus_by_method", effects[:0]).groupby("contrast", sort=False):
         clear = _records(rows[rows["clear"]])
         yield _say("corpus_by_method", "effects", _figure("effect", contrast), contrast=contrast, rows=clear)
     if len(ranks) > 1:
-        first, *others = _records(ranks)
-        unclear = set(primary["methods"].query("not clear")["contrast"])
-        best, names = first["method"], [row["method"] for row in others]
-        tied = [name for name in names if {f"{best} - {name}", f"{name} - {best}"} & unclear]
-        yield _say("methods", "ranks", "ranks", short=True, first=first, last=others[-1], tied=tied)
+        first, *_, last = _records(ranks)
+        yield _say(
+            "methods", "ranks", "ranks", short=True, first=first, last=last, tied=[*ranks.loc[ranks["tied"], "method"]]
+        )
     for reference in (*COMPARISON_MAPS, "untrained"):
         if reference in primary:
             rows = primary[reference]
@@ -136,6 +139,30 @@ def survival_sentences(tables: Tables) -> Iterator[Finding]:
             rows_of: dict[str, Any] = {kind: _records(chosen) for kind, chosen in lists.items()}
             rows_of["more"] = len(of_methods) > MOST
             yield _say("conclusions", "survival", "sensitivity", population=name, **rows_of)
+
+
+def sanity_findings(means: pd.DataFrame) -> Iterator[Finding]:
+    """Yield the sentence on how much of a score is left when the classifier is random; none where no map found the lesions.
+
+    Parameters
+    ----------
+    means : DataFrame
+        The rows of `sanity.mean_similarity`, with those of `sanity.score_left`.
+    """
+    left = means[(means["measure"] == SCORE_LEFT) & (means["layer"] == "fc1")].dropna(subset="mean").sort_values("mean")
+    whole, methods = left[left["method"] == ALL_METHODS], left[left["method"] != ALL_METHODS]
+    if len(whole):
+        ends = _records(methods.iloc[[0, -1]])
+        yield _say("sanity", "sanity_checks", "sanity_checks", short=True, whole=_records(whole)[0], ends=ends)
+
+
+def _dependence(table: pd.DataFrame) -> Iterator[Finding]:
+    """Yield whether corpora differ on the images whose decision depends on the lesions, too."""
+    for contrast, rows in table[table["family"].str.startswith("corpus")].groupby("contrast", sort=False):
+        whole, *of_images = (_records(rows[rows["images"] == name]) for name in (ALL, DEPENDENT))
+        (dependent, *classes), figure = of_images[0], _figure("effect", str(contrast))
+        values = {"whole": whole[0], "row": dependent, "classes": classes}
+        yield _say("dependent", "skill_by_dependence", figure, short=True, **values)
 
 
 def _say(kind: str, table: str, figure: str, *, short: bool = False, **values: Any) -> Finding:

@@ -4,24 +4,27 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-import scikit_posthocs
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from pretrain_xai.arrays import Floats
+from pretrain_xai.arrays import Booleans, Floats
 from pretrain_xai.skill import Skills
 from pretrain_xai.statistics import power
+from pretrain_xai.statistics.dependence import dependence_table
 from pretrain_xai.statistics.effects import cell_table, effect_table
 from pretrain_xai.statistics.table_names import STATISTICS
 from pretrain_xai.study import NETWORK
 
-ALPHA = 0.05
 #: above this correlation two methods are named as one
 SAME = 0.99
 
 
 def study_statistics(
-    skills: Skills, maps: Sequence[Mapping[str, np.ndarray]] = (), seed: int = 0
+    skills: Skills,
+    maps: Sequence[Mapping[str, np.ndarray]] = (),
+    seed: int = 0,
+    *,
+    flips: Booleans | None = None,
 ) -> dict[str, pd.DataFrame]:
     """Compute every table; those that need several seeds have no rows where there is one.
 
@@ -31,13 +34,15 @@ def study_statistics(
         The example maps of each network, by method, as `map_correlation` takes them.
     seed : int
         Of the bootstraps and of the simulation of power.
+    flips : bool array of shape (n_networks, n_images), optional
+        As `dependence.dependence_table` takes it.
 
     Returns
     -------
     dict of DataFrame, keys `table_names.STATISTICS`
     """
     means, correlations = skills.network_means(), {"scores": score_correlation(skills)}
-    by_rank, pairs = rank_methods(means)
+    effects = effect_table(skills, seed)
     if maps:
         correlations["maps"] = map_correlation(maps, skills.methods)
     spread, needed = {}, pd.DataFrame(columns=power.COLUMNS)
@@ -47,40 +52,34 @@ def study_statistics(
             vars(found),
             power.power_table(found, shape, np.random.default_rng(seed), own_pretrainings=skills.own_pretrainings),
         )
-    tables = [skills.images, means, cell_table(skills), effect_table(skills, seed), by_rank]
-    tables += [pairs.stack().rename("p").reset_index(), redundancy_table(correlations)]
+    tables = [skills.images, means, cell_table(skills), effects, dependence_table(skills, flips)]
+    tables += [rank_methods(means, effects), redundancy_table(correlations)]
     tables += [effective_numbers(correlations), pd.DataFrame(spread.items(), columns=["source", "deviation"])]
     return dict(zip(STATISTICS, [*tables, needed], strict=True))
 
 
-def rank_methods(network_means: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Rank the methods by mean skill within every network (Demšar 2006): Friedman's test, Nemenyi's critical difference.
-
-    The networks of a study are not a sample of one population: they are cells and seeds. The test asks whether methods keep
-    their order over them.
+def rank_methods(network_means: pd.DataFrame, effects: pd.DataFrame) -> pd.DataFrame:
+    """Rank the methods by mean skill within every network.
 
     Parameters
     ----------
     network_means : DataFrame with `pretraining`, `finetune_depth`, `seed`, `method`, `skill`
-        Fewer than three methods have no Friedman test (`p` is NaN), one has no critical difference.
+    effects : DataFrame
+        From `effects.effect_table`: its pairs of methods decide which can't be told from the first.
 
     Returns
     -------
-    DataFrame with `method`, `mean_rank` (1 is best), `mean_skill`, and the same in every row `n_networks`, `statistic` and
-    `p` (Friedman), `critical_difference`; best first
-    DataFrame of shape (n_methods, n_methods)
-        Nemenyi's p values, indexed by method.
+    DataFrame with `method`, `mean_rank` (1 is best), `mean_skill`, `n_networks`, `tied` (another than the first, and
+    not clearly different from it); best first
     """
     wide = network_means.pivot(index=NETWORK, columns="method", values="skill")
-    n, k = wide.shape
-    statistic, p = stats.friedmanchisquare(*wide.to_numpy().T) if k > 2 else (np.nan, np.nan)
-    quantile = stats.studentized_range.ppf(1 - ALPHA, k, np.inf) / np.sqrt(2) if k > 1 else np.nan
     means = pd.DataFrame({"mean_rank": wide.rank(axis=1, ascending=False).mean(), "mean_skill": wide.mean()})
-    test = {"statistic": statistic, "p": p, "critical_difference": quantile * np.sqrt(k * (k + 1) / (6 * n))}
-    table = means.assign(n_networks=n, **test).reset_index().sort_values("mean_rank", ignore_index=True)
-    p_values = scikit_posthocs.posthoc_nemenyi_friedman(wide.to_numpy()) if k > 1 else np.ones((1, 1))
-    pairs = pd.DataFrame(np.asarray(p_values), wide.columns, wide.columns.rename("other"))
-    return table, pairs.loc[table["method"], table["method"]]
+    table = means.assign(n_networks=len(wide)).reset_index().sort_values("mean_rank", ignore_index=True)
+    pairs = effects[(effects["family"] == "methods") & (effects["way"] == "t")]
+    unclear, first = set(pairs.loc[~pairs["clear"].astype(bool), "contrast"]), table["method"].iloc[0]
+    return table.assign(
+        tied=[not unclear.isdisjoint((f"{first} - {one}", f"{one} - {first}")) for one in table["method"]]
+    )
 
 
 def score_correlation(skills: Skills) -> pd.DataFrame:
