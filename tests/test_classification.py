@@ -135,6 +135,21 @@ def test_a_detector_of_one_class_is_told_from_one_of_both():
     assert flips.loc[2].between(0.4, 0.6).all()
 
 
+def test_flipped_decisions_stand_at_their_network_and_image():
+    """Those of the plain loop, whatever the order of rows, networks and images."""
+    rng, networks = (
+        np.random.default_rng(0),
+        pd.DataFrame({"pretraining": "mri", "finetune_depth": 1, "seed": [2, 0, 1]}),
+    )
+    parts = [both(Run("best", "mri", 1, seed), [0, 1] * 5, *rng.normal(size=(2, 10))) for seed in range(3)]
+    predictions = pd.concat(parts).sample(frac=1, random_state=0)
+    found = classification.flipped(predictions, networks, [7, 3, 4])
+    for row, seed in enumerate(networks["seed"]):
+        for column, image in enumerate([7, 3, 4]):
+            one = predictions[(predictions["seed"] == seed) & (predictions["image_index"] == image)]
+            assert found[row, column] == (one["predicted"].nunique() == 2)
+
+
 def test_a_class_without_right_decisions_has_no_flips():
     table = lesion_dependence(both(RUN, [0, 1], [1, 1], [1, 1]))
     assert table["n_correct"].tolist() == [0, 1]

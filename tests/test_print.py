@@ -101,9 +101,7 @@ def test_statistics_can_be_printed(study):
     drawn = {
         "cells": statistics_plots.cells_figure(tables["cells"].assign(chance_brain=0.05), METHODS, CORPORA),
         "corpus": statistics_plots.corpus_effect_figure(tables["effects"], "mri - natural"),
-        "ranks": statistics_plots.ranks_figure(
-            tables["ranks"], tables["nemenyi"].pivot(index="method", columns="other", values="p")
-        ),
+        "ranks": statistics_plots.ranks_figure(tables["ranks"]),
         "redundancy": heat_tables.redundancy_figure(tables["redundancy"], METHODS),
     }
     if skills.n_seeds > 1:

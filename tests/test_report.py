@@ -11,7 +11,7 @@ from pretrain_xai.paths import Paths
 from pretrain_xai.report import main, write_report
 from pretrain_xai.statistics.table_names import MANUSCRIPT
 from pretrain_xai.study import load_study
-from pretrain_xai.tables import read_classification, read_scores
+from pretrain_xai.tables import read_classification, read_scores, read_table
 from sentence_numbers import check_numbers
 
 FIGURES = """boxplots_tpr boxplots_tnr boxplots_wrong classification sanity_checks audit protocols skill_intervals
@@ -54,6 +54,21 @@ def test_answers_are_linked_to_figures_and_to_the_tables_that_have_their_numbers
         assert (page.parent / f"{figure}.png").is_file() and f'id="{figure}"' in text
         check_numbers(html.unescape(answer), page.parent / table)
     assert "At equal accuracy" in text and "cells (corpus and depth)" in text
+
+
+def test_the_page_says_on_what_decisions_depend_and_what_a_random_classifier_leaves(tiny, text):
+    told = html.unescape(re.sub(r"\s+", " ", text))
+    networks = read_table(Paths(tiny).lesion_dependence).query("selection == 'best'")
+    for default in set(networks["default"]) - {"none"}:
+        assert (
+            f"their default: {default} lesions (pre-trained on" in told
+            or f"), {default} lesions (pre-trained on" in told
+        )
+    left = read_table(Paths(tiny).figures / "sanity_checks.csv").query("measure == 'score_left' and layer == 'fc1'")
+    whole = left.loc[left["method"] == "all methods", "mean"].iloc[0]
+    assert ("With a random classifier" in told) == (whole == whole)
+    assert f"maps keep {whole:.2f} of what they score" in told or whole != whole
+    assert "Too few right decisions depend on the lesions" in told or "On the images whose decision depends" in told
 
 
 def test_the_page_calls_mri_by_what_the_study_says_it_teaches(tiny, monkeypatch):

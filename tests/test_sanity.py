@@ -17,8 +17,10 @@ from pretrain_xai.networks.models import build_network
 from pretrain_xai.paths import Paths
 from pretrain_xai.protocol import CORRECTED
 from pretrain_xai.settings.sections import Attribution, Network, Standardise
+from pretrain_xai.statistics.findings import sanity_findings
 from pretrain_xai.study import load_study
 from scipy import stats
+from sentence_numbers import check_findings, save
 from skimage.metrics import structural_similarity
 
 SETTINGS = Network(architecture="vgg11", width=0.0625, standardise=Standardise(mean=0.3, std=0.3))
@@ -193,3 +195,25 @@ def test_figure_draws_the_means(table):
             np.testing.assert_allclose(line.get_ydata(), rows[method][[sanity.TRAINED, *LAYERS]])
             np.testing.assert_allclose(point.get_ydata(), rows[method][[sanity.RANDOM_MAP]])
     plt.close(figure)
+
+
+def test_what_a_random_classifier_leaves_is_said_with_its_numbers(tmp_path):
+    """Method a keeps .3 of .4 above a random map, b nothing of .2; c is no better than a random map."""
+    change = {"a": (-0.1, -0.35, -0.4), "b": (-0.2, -0.2, -0.2), "c": (0.05, 0.0, 0.01)}
+    rows = [
+        (method, layer, image, "rank_accuracy_change", value + shift)
+        for method, values in change.items()
+        for layer, value in zip((sanity.TRAINED, "fc1", "conv1", sanity.RANDOM_MAP), (0, *values), strict=True)
+        for image, shift in enumerate((-0.02, 0.02))
+    ]
+    table = pd.DataFrame(rows, columns=["method", "layer", "image_index", "measure", "value"]).assign(n_random=0)
+    left = sanity.score_left(sanity.mean_similarity(table))
+    by = left.pivot(index="method", columns="layer", values="mean")
+    assert by.loc["a"].to_dict() == pytest.approx({sanity.TRAINED: 1, "fc1": 0.75, "conv1": 0.125})
+    assert by.loc["b", "fc1"] == pytest.approx(0) and by.loc["c"].isna().all()
+    assert by.loc["all methods", "fc1"] == pytest.approx(1 - 0.25 / 0.59)
+    (finding,) = sanity_findings(save({"sanity_checks": left}, tmp_path)["sanity_checks"])
+    assert finding.short and check_findings([finding], tmp_path) == 4
+    for told in ("maps keep 0.58 of what they score", "0.00 by b to 0.75 by a", "2 images", "most of the score"):
+        assert told in finding.text
+    assert list(sanity_findings(left.assign(mean=np.nan))) == []

@@ -38,6 +38,8 @@ _LABELS = {
     "auprc": "AUPRC",
 }
 
+#: in the table of the sanity check, a row that is the mean over methods, and the measure that `sanity.score_left` adds
+ALL_METHODS, SCORE_LEFT = "all methods", "score_left"
 #: places in seaborn's palette "colorblind"
 _COLOURS = {"natural": 4, "imagenet": 4, "mri": 9, "scratch": 2, UNTRAINED: 3}
 #: hatches: a second cue beside the colour

@@ -17,7 +17,7 @@ from pretrain_xai.provenance import git_describe, package_versions, write_sums, 
 from pretrain_xai.sentences import render, sentence
 from pretrain_xai.statistics.findings import Finding, equality_findings, findings, sanity_findings
 from pretrain_xai.statistics.table_names import EQUAL_ACCURACY, MANUSCRIPT, SENSITIVITY, STATISTICS
-from pretrain_xai.study import NETWORK, UNTRAINED, Study, load_study
+from pretrain_xai.study import CLASSES, NETWORK, UNTRAINED, Study, load_study
 from pretrain_xai.tables import read_classification, read_scores, read_table
 
 #: the notebooks that make the tables of findings
@@ -74,9 +74,11 @@ def _answers(study: Study, classification: pd.DataFrame) -> list[tuple[Finding, 
 def _dependence(table: pd.DataFrame) -> Finding:
     """Return the sentence on whether decisions depend on the lesions, from the networks of `lesion_dependence`."""
     networks = table.drop_duplicates(NETWORK)
-    defaults = [*networks.loc[networks["default"] != "none", ["pretraining", "default"]].itertuples(index=False)]
-    flips = tuple(table.groupby("label")["flips"].agg(["min", "max"]).to_numpy().ravel())
-    text = sentence("findings.j2", "dependence", n=len(networks), defaults=defaults, flips=flips)
+    groups = networks[networks["default"] != "none"].groupby(["default", "pretraining"])["finetune_depth"]
+    defaults = [(*which, sorted(set(depths))) for which, depths in groups]
+    shares = table.groupby("label")["flips"].agg(["min", "max"]).dropna().itertuples(name=None)
+    flips = [(CLASSES[one], low, high) for one, low, high in shares]
+    text = sentence("findings.j2", "dependence", defaults=defaults, flips=flips)
     return Finding(text, "lesion_dependence", "lesion_dependence", True)
 
 

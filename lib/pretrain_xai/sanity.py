@@ -18,9 +18,9 @@ from torch import nn
 from pretrain_xai.arrays import Booleans, Floats, Integers, PerImage
 from pretrain_xai.explain import Explainer, within_memory
 from pretrain_xai.localization import relevance_rank_accuracy
+from pretrain_xai.names import ALL_METHODS, SCORE_LEFT
 from pretrain_xai.networks.models import STANDARDISE
 from pretrain_xai.protocol import Ties
-from pretrain_xai.statistics.table_names import ALL_METHODS, SCORE_LEFT
 
 #: of the column `layer`, beside the names of layers: nothing is random, and a map that knows nothing (`random`)
 TRAINED, RANDOM_MAP = "trained", "random map"

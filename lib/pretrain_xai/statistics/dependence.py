@@ -13,6 +13,7 @@ import pandas as pd
 from pretrain_xai.arrays import Booleans
 from pretrain_xai.skill import Skills
 from pretrain_xai.statistics.effects import ALL, EFFECT_COLUMNS, Contrast, contrasts, rows_of
+from pretrain_xai.statistics.intervals import Interval
 from pretrain_xai.statistics.sensitivity import FEWEST_IMAGES, common_images
 from pretrain_xai.study import CELL
 
@@ -38,28 +39,26 @@ def dependence_table(skills: Skills, flips: Booleans | None) -> pd.DataFrame:
         part = on_images(skills, seen)
         for contrast in _questions(skills):
             used = seen[contrast.weights.any(axis=1)]
-            counts = [
-                used[:, of].sum(axis=1).min() for one, of in _classes(skills).items() if contrast.lesions in (ALL, one)
-            ]
-            rows.append({"images": name, "fewest_images": min(counts)} | next(rows_of(part, contrast, seed=0)))
+            of_classes = [of for one, of in _classes(skills).items() if contrast.lesions in (ALL, one)]
+            fewest = min(used[:, of].sum(axis=1).min() for of in of_classes)
+            row = {"images": name, "fewest_images": fewest} | next(rows_of(part, contrast, seed=0))
+            too_few = dict.fromkeys(Interval._fields, np.nan) if fewest < FEWEST_IMAGES and name == DEPENDENT else {}
+            rows.append(row | too_few)
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def on_images(skills: Skills, seen: Booleans) -> Skills:
-    """Return skills whose class means are those over the images seen by each network; NaN where these are too few.
+    """Return skills whose class means are those over the images that each network saw, if there are any.
 
     Parameters
     ----------
     seen : bool array of shape (n_networks, n_images)
     """
-    if seen.all():
-        return skills
     values = skills.values.copy()
     for of_class in _classes(skills).values():
-        part = np.where(seen[:, None, of_class], values[..., of_class], np.nan)
-        part[seen[:, of_class].sum(axis=1) < FEWEST_IMAGES] = np.nan
-        with np.errstate(invalid="ignore", divide="ignore"):
-            values[..., of_class] = common_images(part)
+        own = values[..., of_class]
+        some = seen[:, None, of_class] | ~seen[:, None, of_class].any(axis=-1, keepdims=True)
+        values[..., of_class] = common_images(np.where(some, own, np.nan))
     return dataclasses.replace(skills, values=values, references={})
 
 

@@ -6,13 +6,13 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from pretrain_xai.localization.comparison_maps import COMPARISON_MAPS
+from pretrain_xai.names import ALL_METHODS, SCORE_LEFT
 from pretrain_xai.networks.matching import NEEDED_SHARE
 from pretrain_xai.sentences import sentence
 from pretrain_xai.statistics.claims import NOT_STUDIED
 from pretrain_xai.statistics.dependence import DEPENDENT
 from pretrain_xai.statistics.effects import ALL
 from pretrain_xai.statistics.sensitivity import CORRECT, INCORRECT
-from pretrain_xai.statistics.table_names import ALL_METHODS, SCORE_LEFT
 
 Tables = Mapping[str, pd.DataFrame]
 

@@ -7,7 +7,5 @@ STATISTICS += ("redundancy", "effective_methods", "spread", "power")
 EQUAL_ACCURACY = ("equal_accuracy", "accuracy_and_skill", "accuracy_correlations", "claims")
 #: of `sensitivity`
 SENSITIVITY = ("sensitivity", "flips", "survival")
-#: in the table of the sanity check, a row that is the mean over methods, and the measure that `sanity.score_left` adds
-ALL_METHODS, SCORE_LEFT = "all methods", "score_left"
 #: tables for papers, and what they hold
 MANUSCRIPT = {"skill": "skill of every cell", "effects": "effects", "ranks": "ranks of the methods"}
