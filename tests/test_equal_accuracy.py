@@ -168,6 +168,7 @@ def test_correlations_are_scipys_and_the_partial_one_is_that_of_residuals():
     partial = found.loc["given corpus and depth"]
     assert partial["r"] == pytest.approx(np.corrcoef(*rest)[0, 1])
     assert correlation_table(table.assign(accuracy=0.9))["r"].isna().all()
+    assert set(found) == {"n_networks", "r"}, "no interval: networks of one pre-training are not independent"
 
 
 def test_networks_that_are_not_matched_do_not_count_for_the_correlation():
