@@ -58,6 +58,9 @@ class Lesions(Settings):
 
     #: patches of each class in each split's own pool
     patches: dict[str, Annotated[int, Field(ge=0)]]
+    #: patches made of each class, of which those are taken that are in both classes of equal area and mass, as near as it
+    #: goes; none: the first ones made, as published, whose area and mass tell the class a little
+    candidates: int | None = Field(None, gt=0)
 
 
 class Dataset(Settings):
@@ -85,7 +88,7 @@ class Network(Settings):
     #: channels relative to torchvision's; 1 is the published network
     width: float = Field(1.0, gt=0)
     standardise: Standardise | None = None
-    #: share of the hidden units that training leaves out at each step, 0.5 in torchvision's; a narrow network learns with less
+    #: share of the hidden units that training leaves out at each step, 0.5 in torchvision's; narrow networks learn with less
     dropout: float = Field(0.5, ge=0, lt=1)
     #: your own network in place of a VGG: `package.module:function`, called with n_classes=...; also a file in studies/
     module: str | None = Field(None, pattern=r"^[\w.]+:\w+$")
