@@ -17,7 +17,8 @@
 # The two classes must differ in shape and in nothing else: a network that can tell them by size or by
 # brightness is right to look elsewhere, and an explanation method would be blamed for it. The published recipe cuts
 # patches of exactly 70 pixels out of smoothed noise, keeps the clearly round and the clearly irregular ones, blurs
-# their edges, and drops those whose total weight is off.
+# their edges, and drops those whose total weight is off. Some irregular ones still cover less. With `lesions.candidates` more
+# patches are made than are needed, and those are taken that are in both classes of equal area and weight.
 
 # %% tags=["parameters"]
 study: str = "demo"  # a file in studies/
@@ -28,7 +29,7 @@ import numpy as np
 import pandas as pd
 
 from pretrain_xai.drawing import figures, previews
-from pretrain_xai.lesions import generate_patches, save_patches
+from pretrain_xai.lesions import generate_patches, match_patches, save_patches
 from pretrain_xai.provenance import record
 from pretrain_xai.study import load_study
 
@@ -44,9 +45,12 @@ figures.use_style()
 
 # %%
 n_per_class = sum(config.lesions.patches.values())
-patches = generate_patches(n_per_class, progress=True)
+candidates = config.lesions.candidates
+patches = generate_patches(candidates or n_per_class, progress=True)
+if candidates:
+    patches = match_patches(patches, n_per_class)
 save_patches(config.paths.lesions, patches)
-record(config.paths.lesions, parameters={"study": study, "patches_per_class": n_per_class})
+record(config.paths.lesions, parameters={"study": study, "patches_per_class": n_per_class, "candidates": candidates})
 
 # %% [markdown]
 # ## Look
@@ -71,6 +75,7 @@ summary = pd.DataFrame(
             "class": name,
             "compactness": patch.compactness,
             "total weight": patch.weights.sum(),
+            "area (px)": np.count_nonzero(patch.weights >= patch.weights.max() / 2),
             "box area (px)": patch.weights.size,
         }
         for name, pool in patches.items()
@@ -81,7 +86,7 @@ assert (summary.groupby("class").size() == n_per_class).all()
 summary.groupby("class", sort=False).agg(["min", "median", "max"]).round(2)
 
 # %% [markdown]
-# The total weights of the classes overlap, the compactness does not: shape is what tells them apart.
+# The total weights and areas of the classes overlap, the compactness does not: shape is what tells them apart.
 
 # %%
 weight_gap = np.ptp(summary.groupby("class")["total weight"].median()) / summary["total weight"].median()

@@ -99,7 +99,11 @@ plt.show(figure)
 # %%
 counts = images.groupby(["split", "label"], sort=False).size().unstack()
 auroc = roc_auc_score(laid["label"], -laid["lightening"])
-print(f"how much the lesions lighten the image tells the class with an AUROC of {auroc:.2f} (.5: not at all)")
+area = roc_auc_score(laid["label"], -laid["mask_pixels"] / laid["n_lesions"])
+print("what else tells the class (AUROC; .5: not at all):")
+print(
+    f"how much the lesions lighten the image, {auroc:.2f}; how many pixels of the mask there are a lesion, {area:.2f}"
+)
 print(f"median mask: {np.median(laid['mask_pixels']) / height / width:.3f} of the image, which is the level of chance")
 if len(laid) < len(images):
     print(f"{len(images) - len(laid)} of {len(images)} slices, none of the test images, carry no lesion")

@@ -17,7 +17,7 @@ ORIENTATIONS = ("RAS", "LPI", "PIR", "ASL", "SAR", "LAS")
 
 def brain_volume(seed: int, male: bool) -> nibabel.Nifti1Image:
     """Return a few axial slices of the template, int16 in RAS, with a brightness, a shift and a size of their own."""
-    (volume, first_z, _), rng = load_template(), np.random.default_rng(seed)
+    ((volume, *_), first_z, _), rng = load_template(), np.random.default_rng(seed)
     slab = volume[(HEIGHTS - first_z).astype(int)][:, ::-1].transpose(2, 1, 0)
     slab = np.roll(slab, rng.integers(-2, 3, 2), axis=(0, 1)) ** rng.uniform(0.9, 1.1)
     data = np.rint(np.where(slab > 0.1, slab * rng.integers(500, 900), 0)).astype(np.int16)

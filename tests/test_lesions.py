@@ -44,6 +44,31 @@ def test_a_longer_list_begins_with_the_shorter_one_and_global_state_is_left_alon
     assert (np.random.get_state()[1] == before).all()
 
 
+def test_matched_patches_are_pairs_of_equal_area_and_mass(patches):
+    def areas(pool):
+        return np.array([np.count_nonzero(patch.weights >= patch.weights.max() / 2) for patch in pool])
+
+    matched = lesions.match_patches(patches, 20)
+    assert {name: len(pool) for name, pool in matched.items()} == {"round": 20, "irregular": 20}
+    gaps = areas(matched["round"]) - areas(matched["irregular"])
+    assert abs(gaps).max() < abs(np.sort(areas(patches["round"])) - np.sort(areas(patches["irregular"]))).max()
+    assert abs(gaps).mean() < 2
+    masses = [patch.weights.sum() for pool in matched.values() for patch in pool]
+    np.testing.assert_allclose(masses, masses[0])
+    for name, pool in matched.items():  # each a patch of its class, only scaled, in their order
+        shapes = [patch.weights / patch.weights.max() for patch in patches[name]]
+        found = [
+            [np.array_equal(s.shape, p.weights.shape) and np.allclose(s, p.weights / p.weights.max()) for s in shapes]
+            for p in pool
+        ]
+        places = [row.index(True) for row in found]
+        assert len(set(places)) == 20
+        if name == "round":
+            assert places == sorted(places)
+    with pytest.raises(LesionError, match=r"can't be chosen among 30: raise lesions\.candidates"):
+        lesions.match_patches(patches, 31)
+
+
 @pytest.mark.parametrize(
     "weights", [np.zeros(4), np.zeros((0, 3)), np.ones((3, 3)), np.array([[0.0, np.nan]]), -np.eye(2)]
 )

@@ -69,7 +69,7 @@ def test_template_and_nifti_slices_lie_the_same_way(tmp_path):
     from nilearn.datasets import load_mni152_template
     from pretrain_xai.slices.template import load_template
 
-    (volume, first_z, _), template = load_template(), load_mni152_template(resolution=1)
+    ((volume, *_), first_z, _), template = load_template(), load_mni152_template(resolution=1)
     part = nibabel.Nifti1Image(template.get_fdata(dtype=np.float32)[:, :, 90:93], template.affine.copy())
     part.affine[2, 3] += 90
     slices, z, _ = cut_slices(*read_volume(saved(tmp_path, part)), settings())

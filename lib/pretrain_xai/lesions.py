@@ -2,11 +2,11 @@
 
 import itertools
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from scipy import ndimage
+from scipy import ndimage, optimize
 from skimage import filters, measure, transform
 from tqdm.auto import tqdm
 
@@ -87,6 +87,38 @@ def generate_patches(n_per_class: int, *, progress: bool = False) -> Patches:
                 patches[name].append(patch)
                 bar.update()
     return patches
+
+
+def match_patches(patches: Mapping[str, list[LesionPatch]], n_per_class: int) -> Patches:
+    """Choose round and irregular patches in pairs of nearly equal area, all scaled to the mass of the lightest.
+
+    The area is the number of pixels of at least half the patch's own maximum, those that a mask shows. The pairs with the
+    smallest differences are taken, in the order of their round patches, so that no split gets the better ones.
+
+    Parameters
+    ----------
+    patches : mapping from class to list of LesionPatch
+        Equally many of both classes, more than `n_per_class`.
+    n_per_class : int
+
+    Raises
+    ------
+    LesionError
+        If there are too few.
+    """
+    fewest = min(map(len, patches.values()))
+    if fewest < n_per_class:
+        raise LesionError(f"{n_per_class} patches of a class can't be chosen among {fewest}: raise lesions.candidates")
+    areas = [np.array([np.count_nonzero(p.weights >= p.weights.max() / 2) for p in patches[name]]) for name in CLASSES]
+    gaps = np.abs(np.subtract.outer(*areas))
+    pairs = np.stack(optimize.linear_sum_assignment(gaps), axis=1)
+    pairs = pairs[np.sort(np.argsort(gaps[tuple(pairs.T)], kind="stable")[:n_per_class])]
+    chosen = {name: [patches[name][place] for place in pairs[:, column]] for column, name in enumerate(CLASSES)}
+    lightest = min(patch.weights.sum() for pool in chosen.values() for patch in pool)
+    return {
+        name: [replace(p, weights=p.weights * (lightest / p.weights.sum())) for p in pool]
+        for name, pool in chosen.items()
+    }
 
 
 def split_patches(patches: Mapping[str, list[LesionPatch]], shares: Mapping[str, int]) -> dict[str, Patches]:

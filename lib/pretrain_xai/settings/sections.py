@@ -58,6 +58,9 @@ class Lesions(Settings):
 
     #: patches of each class in each split's own pool
     patches: dict[str, Annotated[int, Field(ge=0)]]
+    #: patches made of each class, of which those are taken that are in both classes of equal area and mass, as near as it
+    #: goes; none: the first ones made, as published, whose area and mass tell the class a little
+    candidates: int | None = Field(None, gt=0)
 
 
 class Dataset(Settings):

@@ -1,8 +1,8 @@
 """Lesion-free axial brain slices: a cohort simulated from the MNI152 template.
 
 Real anatomy with simulated variation: every subject is the template under a smooth random deformation, with its own
-contrast, intensity bias and noise. Sex shifts size and shape, age widens the middle of the brain. Only the slices that a
-study uses are sampled.
+contrast of grey and white matter, gamma, intensity bias and noise. Sex shifts size and shape, age widens the middle of the
+brain. Only the slices that a study uses are sampled.
 """
 
 from collections.abc import Iterator, Sequence
@@ -30,6 +30,7 @@ SEX_SCALE = (0.01, 0.045, 0.03)  #: men's log-scale minus women's along z, y, x
 SEX_SHAPE_MM = 1.5  #: size of the shape difference, a fixed smooth field
 WARP_MM = 3.0  #: SD of the nodes of the random deformation
 ROTATION_SD = 2.0  #: degrees, in the axial plane
+TISSUE_SD = 0.05  #: of what a subject's grey and white matter, each alone, is brighter than the template's
 GAMMA_SD = 0.15
 BIAS_SD = 0.08
 NOISE_SD = 0.02
@@ -40,26 +41,26 @@ Template = tuple[np.ndarray, float, tuple[int, int, int, int]]
 
 
 def load_template() -> Template:
-    """Load the skull-stripped MNI152 T1 template at 1 mm, which nilearn ships.
+    """Load the skull-stripped MNI152 T1 template at 1 mm and its maps of tissues, which nilearn ships.
 
     Returns
     -------
-    volume : float32 array of shape (z, y, x), range [0, 1]
-        Background 0, with the anterior side at the top.
+    volumes : float32 array of shape (3, z, y, x), range [0, 1]
+        Intensity, background 0, and the shares of grey and of white matter; with the anterior side at the top.
     first_z : float
         The z coordinate of its lowest slice in mm.
     box : tuple
         Top, left, height and width of a slice.
     """
-    from nilearn.datasets import load_mni152_template
+    from nilearn.datasets import load_mni152_gm_template, load_mni152_template, load_mni152_wm_template
 
-    image = load_mni152_template(resolution=1)
+    images = [load(resolution=1) for load in (load_mni152_template, load_mni152_gm_template, load_mni152_wm_template)]
     # (x, y, z) with y pointing to the front -> (z, row, column) with the front in the first row
-    volume = np.ascontiguousarray(image.get_fdata(dtype=np.float32).transpose(2, 1, 0)[:, ::-1])
-    rows, columns = (np.flatnonzero(volume.any(axis=axes)) for axes in ((0, 2), (0, 1)))
+    volumes = np.stack([image.get_fdata(dtype=np.float32).transpose(2, 1, 0)[:, ::-1] for image in images])
+    rows, columns = (np.flatnonzero(volumes[0].any(axis=axes)) for axes in ((0, 2), (0, 1)))
     top, left = rows[0] - MARGIN, columns[0] - MARGIN
     height, width = rows[-1] + MARGIN + 1 - top, columns[-1] + MARGIN + 1 - left
-    return volume, float(image.affine[2, 3]), (int(top), int(left), int(height), int(width))
+    return volumes, float(images[0].affine[2, 3]), (int(top), int(left), int(height), int(width))
 
 
 def simulate_participants(subjects: dict[str, int], rng: np.random.Generator) -> pd.DataFrame:
@@ -102,7 +103,7 @@ def _simulate_subject(
     template: Template, z: np.ndarray, male: bool, age: float, shape_field: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
     """Sample the template at deformed positions: float32 (len(z), height, width)."""
-    volume, first_z, (top, left, height, width) = template
+    volumes, first_z, (top, left, height, width) = template
     grid = (z - first_z, top + np.arange(height), left + np.arange(width))
     centre = np.array([np.mean(grid[0]), top + height / 2, left + width / 2])[:, None, None, None]
     offset = np.stack(np.meshgrid(*grid, indexing="ij")) - centre
@@ -115,8 +116,11 @@ def _simulate_subject(
     source = rotated / scale + warp - _widening(offset, age)
     source += 2 * side * _smooth_field(shape_field, offset.shape[1:])
 
-    intensity = map_coordinates(volume, source + centre, order=1, mode="constant")
+    source += centre
+    intensity = map_coordinates(volumes[0], source, order=1, mode="constant")
     brain = intensity > TEMPLATE_EDGE
+    for tissue in volumes[1:]:
+        intensity[brain] += rng.normal(0, TISSUE_SD) * map_coordinates(tissue, source[:, brain], order=1)
     bias = np.exp(_smooth_field(rng.normal(0, BIAS_SD, (1, *NODES)), offset.shape[1:])[0])
     intensity = np.clip(intensity, 0, 1) ** np.exp(rng.normal(0, GAMMA_SD)) * bias
     intensity += rng.normal(0, NOISE_SD, intensity.shape)
