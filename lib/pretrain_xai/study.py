@@ -193,6 +193,11 @@ class Study(Settings):
         for selection in self.selections:
             yield from (Run(selection, UNTRAINED, 0, seed) for seed in range(self.attribution.untrained_networks))
 
+    def first_runs(self, selection: Selection, depth: int) -> list[Run]:
+        """Return the first network of each corpus that is fine-tuned so deep."""
+        runs = [run for run in self.runs() if (run.selection, run.finetune_depth) == (selection, depth)]
+        return [next(run for run in runs if run.pretraining == corpus) for corpus in self.pretraining.corpora]
+
     def n_seeds(self, selection: Selection) -> int:
         """Return the fewest networks of one corpus and depth."""
         cells = self.selections[selection].values()

@@ -225,6 +225,8 @@ class Attribution(Settings):
     options: dict[str, dict[str, Any]] = {}
     #: names in `localization.SCORES`, or quantus:<metric>, written beside the counts of hits and k
     scores: Annotated[list[str], Unique] = ["relevance_rank_accuracy", "true_negative_rate"]
+    #: of the true class: its logit, as published, or its logit less the mean of the other classes' (see `difference_network`)
+    explained: Literal["logit", "difference"] = "logit"
     #: at most so many images right for all models, and so many of those that a model gets wrong; none: all
     max_images: int | None = Field(None, gt=0)
     #: images that pass through the network at once, a power of two; none: by their size (`passes.micro_batch_rows`)

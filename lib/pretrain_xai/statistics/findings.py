@@ -113,6 +113,13 @@ def equality_findings(tables: Tables) -> Iterator[Finding]:
         yield _say("correlation", "accuracy_correlations", "accuracy_and_skill", **values)
 
 
+def explained_finding(table: pd.DataFrame) -> Finding:
+    """Return the sentence on whether it matters that maps explain one logit, from `sanity.logit_or_difference`."""
+    whole, methods = table["method"] == ALL_METHODS, table[table["method"] != ALL_METHODS]
+    largest = _records(methods.loc[[methods["change"].abs().idxmax()]])[0]
+    return _say("explained", "explained", "sanity_checks", largest=largest, networks=_records(table[whole]))
+
+
 def survival_sentences(tables: Tables) -> Iterator[Finding]:
     """Yield sentences about which conclusions survive other ways to score.
 

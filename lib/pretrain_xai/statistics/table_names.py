@@ -7,5 +7,7 @@ STATISTICS += ("redundancy", "effective_methods", "spread", "power")
 EQUAL_ACCURACY = ("equal_accuracy", "accuracy_and_skill", "accuracy_correlations", "claims")
 #: of `sensitivity`
 SENSITIVITY = ("sensitivity", "flips", "survival")
+#: of `sanity`
+SANITY = ("explained",)
 #: tables for papers, and what they hold
 MANUSCRIPT = {"skill": "skill of every cell", "effects": "effects", "ranks": "ranks of the methods"}
