@@ -155,9 +155,9 @@ class Study(Settings):
 
     @property
     def kept_checkpoints(self) -> dict[str, Any] | None:
-        """How often fine-tuning validates per epoch and from which accuracy it keeps checkpoints; none: it keeps none."""
+        """How often fine-tuning validates per epoch and from which rate on it keeps checkpoints; none: it keeps none."""
         kept = self.finetuning.matching
-        return {"per_epoch": kept.checkpoints_per_epoch, "lowest_accuracy": kept.lowest_accuracy} if kept else None
+        return {"per_epoch": kept.checkpoints_per_epoch, "lowest_rate": kept.lowest_rate} if kept else None
 
     @property
     def image_limits(self) -> dict[Selection, dict[str, Any]]:

@@ -171,12 +171,15 @@ class Cell(Settings):
 
 
 class Matching(Settings):
-    """The selection `matched`, out of checkpoints of the models of `best`: nothing is trained anew (see `matching`)."""
+    """The selection `matched`, out of checkpoints of the models of `best`: nothing is trained anew (see `matching`).
 
-    #: largest difference of a model's validation accuracy from the common one
+    Rates are the lower of sensitivity and specificity on validation images.
+    """
+
+    #: largest difference of a model's rate from the common one
     tolerance: float = Field(0.02, gt=0, le=0.02)
-    #: the common accuracy is at least this; at the chance level every training has a checkpoint
-    lowest_accuracy: float = Field(0.75, ge=0.5, lt=1)
+    #: the common rate is at least this; a network that calls all images one class has 0
+    lowest_rate: float = Field(0.75, ge=0, lt=1)
     #: how often networks are validated per epoch; steep learning takes few steps
     checkpoints_per_epoch: int = Field(4, gt=0)
     #: as `attribution.max_images`, for the matched models; none: as many

@@ -4,7 +4,7 @@
 STATISTICS: tuple[str, ...] = ("images", "network_means", "cells", "effects", "skill_by_dependence", "ranks")
 STATISTICS += ("redundancy", "effective_methods", "spread", "power")
 #: of `equal_accuracy`
-EQUAL_ACCURACY = ("equal_accuracy", "accuracy_and_skill", "accuracy_correlations", "claims")
+EQUAL_ACCURACY = ("equal_accuracy", "accuracy_and_skill", "accuracy_correlations", "claims", "test_spread")
 #: of `sensitivity`
 SENSITIVITY = ("sensitivity", "flips", "survival")
 #: of `sanity`
