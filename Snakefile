@@ -11,7 +11,7 @@ from pretrain_xai.plan import requested
 from pretrain_xai.provenance import near  # outputs of one rule are all relative to the root
 from pretrain_xai.running.stages import STAGES, code_digest, fingerprint
 from pretrain_xai.running.variants import finished_variants, made_from, variant_files
-from pretrain_xai.statistics.table_names import EQUAL_ACCURACY, MANUSCRIPT, SENSITIVITY, STATISTICS
+from pretrain_xai.statistics.table_names import EQUAL_ACCURACY, MANUSCRIPT, SANITY, SENSITIVITY, STATISTICS
 from pretrain_xai.study import Run, load_study
 
 STUDY = config.get("study", "demo")
@@ -88,8 +88,8 @@ RUNS = list(study.runs())
 TRAINED = [run for run in RUNS if run.selection in study.finetuning.selections]
 MATCHED = list(study.checkpoint_runs())
 SCORED = [*RUNS, *study.untrained_runs()]
-# whose layers the sanity check makes random: of the first corpus, fine-tuned deepest, its first seed
-CHECKED = max((run for run in TRAINED if run.pretraining == CORPORA[0]), key=lambda run: run.finetune_depth)
+# the first network of each corpus, fine-tuned deepest; the sanity check makes the layers of the first one random
+CHECKED = study.first_runs(SELECTION, max(study.finetuning.depths))
 
 LESIONS = [near(study.paths.lesions)]
 # all but the pixels, which are removed when the study is finished
@@ -206,9 +206,9 @@ stage(
 )
 CHECKS = stage(
     "16_sanity_checks",
-    of_runs([CHECKED], "weights.safetensors") + dataset("test") + INTERSECTIONS,
-    [near(study.paths.data / "sanity_checks.csv")], ["sanity_checks"],
-    parameters=OF_RUN.format(wildcards=CHECKED),
+    of_runs(CHECKED, "weights.safetensors") + of_runs(CHECKED, "predictions.parquet") + dataset("test") + INTERSECTIONS,
+    [near(study.paths.data / "sanity_checks.csv"), *statistics(*SANITY)], ["sanity_checks"],
+    parameters=OF_RUN.format(wildcards=CHECKED[0]),
 )
 BOXPLOTS = stage(
     "10_boxplots",

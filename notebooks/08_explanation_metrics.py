@@ -73,7 +73,8 @@ print(f"{run.name}: {len(images)} of {len(test)} test images")
 # %% [markdown]
 # ## Explain and score
 #
-# All methods explain the true label. Maps are scored as they come and not kept: once as the study says, and under every
+# All methods explain the true label: its logit, or with `attribution.explained: difference` its logit less the mean of the
+# others'. Maps are scored as they come and not kept: once as the study says, and under every
 # other channel reduction, mask threshold and score that its section `sensitivity` names. If memory runs out, the model starts
 # again with fewer images a pass.
 
@@ -87,7 +88,8 @@ if run == first_untrained(selection):  # edge filters and the image itself: what
 path = write_scores(scores, config, run)
 others.write(config.paths.setting_scores / f"{run.name}.npz")
 inputs = [config.paths.dataset / "test" / "images.npy", config.paths.intersections]
-facts = {"methods": methods, "micro_batch": explainer.micro_batch, "device": device_name(network)}
+facts = {"methods": methods, "explained": settings.explained}
+facts |= {"micro_batch": explainer.micro_batch, "device": device_name(network)}
 record(path, parameters={"study": study, "run": run, "protocol": config.protocol_name} | facts, inputs=inputs)
 
 # %% [markdown]

@@ -7,18 +7,19 @@
 # ---
 
 # %% [markdown]
-# # Compare the corpora at equal accuracy
+# # Compare corpora and depths at equal accuracy
 #
 # **Question.** Are networks of one corpus explained better because they classify better?
 #
 # **Reads** the scores and accuracies of all models. **Writes** the tables `equal_accuracy`, `accuracy_and_skill`,
-# `accuracy_correlations` and `claims` in `data/<study>/statistics`, and the figures `accuracy_and_skill` and
+# `accuracy_correlations`, `claims` and `test_spread` in `data/<study>/statistics`, and the figures `accuracy_and_skill` and
 # `equal_accuracy_<corpus>_<corpus>`. **Takes** seconds.
 
 # %% [markdown]
 # Two ways to hold accuracy equal. *Matched*: each network is the checkpoint of its training at which it classified as well as
-# all the others (notebook 12); the corpora are compared at the depths where all networks are matched. *Adjusted*: the
-# networks of the whole trainings, with test accuracy as a covariate, skill ~ depth + corpus + accuracy.
+# all the others (notebook 12); the corpora are compared at the depths where all networks are matched, and the depths of one
+# corpus where its networks are. *Adjusted*: the networks of the whole trainings, with test accuracy as a covariate, skill ~
+# depth + corpus + accuracy.
 #
 # Matching compares networks that have seen fewer images; the covariate takes accuracy to act linearly and in both
 # corpora alike. Where both say the same, the answer does not depend on either.
@@ -87,6 +88,12 @@ for name, table in tables.items():
     record(path, parameters=parameters, inputs=inputs)
 
 # %% [markdown]
+# ## How equal are they on test images?
+
+# %%
+tables["test_spread"].style.format(precision=3).hide(axis="index")
+
+# %% [markdown]
 # ## Do accuracy and skill go together?
 #
 # A point is a network. A correlation over all depths says little of cause: more fine-tuning changes both.
@@ -101,7 +108,7 @@ correlations.style.format(precision=3).hide(axis="index")
 # %% [markdown]
 # ## Does the corpus matter at equal accuracy?
 #
-# Unadjusted and at equal accuracy, each in the ways of notebook 13.
+# Unadjusted and at equal accuracy, each in the ways of notebook 13. In the table also the depth, for one corpus at a time.
 
 # %%
 effects = tables["equal_accuracy"]
@@ -112,7 +119,8 @@ for contrast in pairs(corpora):
     plt.show(figure)
 
 # %%
-columns = ["answer", "depths", "way", "unit", "n_units", "estimate", "low", "high", "p", "accuracy_difference"]
+columns = ["answer", "contrast", "pretraining", "depths", "way", "unit", "n_units"]
+columns += ["estimate", "low", "high", "p", "accuracy_difference"]
 effects[columns].style.format(precision=3, na_rep="").format("{:.1e}", subset="p", na_rep="").hide(axis="index")
 
 # %% [markdown]

@@ -11,8 +11,8 @@
 #
 # **Question.** Do the maps of a method change when the network's weights become random?
 #
-# **Reads** one model's weights, the test images and the image lists. **Writes** the table and figure `sanity_checks`.
-# **Takes** a quarter of a minute.
+# **Reads** the weights and predictions of a model of each corpus, the test images and the image lists. **Writes** the table
+# and figure `sanity_checks`, and `data/<study>/statistics/explained.csv`. **Takes** half a minute.
 
 # %% [markdown]
 # A map can look right because it shows edges or bright spots of the image, whatever the network knows. Adebayo et al. (2018)
@@ -33,6 +33,8 @@ n_images: int = 16  # test images of both classes that all models get right; at 
 random_seed: int = 2018  # of the random weights; another one than that of the pre-training
 
 # %%
+from dataclasses import replace
+
 import matplotlib.pyplot as plt
 import pandas as pd
 
@@ -41,10 +43,19 @@ from pretrain_xai.dataset import read_split
 from pretrain_xai.explain import Explainer
 from pretrain_xai.networks.models import N_CLASSES, build_network, load_finetuned, place
 from pretrain_xai.names import label
-from pretrain_xai.sanity import RANDOM_MAP, compare_with_random, mean_similarity, retained, score_left
+from pretrain_xai.sanity import (
+    RANDOM_MAP,
+    common_share,
+    compare_with_random,
+    logit_or_difference,
+    mean_similarity,
+    retained,
+    score_left,
+)
 from pretrain_xai.drawing.statistics_plots import sanity_figure
+from pretrain_xai.provenance import record
 from pretrain_xai.selection import example_images
-from pretrain_xai.statistics.findings import sanity_findings
+from pretrain_xai.statistics.findings import explained_finding, sanity_findings
 from pretrain_xai.study import Run, load_study
 from pretrain_xai.tables import read_table, write_table
 from pretrain_xai.networks.training import configure_torch
@@ -128,3 +139,29 @@ change = means[means["measure"] == "rank_accuracy_change"].groupby("layer")["mea
 print("mean change of Relevance Rank Accuracy over the methods:", end=" ")
 print(f"{change['conv1']:+.3f} with all layers random, {change[RANDOM_MAP]:+.3f} with a random map")
 print(*(finding.text for finding in sanity_findings(means)))
+
+# %% [markdown]
+# ## Does it matter that one logit is explained?
+#
+# The methods explain the logit of the true class, as in the paper. The decision depends on the difference of the two logits.
+# It can be explained as exactly: taken into the last layer, it is a logit (`attribution.explained: difference`). Of each
+# corpus one network, on the same images.
+#
+# Cross-entropy sees nothing but the difference, and so moves the two logits by equal steps in opposite directions. How far
+# they are opposite, `common_share` says: SD(z0 + z1) / SD(z1 - z0) over the test images.
+
+# %%
+tables = []
+for other in config.first_runs(selection, finetune_depth):
+    predictions = read_table(config.paths.finetuned(other.name) / "predictions.parquet").query("split == 'test'")
+    share = common_share(predictions[["logit_0", "logit_1"]].to_numpy())
+    compared = replace(explainer, network=load_finetuned(config, other))
+    tables.append(logit_or_difference(compared, images, methods).assign(**vars(other), common_share=share))
+explained = pd.concat(tables, ignore_index=True)
+path = config.paths.statistics / "explained.csv"
+write_table(explained, path)
+record(path, parameters=parameters, inputs=inputs)
+explained.pivot_table(index="method", columns="pretraining", values="change", sort=False).rename(label).round(4)
+
+# %%
+print(explained_finding(explained).text)

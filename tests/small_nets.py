@@ -101,6 +101,14 @@ def three_logits(n_classes: int) -> nn.Module:
     return SmallResNet(n_classes + 1)
 
 
+def log_softmax(n_classes: int) -> nn.Module:
+    class Normalised(SmallResNet):
+        def forward(self, x: Tensor) -> Tensor:
+            return functional.log_softmax(super().forward(x), dim=1)
+
+    return Normalised(n_classes)
+
+
 def too_small_images(n_classes: int) -> nn.Module:
     network = SmallResNet(n_classes)
     network.pool = nn.MaxPool2d(64)

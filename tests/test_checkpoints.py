@@ -5,14 +5,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pretrain_xai.networks.checkpoints import SPACING, Checkpoints, load_checkpoint
+from pretrain_xai.networks.matching import NOTED, RATE
 from pretrain_xai.networks.training import predict, train
 from pretrain_xai.networks.weight_files import WeightsError
 from pretrain_xai.settings.sections import Training
 from pretrain_xai.tables import read_table
+from sklearn.metrics import roc_auc_score
 from small_nets import noise, same, vgg
 from torch import nn
 
 VALIDATION = noise(60, 1)
+
+
+def rates(value: float) -> dict[str, float]:
+    return dict.fromkeys(NOTED, value)
 
 
 def trained(epochs: int, checkpoints: Checkpoints | None = None) -> nn.Module:
@@ -31,8 +37,10 @@ def test_a_checkpoint_is_the_training_stopped_at_that_step(tmp_path):
     assert steps.at[3, "kept"]
     loaded = vgg(1)
     load_checkpoint(tmp_path / "twice", 3, loaded)
-    accuracy = np.mean(predict(loaded, VALIDATION.images).argmax(1) == VALIDATION.labels)
-    assert steps.at[3, "validation_accuracy"] == pytest.approx(accuracy)
+    logits = predict(loaded, VALIDATION.images)
+    right = [np.mean(logits.argmax(1)[VALIDATION.labels == label] == label) for label in (1, 0)]
+    area = roc_auc_score(VALIDATION.labels, logits[:, 1] - logits[:, 0])
+    assert steps.loc[3, NOTED].tolist() == pytest.approx([np.mean(right), *right, area, min(right)])
     checkpoints = Checkpoints(tmp_path / "once.csv", per_epoch=1)
     trained(3, checkpoints)
     load_checkpoint(checkpoints.folder, 5, loaded)
@@ -44,8 +52,8 @@ def test_checkpoints_hold_the_running_means_of_open_batch_normalisation(tmp_path
     network, data, seen = vgg(2, architecture="vgg11_bn"), noise(24), {}
 
     class Remembering(Checkpoints):
-        def offer(self, step, network, accuracy):
-            super().offer(step, network, step / 100)  # each is new, so each is kept
+        def offer(self, step, network, validated):
+            super().offer(step, network, rates(step / 100))  # each is new, so each is kept
             seen[step] = predict(network, data.images)
 
     checkpoints = Remembering(tmp_path / "kept.csv", per_epoch=3)
@@ -62,7 +70,7 @@ def test_only_trained_tensors_are_kept_and_those_of_an_earlier_training_are_gone
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "step99.safetensors").write_bytes(b"old")
     checkpoints.take_up([])
-    checkpoints.offer(7, vgg(1), 0.5)
+    checkpoints.offer(7, vgg(1), rates(0.5))
     checkpoints.save()
     found = {str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*")}
     assert found == {"kept", "kept.csv", "kept/step7.safetensors"}
@@ -74,10 +82,10 @@ def test_only_trained_tensors_are_kept_and_those_of_an_earlier_training_are_gone
 @given(st.lists(st.integers(0, 400), min_size=1, max_size=30), st.sampled_from([0, 100, 300]))
 def test_the_nearest_to_any_accuracy_that_is_looked_for_is_kept(tmp_path_factory, counts, lowest):
     """Whatever common accuracy is chosen from the lowest on, up to the spacing; few below it, and those kept are apart."""
-    checkpoints = Checkpoints(tmp_path_factory.mktemp("kept") / "kept.csv", 1, lowest_accuracy=lowest / 400)
+    checkpoints = Checkpoints(tmp_path_factory.mktemp("kept") / "kept.csv", 1, lowest_rate=lowest / 400)
     for step, count in enumerate(counts, start=1):
-        checkpoints.offer(step, nn.Linear(1, 1), float(np.float32(count / 400)))
-    kept = np.sort([row["validation_accuracy"] for row in checkpoints.rows if row["kept"]])
+        checkpoints.offer(step, nn.Linear(1, 1), rates(count / 400))
+    kept = np.sort([row[RATE] for row in checkpoints.rows if row["kept"]])
     for target in range(lowest, 401):
         nearest = min(abs(count - target) for count in counts) / 400
         assert np.abs(kept - target / 400).min() <= nearest + SPACING + 1e-6
@@ -98,6 +106,6 @@ def test_a_missing_or_foreign_checkpoint_is_named(tmp_path):
     checkpoints = Checkpoints(tmp_path / "kept.csv", per_epoch=1)
     with pytest.raises(WeightsError, match=r"step4\.safetensors can't be read, .*No such file"):
         load_checkpoint(tmp_path / "kept", 4, vgg())
-    checkpoints.offer(4, nn.Linear(2, 2), 0.5)
+    checkpoints.offer(4, nn.Linear(2, 2), rates(0.5))
     with pytest.raises(WeightsError, match=r"step4\.safetensors does not fit this network"):
         load_checkpoint(checkpoints.folder, 4, vgg())

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from pretrain_xai.drawing.statistics_plots import accuracy_figure, equality_figure, matching_figure
-from pretrain_xai.networks.matching import match_checkpoints
+from pretrain_xai.networks.matching import NOTED, match_checkpoints
 from pretrain_xai.settings.sections import Matching
 from pretrain_xai.skill import Skills
 from pretrain_xai.statistics import equal_accuracy
@@ -24,7 +24,10 @@ def networks_of(n_seeds: int = 3, n_depths: int = 5) -> pd.DataFrame:
     index = pd.MultiIndex.from_product([CORPORA, range(1, n_depths + 1), range(n_seeds)], names=NETWORK)
     table = index.to_frame(index=False)
     noise = np.random.default_rng(0).normal(0, 0.015, len(table))
-    return table.assign(accuracy=0.7 + 0.04 * table["finetune_depth"] + 0.03 * (table["pretraining"] == "mri") + noise)
+    accuracy = 0.7 + 0.04 * table["finetune_depth"] + 0.03 * (table["pretraining"] == "mri") + noise
+    return table.assign(
+        accuracy=accuracy, sensitivity=accuracy + 0.01, specificity=accuracy - 0.01, auroc=accuracy + 0.05
+    )
 
 
 def study(networks: pd.DataFrame, corpus_effect: float, slope: float) -> Skills:
@@ -40,8 +43,8 @@ def study(networks: pd.DataFrame, corpus_effect: float, slope: float) -> Skills:
 def matching_of(networks: pd.DataFrame, unmatched: tuple[int, ...] = (1,)) -> pd.DataFrame:
     """Return a matching at .9, of whose depths some are not matched."""
     matched = ~networks["finetune_depth"].isin(unmatched)
-    steps = networks[NETWORK].assign(step=10, target=0.9, validation_accuracy=0.9 + 0.005 * matched - 0.2 * ~matched)
-    return steps.assign(gap=steps["validation_accuracy"] - 0.9, matched=matched)
+    steps = networks[NETWORK].assign(step=10, target=0.9, validation_lower_rate=0.9 + 0.005 * matched - 0.2 * ~matched)
+    return steps.assign(gap=steps["validation_lower_rate"] - 0.9, matched=matched)
 
 
 def tables_of(
@@ -60,8 +63,8 @@ def unmatched_tables(networks: pd.DataFrame, corpus_effect: float = 0.02) -> Tab
     return equal_accuracy_tables({"best": study(networks, corpus_effect, 1.0)}, networks.assign(selection="best"))
 
 
-def row(tables: Tables, answer: str, way: str = "t") -> pd.Series:
-    (found,) = tables["equal_accuracy"].query("answer == @answer and way == @way").iloc
+def row(tables: Tables, answer: str, way: str = "t", corpus: str = "all") -> pd.Series:
+    (found,) = tables["equal_accuracy"].query("answer == @answer and way == @way and pretraining == @corpus").iloc
     return found
 
 
@@ -100,7 +103,7 @@ def test_ways_that_differ_are_said_to_differ():
 def test_failed_matching_is_said_and_not_used(unmatched, cells):
     tables = tables_of(corpus_effect=0.0, slope=2.0, unmatched=unmatched)
     text = texts_of(tables)
-    assert text.startswith(f"Matching by accuracy failed: only {cells} of 10 cells")
+    assert text.startswith(f"Matching failed: only {cells} of 10 cells")
     assert "on matched networks" not in text and "no answer by the matching" in text
     assert ("matched" in set(tables["equal_accuracy"]["answer"])) == (cells > 0)
 
@@ -159,6 +162,37 @@ def test_one_corpus_has_a_correlation_and_no_effect():
     assert [finding.table for finding in equality_findings(tables)] == ["claims", "accuracy_correlations"]
 
 
+def test_the_depth_is_compared_at_equal_accuracy_where_the_networks_of_the_corpus_are_matched():
+    """Skill rises by .02 per block, and by 2 x the accuracy, of which matching leaves nothing."""
+    networks = networks_of()
+    skills = {"best": study(networks, 0.0, 2.0), "matched": study(networks.assign(accuracy=0.9), 0.0, 2.0)}
+    classification = pd.concat([networks.assign(selection=name) for name in skills])
+    matching = matching_of(networks)
+    matching["matched"] |= matching["pretraining"] == "mri"  # depth 1, too
+    tables = equal_accuracy_tables(skills, classification, matching)
+    for corpus, ends, blocks in (("natural", "5 - 2", 3), ("mri", "5 - 1", 4)):
+        after, before = (row(tables, answer, corpus=corpus) for answer in ("matched", "same_depths"))
+        assert after["contrast"] == before["contrast"] == ends and after["n_networks"] == 3 * (blocks + 1)
+        assert after["estimate"] == pytest.approx(0.02 * blocks, abs=0.01) and after["low"] > 0
+        assert before["estimate"] == pytest.approx(0.02 * blocks + 2 * 0.04 * blocks, abs=0.06)
+    assert "fine-tuning 5 blocks instead of 1 lets maps show more of the lesions" in texts_of(tables)
+    whole = equal_accuracy_tables(skills, classification)  # matched by learning rates of their own: at all depths
+    assert row(whole, "matched", corpus="natural")["contrast"] == "5 - 1"
+    assert set(unmatched_tables(networks)["equal_accuracy"]["pretraining"]) == {"all"}
+
+
+def test_the_spread_on_test_images_is_that_of_the_matched_networks():
+    tables = tables_of(0.0, 2.0)
+    networks = tables["accuracy_and_skill"].query("selection == 'matched' and matched")
+    found = tables["test_spread"].set_index(["selection", "metric"])
+    assert (found.loc["matched", "n_networks"] == 24).all() and (found.loc["best", "n_networks"] == 30).all()
+    for metric in ("accuracy", "sensitivity", "specificity", "auroc"):
+        ends = found.loc[("matched", metric), ["lowest", "highest"]].tolist()
+        assert ends == [networks[metric].min(), networks[metric].max()]
+    assert f"AUROC of {ends[0]:.3f} to {ends[1]:.3f}." in texts_of(tables)
+    assert "matched networks have" not in texts_of(tables_of(0.0, 2.0, unmatched=(1, 2, 3, 4, 5)))
+
+
 def test_correlations_are_scipys_and_the_partial_one_is_that_of_residuals():
     table = unmatched_tables(networks_of(), corpus_effect=0.0)["accuracy_and_skill"]
     found = correlation_table(table).set_index("of")
@@ -210,13 +244,15 @@ def test_figures_draw_every_network_and_answer_and_mark_what_is_not_matched():
     np.testing.assert_allclose(drawn, points[["accuracy", "skill"]])
     assert [line.get_markerfacecolor() == "white" for line in lines] == (~points["matched"]).tolist()
     figure = equality_figure(tables["equal_accuracy"], "mri - natural")
-    assert sum(len(ax.get_yticklabels()) for ax in figure.axes) == len(tables["equal_accuracy"])
+    of_corpora = tables["equal_accuracy"]["contrast"] == "mri - natural"
+    assert sum(len(ax.get_yticklabels()) for ax in figure.axes) == of_corpora.sum()
 
 
 def test_the_figure_of_the_matching_has_every_training_and_the_chosen_checkpoints():
     index = pd.MultiIndex.from_product([CORPORA, (1, 2), [0], (1, 2, 3, 4)], names=[*NETWORK, "step"])
     checkpoints = index.to_frame(index=False).assign(kept=True)
-    checkpoints["validation_accuracy"] = 0.5 + 0.1 * checkpoints["step"] * (checkpoints["finetune_depth"] > 1)
+    rates = 0.5 + 0.1 * checkpoints["step"] * (checkpoints["finetune_depth"] > 1)
+    checkpoints = checkpoints.assign(**dict.fromkeys(NOTED, rates))
     figure = matching_figure(checkpoints, match_checkpoints(checkpoints, Matching()), CORPORA, 0.02)
     assert [ax.get_title() for ax in figure.axes] == ["1 block", "2 blocks"]
     first, second = ([line for line in ax.lines if line.get_marker() in "os"] for ax in figure.axes)

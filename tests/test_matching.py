@@ -5,7 +5,14 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pretrain_xai.networks.matching import cell_matched, comparable_depths, match_checkpoints, unmatched_runs
+from pretrain_xai.networks.matching import (
+    NOTED,
+    RATE,
+    cell_matched,
+    comparable_depths,
+    match_checkpoints,
+    unmatched_runs,
+)
 from pretrain_xai.settings.sections import Matching
 from pretrain_xai.study import Run
 
@@ -16,7 +23,8 @@ def trainings(accuracies: dict[tuple[str, int, int], list[float]]) -> pd.DataFra
     """Return kept checkpoints at the steps 10, 20, ... of networks named by corpus, depth and seed."""
     rows = [
         {"pretraining": corpus, "finetune_depth": depth, "seed": seed}
-        | {"step": 10 * number, "validation_accuracy": float(np.float32(accuracy)), "kept": True}
+        | {"step": 10 * number, "kept": True}
+        | dict.fromkeys(NOTED, float(np.float32(accuracy)))
         for (corpus, depth, seed), values in accuracies.items()
         for number, accuracy in enumerate(values, start=1)
     ]
@@ -36,7 +44,7 @@ STUDY = {
 
 def test_the_highest_accuracy_that_most_networks_reach_and_the_nearest_checkpoints():
     checkpoints = trainings(STUDY)
-    checkpoints.loc[checkpoints["validation_accuracy"] > 0.98, "kept"] = False  # can't be chosen
+    checkpoints.loc[checkpoints[RATE] > 0.98, "kept"] = False  # can't be chosen
     table = match_checkpoints(checkpoints, SETTINGS)
     assert table["target"].unique().tolist() == [0.93], "the weakest of the matched networks is at its best"
     found = table.set_index(["pretraining", "finetune_depth"])  # mri, then natural
@@ -57,7 +65,7 @@ def test_too_few_cells_are_a_failure():
 
 def test_where_no_network_is_good_enough_none_is_matched():
     table = match_checkpoints(trainings({network: [0.5, 0.6] for network in STUDY}), SETTINGS)
-    assert (table["target"] == SETTINGS.lowest_accuracy).all()
+    assert (table["target"] == SETTINGS.lowest_rate).all()
     assert (table["step"] == 20).all(), "the nearest stand for them"
     assert not table["matched"].any()
 
@@ -69,6 +77,17 @@ def test_a_cell_is_matched_with_all_its_seeds_only():
     assert set(cells.index[cells]) == {("natural", 2), ("mri", 2), ("mri", 3)}
     assert comparable_depths(table, ["natural", "mri"]) == [2]
     assert comparable_depths(table, ["mri"]) == [2, 3]
+
+
+def test_a_shifted_threshold_does_not_match_whatever_accuracy_and_auroc_say():
+    """Steps 10 and 20 of the last network: one class too often at an AUROC of 1, and both as often right."""
+    table = trainings({("mri", 1, 0): [0.9], ("mri", 2, 0): [0.9], ("mri", 3, 0): [0.74, 0.9]})
+    table.loc[[2, 3], "validation_accuracy"] = 0.9, 0.93
+    table.loc[[2, 3], "validation_auroc"] = 1.0, 0.97
+    found = match_checkpoints(table, SETTINGS)
+    assert found["step"].tolist() == [10, 10, 20] and found["matched"].all()
+    assert found["validation_accuracy"].tolist() == [0.9, 0.9, 0.93]
+    assert not match_checkpoints(table.drop(3), SETTINGS)["matched"].iloc[-1]
 
 
 def test_of_two_equally_near_the_first_is_taken():
@@ -93,8 +112,8 @@ ACCURACIES = st.lists(st.integers(100, 200), min_size=1, max_size=6)
 def test_the_common_accuracy_is_that_of_a_literal_search(counts, tolerance):
     networks = [[count / 200 for count in values] for values in counts]
     table = trainings({("mri", 1, seed): values for seed, values in enumerate(networks)})
-    table["validation_accuracy"] = table["validation_accuracy"].round(6)
-    settings = Matching(tolerance=tolerance, lowest_accuracy=0.8)
+    table[RATE] = table[RATE].round(6)
+    settings = Matching(tolerance=tolerance, lowest_rate=0.8)
     matched = match_checkpoints(table, settings)
     target = matched["target"].iloc[0]
     assert target == pytest.approx(literal(networks, tolerance, 0.8))

@@ -1,6 +1,7 @@
 """A network of your own: built, frozen by its blocks, trained, explained by the methods that can, and run by the batch."""
 
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +138,15 @@ def test_what_can_not_be_built_trained_or_explained_is_one_line_before_anything_
     with pytest.raises(UserError) as error:
         check_network(study_with(**changes))
     assert "\n" not in str(error.value) and all(word in str(error.value) for word in words)
+
+
+@pytest.mark.parametrize(("module", "fits"), [("resnet", True), ("log_softmax", False)])
+def test_differences_of_logits_need_logits_of_the_last_linear_layer(module, fits):
+    study = study_with("saliency", module=f"small_nets:{module}")
+    check_network(study)
+    wanted = study.attribution.model_copy(update={"explained": "difference"})
+    with nullcontext() if fits else pytest.raises(UserError, match="explained: difference needs two or more logits"):
+        check_network(study.model_copy(update={"attribution": wanted}))
 
 
 def test_every_vgg_passes_with_the_methods_of_the_demo():

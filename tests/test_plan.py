@@ -102,7 +102,7 @@ def test_costs_are_those_of_a_literal_count(root, jobs):
     natural = 2.0 + 16 * (100 + 25) * (0.1 + 8 * 0.005)
     mri = 2.0 + (120 + 30) * 8 * (0.1 + 8 * 0.005)
     assert costs.seconds["pretrain"] == pytest.approx(natural + mri)
-    assert costs.seconds["sanity_checks"] == pytest.approx(2.0 + 0.5 * 16 * 12)
+    assert costs.seconds["sanity_checks"] == pytest.approx(2.0 + 0.5 * 16 * (12 + 4))
     assert costs.seconds["report"] == 2.0
 
 

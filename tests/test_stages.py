@@ -102,6 +102,7 @@ def changed_by(study: Study, other: Study) -> set[str]:
         ("finetuning.matching.tolerance", 0.01, MATCHING),
         ("finetuning.matching.checkpoints_per_epoch", 9, {"05_finetune", *MATCHING}),
         ("attribution.seed", 7, EXPLAINING),
+        ("attribution.explained", "difference", EXPLAINING),
         ("protocols.max_images", 2, {"18_compare_protocols"}),
     ],
 )

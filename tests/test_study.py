@@ -50,7 +50,7 @@ def test_matching_adds_a_selection_with_the_models_of_best_and_trains_none(root)
     matched = list(study.checkpoint_runs())
     assert [dataclasses.replace(run, selection="best") for run in matched] == list(study.runs())[: len(matched)]
     assert study.learning_rate(matched[0]) == 0.001
-    assert study.kept_checkpoints == {"per_epoch": 2, "lowest_accuracy": 0.5}
+    assert study.kept_checkpoints == {"per_epoch": 2, "lowest_rate": 0.0}
     assert study.image_limits["matched"] == {"max_images": 3, "misclassified": False}
     assert study.image_limits["best"] == {"max_images": 4, "misclassified": True}
     alone = load_study(edited(root, "finetuning.matching", None))

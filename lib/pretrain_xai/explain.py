@@ -22,7 +22,7 @@ from pretrain_xai.localization import chance, relevance_rank_accuracy
 from pretrain_xai.localization.comparison_maps import COMPARISON_MAPS, comparison_maps, reduce_channels
 from pretrain_xai.localization.masked_maps import MaskedMaps
 from pretrain_xai.methods.passes import guarded_blocks, micro_batch_rows
-from pretrain_xai.networks.models import as_batch, evaluation_mode
+from pretrain_xai.networks.models import as_batch, difference_network, evaluation_mode
 from pretrain_xai.networks.training import predict
 from pretrain_xai.protocol import NEW_MAPS, RESCORED, Protocol, switched_protocols
 from pretrain_xai.self_checks import check_completeness
@@ -77,8 +77,8 @@ class Explained(NamedTuple):
     predicted : int array of shape (n,)
     maps : dict of float arrays of shape (n, 3, height, width)
     deltas : DataFrame of n rows
-        The `difference` of the true label's logit to that of the black image, and a column for each method that should be
-        complete: by how much the sum of the map misses it.
+        The `difference` of what is explained, the true label's logit, to that of the black image, and a column for each
+        method that should be complete: by how much the sum of the map misses it.
     """
 
     predicted: Integers
@@ -119,8 +119,11 @@ class Explainer:
         }
         maps, missed = defaultdict(list), []
         targets = torch.from_numpy(self.split.labels[chunk]).to(images.device)
-        with evaluation_mode(self.network, dropout_active=protocol.dropout_active):
-            for _, block in guarded_blocks(self.network, images, targets, **passes):
+        explained = self.network
+        if self.settings.explained == "difference":
+            explained = difference_network(explained, images[:1])
+        with evaluation_mode(explained, dropout_active=protocol.dropout_active):
+            for _, block in guarded_blocks(explained, images, targets, **passes):
                 deltas = {"difference": block.difference.cpu().numpy()}
                 for name in methods:
                     method = "deep_lift_captum" if name == "deep_lift" and protocol.captum_deep_lift else name

@@ -177,7 +177,7 @@ class Plan:
             "finetune": lambda: self._finetuning(int(wildcards["finetune_depth"])) + predicted * prediction,
             "match_accuracy": lambda: len(list(self.study.checkpoint_runs())) * predicted * prediction,
             "explanation_metrics": lambda: explained() * image,
-            "sanity_checks": lambda: SANITY_IMAGES * (layers + 1) * image,
+            "sanity_checks": lambda: SANITY_IMAGES * (layers + 1 + 2 * len(self.study.pretraining.corpora)) * image,
         }
         return self.measured["notebook"]["start"] + work.get(job.rule, lambda: 0.0)()
 

@@ -15,14 +15,14 @@ from pretrain_xai.errors import UserError
 from pretrain_xai.names import label, pairs, use_target
 from pretrain_xai.provenance import git_describe, package_versions, write_sums, write_text
 from pretrain_xai.sentences import render, sentence
-from pretrain_xai.statistics.findings import Finding, equality_findings, findings, sanity_findings
-from pretrain_xai.statistics.table_names import EQUAL_ACCURACY, MANUSCRIPT, SENSITIVITY, STATISTICS
+from pretrain_xai.statistics.findings import Finding, equality_findings, explained_finding, findings, sanity_findings
+from pretrain_xai.statistics.table_names import EQUAL_ACCURACY, MANUSCRIPT, SANITY, SENSITIVITY, STATISTICS
 from pretrain_xai.study import CLASSES, NETWORK, UNTRAINED, Study, load_study
 from pretrain_xai.tables import read_classification, read_scores, read_table
 
 #: the notebooks that make the tables of findings
 _NOTEBOOKS = dict.fromkeys(STATISTICS, "13_statistics") | dict.fromkeys(EQUAL_ACCURACY, "14_equal_accuracy")
-_NOTEBOOKS |= dict.fromkeys(SENSITIVITY, "15_sensitivity")
+_NOTEBOOKS |= dict.fromkeys(SENSITIVITY, "15_sensitivity") | dict.fromkeys(SANITY, "16_sanity_checks")
 _NOTEBOOKS |= dict.fromkeys(("classification", "lesion_dependence"), "06_classification_metrics")
 _NOTEBOOKS["sanity_checks"] = "16_sanity_checks"
 
@@ -55,12 +55,13 @@ def write_report(name: str) -> Path:
 
 def _answers(study: Study, classification: pd.DataFrame) -> list[tuple[Finding, Path, Path]]:
     """Return sentences, each with the file of the table that has its numbers and the executed notebook that made it."""
-    numbers = {name: study.paths.statistics / f"{name}.csv" for name in (*STATISTICS, *EQUAL_ACCURACY, *SENSITIVITY)}
+    names = (*STATISTICS, *EQUAL_ACCURACY, *SENSITIVITY, *SANITY)
+    numbers = {name: study.paths.statistics / f"{name}.csv" for name in names}
     tables = {name: read_table(path) for name, path in numbers.items()}
     numbers |= {
         name: study.paths.figures / f"{name}.csv" for name in ("classification", "lesion_dependence", "sanity_checks")
     }
-    found = [*findings(tables), *equality_findings(tables)]
+    found = [*findings(tables), *equality_findings(tables), explained_finding(tables["explained"])]
     for corpus in study.pretraining.corpora:
         accuracy = classification[classification["pretraining"] == corpus].groupby("finetune_depth")["accuracy"]
         spread = accuracy.agg(["min", "max"]).map("{:.2f}".format).agg(lambda ends: " - ".join(ends.unique()), axis=1)

@@ -129,6 +129,30 @@ def compare_with_random(
     return pd.concat(tables, ignore_index=True).astype({"n_random": "Int64"})
 
 
+@within_memory
+def logit_or_difference(explainer: Explainer, image_indices: Integers, methods: Sequence[str]) -> pd.DataFrame:
+    """Compare what maps score that explain the true class's logit, or its logit less the mean of the others'.
+
+    Returns
+    -------
+    DataFrame with `method` (those given, and ALL_METHODS: their mean), `n_images`, the mean Relevance Rank Accuracies
+    `logit` and `difference`, and `change`, difference - logit.
+    """
+    lesions, scores = explainer.split.masks[image_indices], {}
+    for explained in ("logit", "difference"):
+        settings = explainer.settings.model_copy(update={"explained": explained})
+        maps = replace(explainer, settings=settings).example_maps(image_indices, methods)
+        of_method = {n: relevance_rank_accuracy(m, lesions, explainer.protocol.ties).mean() for n, m in maps.items()}
+        scores[explained] = of_method | {ALL_METHODS: np.mean(list(of_method.values()))}
+    table = pd.DataFrame(scores).rename_axis("method").reset_index()
+    return table.assign(change=table["difference"] - table["logit"], n_images=len(image_indices))
+
+
+def common_share(logits: Floats) -> float:
+    """Return SD(z0 + z1) / SD(z1 - z0) of the logits of two classes, shape (n_images, 2); 0: they are opposite."""
+    return float(logits.sum(axis=1).std() / np.diff(logits, axis=1).std())
+
+
 def mean_similarity(table: pd.DataFrame) -> pd.DataFrame:
     """Return mean and standard deviation over the images, and their number, per measure, method and layer."""
     groups = table.groupby(["measure", "method", "layer", "n_random"], sort=False, dropna=False)["value"]

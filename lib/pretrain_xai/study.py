@@ -155,9 +155,9 @@ class Study(Settings):
 
     @property
     def kept_checkpoints(self) -> dict[str, Any] | None:
-        """How often fine-tuning validates per epoch and from which accuracy it keeps checkpoints; none: it keeps none."""
+        """How often fine-tuning validates per epoch and from which rate on it keeps checkpoints; none: it keeps none."""
         kept = self.finetuning.matching
-        return {"per_epoch": kept.checkpoints_per_epoch, "lowest_accuracy": kept.lowest_accuracy} if kept else None
+        return {"per_epoch": kept.checkpoints_per_epoch, "lowest_rate": kept.lowest_rate} if kept else None
 
     @property
     def image_limits(self) -> dict[Selection, dict[str, Any]]:
@@ -192,6 +192,11 @@ class Study(Settings):
         """Yield the untrained networks of each selection, beside which the fine-tuned models are scored."""
         for selection in self.selections:
             yield from (Run(selection, UNTRAINED, 0, seed) for seed in range(self.attribution.untrained_networks))
+
+    def first_runs(self, selection: Selection, depth: int) -> list[Run]:
+        """Return the first network of each corpus that is fine-tuned so deep."""
+        runs = [run for run in self.runs() if (run.selection, run.finetune_depth) == (selection, depth)]
+        return [next(run for run in runs if run.pretraining == corpus) for corpus in self.pretraining.corpora]
 
     def n_seeds(self, selection: Selection) -> int:
         """Return the fewest networks of one corpus and depth."""

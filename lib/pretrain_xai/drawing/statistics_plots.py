@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from pretrain_xai.drawing import figures
 from pretrain_xai.drawing.figures import CHANCE_LINE, ONE_COLUMN, TWO_COLUMNS, Style, marker, panels
 from pretrain_xai.names import blocks, colour, label
+from pretrain_xai.networks.matching import RATE
 from pretrain_xai.skill import skill
 from pretrain_xai.statistics.findings import WAY_NAMES
 from pretrain_xai.statistics.power import POWER
@@ -156,13 +157,13 @@ def power_figure(table: pd.DataFrame, n_seeds: int, n_images: int) -> Figure:
 def matching_figure(
     checkpoints: pd.DataFrame, matched: pd.DataFrame, corpora: Sequence[str], tolerance: float
 ) -> Figure:
-    """Draw the validation accuracy along the trainings by depth, with the chosen checkpoints; hollow: not matched.
+    """Draw the rate along the trainings by depth, with the chosen checkpoints; hollow: not matched.
 
-    The band is the tolerance around the common accuracy.
+    The rate is the lower of sensitivity and specificity; the band is the tolerance around the common one.
 
     Parameters
     ----------
-    checkpoints : DataFrame with `pretraining`, `finetune_depth`, `seed`, `step`, `validation_accuracy`
+    checkpoints : DataFrame with `pretraining`, `finetune_depth`, `seed`, `step`, `validation_lower_rate`
     matched : DataFrame
         From `matching.match_checkpoints`.
     """
@@ -172,15 +173,15 @@ def matching_figure(
         of_depth = checkpoints[checkpoints["finetune_depth"] == depth]
         for (corpus, _), line in of_depth.groupby(["pretraining", "seed"]):
             dashes = (0, (3, 1.5)) if list(corpora).index(corpus) % 2 else "-"
-            ax.plot(line["step"], line["validation_accuracy"], color=colour(corpus), linewidth=0.8, linestyle=dashes)
+            ax.plot(line["step"], line[RATE], color=colour(corpus), linewidth=0.8, linestyle=dashes)
         chosen = matched[matched["finetune_depth"] == depth]
-        _plot_networks(ax, chosen, corpora, "step", "validation_accuracy", size=_size(2))
+        _plot_networks(ax, chosen, corpora, "step", RATE, size=_size(2))
         ax.axhline(target, **CHANCE_LINE)
         ax.axhspan(target - tolerance, target + tolerance, color="0.88", zorder=0)
         ax.set_title(blocks(depth))
-    axes[0, 0].set_ylabel("validation accuracy")
+    axes[0, 0].set_ylabel("lower of both rates")
     figure.supxlabel("training step")
-    lines = {f"common accuracy ± {tolerance:g}": CHANCE_LINE}
+    lines = {f"common rate ± {tolerance:g}": CHANCE_LINE}
     figures.legend(figure, corpora, lines | ({} if matched["matched"].all() else _NOT_MATCHED))
     return figure
 

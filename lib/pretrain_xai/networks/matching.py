@@ -1,7 +1,11 @@
-"""Models of equal accuracy: for every network the checkpoint nearest to a common validation accuracy.
+"""Models of equal accuracy: for every network the checkpoint nearest to a common rate on validation images.
 
-The common accuracy is the one that most networks can be matched at, and of those the highest, so that the weakest of
-them is at its best. It is chosen on validation images alone; what comes out on the test images is reported.
+The rate is the lower of sensitivity and specificity. Networks that fine-tuning has not finished with often call one class too
+often. Such ones have the accuracy of others that know less, and an AUROC near 1: matched by either, they get most images of
+a class wrong, and of that class few are left that all networks get right. By the lower rate they do not count as matched.
+
+The common rate is the one that most networks can be matched at, and of those the highest, so that the weakest of them is at
+its best. It is chosen on validation images alone; what comes out on the test images is reported.
 """
 
 from collections.abc import Collection
@@ -13,28 +17,32 @@ from pretrain_xai.settings.sections import Matching
 from pretrain_xai.study import CELL, MATCHED, NETWORK, Run, Study
 from pretrain_xai.tables import read_table
 
+#: by what networks are matched: the lower of sensitivity and specificity on validation images
+RATE = "validation_lower_rate"
+#: what is noted of every validated step
+NOTED = ["validation_accuracy", "validation_sensitivity", "validation_specificity", "validation_auroc", RATE]
 #: of the cells (corpus x depth), so many must be matched for the comparison to count
 NEEDED_SHARE = 0.6
 
 
-def common_accuracy(checkpoints: pd.DataFrame, settings: Matching) -> float:
-    """Return the validation accuracy that most networks reach and have a checkpoint within the tolerance of.
+def common_rate(checkpoints: pd.DataFrame, settings: Matching) -> float:
+    """Return the rate that most networks reach and have a checkpoint within the tolerance of.
 
-    Of accuracies that equally many match, the highest. Accuracies below `settings.lowest_accuracy` are not looked at; it is
-    returned where no network reaches it.
+    Of rates that equally many match, the highest. Those below `settings.lowest_rate` are not looked at; it is returned where
+    no network reaches it.
 
     Parameters
     ----------
-    checkpoints : DataFrame with `pretraining`, `finetune_depth`, `seed`, `validation_accuracy`
+    checkpoints : DataFrame with `pretraining`, `finetune_depth`, `seed`, `validation_lower_rate`
     """
-    per_network = [rows.to_numpy() for _, rows in checkpoints.groupby(NETWORK)["validation_accuracy"]]
+    per_network = [rows.to_numpy() for _, rows in checkpoints.groupby(NETWORK)[RATE]]
 
     def n_matched(target: float) -> int:
         gaps = [np.abs(values - target).min().round(6) for values in per_network if values.max() >= target]
         return sum(gap <= settings.tolerance for gap in gaps)
 
-    candidates = [value for value in checkpoints["validation_accuracy"].unique() if value >= settings.lowest_accuracy]
-    return float(max(candidates, key=lambda target: (n_matched(target), target), default=settings.lowest_accuracy))
+    candidates = [value for value in checkpoints[RATE].unique() if value >= settings.lowest_rate]
+    return float(max(candidates, key=lambda target: (n_matched(target), target), default=settings.lowest_rate))
 
 
 def read_checkpoints(study: Study) -> pd.DataFrame:
@@ -50,25 +58,25 @@ def read_matching(study: Study) -> pd.DataFrame | None:
 
 
 def match_checkpoints(checkpoints: pd.DataFrame, settings: Matching) -> pd.DataFrame:
-    """Choose the checkpoint of every network that is nearest to the common accuracy, of equally near ones the first.
+    """Choose the checkpoint of every network that is nearest to the common rate, of equally near ones the first.
 
     Parameters
     ----------
-    checkpoints : DataFrame with `pretraining`, `finetune_depth`, `seed`, `step`, `validation_accuracy`, `kept`
+    checkpoints : DataFrame with `pretraining`, `finetune_depth`, `seed`, `step`, what is NOTED, `kept`
 
     Returns
     -------
-    DataFrame with one row per network: `pretraining`, `finetune_depth`, `seed`, `step`, `target` (the common accuracy),
-    `validation_accuracy`, `gap` (of it from the target, signed) and `matched` (within the tolerance).
+    DataFrame with one row per network: `pretraining`, `finetune_depth`, `seed`, `step`, `target` (the common rate), what is
+    NOTED, `gap` (of its rate from the target, signed) and `matched` (within the tolerance).
     """
     kept = checkpoints[checkpoints["kept"]].drop(columns="kept")
-    kept = kept.assign(validation_accuracy=kept["validation_accuracy"].round(6))  # means of float32
-    kept["target"] = common_accuracy(kept, settings)
-    kept["gap"] = (kept["validation_accuracy"] - kept["target"]).round(6)
+    kept = kept.assign(**kept[NOTED].round(6))
+    kept["target"] = common_rate(kept, settings)
+    kept["gap"] = (kept[RATE] - kept["target"]).round(6)
     order = kept.assign(far=kept["gap"].abs()).sort_values(["far", "step"])
     nearest = order.groupby(NETWORK, sort=False).head(1).sort_values(NETWORK)
     nearest["matched"] = nearest["far"] <= settings.tolerance
-    return nearest[[*NETWORK, "step", "target", "validation_accuracy", "gap", "matched"]].reset_index(drop=True)
+    return nearest[[*NETWORK, "step", "target", *NOTED, "gap", "matched"]].reset_index(drop=True)
 
 
 def unmatched_runs(matching: pd.DataFrame) -> list[Run]:

@@ -6,6 +6,7 @@ A study file names a network of your own as, for instance,
 A network is placed once on the processor or a graphics card; the batches that it gets follow it.
 """
 
+import copy
 import itertools
 import pkgutil
 from collections import OrderedDict
@@ -106,6 +107,45 @@ def head_name(network: nn.Module) -> str:
     name = str(network.classifier_name)
     layers = network.get_submodule(name).named_modules(prefix=name)
     return [name for name, layer in layers if isinstance(layer, nn.Linear)][-1]
+
+
+def difference_network(network: nn.Module, images: Tensor) -> nn.Module:
+    """Return a copy of the network that gives each class's logit less the mean of the other classes' logits.
+
+    The last linear layer takes the difference in, so that the copy is a network like any other, and every method that
+    explains its logit of a class explains the difference, by its own rules and exactly.
+
+    Parameters
+    ----------
+    images : float tensor of shape (n_images, 3, height, width), range [0, 1]
+        On which the copy is checked.
+
+    Raises
+    ------
+    UserError
+        The network's logits do not come out of its last linear layer as they are, or there are fewer than two.
+    """
+    why = (
+        "attribution.explained: difference needs two or more logits, and an nn.Linear of the classifier that gives them"
+    )
+    copied = copy.deepcopy(network)
+    try:
+        head = copied.get_submodule(head_name(copied))
+    except (AttributeError, IndexError):
+        raise UserError(why) from None
+    for parameter in head.parameters():
+        parameter.data = _less_others(parameter.data, dim=0)
+    with evaluation_mode(network), evaluation_mode(copied), torch.no_grad():
+        wanted, found = _less_others(network(images), dim=1), copied(images)
+    if (found - wanted).abs().max() <= 1e-3 * wanted.abs().max():  # no: of one logit all are NaN
+        return copied
+    raise UserError(why)
+
+
+def _less_others(values: Tensor, dim: int) -> Tensor:
+    """Return each value less the mean of the others along a dimension, rounded once."""
+    n, exact = values.shape[dim], values.double()
+    return ((n * exact - exact.sum(dim, keepdim=True)) / (n - 1)).to(values.dtype)
 
 
 def blocks(network: nn.Module) -> list[list[nn.Module]]:

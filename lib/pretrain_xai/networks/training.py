@@ -27,10 +27,12 @@ from tqdm.auto import tqdm
 
 from pretrain_xai import paths
 from pretrain_xai.arrays import keep_freed_memory
+from pretrain_xai.classification import classification_metrics
 from pretrain_xai.dataset import LabelledImages
 from pretrain_xai.errors import SelfCheckError, UserError
 from pretrain_xai.networks import models
 from pretrain_xai.networks.checkpoints import Checkpoints
+from pretrain_xai.networks.matching import RATE
 from pretrain_xai.provenance import atomic_path
 from pretrain_xai.settings.sections import Training
 
@@ -183,7 +185,7 @@ def train(
     dropout_active : bool
         Validate with dropout alive, as the released code does.
     checkpoints : Checkpoints, optional
-        Gets the network with its validation accuracy several times per epoch. Changes nothing in the training.
+        Gets the network with its validation several times per epoch. Changes nothing in the training.
     cache_gib : float, optional
         Run frozen layers once per image, in batches of their own, and keep what they give; see `behind_frozen_prefix`. How
         much may be kept changes no bit; without it float32 rounds differently. None: the whole network, batch by batch.
@@ -194,7 +196,7 @@ def train(
     Returns
     -------
     DataFrame with one row per epoch: `epoch`, `learning_rate`, `train_loss`, `train_accuracy`, `validation_loss`,
-    `validation_accuracy`, `checkpoint`.
+    `validation_accuracy`, `checkpoint`; with `checkpoints` also what these note.
 
     Raises
     ------
@@ -208,7 +210,7 @@ def train(
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed)
         if state is not None:
-            kept = checkpoints and (checkpoints.per_epoch, checkpoints.lowest_accuracy)
+            kept = checkpoints and (checkpoints.per_epoch, checkpoints.lowest_rate)
             key = training_key(
                 network, data, (settings, learning_rate, seed, dropout_active, cache_gib is not None, kept)
             )
@@ -224,9 +226,9 @@ def train(
             for batch, result in enumerate(_steps(trained, data[0], course), start=1):
                 results.append(result)
                 if batch == n_batches or (checkpoints is not None and checkpoints.is_due(batch, n_batches)):
-                    validated = _validate(trained, data[1], dropout_active, seed + epoch)
+                    validated = _validate(trained, data[1], dropout_active, seed + epoch, checkpoints is not None)
                     if checkpoints is not None:
-                        checkpoints.offer(epoch * n_batches + batch, network, validated["validation_accuracy"])
+                        checkpoints.offer(epoch * n_batches + batch, network, validated)
             losses, accuracies = zip(*results, strict=True)
             row |= {"train_loss": float(np.mean(losses)), "train_accuracy": float(np.mean(accuracies))} | validated
             if not math.isfinite(row["train_loss"]):
@@ -271,13 +273,23 @@ def _steps(network: nn.Module, data: LabelledImages, course: Course) -> Iterator
         yield loss.item(), (logits.argmax(1) == labels).float().mean().item()
 
 
-def _validate(network: nn.Module, data: LabelledImages, dropout_active: bool, seed: int) -> dict[str, float]:
+def _validate(
+    network: nn.Module, data: LabelledImages, dropout_active: bool, seed: int, of_two_classes: bool
+) -> dict[str, float]:
     logits = torch.from_numpy(predict(network, data.images, dropout_active=dropout_active, seed=seed))
     labels = torch.from_numpy(data.labels.astype(np.int64))
-    return {
+    validated = {
         "validation_loss": functional.cross_entropy(logits, labels).item(),
         "validation_accuracy": (logits.argmax(1) == labels).float().mean().item(),
     }
+    if of_two_classes:
+        # of a training that diverges, which ends with its epoch, nothing is noted that is no number
+        scores = np.nan_to_num(logits.double().numpy(), posinf=0.0, neginf=0.0)
+        table = pd.DataFrame(scores, columns=["logit_0", "logit_1"])
+        found = classification_metrics(table.assign(label=data.labels, predicted=scores.argmax(axis=1)))
+        validated |= {f"validation_{name}": found[name] for name in ("sensitivity", "specificity", "auroc")}
+        validated[RATE] = min(found["sensitivity"], found["specificity"])
+    return validated
 
 
 def is_checkpoint(row: dict[str, float], history: list[dict[str, float]], acc_dif: float | None) -> bool:

@@ -17,7 +17,7 @@ from pretrain_xai.attribution import METHODS, check_options
 from pretrain_xai.errors import UserError
 from pretrain_xai.localization import SCORES, find_score, no_chance
 from pretrain_xai.methods.guard import check_modules
-from pretrain_xai.networks.models import N_CLASSES, blocks, build_network, find_device
+from pretrain_xai.networks.models import N_CLASSES, blocks, build_network, difference_network, find_device
 from pretrain_xai.networks.weight_files import cached_file, torchvision_weights
 from pretrain_xai.slices.files import source_state
 from pretrain_xai.study import Study, StudyError
@@ -71,6 +71,9 @@ def check_network(study: Study) -> None:
         raise StudyError(f"finetuning.depths: {deepest} is too deep, {settings.name} has {count} blocks")
     if settings.module is not None:
         _check_pass(network, settings.name, study.dataset.image_size)
+        if study.attribution.explained == "difference":
+            shape = 2, 3, study.dataset.image_size, study.dataset.image_size
+            difference_network(network, torch.rand(shape, generator=torch.Generator().manual_seed(0)))
     unknown = {name: rules(network) for name, method in METHODS.items() if (rules := method.rules)}
     for method in study.attribution.methods:
         if unknown.get(method):

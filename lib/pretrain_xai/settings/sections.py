@@ -174,12 +174,15 @@ class Cell(Settings):
 
 
 class Matching(Settings):
-    """The selection `matched`, out of checkpoints of the models of `best`: nothing is trained anew (see `matching`)."""
+    """The selection `matched`, out of checkpoints of the models of `best`: nothing is trained anew (see `matching`).
 
-    #: largest difference of a model's validation accuracy from the common one
+    Rates are the lower of sensitivity and specificity on validation images.
+    """
+
+    #: largest difference of a model's rate from the common one
     tolerance: float = Field(0.02, gt=0, le=0.02)
-    #: the common accuracy is at least this; at the chance level every training has a checkpoint
-    lowest_accuracy: float = Field(0.75, ge=0.5, lt=1)
+    #: the common rate is at least this; a network that calls all images one class has 0
+    lowest_rate: float = Field(0.75, ge=0, lt=1)
     #: how often networks are validated per epoch; steep learning takes few steps
     checkpoints_per_epoch: int = Field(4, gt=0)
     #: as `attribution.max_images`, for the matched models; none: as many
@@ -228,6 +231,8 @@ class Attribution(Settings):
     options: dict[str, dict[str, Any]] = {}
     #: names in `localization.SCORES`, or quantus:<metric>, written beside the counts of hits and k
     scores: Annotated[list[str], Unique] = ["relevance_rank_accuracy", "true_negative_rate"]
+    #: of the true class: its logit, as published, or its logit less the mean of the other classes' (see `difference_network`)
+    explained: Literal["logit", "difference"] = "logit"
     #: at most so many images right for all models, and so many of those that a model gets wrong; none: all
     max_images: int | None = Field(None, gt=0)
     #: images that pass through the network at once, a power of two; none: by their size (`passes.micro_batch_rows`)

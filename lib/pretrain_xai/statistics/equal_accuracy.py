@@ -1,6 +1,7 @@
 """Does the corpus still matter when accuracy is held equal? Two ways, which need not agree.
 
-*matched*: networks that are checkpoints of about equal accuracy (see `matching`), at depths where all of them are matched.
+*matched*: networks that are checkpoints of about equal rates (see `matching`), at depths where all of them are matched. They
+also tell what deeper fine-tuning does at equal accuracy, for one corpus and the depths where its networks are matched.
 *adjusted*: the whole trainings' networks, with their test accuracy as a covariate: the corpus effect of an analysis of
 covariance, skill ~ depth + corpus + accuracy, on network means. Its estimate is a weighted sum of the networks' skills, so
 it has its intervals in the ways of `effects`: with several seeds one analysis per seed and the seeds as units, with one seed
@@ -9,7 +10,7 @@ model, by which accuracy acts linearly and in both corpora alike; matching assum
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -27,19 +28,23 @@ from pretrain_xai.study import MATCHED, NETWORK
 #: `answer` says which networks an effect is of: `unadjusted` all; `same_depths` those at the depths that are compared at
 #: equal accuracy; `matched` the matched ones; `adjusted` all, with accuracy as a covariate. Beside its interval:
 FACTS = ["answer", "depths", "n_networks", "lowest_accuracy", "highest_accuracy", "accuracy_difference"]
+#: on test images, of which the spread over matched networks is told
+SPREAD = ["accuracy", "sensitivity", "specificity", "auroc"]
+#: which networks an effect is of, their skills and facts, and the effect
+Answer = tuple[str, Skills, pd.DataFrame, Contrast]
 COLUMNS = [*FACTS, *(name for name in EFFECT_COLUMNS if name not in ("family", "p_holm", "clear"))]
 
 
 def equal_accuracy_tables(
     selections: Mapping[str, Skills], classification: pd.DataFrame, matching: pd.DataFrame | None = None, seed: int = 0
 ) -> dict[str, pd.DataFrame]:
-    """Compute the corpus effects with and without equal accuracy, and how accuracy and skill go together.
+    """Compute the effects of corpus and depth with and without equal accuracy, and how accuracy and skill go together.
 
     Parameters
     ----------
     selections : dict of Skills
         Of the main selection, first, and of `matched` where there is one.
-    classification : DataFrame with `selection`, `pretraining`, `finetune_depth`, `seed`, `accuracy` (on test images)
+    classification : DataFrame with `selection`, `pretraining`, `finetune_depth`, `seed`, and SPREAD (on test images)
     matching : DataFrame, optional
         From `matching.match_checkpoints`; without it networks of a selection `matched`, trained by themselves, count as
         matched.
@@ -65,19 +70,36 @@ def equal_accuracy_tables(
         equal[MATCHED] = only_networks(equal[MATCHED], equal[MATCHED].networks["finetune_depth"].isin(depths))
     effects = pd.DataFrame(rows, columns=COLUMNS).assign(**facts)
     effects.loc[effects["unit"] == "image", "p"] = np.nan
-    tables = [effects, *others, claim_table(equal, seed)]
+    tables = [
+        effects,
+        *others,
+        claim_table(equal, seed),
+        pd.concat(map(spread_table, networks.values()), ignore_index=True),
+    ]
     return dict(zip(EQUAL_ACCURACY, tables, strict=True))
 
 
 def network_table(
     selection: str, skills: Skills, classification: pd.DataFrame, matching: pd.DataFrame | None = None
 ) -> pd.DataFrame:
-    """Return test accuracy and mean skill of every network, in the order of `skills.networks`; and whether it is matched."""
-    known = classification.loc[classification["selection"] == selection, [*NETWORK, "accuracy"]].assign(matched=True)
+    """Return SPREAD and mean skill of every network, in the order of `skills.networks`; and whether it is matched."""
+    known = classification.loc[classification["selection"] == selection, [*NETWORK, *SPREAD]].assign(matched=True)
     if matching is not None and selection == MATCHED:
         known = known.drop(columns="matched").merge(matching[[*NETWORK, "matched"]], on=NETWORK)
     table = skills.networks.assign(selection=selection, skill=(skills.values * skills.image_weights()).mean((1, 2)))
     return table.merge(known, on=NETWORK, how="left", validate="one_to_one")
+
+
+def spread_table(networks: pd.DataFrame) -> pd.DataFrame:
+    """Return how equal the networks of a selection are on test images, of matched ones those that are matched.
+
+    Returns
+    -------
+    DataFrame with `selection`, `n_networks` and, for each `metric` of SPREAD, its `lowest` and `highest`
+    """
+    kept = networks.loc[networks["matched"], SPREAD]
+    table = kept.agg(["min", "max"]).T.set_axis(["lowest", "highest"], axis=1).rename_axis("metric").reset_index()
+    return table.assign(selection=networks["selection"].iloc[0], n_networks=len(kept))
 
 
 def adjusted_weights(networks: pd.DataFrame, first: str, second: str) -> Floats | None:
@@ -150,8 +172,8 @@ def correlation_table(networks: pd.DataFrame) -> pd.DataFrame:
 
 def _answers(
     selections: Mapping[str, Skills], networks: Mapping[str, pd.DataFrame], matching: pd.DataFrame | None
-) -> Iterator[tuple[str, Skills, pd.DataFrame, Contrast]]:
-    """Yield each effect of the corpus, with the networks that it is of."""
+) -> Iterator[Answer]:
+    """Yield each effect of the corpus, and of the depth at equal accuracy, with the networks that it is of."""
     main = next(iter(selections))
     skills, table = selections[main], networks[main]
     for contrast in _corpus_contrasts(skills):
@@ -159,13 +181,26 @@ def _answers(
         second, first = contrast.contrast.split(" - ")
         if (adjusted := adjusted_contrast(skills, table, first, second)) is not None:
             yield "adjusted", skills, table, adjusted
-        depths = skills.depths if matching is None else comparable_depths(matching, [first, second])
-        for answer, name in (("same_depths", main), ("matched", MATCHED)) if MATCHED in selections else ():
-            whole = selections[name]
-            chosen = whole.networks["pretraining"].isin([first, second]) & whole.networks["finetune_depth"].isin(depths)
-            if chosen.any():
-                kept, some = networks[name][chosen].reset_index(drop=True), only_networks(whole, chosen)
-                yield answer, some, kept, next(_corpus_contrasts(some))
+        yield from _before_and_after(selections, networks, matching, [first, second])
+    for corpus in skills.corpora:
+        yield from _before_and_after(selections, networks, matching, [corpus])
+
+
+def _before_and_after(
+    selections: Mapping[str, Skills],
+    networks: Mapping[str, pd.DataFrame],
+    matching: pd.DataFrame | None,
+    corpora: Sequence[str],
+) -> Iterator[Answer]:
+    """Yield the effect of two corpora, or of the depth in one, at the depths that match: before matching, and matched."""
+    main, family = next(iter(selections)), "corpus" if corpora[1:] else "depth_by_corpus"
+    depths = selections[main].depths if matching is None else comparable_depths(matching, corpora)
+    for answer, name in (("same_depths", main), ("matched", MATCHED)) if MATCHED in selections else ():
+        whole = selections[name]
+        chosen = whole.networks["pretraining"].isin(corpora) & whole.networks["finetune_depth"].isin(depths)
+        if chosen.any():
+            some, kept = only_networks(whole, chosen), networks[name][chosen].reset_index(drop=True)
+            yield from ((answer, some, kept, found) for found in contrasts(some) if found.family == family)
 
 
 def only_networks(skills: Skills, chosen: pd.Series) -> Skills:
@@ -176,13 +211,16 @@ def only_networks(skills: Skills, chosen: pd.Series) -> Skills:
 
 def _rows(answer: str, skills: Skills, networks: pd.DataFrame, contrast: Contrast, seed: int) -> Rows:
     second, first = contrast.contrast.split(" - ")
-    accuracy, of = networks["accuracy"], networks.groupby("pretraining")["accuracy"].mean()
+    of_corpora = contrast.family == "corpus"
+    sides = networks["pretraining" if of_corpora else "finetune_depth"].astype(str)
+    accuracy, of = networks["accuracy"], networks.groupby(sides)["accuracy"].mean()
     values = " ".join(map(str, skills.depths)), len(networks), accuracy.min(), accuracy.max(), of[second] - of[first]
     facts = dict(zip(FACTS, (answer, *values), strict=True))
     # the adjusted weights of networks without pairs differ within a cell: over seeds there is the regression alone
     if answer != "adjusted" or is_paired(networks) or skills.n_seeds == 1:
         yield from (facts | row for row in rows_of(skills, contrast, seed))
-    if (over_all := regression(networks, first, second, accuracy=answer == "adjusted")) is not None:
+    over_all = regression(networks, first, second, accuracy=answer == "adjusted") if of_corpora else None
+    if over_all is not None:
         yield facts | as_row(contrast, "regression", over_all, unit="network", n_units=len(networks))
 
 

@@ -13,6 +13,7 @@ from pretrain_xai.statistics.claims import NOT_STUDIED
 from pretrain_xai.statistics.dependence import DEPENDENT
 from pretrain_xai.statistics.effects import ALL
 from pretrain_xai.statistics.sensitivity import CORRECT, INCORRECT
+from pretrain_xai.study import MATCHED
 
 Tables = Mapping[str, pd.DataFrame]
 
@@ -87,7 +88,7 @@ def findings(tables: Tables) -> Iterator[Finding]:
 
 
 def equality_findings(tables: Tables) -> Iterator[Finding]:
-    """Yield sentences about the matching, the corpus effect at equal accuracy, and the correlation of accuracy and skill.
+    """Yield sentences about the matching, corpus and depth at equal accuracy, and the correlation of accuracy and skill.
 
     Parameters
     ----------
@@ -98,12 +99,19 @@ def equality_findings(tables: Tables) -> Iterator[Finding]:
     failed = bool((effects["cells_matched"] / effects["cells"] < NEEDED_SHARE).any())  # NaN: not matched by checkpoints
     if effects["cells"].notna().any():
         yield _say("matching", "equal_accuracy", "matching", row=_records(effects)[0], failed=failed)
-    for contrast, rows in effects.groupby("contrast", sort=False):
+    spread = tables["test_spread"]
+    if len(rows := spread[(spread["selection"] == MATCHED) & (spread["n_networks"] > 0)]):
+        yield _say("spread", "test_spread", "accuracy_and_skill", rows=_records(rows))
+    of_corpora = effects["pretraining"] == ALL
+    for contrast, rows in effects[of_corpora].groupby("contrast", sort=False):
         # the first way is the primary one, the regression the last
         values: dict[str, Any] = dict.fromkeys(("same_depths", "matched", "adjusted"))
         values |= {row["answer"]: row for row in _records(rows.drop_duplicates("answer"))}
         values |= {"matched": None} if failed else {}
         yield _say("equality", "equal_accuracy", _figure("equal_accuracy", contrast), contrast=contrast, **values)
+    for corpus, rows in effects[~of_corpora & (not failed)].groupby("pretraining", sort=False):
+        before, after = _records(rows.drop_duplicates("answer"))
+        yield _say("equal_depth", "equal_accuracy", "matching", corpus=corpus, before=before, after=after)
     for selection, rows in tables["claims"].groupby("selection", sort=False):
         if (rows["verdict"] != NOT_STUDIED).any():
             yield _say("the_paper", "claims", "accuracy_and_skill", selection=selection, rows=_records(rows))
@@ -111,6 +119,13 @@ def equality_findings(tables: Tables) -> Iterator[Finding]:
     if pd.notna(main.at["all", "r"]):
         values = {"whole": dict(main.loc["all"]), "partial": dict(main.loc["given corpus and depth"])}
         yield _say("correlation", "accuracy_correlations", "accuracy_and_skill", **values)
+
+
+def explained_finding(table: pd.DataFrame) -> Finding:
+    """Return the sentence on whether it matters that maps explain one logit, from `sanity.logit_or_difference`."""
+    whole, methods = table["method"] == ALL_METHODS, table[table["method"] != ALL_METHODS]
+    largest = _records(methods.loc[[methods["change"].abs().idxmax()]])[0]
+    return _say("explained", "explained", "sanity_checks", largest=largest, networks=_records(table[whole]))
 
 
 def survival_sentences(tables: Tables) -> Iterator[Finding]:
