@@ -17,7 +17,7 @@ from pretrain_xai.localization.masked_maps import MaskedMaps
 from pretrain_xai.paths import Paths
 from pretrain_xai.protocol import CORRECTED
 from pretrain_xai.running.prerequisites import check_attribution
-from pretrain_xai.setting_scores import SettingScores, empty_scores, score_comparison_maps
+from pretrain_xai.setting_scores import Setting, SettingScores, empty_scores, score_comparison_maps, score_ground_truths
 from pretrain_xai.settings.sections import Attribution, Sensitivity
 from pretrain_xai.statistics.effects import effect_table
 from pretrain_xai.statistics.findings import survival_sentences
@@ -43,7 +43,7 @@ from simulated_studies import Size, as_skills, simulate_scores
 
 RNG = np.random.default_rng(3)
 SETTINGS = Sensitivity(mask_thresholds=[0.0, 0.75])
-DEFAULT = ("sum_abs", 0.5, "relevance_rank_accuracy")
+DEFAULT = Setting("sum_abs", 0.5, "relevance_rank_accuracy")
 
 
 # scores under settings

@@ -96,6 +96,16 @@ class MaskedMaps:
         other.sorted_values = self.sorted_values
         return other
 
+    def in_top_k(self, weights: np.ndarray) -> PerImage:
+        """Return the sum of weights, (n_images, n_pixels), over the k strongest pixels; ties for the last by expectation."""
+        last = np.take_along_axis(self.sorted_values, self.n_pixels - self.k.astype(int)[:, None], axis=1)
+        chosen = np.flatnonzero(self.values >= last)  # few of all
+        images, held = chosen // self.n_pixels, weights.ravel()[chosen].astype(np.float64)
+        ties = self.values.ravel()[chosen] == last[images, 0]
+        n_above, n_tied = (np.bincount(images[some], minlength=len(self)) for some in (~ties, ties))
+        above, tied = (np.bincount(images[some], held[some], minlength=len(self)) for some in (~ties, ties))
+        return above + (self.k - n_above) * tied / n_tied
+
     def mass(self) -> np.ndarray:
         """Return the absolute values, (n_images, n_pixels); a map without any counts as one of evenly spread mass."""
         return np.where(self.values.any(1, keepdims=True), np.abs(self.values), 1)
@@ -112,7 +122,9 @@ def masked_maps(maps: ArrayLike | MaskedMaps, masks: ArrayLike | None) -> Masked
 
 
 def _levels(sorted_values: np.ndarray, values: np.ndarray, inside: Booleans) -> Levels:
-    levels, hits = (found[::-1] for found in np.unique(values[inside], return_counts=True))
-    weaker, at_most = (np.searchsorted(sorted_values, levels, side) for side in ("left", "right"))
+    levels, hits = np.unique(values[inside], return_counts=True)
+    # ascending levels are looked up fastest
+    weaker, at_most = (np.searchsorted(sorted_values, levels, side)[::-1] for side in ("left", "right"))
+    hits = hits[::-1]
     counts = len(sorted_values) - at_most, at_most - weaker, np.cumsum(hits) - hits, hits
     return Levels(*(numbers.astype(np.float64) for numbers in counts))

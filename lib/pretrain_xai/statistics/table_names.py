@@ -6,6 +6,6 @@ STATISTICS += ("redundancy", "effective_methods", "spread", "power")
 #: of `equal_accuracy`
 EQUAL_ACCURACY = ("equal_accuracy", "accuracy_and_skill", "accuracy_correlations", "claims")
 #: of `sensitivity`
-SENSITIVITY = ("sensitivity", "flips", "survival")
+SENSITIVITY = ("sensitivity", "flips", "survival", "ground_truths")
 #: tables for papers, and what they hold
 MANUSCRIPT = {"skill": "skill of every cell", "effects": "effects", "ranks": "ranks of the methods"}
