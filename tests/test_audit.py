@@ -60,7 +60,7 @@ def test_the_bytes_are_the_same_for_any_source_number_of_processes_and_slices(
     assert contents(tmp_path / "two") == contents(tmp_path / "sevens") == contents(sound[0])
     names = {split: {file.name for file in (tmp_path / "two" / split).iterdir()} for split in SUBJECTS}
     assert names["train"] == {"images.npy", "strength.npy", "images.csv", "lesions.csv", "thumbnails.npy"}
-    assert names["test"] == names["train"] | {"clean.npy"}
+    assert names["test"] == names["train"] | {"clean.npy", "twins.npy", "twin_strength.npy"}
 
 
 def test_a_share_of_the_slices_that_networks_learn_from_has_no_lesion_and_a_coin_for_a_class(
