@@ -42,6 +42,7 @@ def simulate_scores(
     depth_effect: float = 0.0,
     new_images: bool = False,
     pretraining: float = 0.0,
+    pretraining_depth: float = 0.0,
     own_pretrainings: bool = True,
 ) -> Floats:
     """Simulate skills of studies with two corpora.
@@ -57,6 +58,8 @@ def simulate_scores(
         effect is that on the images tested.
     pretraining : float
         Standard deviation of pre-trainings on one corpus, which the networks that start from one share.
+    pretraining_depth : float
+        The same of what only those of one depth share.
     own_pretrainings : bool
         Each seed of a corpus has its own, or all seeds have one.
 
@@ -80,8 +83,11 @@ def simulate_scores(
     networks = noise(own, corpora, depths, seeds, 1, 1) + noise(spread.shared, 1, 1, seeds, 1, 1)
     networks = networks + noise(spread.shared_corpus, corpora, 1, seeds, 1, 1)
     networks = networks + noise(spread.network_method, corpora, depths, seeds, methods, 1)
+    origins = seeds if own_pretrainings else 1
     if pretraining:
-        networks = networks + noise(pretraining, corpora, 1, seeds if own_pretrainings else 1, 1, 1)
+        networks = networks + noise(pretraining, corpora, 1, origins, 1, 1)
+    if pretraining_depth:
+        networks = networks + noise(pretraining_depth, corpora, depths, origins, 1, 1)
     of_images = by_image + noise(spread.image, 1, 1, 1, 1, images)
     singles = noise(spread.image_network, corpora, depths, seeds, 1, images)
     return (
@@ -176,6 +182,34 @@ def corpus_intervals(scores: Floats, rng: np.random.Generator, n_draws: int) -> 
     yield "mixed model, t", mixed
     yield "mixed model, normal", intervals.t_interval(mixed.estimate, mixed.se, np.inf)
     yield "images pooled as released", pooled_images(networks, of_cell)
+
+
+def design_intervals(scores: Floats, *, own_pretrainings: bool) -> Iterator[tuple[str, str, Interval]]:
+    """Yield the main effects, corpus and depth, each in the ways `t` and `t_both` with the units that the library takes.
+
+    For many studies at once what `effects.effect_table` has for one.
+
+    Parameters
+    ----------
+    scores : float array of shape (n_studies, 2, n_depths, n_seeds, n_methods, n_images)
+    own_pretrainings : bool
+        Units are pre-trainings, in a stratum per corpus; if not, seeds of fine-tuning, paired.
+
+    Yields
+    ------
+    effect, way, interval
+    """
+    (corpora, depths, seeds), means = scores.shape[1:4], scores.mean(4)
+    ends = np.eye(depths)[-1] - np.eye(depths)[0]
+    of_effects = {
+        "corpus": (means * np.array([-1.0, 1.0])[:, None, None, None]).mean(2) / seeds,
+        "depth": np.einsum("ncdsi,d->ncsi", means, ends) / (corpora * seeds),
+    }
+    for effect, each in of_effects.items():
+        units = each.reshape(len(each), corpora * seeds, -1) if own_pretrainings else each.sum(1)
+        strata = np.repeat(np.arange(corpora), seeds) if own_pretrainings else None
+        yield effect, "t", intervals.by_units(units, strata)
+        yield effect, "t_both", intervals.by_both(units, strata)
 
 
 def bootstrap_t(contributions: ArrayLike, rng: np.random.Generator, n_draws: int = 1999) -> Interval:

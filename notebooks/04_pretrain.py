@@ -22,9 +22,7 @@
 
 # %% tags=["parameters"]
 study: str = "demo"  # a file in studies/
-pretraining: str = (
-    "natural"  # the corpus: natural or mri; or one for which the study file names weights; or scratch, none
-)
+pretraining: str = "natural"  # the corpus: natural, mri, one for which the study names weights, or scratch: none
 seed: int = 0  # of the weights before training and of the order of the images; and of the crops of photographs
 
 # %%

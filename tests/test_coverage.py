@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+from pretrain_xai.statistics.effects import effect_table
 from pretrain_xai.statistics.power import Spread, estimate_spread
-from simulated_studies import Size, as_skills, coverage_table, simulate_scores
+from simulated_studies import Size, as_skills, coverage_table, design_intervals, simulate_scores
 
 #: four standard errors of a share of .95 among 600, and of .05 among 300
 COVERED, SEEN = (0.914, 0.986), 0.1
@@ -46,3 +47,26 @@ def test_the_spread_of_a_large_study_is_found_again():
     spread = Spread(shared=0.015, shared_corpus=0.012, image=0.06)
     study = simulate_scores(1, Size(100, 4, 4, 150), spread, np.random.default_rng(0), new_images=True)[0]
     assert vars(estimate_spread(as_skills(study))) == pytest.approx(vars(spread), rel=0.25)
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_the_intervals_that_the_benchmark_counts_are_those_of_the_effects(own):
+    scores = simulate_scores(3, Size(4, 3, 2, 16), Spread(), np.random.default_rng(0), pretraining=0.03)
+    effects = effect_table(as_skills(scores[1], own_pretrainings=own)).set_index(["family", "way"])
+    for effect, way, interval in design_intervals(scores, own_pretrainings=own):
+        expected = effects.loc[(effect, way), ["estimate", "low", "high", "df", "p"]].to_numpy(dtype=float)
+        np.testing.assert_allclose(
+            [getattr(interval, name)[1] for name in ("estimate", "low", "high", "df", "p")], expected
+        )
+
+
+@pytest.mark.parametrize("n", [3, 5])
+def test_pre_trainings_as_units_hold_and_seeds_of_one_do_not(n):
+    size, spread, rng = Size(n, 2, 2, 10), Spread(), np.random.default_rng(n)
+    for own in (True, False):
+        options = {"pretraining": 0.03, "pretraining_depth": 0.015, "own_pretrainings": own}
+        scores = simulate_scores(600, size, spread, rng, **options)
+        for effect, way, interval in design_intervals(scores, own_pretrainings=own):
+            if way == "t":
+                covered = ((interval.low <= 0) & (interval.high >= 0)).mean()
+                assert COVERED[0] < covered < COVERED[1] if own else covered < 0.95, (effect, own)

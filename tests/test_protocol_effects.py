@@ -121,7 +121,7 @@ def test_a_variant_is_finished_while_its_mark_is_that_of_the_settings_of_now(edi
 
 CHANGES = {
     "learning rate": lambda of: of["finetuning"]["selections"]["best"]["mri"].update(learning_rate=0.002),
-    "shared pre-training": lambda of: of["pretraining"].update(seed=5),
+    "shared pre-training": lambda of: of["pretraining"].update(seeds=[5]),
     "shared dataset": lambda of: of["dataset"].update(brain_intensity=0.6),
 }
 

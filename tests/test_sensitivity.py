@@ -286,11 +286,11 @@ def as_scores(values: np.ndarray) -> SettingScores:
 
 def found_populations(networks, values, incorrect=None, references=None):
     n_images = values.shape[-1]
-    subjects = pd.Series([f"s{i // 3}" for i in range(n_images)], index=range(n_images))
+    about = pd.DataFrame({"subject": [f"s{i // 3}" for i in range(n_images)], "label": np.arange(n_images) % 2})
     correct = np.arange(n_images // 2)
     wrong = incorrect or [np.arange(n_images // 2, n_images)] * len(values)
     scored = [as_scores(network) for network in values]
-    return populations(networks, scored, correct, wrong, references or {}, subjects)
+    return populations(networks, scored, correct, wrong, references or {}, about)
 
 
 def test_depths_with_few_misclassified_images_are_left_out_for_all():
@@ -387,7 +387,7 @@ def test_conclusions_are_those_of_the_effect_table(n_seeds, shift):
     for name in ("estimate", "low", "high"):
         np.testing.assert_allclose(found[name], table[name], atol=1e-12)
     single = found.index.get_level_values(0).isin(["corpus", "depth"])
-    clear = np.where(single, (table["low"] > 0) | (table["high"] < 0), table["p_holm"] < 0.05)
+    clear = np.where(single, (table["low"] > 0) | (table["high"] < 0), table["clear"])
     assert (found["verdict"] == np.sign(table["estimate"]) * clear).all()
     assert found["verdict"].abs().sum() > 5
 
@@ -408,7 +408,7 @@ def flipped(request) -> dict[str, pd.DataFrame]:
     Pixel AUROC is noise there, and on the misclassified images all is as by default.
     """
     networks, values = simulated(request.param)
-    found = found_populations(networks, values, references={"sobel": as_scores(np.full((1, 60), 0.6))})
+    found = found_populations(networks, values, references={"sobel": [as_scores(np.full((1, 60), 0.6))]})
     noise = np.random.default_rng(2)
     for place, scored in enumerate(found[0].scored):
         mirror = values[(place + len(values) // 2) % len(values), ::-1]  # the other corpus, methods reversed

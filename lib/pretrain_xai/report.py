@@ -70,7 +70,7 @@ def _answers(study: Study, classification: pd.DataFrame) -> list[tuple[Finding, 
 def _dependence(table: pd.DataFrame) -> Finding:
     """Return the sentence on whether decisions depend on the lesions, from the networks of `lesion_dependence`."""
     networks = table.drop_duplicates(NETWORK)
-    defaults = networks[networks["default"] != "none"][["pretraining", "default"]].to_dict("records")
+    defaults = [*networks.loc[networks["default"] != "none", ["pretraining", "default"]].itertuples(index=False)]
     flips = tuple(table.groupby("label")["flips"].agg(["min", "max"]).to_numpy().ravel())
     text = sentence("findings.j2", "dependence", n=len(networks), defaults=defaults, flips=flips)
     return Finding(text, "lesion_dependence", "lesion_dependence", True)

@@ -167,7 +167,7 @@ def collect_skills(
         raise UserError("networks were scored on different images: give the images that are right for all")
     wide = trained.pivot(index=cells, columns="image_index", values="skill").dropna(axis=1)
     known = scores.drop_duplicates("image_index").set_index("image_index")
-    known = known.loc[wide.columns, ["label", "chance"]].reset_index()
+    known = known.loc[wide.columns].filter(["label", "chance"]).reset_index()
     if images is not None:
         known = known.merge(images, on="image_index", how="left", validate="one_to_one")
     networks = trained[NETWORK].drop_duplicates().itertuples(index=False, name=None)

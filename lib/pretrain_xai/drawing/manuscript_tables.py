@@ -14,8 +14,9 @@ from pretrain_xai.provenance import record, write_text
 #: signs that LaTeX does not know in text, or prints as another
 _MATH = {"−": "$-$", "<": "$<$", ">": "$>$", "|": "$|$", "–": "--", "×": r"$\times$", "≥": r"$\geq$", "τ": r"$\tau$"}
 #: families of effects in the order of the table, and how each names its rows
-_FAMILIES = {"corpus": "all", "corpus_by_method": "{method}", "corpus_by_depth": "{finetune_depth}"}
-_FAMILIES |= {"corpus_x_depth": "change with depth", "depth": "all", "depth_by_corpus": "{pretraining}"}
+_FAMILIES = {"corpus": "all", "corpus_by_class": "{lesions}", "corpus_by_method": "{method}"}
+_FAMILIES |= {"corpus_by_depth": "{finetune_depth}", "corpus_x_depth": "change with depth", "depth": "all"}
+_FAMILIES |= {"depth_by_class": "{lesions}", "depth_by_corpus": "{pretraining}"}
 _FAMILIES |= dict.fromkeys((*COMPARISON_MAPS, "untrained"), "{method}")
 
 
@@ -42,7 +43,9 @@ def effects_table(effects: pd.DataFrame) -> pd.DataFrame:
     """
     rows = effects[(effects["way"] == "t") & effects["family"].isin(_FAMILIES.keys())]
     rows = rows.sort_values("family", key=lambda family: family.map([*_FAMILIES].index), kind="stable")
-    labels = rows[["pretraining", "method"]].map(label).assign(finetune_depth=rows["finetune_depth"].map(blocks))
+    labels = (
+        rows[["pretraining", "method", "lesions"]].map(label).assign(finetune_depth=rows["finetune_depth"].map(blocks))
+    )
     of = [_FAMILIES[one].format(**row) for one, row in zip(rows["family"], labels.to_dict("records"), strict=True)]
     differences = [_contrast(*pair) for pair in zip(rows["family"], rows["contrast"], strict=True)]
     p = {"p": rows["p"].map(p_value), "p (Holm)": rows["p_holm"].map(p_value)}

@@ -96,9 +96,8 @@ def incorrect_by_class(release: Release) -> pd.DataFrame:
     """
     table = release.incorrect_ratios.merge(release.misclassified, on=[*_MODEL, "position"], validate="many_to_one")
     table = table.merge(release.predictions[[*_MODEL, "image_index", "label"]], on=[*_MODEL, "image_index"])
-    means = (
-        table.groupby([*SELECTED_CELL, "method", "label"])["value"].mean().unstack("label").set_axis(CLASSES, axis=1)
-    )
+    means = table.groupby([*SELECTED_CELL, "method", "label"])["value"].mean().unstack("label")
+    means = means.reindex(columns=range(len(CLASSES))).set_axis(CLASSES, axis=1)
     return means.assign(difference=means["round"] - means["irregular"]).reset_index()
 
 

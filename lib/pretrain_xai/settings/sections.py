@@ -86,7 +86,7 @@ class Network(Settings):
     #: channels relative to torchvision's; 1 is the published network
     width: float = Field(1.0, gt=0)
     standardise: Standardise | None = None
-    #: share of the hidden units that training leaves out at each step, 0.5 in torchvision's; a narrow network learns with less
+    #: share of the hidden units that training leaves out at each step, 0.5 in torchvision's; a narrow network needs less
     dropout: float = Field(0.5, ge=0, lt=1)
     #: your own network in place of a VGG: `package.module:function`, called with n_classes=...; also a file in studies/
     module: str | None = Field(None, pattern=r"^[\w.]+:\w+$")
