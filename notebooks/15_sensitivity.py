@@ -23,10 +23,11 @@
 # statistics of the main answers are repeated for each.
 #
 # The lesions' pixels are not all that tells the class. Each test image has an exact *twin*: the same slice with as many
-# lesions of the other class at the same centres. So maps are also scored against the lesions of image and twin (`union`), what
-# differs between them (`difference`, graded) and the outlines of the lesions (`boundary`). And the study takes the size of a
-# map's values, whatever their sign; the positive ones alone speak for the class. These two are combined with each other, under
-# the study's own reduction and threshold. Studies that place lesions by their corners have no twins.
+# lesions of the other class at the same centres. So maps are also scored against the lesions of image and twin (`union`),
+# what differs between the two (`difference`, graded) and the outlines of the lesions (`boundary`). And the study takes the
+# size of a map's values, whatever their sign; the positive ones alone speak for the class. Ground truths and signs are
+# combined with each other, under the study's own reduction and threshold. Where lesions are placed by their corners there are
+# no twins.
 #
 # Misclassified images are each network's own. A network that is rarely wrong has few, so depths at which one has fewer than
 # ten are left out; beside them stand the correct images at the same depths, which tells what the images do and what
@@ -87,8 +88,8 @@ for name, table in tables.items():
 print("rows:", ", ".join(f"{name} {len(table)}" for name, table in tables.items()))
 
 # %% [markdown]
-# What is a score of 1? On every ground truth it is the score of the ground truth itself as a map (`ceiling`). Beside it stands
-# what the lesions' mask scores as a map, and |image − twin|, which is all that tells the two classes of an image apart.
+# What is a score of 1? On every ground truth it is the score of the ground truth itself as a map (`ceiling`). Beside it
+# stand the scores of two other maps: the lesions' mask, and |image − twin|, which is all that tells the classes apart.
 
 # %%
 tables["ground_truths"].style.format(precision=3).hide(axis="index")

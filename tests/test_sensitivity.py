@@ -30,6 +30,7 @@ from pretrain_xai.statistics.sensitivity import (
     FEWEST_IMAGES,
     INCORRECT,
     SAME_DEPTHS,
+    SETTING,
     common_images,
     judge,
     mean_ranks,
@@ -277,7 +278,7 @@ def as_scores(values: np.ndarray) -> SettingScores:
     methods = [f"method{number}" for number in range(len(values))]
     settings = [Setting(how, 0.5, score) for how, score in product(HOW, [DEFAULT.score, "pixel_auroc"])]
     settings += [
-        Setting(*DEFAULT[:3], *one) for one in list(product(["lesion", "union"], ["unsigned", "positive"]))[1:]
+        Setting(*DEFAULT[:3], *one) for one in list(product(["lesion", "difference"], ["unsigned", "positive"]))[1:]
     ]
     n_images = values.shape[-1]
     every = np.tile(values[:, None], (1, len(settings), 1))
@@ -403,7 +404,7 @@ def test_two_methods_with_equal_scores_are_not_told_apart_by_rounding():
 def flipped(request) -> dict[str, pd.DataFrame]:
     """Return the tables of a study in which luminance turns the order of methods and corpora round, on correct images.
 
-    So do positive values on the union.
+    So do positive values on the difference of twins.
 
     Pixel AUROC is noise there, and on the misclassified images all is as by default.
     """
@@ -414,14 +415,13 @@ def flipped(request) -> dict[str, pd.DataFrame]:
         mirror = values[(place + len(values) // 2) % len(values), ::-1]  # the other corpus, methods reversed
         scored.values[:, 2, :30] = scored.values[:, 6, :30] = mirror[:, :30]
         scored.values[:, 1:4:2, :30] = noise.random((4, 2, 30))
-    return sensitivity_tables(found, DEFAULT)
+    truths = dataclasses.replace(as_scores(np.tile([[0.875], [0.5]], 60)), methods=["lesion", "difference"])
+    return sensitivity_tables([dataclasses.replace(population, truths=truths) for population in found], DEFAULT)
 
 
 def test_the_default_agrees_with_itself(flipped):
     row = flipped["sensitivity"].query("is_default")
-    assert row[["population", "channel_reduction", "mask_threshold", "score"]].to_numpy().tolist() == [
-        [CORRECT, *DEFAULT]
-    ]
+    assert row[SETTING].to_numpy().tolist() == [[CORRECT, *DEFAULT]]
     assert row[["tau", "tau_low", "tau_high"]].to_numpy().tolist() == [[1, 1, 1]]
     assert flip_letters(row.to_dict("records")[0]) == ""
 
@@ -470,11 +470,14 @@ def test_counts_add_up(flipped):
 
 def test_sentences_say_what_flips_and_their_numbers_stand_in_the_tables(flipped, tmp_path):
     sentences = list(survival_sentences(flipped))
-    assert [sentence.table for sentence in sentences] == ["sensitivity", "survival"] * 2
+    assert [sentence.table for sentence in sentences] == ["sensitivity", "survival"] * 2 + ["ground_truths", "flips"]
     order, conclusions = sentences[0].text, sentences[1].text
     assert "tau of -1.00" in order and "method0" in order
     assert "method3 ranks first (" in conclusions and "MRI (sex) above photographs (" in conclusions
     assert "Nothing turns round" in sentences[3].text
+    assert "image's own lesions (chance 0.000); a map of the lesions' mask scores 0.875 on |image" in sentences[4].text
+    assert "method0 ranks first on |image − twin| (positive values)" in sentences[5].text
+    assert "MRI (sex) above photographs is turned round on |image − twin| (positive values, -0." in sentences[5].text
     assert list(survival_sentences(save(flipped, tmp_path))) == sentences, "the report reads what the notebook wrote"
     assert check_findings(sentences, tmp_path) > 10
     assert list(survival_sentences({})) == []
@@ -485,7 +488,7 @@ def test_one_method_alone_has_no_order():
     found = found_populations(networks, values[..., :1, :], references={})
     tables = sensitivity_tables(found, DEFAULT)
     assert tables["sensitivity"]["tau"].isna().all()
-    assert {finding.table for finding in survival_sentences(tables)} == {"survival"}
+    assert {finding.table for finding in survival_sentences(tables)} == {"survival", "flips"}
     texts = [text for ax in sensitivity_figure(tables["sensitivity"]).axes for text in ax.texts]
     assert all("nan" not in text.get_text() and text.get_color() == "black" for text in texts)
 
@@ -502,9 +505,16 @@ def test_the_figure_has_a_cell_with_tau_and_letters_for_every_setting(flipped):
     figure = sensitivity_figure(table)
     panels = [ax for ax in figure.axes if ax.texts]
     shown = [text.get_text() for ax in panels for text in ax.texts]
-    assert sorted(shown) == sorted(f"{row['tau']:.2f}\n{flip_letters(row)}".strip() for row in table.to_dict("records"))
+    texts = [f"{row['tau']:.2f}\n{flip_letters(row)}".strip() for row in table.to_dict("records")]
+    assert sorted(shown) == sorted([*texts, "1.00", "1.00"]), (
+        "the study's own and that of the other population stand twice"
+    )
     framed = [patch for ax in panels for patch in ax.patches if patch.get_linewidth() > 1]
-    assert len(framed) == 1
+    assert len(framed) == 2
+    assert [text.get_text() for text in panels[2].get_yticklabels()] == [
+        "lesions\n(0.00, 0.50)",
+        "|image − twin|\n(0.00, 0.50)",
+    ]
     plt.close(figure)
 
 
