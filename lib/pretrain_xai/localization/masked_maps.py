@@ -61,7 +61,14 @@ class MaskedMaps:
         If shapes or dtypes do not fit, a map is not finite or a mask is empty; naming the images.
     """
 
-    def __init__(self, maps: ArrayLike, masks: ArrayLike, image_ids: Sequence[int] | np.ndarray | None = None) -> None:
+    def __init__(
+        self,
+        maps: ArrayLike,
+        masks: ArrayLike,
+        image_ids: Sequence[int] | np.ndarray | None = None,
+        *,
+        known_finite: bool = False,
+    ) -> None:
         maps, self.masks = np.asarray(maps), np.asarray(masks)
         if maps.ndim != 3 or maps.shape != self.masks.shape:
             raise ValueError(f"maps {maps.shape} and masks {self.masks.shape} must both be (n_images, height, width)")
@@ -74,7 +81,8 @@ class MaskedMaps:
         self.values, self.inside = (array.reshape(len(maps), -1) for array in (maps, self.masks))
         self.n_pixels = self.values.shape[1]
         self.k: PerImage = self.inside.sum(1).astype(np.float64)
-        self.require(np.isfinite(self.values).all(1), "maps", "are not finite (NaN or infinite)")
+        if not known_finite:
+            self.require(np.isfinite(self.values).all(1), "maps", "are not finite (NaN or infinite)")
         self.require(self.k > 0, "masks", "are empty: there is nothing to find, leave these images out")
 
     def __len__(self) -> int:
@@ -92,7 +100,7 @@ class MaskedMaps:
 
     def with_masks(self, masks: ArrayLike) -> "MaskedMaps":
         """Return the same maps with other masks; what is sorted is not sorted again."""
-        other = MaskedMaps(self.maps, masks, self.image_ids)
+        other = MaskedMaps(self.maps, masks, self.image_ids, known_finite=True)
         other.sorted_values = self.sorted_values
         return other
 
