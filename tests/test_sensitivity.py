@@ -476,8 +476,8 @@ def test_sentences_say_what_flips_and_their_numbers_stand_in_the_tables(flipped,
     assert "method3 ranks first (" in conclusions and "MRI (sex) above photographs (" in conclusions
     assert "Nothing turns round" in sentences[3].text
     assert "image's own lesions (chance 0.000); a map of the lesions' mask scores 0.875 on |image" in sentences[4].text
-    assert "method0 ranks first on |image − twin| (positive values)" in sentences[5].text
-    assert "MRI (sex) above photographs is turned round on |image − twin| (positive values, -0." in sentences[5].text
+    assert "method0 ranks first by positive values on |image − twin|" in sentences[5].text
+    assert "MRI (sex) above photographs is turned round by positive values on |image − twin| (-0." in sentences[5].text
     assert list(survival_sentences(save(flipped, tmp_path))) == sentences, "the report reads what the notebook wrote"
     assert check_findings(sentences, tmp_path) > 10
     assert list(survival_sentences({})) == []
@@ -528,9 +528,11 @@ def test_the_default_setting_holds_the_scores_and_the_conclusions_of_the_study(t
     scores = read_scores(tiny).query("metric == 'relevance_rank_accuracy' and pretraining == @run.pretraining")
     mine = (scores["finetune_depth"] == run.finetune_depth) & (scores["selection"] == run.selection)
     scores = scores[mine].set_index(["method", "image_index"])["value"]
-    place = [found.channel_reductions.index("sum_abs"), found.mask_thresholds.index(0.5), 0]
-    for row, method in enumerate(found.methods):
-        np.testing.assert_array_equal(found.values[(row, *place)], scores.loc[method].loc[found.image_index])
+    for values, method in zip(found.at(DEFAULT, found.image_index)[0], found.methods, strict=True):
+        np.testing.assert_array_equal(values, scores.loc[method].loc[found.image_index])
+    truths = read_table(Paths(tiny).statistics / "ground_truths.csv").set_index("ground_truth")
+    assert truths.index.tolist() == SETTINGS.ground_truths and (truths["ceiling"] == 1).all()
+    assert truths.loc["difference", "twin_map"] == 1 > truths.loc["difference", "lesion_map"]
     table = read_table(Paths(tiny).statistics / "sensitivity.csv").query("is_default")
     ranks = read_table(Paths(tiny).statistics / "ranks.csv")
     best = ranks.loc[ranks["mean_rank"] == ranks["mean_rank"].min(), "method"]

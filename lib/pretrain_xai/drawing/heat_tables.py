@@ -95,7 +95,7 @@ def sensitivity_figure(table: pd.DataFrame) -> Figure:
     levels = others.drop_duplicates("ground_truth").set_index("ground_truth")[["chance", "twin_map"]].T
     shown = {name: ", ".join(level.dropna().map("{:.2f}".format)) for name, level in levels.items()}
     others["truth"] = [f"{label(name)}\n({shown[name]})".replace("\n()", "") for name in others["ground_truth"]]
-    others["shown_sign"] = others["sign"].map(label)
+    others["shown_sign"] = [fill(label(sign), 9) for sign in others["sign"]]
     parts = [(table[plain], "way", "shown_score")] + ([(others, "truth", "shown_sign")] if len(others) else [])
     heights = [rows[row].nunique() for rows, row, _ in parts]
     populations, lowest = list(table["population"].unique()), min(0, table["tau"].min())
