@@ -12,9 +12,9 @@ from matplotlib import pyplot as plt
 from pretrain_xai.dataset import LesionMasks, Split
 from pretrain_xai.drawing.heat_tables import LETTERS, flip_letters, sensitivity_figure
 from pretrain_xai.errors import UserError
+from pretrain_xai.ground_truths import GroundTruths
 from pretrain_xai.localization import score_masked
 from pretrain_xai.localization.comparison_maps import LUMINANCE, reduce_channels
-from pretrain_xai.localization.ground_truths import GroundTruths
 from pretrain_xai.localization.masked_maps import MaskedMaps
 from pretrain_xai.paths import Paths
 from pretrain_xai.protocol import CORRECTED

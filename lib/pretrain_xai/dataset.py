@@ -15,8 +15,8 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from pretrain_xai import overlay
+from pretrain_xai.ground_truths import GroundTruths
 from pretrain_xai.lesions import Patches, split_patches
-from pretrain_xai.localization.ground_truths import GroundTruths
 from pretrain_xai.overlay import NoRoomError, OverlayError, overlay_lesions
 from pretrain_xai.protocol import CORRECTED, Protocol
 from pretrain_xai.settings.sections import Dataset

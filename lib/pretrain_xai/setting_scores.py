@@ -13,9 +13,9 @@ from numpy.typing import ArrayLike
 
 from pretrain_xai.arrays import Floats, Integers
 from pretrain_xai.dataset import Split
+from pretrain_xai.ground_truths import OF_TWINS, GroundTruths
 from pretrain_xai.localization import confusion_counts, relevance_rank_accuracy, score_masked
 from pretrain_xai.localization.comparison_maps import COMPARISON_MAPS, comparison_maps, reduce_channels
-from pretrain_xai.localization.ground_truths import OF_TWINS, GroundTruths
 from pretrain_xai.localization.masked_maps import MaskedMaps
 from pretrain_xai.protocol import CORRECTED, ChannelReduction, GroundTruth, Protocol, Sign
 from pretrain_xai.self_checks import DELTA, check_scores

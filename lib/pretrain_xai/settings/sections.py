@@ -220,7 +220,7 @@ class Sensitivity(Settings):
     scores: Annotated[list[str], Unique] = [
         *("relevance_rank_accuracy", "relevance_mass_accuracy", "average_precision", "pixel_auroc", "pointing_game")
     ]
-    #: see `localization.ground_truths`; union and difference need the twins that only placement by centres has
+    #: see `ground_truths`; union and difference need the twins that only placement by centres has
     ground_truths: Annotated[list[GroundTruth], Unique] = ["lesion", "union", "difference", "boundary"]
     #: which values of a map count: all by their size, or only those for or against the class
     signs: Annotated[list[Sign], Unique] = ["unsigned", "positive", "negative"]
