@@ -205,6 +205,8 @@ def test_slices_without_room_for_corners_are_left_out_and_the_others_stay(tmp_pa
     for name, images in (("whole", slices), ("small", small)):
         build_splits(tmp_path / name, images, table, patches, SHARES, SETTINGS, corners)
     assert "of 100 slices have no room" in caplog.text
+    assert (tmp_path / "whole" / "test" / "clean.npy").is_file()
+    assert not list(tmp_path.rglob("twin*.npy")), "there are no twins"
     whole, fewer = (read_split(tmp_path / name / "test") for name in ("whole", "small"))
     kept = whole.table["slice_index"] != first
     assert len(fewer) == kept.sum() == len(whole) - 1
