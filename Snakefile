@@ -35,7 +35,9 @@ def figures(notebook, *names):
 
 def dataset(*splits):
     names = ("images.npy", "strength.npy", "images.csv", "lesions.csv")
-    files = [f"{split}/{name}" for split in splits for name in names] + ["test/clean.npy"] * ("test" in splits)
+    files = [f"{split}/{name}" for split in splits for name in names]
+    of_test = ("clean.npy", *(("twins.npy", "twin_strength.npy") if study.protocol.has_twins else ()))
+    files += [f"test/{name}" for name in of_test if "test" in splits]
     return [f"{near(study.paths.dataset)}/{file}" for file in files]
 
 

@@ -65,7 +65,7 @@ configure_torch(config.threads)
 
 # %%
 network = load_finetuned(config, run)
-test = read_split(config.paths.dataset / "test", protocol.mask_threshold)
+test = read_split(config.paths.dataset / "test", protocol.mask_threshold, with_twins=protocol.has_twins)
 intersections = read_table(config.paths.intersections)
 images = explained_images(intersections, run, seed=settings.seed, **config.image_limits[selection])
 print(f"{run.name}: {len(images)} of {len(test)} test images")
@@ -74,9 +74,9 @@ print(f"{run.name}: {len(images)} of {len(test)} test images")
 # ## Explain and score
 #
 # All methods explain the true label: its logit, or with `attribution.explained: difference` its logit less the mean of the
-# others'. Maps are scored as they come and not kept: once as the study says, and under every
-# other channel reduction, mask threshold and score that its section `sensitivity` names. If memory runs out, the model starts
-# again with fewer images a pass.
+# others'. Maps are scored as they come and not kept: once as the study says, under every other channel reduction, mask
+# threshold and score that its section `sensitivity` names, against other ground truths, and by the positive or negative
+# values alone. If memory runs out, the model starts again with fewer images a pass.
 
 # %%
 explainer = Explainer(network, test, settings, protocol)

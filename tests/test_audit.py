@@ -13,6 +13,7 @@ import pytest
 from pretrain_xai import dataset
 from pretrain_xai.audit import AuditError, assert_passed, audit_splits, probe_accuracy
 from pretrain_xai.dataset import build_splits, read_lesion_free, read_split
+from pretrain_xai.errors import UserError
 from pretrain_xai.lesions import LesionPatch, generate_patches
 from pretrain_xai.overlay import OverlayError, clean_at_model_resolution
 from pretrain_xai.protocol import CORRECTED
@@ -60,7 +61,7 @@ def test_the_bytes_are_the_same_for_any_source_number_of_processes_and_slices(
     assert contents(tmp_path / "two") == contents(tmp_path / "sevens") == contents(sound[0])
     names = {split: {file.name for file in (tmp_path / "two" / split).iterdir()} for split in SUBJECTS}
     assert names["train"] == {"images.npy", "strength.npy", "images.csv", "lesions.csv", "thumbnails.npy"}
-    assert names["test"] == names["train"] | {"clean.npy"}
+    assert names["test"] == names["train"] | {"clean.npy", "twins.npy", "twin_strength.npy"}
 
 
 def test_a_share_of_the_slices_that_networks_learn_from_has_no_lesion_and_a_coin_for_a_class(
@@ -114,6 +115,20 @@ def test_every_image_depends_on_its_own_slice_only(tmp_path, cohort, patches, so
         long_split, short_split = (read_split(folder / split) for folder in (sound[0], tmp_path))
         for name in ("images", "masks", "labels"):
             np.testing.assert_array_equal(getattr(long_split, name)[:20], getattr(short_split, name)[:])
+
+
+def test_twins_of_the_test_images_are_stored_as_they_are_seen_and_ground_truths_are_of_both(sound):
+    test = read_split(sound[0] / "test", with_twins=True)
+    truths = test.ground_truths(np.arange(len(test)))
+    equal = test.images == test.twins
+    assert (equal | (truths.strength > 0) | (truths.twin_strength > 0)).all() and not equal.all(axis=(1, 2)).any()
+    np.testing.assert_array_equal(truths.difference, np.abs(test.images - test.twins))
+    masks = {name: truths.masks(name, 0.5) for name in ("lesion", "union", "boundary", "difference")}
+    np.testing.assert_array_equal(masks["lesion"], test.masks[:])
+    assert (masks["union"] >= masks["lesion"]).all() and (masks["union"] > masks["lesion"]).any()
+    np.testing.assert_array_equal(masks["difference"], masks["lesion"])
+    with pytest.raises(UserError, match=r"twins.npy is missing"):
+        read_split(sound[0] / "train", with_twins=True)
 
 
 def test_images_equal_the_lesion_free_slices_away_from_lesions(cohort, sound):
@@ -190,6 +205,8 @@ def test_slices_without_room_for_corners_are_left_out_and_the_others_stay(tmp_pa
     for name, images in (("whole", slices), ("small", small)):
         build_splits(tmp_path / name, images, table, patches, SHARES, SETTINGS, corners)
     assert "of 100 slices have no room" in caplog.text
+    assert (tmp_path / "whole" / "test" / "clean.npy").is_file()
+    assert not list(tmp_path.rglob("twin*.npy")), "there are no twins"
     whole, fewer = (read_split(tmp_path / name / "test") for name in ("whole", "small"))
     kept = whole.table["slice_index"] != first
     assert len(fewer) == kept.sum() == len(whole) - 1

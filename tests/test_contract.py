@@ -102,6 +102,7 @@ def test_tables_and_files_of_a_finished_study(tiny):
     assert (Paths(tiny).figures / "report.html").is_file()
     found = {file.stem for file in Paths(tiny).statistics.glob("*.csv")}
     assert {"cells", "effects", "ranks", "redundancy", "equal_accuracy", "sensitivity", "flips", "survival"} <= found
+    assert "ground_truths" in found
     for table in ("cells", "effects"):
         columns = set(pd.read_csv(Paths(tiny).statistics / f"{table}.csv"))
         assert {"pretraining", "finetune_depth", "method", "unit", "n_units", "estimate", "low", "high"} <= columns

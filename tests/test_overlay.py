@@ -119,6 +119,43 @@ def test_corrected_positions_do_not_depend_on_the_class(changes):
         for name in ("centres", "drawn_indices"):
             np.testing.assert_array_equal(*(getattr(each, name) for each in laid))
         assert (laid[0].image != laid[1].image).any()
+        for one, other in (laid, laid[::-1]):
+            np.testing.assert_array_equal(
+                one.twin.image, other.image, "the twin is what the other class would have been"
+            )
+
+
+@given(seed=st.integers(0, 10**9), size=st.integers(40, 260), floor=st.sampled_from([0.0, 0.0, 0.1]))
+@settings(max_examples=40)
+def test_a_twin_has_lesions_of_the_other_class_at_the_same_centres_and_equals_the_image_outside_of_both(
+    seed, size, floor
+):
+    slice_ = brain_slice(seed % 1000, shape=(160, 150), radii=(90, 70))  # crowded, and over the border
+    laid = overlay_lesions(slice_, PATCHES, seed, dataclasses.replace(CORRECTED, lesion_floor=floor))
+    twin = laid.twin
+    assert (twin.label, twin.n_lesions) == (1 - laid.label, laid.n_lesions) and twin.twin is None
+    np.testing.assert_array_equal(twin.centres, laid.centres)
+    np.testing.assert_array_equal(twin.clean, laid.clean)
+    for patch, index in zip(twin.weights, twin.patch_indices, strict=True):
+        assert patch is PATCHES[lesions.CLASSES[twin.label]][index].weights
+    apart = np.zeros(slice_.shape, dtype=int)
+    for patch, (row, column) in zip(twin.weights, twin.corners, strict=True):
+        apart[row : row + patch.shape[0], column : column + patch.shape[1]] += patch > 0
+    assert apart.max() == 1 and (slice_[apart > 0] > 0).all(), "its lesions do not overlap and lie in the brain"
+    if not floor:
+        outside = (laid.ground_truth == 0) & (twin.ground_truth == 0)
+        np.testing.assert_array_equal(laid.image[outside], twin.image[outside])
+        (image, _, _, support), (other, _, _, twins_support) = (
+            to_model_resolution(each, size) for each in (laid, twin)
+        )
+        np.testing.assert_array_equal(image[~support & ~twins_support], other[~support & ~twins_support])
+        assert (image != other).any()
+
+
+def test_lesions_placed_by_corners_and_slices_without_any_have_no_twin():
+    assert overlay_lesions(brain_slice(), PATCHES, 0, PUBLISHED).twin is None
+    assert overlay_lesions(brain_slice(), PATCHES, 0, CORRECTED).without_lesions.twin is None
+    assert CORRECTED.has_twins and not PUBLISHED.has_twins
 
 
 # --- both

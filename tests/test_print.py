@@ -21,6 +21,7 @@ from pretrain_xai.protocol import RESCORED
 from pretrain_xai.published import draw
 from pretrain_xai.published.compare import NUMBERS
 from pretrain_xai.running.variants import RETRAINED
+from pretrain_xai.setting_scores import empty_scores
 from pretrain_xai.statistics.power import Spread
 from pretrain_xai.statistics.protocol_effects import ALL_METHODS, CHANCE, RANKING
 from pretrain_xai.statistics.summary import study_statistics
@@ -111,11 +112,11 @@ def test_statistics_can_be_printed(study):
 
 @pytest.mark.parametrize("n_populations", [1, 2, 3])
 def test_the_sensitivity_figure_can_be_printed(n_populations):
-    names = ["correct", "correct_same_depths", "incorrect"][:n_populations]
-    scores = load_study("demo").attribution.sensitivity.scores
-    axes = (names, ["sum_abs", "abs_sum", "luminance"], [0.0, 0.25, 0.5, 0.75], scores)
-    index = pd.MultiIndex.from_product(axes, names=["population", "channel_reduction", "mask_threshold", "score"])
-    table = index.to_frame(index=False).assign(n_networks=30, fewest_images=100, most_images=3681, tau=-0.55)
+    names = pd.DataFrame({"population": ["correct", "correct_same_depths", "incorrect"][:n_populations]})
+    study = load_study("demo")
+    settings = empty_scores([0], [], study.attribution.sensitivity, study.protocol, with_twins=True).settings
+    table = names.merge(pd.DataFrame(settings), how="cross")
+    table = table.assign(n_networks=30, fewest_images=100, most_images=3681, tau=-0.55, chance=0.05, twin_map=0.95)
     table["is_default"] = table.index == 10
     letters = {f"{kind}_{change}": 1 for kind in heat_tables.LETTERS for change in ("reversed", "lost", "gained")}
     assert print_faults(heat_tables.sensitivity_figure(table.assign(**letters))) == []

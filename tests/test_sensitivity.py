@@ -1,6 +1,7 @@
 """The ranking and the conclusions under other settings, against slow loops and studies that flip by construction."""
 
 import dataclasses
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -11,13 +12,14 @@ from matplotlib import pyplot as plt
 from pretrain_xai.dataset import LesionMasks, Split
 from pretrain_xai.drawing.heat_tables import LETTERS, flip_letters, sensitivity_figure
 from pretrain_xai.errors import UserError
+from pretrain_xai.ground_truths import GroundTruths
 from pretrain_xai.localization import score_masked
-from pretrain_xai.localization.comparison_maps import LUMINANCE
+from pretrain_xai.localization.comparison_maps import LUMINANCE, reduce_channels
 from pretrain_xai.localization.masked_maps import MaskedMaps
 from pretrain_xai.paths import Paths
 from pretrain_xai.protocol import CORRECTED
 from pretrain_xai.running.prerequisites import check_attribution
-from pretrain_xai.setting_scores import SettingScores, empty_scores, score_comparison_maps
+from pretrain_xai.setting_scores import Setting, SettingScores, empty_scores, score_comparison_maps, score_ground_truths
 from pretrain_xai.settings.sections import Attribution, Sensitivity
 from pretrain_xai.statistics.effects import effect_table
 from pretrain_xai.statistics.findings import survival_sentences
@@ -28,6 +30,7 @@ from pretrain_xai.statistics.sensitivity import (
     FEWEST_IMAGES,
     INCORRECT,
     SAME_DEPTHS,
+    SETTING,
     common_images,
     judge,
     mean_ranks,
@@ -43,7 +46,7 @@ from simulated_studies import Size, as_skills, simulate_scores
 
 RNG = np.random.default_rng(3)
 SETTINGS = Sensitivity(mask_thresholds=[0.0, 0.75])
-DEFAULT = ("sum_abs", 0.5, "relevance_rank_accuracy")
+DEFAULT = Setting("sum_abs", 0.5, "relevance_rank_accuracy")
 
 
 # scores under settings
@@ -54,49 +57,168 @@ def plain_score(heatmap: np.ndarray, mask: np.ndarray, score: str) -> tuple[floa
     return tuple(float(found[0]) for found in score_masked(MaskedMaps(heatmap[None], mask[None]), [score])[score])
 
 
-def plain_reduction(attribution: np.ndarray, how: str) -> np.ndarray:
-    total = np.zeros(attribution.shape[1:])
-    for channel, weight in zip(attribution, LUMINANCE, strict=True):
-        total += {"sum_abs": channel, "abs_sum": np.abs(channel), "luminance": weight * np.abs(channel)}[how]
-    return np.abs(total)
+def plain_reduction(attribution: np.ndarray, how: str, sign: str) -> np.ndarray:
+    """Return the map of one image, pixel by pixel."""
+    part = {"unsigned": abs, "positive": lambda value: max(value, 0), "negative": lambda value: max(-value, 0)}[sign]
+    found = np.zeros(attribution.shape[1:])
+    for place in np.ndindex(found.shape):
+        channels = attribution[:, *place]
+        if how == "sum_abs":
+            found[place] = part(sum(channels))
+        else:
+            weights = LUMINANCE if how == "luminance" else (1, 1, 1)
+            found[place] = sum(weight * part(value) for weight, value in zip(weights, channels, strict=True))
+    return found
+
+
+def plain_mask(truth: str, threshold: float, strength: np.ndarray, twin: np.ndarray) -> np.ndarray:
+    """Return the mask of a ground truth of one image, pixel by pixel."""
+
+    def lesion(strength, y, x):
+        return strength[y, x] >= threshold if threshold else strength[y, x] > 0
+
+    found = np.zeros(strength.shape, dtype=bool)
+    for y, x in np.ndindex(found.shape):
+        found[y, x] = lesion(strength, y, x) or (truth == "union" and lesion(twin, y, x))
+        if truth == "boundary":
+            around = [(y + i, x + j) for i in (-1, 0, 1) for j in (-1, 0, 1)]
+            near = {bool(lesion(strength, *place)) for place in around if all(0 <= one < 12 for one in place)}
+            found[y, x] = len(near) == 2
+    return found
+
+
+def plain_graded(heatmap: np.ndarray, truth: np.ndarray, k: int) -> tuple[float, float]:
+    """Return how much of a truth the k strongest pixels hold, by the most; ties count by their mean."""
+    most, held, left = sum(sorted(truth.ravel())[-k:]), 0.0, k
+    for value in sorted(set(heatmap.ravel()), reverse=True):
+        tied = truth[heatmap == value]
+        held += sum(tied) * min(left / len(tied), 1)
+        left -= min(left, len(tied))
+    return held / most, k * truth.mean() / most
+
+
+@dataclasses.dataclass
+class Given:
+    """Attributions of two methods on images 2, 5 and 9, what their ground truths are made of, and the scores."""
+
+    scores: SettingScores
+    attributions: dict[str, np.ndarray]
+    truths: GroundTruths
+
+
+def lesions_like() -> np.ndarray:
+    return RNG.random((3, 12, 12)).astype(np.float32) * (RNG.random((3, 12, 12)) < 0.3)
 
 
 @pytest.fixture(scope="module")
-def scored() -> tuple[SettingScores, dict[str, np.ndarray], np.ndarray, np.ndarray]:
-    """Return scores of two methods on images 2, 5 and 9, with the attributions, strengths and indices."""
-    image_index = np.array([2, 5, 9])
-    strength = RNG.random((3, 12, 12)).astype(np.float32) * (RNG.random((3, 12, 12)) < 0.3)
+def scored() -> Given:
+    image_index, strength = np.array([2, 5, 9]), lesions_like()
     strength[1] = np.minimum(strength[1], 0.7)  # nothing is left of its lesions at the highest threshold
+    truths = GroundTruths(strength, lesions_like(), lesions_like())
+    truths.twin_strength[1] = np.minimum(truths.twin_strength[1], 0.7)
     attributions = {name: RNG.standard_normal((3, 3, 12, 12)) for name in ("one", "two")}
-    found = empty_scores(image_index, ["one", "two"], SETTINGS, CORRECTED)
+    attributions["two"][:, :, 3:, :] = np.abs(
+        attributions["two"][:, :, 3:, :]
+    )  # by negative values there are many ties
+    axes = SETTINGS.channel_reductions, [0.0, 0.5, 0.75], SETTINGS.scores, SETTINGS.ground_truths, SETTINGS.signs
+    every = list(map(Setting._make, product(*axes)))
+    values = np.full((3, len(every), 3), np.nan)
+    found = SettingScores(image_index, ["one", "two"], every, values[:2], values[2])
     for name, maps in attributions.items():
         for chunk in ([0, 1], [2]):
-            found.add(name, maps[chunk], strength[chunk], image_index[chunk])
-    return found, attributions, strength, image_index
+            part = GroundTruths(*(each[chunk] for each in (strength, truths.twin_strength, truths.difference)))
+            found.add(name, maps[chunk], part, image_index[chunk])
+    return Given(found, attributions, truths)
 
 
 def test_every_setting_is_scored_as_by_the_plain_loop(scored):
-    found, attributions, strength, _ = scored
-    assert found.mask_thresholds == [0.0, 0.5, 0.75], "the study's own is among them"
-    n = 0
+    """On every ground truth, by every score and sign; the difference of twins has one score."""
+    found, truths, missing = scored.scores, scored.truths, 0
     for m, method in enumerate(found.methods):
-        for r, how in enumerate(found.channel_reductions):
-            for t, threshold in enumerate(found.mask_thresholds):
-                for s, score in enumerate(found.scores):
-                    for i in range(3):
-                        mask = strength[i] >= threshold if threshold else strength[i] > 0
-                        value, chance = found.values[m, r, t, s, i], found.chance[t, s, i]
-                        if not mask.any():
-                            assert np.isnan([value, chance]).all()
-                            n += 1
-                            continue
-                        expected = plain_score(plain_reduction(attributions[method][i], how), mask, score)
-                        assert (value, chance) == pytest.approx(expected, rel=1e-5), (method, how, threshold, score)
-    assert n == 2 * 3 * len(found.scores), "the one image whose lesions are weaker than the threshold"
+        for i in range(3):
+            for place, (how, threshold, score, truth, sign) in enumerate(found.settings):
+                value, chance = found.values[m, place, i], found.chance[place, i]
+                mask = plain_mask(truth, threshold, truths.strength[i], truths.twin_strength[i])
+                graded = truth == "difference"
+                if not mask.any() or (graded and score != "relevance_rank_accuracy"):
+                    assert np.isnan([value, chance]).all()
+                    missing += not mask.any()
+                    continue
+                heatmap = plain_reduction(scored.attributions[method][i], how, sign)
+                expected = (
+                    plain_graded(heatmap, truths.difference[i], mask.sum())
+                    if graded
+                    else plain_score(heatmap, mask, score)
+                )
+                assert (value, chance) == pytest.approx(expected, rel=1e-5), (
+                    method,
+                    how,
+                    threshold,
+                    score,
+                    truth,
+                    sign,
+                )
+    assert missing == 2 * 3 * 5 * 4 * 3, "the one image whose lesions are weaker than the threshold"
+
+
+def test_ground_truths_and_signs_vary_around_the_studys_own_way_and_need_twins():
+    usual = empty_scores([0], [], SETTINGS, CORRECTED, with_twins=False)
+    assert len(usual.settings) == len(set(usual.settings)) == 3 * 3 * 5 + 2 * 3 - 1
+    assert {0.0, 0.5, 0.75} == {setting.mask_threshold for setting in usual.settings}, "the study's own is among them"
+    more = [
+        one for one in empty_scores([0], [], SETTINGS, CORRECTED, with_twins=True).settings if one not in usual.settings
+    ]
+    assert {one.ground_truth for one in more} == {"union", "difference"} and len(more) == 2 * 3
+    assert {one[:3] for one in more} == {DEFAULT[:3]}
+
+
+def test_ground_truths_score_1_as_maps_on_themselves_and_a_constant_map_scores_chance(scored):
+    truths, split = scored.truths, Split(np.zeros((3, 12, 12)), None, LesionMasks(scored.truths.strength, 0.5), None)
+    split = dataclasses.replace(split, twins=truths.difference, twin_strength=truths.twin_strength)
+    found = score_ground_truths(split, np.arange(3), SETTINGS, CORRECTED)
+    assert found.methods == SETTINGS.ground_truths
+    constant = empty_scores(np.arange(3), ["flat"], SETTINGS, CORRECTED, with_twins=True)
+    constant.add("flat", np.ones((3, 12, 12)), split.ground_truths(np.arange(3)), np.arange(3))
+    for place, setting in enumerate(found.settings):
+        if setting[:2] == DEFAULT[:2]:
+            own = found.of(setting.ground_truth).values[0, place]
+            np.testing.assert_allclose(own, 1, rtol=1e-12, err_msg=str(setting))
+            if setting.score != "average_precision":
+                np.testing.assert_allclose(constant.values[0, place], constant.chance[place], rtol=1e-12)
+    of_twins = empty_scores([0], [], SETTINGS, CORRECTED, with_twins=False)
+    assert score_ground_truths(dataclasses.replace(split, twins=None), np.arange(3), SETTINGS, CORRECTED).settings == (
+        of_twins.settings
+    )
+
+
+def test_chance_is_what_random_maps_score(scored):
+    every, n = [Setting(*DEFAULT[:3], truth) for truth in SETTINGS.ground_truths], 4000
+    values = np.full((2, len(every), n), np.nan)
+    found = SettingScores(np.arange(n), ["random"], every, values[:1], values[1])
+    of_one = (
+        np.broadcast_to(each[0], (n, 12, 12))
+        for each in (scored.truths.strength, scored.truths.twin_strength, scored.truths.difference)
+    )
+    found.add("random", RNG.random((n, 12, 12)), GroundTruths(*of_one), np.arange(n))
+    error = np.abs(values[0].mean(axis=1) - values[1, :, 0])
+    assert (error < 4 * values[0].std(axis=1) / np.sqrt(n)).all()
+
+
+def test_all_values_are_the_positive_and_the_negative_ones_and_maps_without_sign_score_chance_by_the_negative(scored):
+    attributions = scored.attributions["one"]
+    for how in SETTINGS.channel_reductions:
+        parts = [reduce_channels(attributions, how, sign) for sign in ("positive", "negative")]
+        np.testing.assert_allclose(sum(parts), reduce_channels(attributions, how))
+    found = empty_scores([0, 1, 2], ["one"], SETTINGS, CORRECTED, with_twins=True)
+    found.add("one", np.abs(attributions), scored.truths, np.arange(3))
+    for truth in SETTINGS.ground_truths:
+        places = [found.settings.index(Setting(*DEFAULT[:3], truth, sign)) for sign in SETTINGS.signs]
+        np.testing.assert_array_equal(found.values[:, places[0]], found.values[:, places[1]])
+        np.testing.assert_allclose(found.values[0, places[2]], found.chance[places[2]])
 
 
 def test_scores_are_read_as_they_were_written(scored, tmp_path):
-    found, *_ = scored
+    found = scored.scores
     found.write(tmp_path / "scores.npz")
     again = SettingScores.read(tmp_path / "scores.npz")
     for field in dataclasses.fields(SettingScores):
@@ -104,26 +226,24 @@ def test_scores_are_read_as_they_were_written(scored, tmp_path):
 
 
 def test_skill_is_of_the_images_asked_for(scored):
-    found, *_ = scored
-    skill = found.skill_at((1, 0, 2), [9, 3, 2])
+    found, place = scored.scores, 40
+    skill = found.skill_at(found.settings[place], [9, 3, 2])
     assert np.isnan(skill[:, 1]).all(), "image 3 is not scored"
-    for place, image in ((0, 2), (2, 0)):
-        chance = found.chance[0, 2, image]
-        np.testing.assert_allclose(skill[:, place], (found.values[:, 1, 0, 2, image] - chance) / (1 - chance))
+    for column, image in ((0, 2), (2, 0)):
+        chance = found.chance[place, image]
+        np.testing.assert_allclose(skill[:, column], (found.values[:, place, image] - chance) / (1 - chance))
 
 
-def test_comparison_maps_have_one_reduction(scored):
-    _, _, strength, _ = scored
-    images = RNG.random((3, 12, 12)).astype(np.float32)
+def test_comparison_maps_are_the_same_for_all_reductions_and_signs(scored):
+    strength, images = scored.truths.strength, RNG.random((3, 12, 12)).astype(np.float32)
     split = Split(images, np.zeros(3, int), LesionMasks(strength, 0.5), None)
     settings = Attribution(methods=["saliency"], sensitivity=SETTINGS)
     _, found = score_comparison_maps(split, np.arange(3), settings, CORRECTED)
-    assert found.channel_reductions == ["sum_abs"]
-    intensity = found.of("intensity").values[0, 0, 1, 0]
-    expected = [
-        plain_score(image, s >= 0.5, "relevance_rank_accuracy")[0] for image, s in zip(images, strength, strict=True)
-    ]
-    np.testing.assert_allclose(intensity, expected)
+    expected = [plain_score(*both, "relevance_rank_accuracy")[0] for both in zip(images, strength >= 0.5, strict=True)]
+    alike = [place for place, one in enumerate(found.settings) if one[1:4] == (*DEFAULT[1:3], "lesion")]
+    assert len(alike) == 3 + 2
+    for place in alike:
+        np.testing.assert_allclose(found.of("intensity").values[0, place], expected)
 
 
 @pytest.mark.parametrize(
@@ -150,13 +270,19 @@ def simulated(n_seeds: int = 1, n_images: int = 60) -> tuple[pd.DataFrame, np.nd
     return skills.networks, skills.values
 
 
+HOW = ["sum_abs", "luminance"]
+
+
 def as_scores(values: np.ndarray) -> SettingScores:
-    """Return one network's scores, (n_methods, n_images), the same under 2 reductions x 1 threshold x 2 scores."""
+    """Return one network's scores, (n_methods, n_images), the same under 2 reductions x 2 scores and 2 x 2 truths x signs."""
     methods = [f"method{number}" for number in range(len(values))]
-    every = np.tile(values[:, None, None, None], (1, 2, 1, 2, 1))
-    names = (["sum_abs", "luminance"], [0.5], ["relevance_rank_accuracy", "pixel_auroc"])
+    settings = [Setting(how, 0.5, score) for how, score in product(HOW, [DEFAULT.score, "pixel_auroc"])]
+    settings += [
+        Setting(*DEFAULT[:3], *one) for one in list(product(["lesion", "difference"], ["unsigned", "positive"]))[1:]
+    ]
     n_images = values.shape[-1]
-    return SettingScores(np.arange(n_images), methods, *names, every, np.zeros((1, 2, n_images)))
+    every = np.tile(values[:, None], (1, len(settings), 1))
+    return SettingScores(np.arange(n_images), methods, settings, every, np.zeros((len(settings), n_images)))
 
 
 def found_populations(networks, values, incorrect=None, references=None):
@@ -278,6 +404,8 @@ def test_two_methods_with_equal_scores_are_not_told_apart_by_rounding():
 def flipped(request) -> dict[str, pd.DataFrame]:
     """Return the tables of a study in which luminance turns the order of methods and corpora round, on correct images.
 
+    So do positive values on the difference of twins.
+
     Pixel AUROC is noise there, and on the misclassified images all is as by default.
     """
     networks, values = simulated(request.param)
@@ -285,28 +413,29 @@ def flipped(request) -> dict[str, pd.DataFrame]:
     noise = np.random.default_rng(2)
     for place, scored in enumerate(found[0].scored):
         mirror = values[(place + len(values) // 2) % len(values), ::-1]  # the other corpus, methods reversed
-        scored.values[:, 1, 0, 0, :30] = mirror[:, :30]
-        scored.values[:, :, 0, 1, :30] = noise.random((4, 2, 30))
-    return sensitivity_tables(found, DEFAULT)
+        scored.values[:, 2, :30] = scored.values[:, 6, :30] = mirror[:, :30]
+        scored.values[:, 1:4:2, :30] = noise.random((4, 2, 30))
+    truths = dataclasses.replace(as_scores(np.tile([[0.875], [0.5]], 60)), methods=["lesion", "difference"])
+    return sensitivity_tables([dataclasses.replace(population, truths=truths) for population in found], DEFAULT)
 
 
 def test_the_default_agrees_with_itself(flipped):
     row = flipped["sensitivity"].query("is_default")
-    assert row[["population", "channel_reduction", "mask_threshold", "score"]].to_numpy().tolist() == [
-        [CORRECT, *DEFAULT]
-    ]
+    assert row[SETTING].to_numpy().tolist() == [[CORRECT, *DEFAULT]]
     assert row[["tau", "tau_low", "tau_high"]].to_numpy().tolist() == [[1, 1, 1]]
     assert flip_letters(row.to_dict("records")[0]) == ""
 
 
 def test_what_was_turned_round_is_reversed(flipped):
-    rows = flipped["sensitivity"].set_index(["population", "channel_reduction", "score"])
+    rows = flipped["sensitivity"].query("ground_truth == 'lesion' and sign == 'unsigned'")
+    rows = rows.set_index(["population", "channel_reduction", "score"])
     turned = rows.loc[(CORRECT, "luminance", "relevance_rank_accuracy")]
     assert turned["tau"] == -1
     assert (turned["tau_high"], turned["first"]) == (-1, "method0")
     assert flip_letters(turned) == "FCM"
     assert turned["methods_reversed"] == 6
-    flips = flipped["flips"].query("population == 'correct' and score == 'relevance_rank_accuracy'")
+    plain = "population == 'correct' and score == 'relevance_rank_accuracy' and sign == 'unsigned'"
+    flips = flipped["flips"].query(plain)
     corpus = flips.query("conclusion == 'corpus'").iloc[0]
     assert corpus[["default", "found", "change"]].tolist() == ["above", "below", "reversed"]
     survival = flipped["survival"].query("population == 'incorrect'")
@@ -324,7 +453,8 @@ def test_what_became_noise_is_lost(flipped):
 def test_on_misclassified_images_all_is_kept(flipped):
     rows = flipped["sensitivity"].query("population == 'incorrect'")
     assert (rows["tau"] == 1).all()
-    survival = flipped["survival"].set_index(["population", "conclusion", "contrast"])
+    survival = flipped["survival"].query("ground_truth == 'lesion' and sign == 'unsigned'")
+    survival = survival.set_index(["population", "conclusion", "contrast"])
     for conclusion in (("corpus", "mri - natural"), ("depth", "3 - 1"), ("first", "ranks first")):
         assert survival.loc[(INCORRECT, *conclusion), ["settings", "kept"]].tolist() == [4, 4]
     assert survival.loc[(CORRECT, "corpus", "mri - natural"), ["settings", "kept", "reversed"]].tolist()[0::2] == [4, 1]
@@ -340,11 +470,14 @@ def test_counts_add_up(flipped):
 
 def test_sentences_say_what_flips_and_their_numbers_stand_in_the_tables(flipped, tmp_path):
     sentences = list(survival_sentences(flipped))
-    assert [sentence.table for sentence in sentences] == ["sensitivity", "survival"] * 2
+    assert [sentence.table for sentence in sentences] == ["sensitivity", "survival"] * 2 + ["ground_truths", "flips"]
     order, conclusions = sentences[0].text, sentences[1].text
     assert "tau of -1.00" in order and "method0" in order
     assert "method3 ranks first (" in conclusions and "MRI (sex) above photographs (" in conclusions
     assert "Nothing turns round" in sentences[3].text
+    assert "image's own lesions (chance 0.000); a map of the lesions' mask scores 0.875 on |image" in sentences[4].text
+    assert "method0 ranks first by positive values on |image − twin|" in sentences[5].text
+    assert "MRI (sex) above photographs is turned round by positive values on |image − twin| (-0." in sentences[5].text
     assert list(survival_sentences(save(flipped, tmp_path))) == sentences, "the report reads what the notebook wrote"
     assert check_findings(sentences, tmp_path) > 10
     assert list(survival_sentences({})) == []
@@ -355,7 +488,7 @@ def test_one_method_alone_has_no_order():
     found = found_populations(networks, values[..., :1, :], references={})
     tables = sensitivity_tables(found, DEFAULT)
     assert tables["sensitivity"]["tau"].isna().all()
-    assert {finding.table for finding in survival_sentences(tables)} == {"survival"}
+    assert {finding.table for finding in survival_sentences(tables)} == {"survival", "flips"}
     texts = [text for ax in sensitivity_figure(tables["sensitivity"]).axes for text in ax.texts]
     assert all("nan" not in text.get_text() and text.get_color() == "black" for text in texts)
 
@@ -372,9 +505,16 @@ def test_the_figure_has_a_cell_with_tau_and_letters_for_every_setting(flipped):
     figure = sensitivity_figure(table)
     panels = [ax for ax in figure.axes if ax.texts]
     shown = [text.get_text() for ax in panels for text in ax.texts]
-    assert sorted(shown) == sorted(f"{row['tau']:.2f}\n{flip_letters(row)}".strip() for row in table.to_dict("records"))
+    texts = [f"{row['tau']:.2f}\n{flip_letters(row)}".strip() for row in table.to_dict("records")]
+    assert sorted(shown) == sorted([*texts, "1.00", "1.00"]), (
+        "the study's own and that of the other population stand twice"
+    )
     framed = [patch for ax in panels for patch in ax.patches if patch.get_linewidth() > 1]
-    assert len(framed) == 1
+    assert len(framed) == 2
+    assert [text.get_text() for text in panels[2].get_yticklabels()] == [
+        "lesions\n(0.00, 0.50)",
+        "|image − twin|\n(0.00, 0.50)",
+    ]
     plt.close(figure)
 
 
@@ -388,9 +528,11 @@ def test_the_default_setting_holds_the_scores_and_the_conclusions_of_the_study(t
     scores = read_scores(tiny).query("metric == 'relevance_rank_accuracy' and pretraining == @run.pretraining")
     mine = (scores["finetune_depth"] == run.finetune_depth) & (scores["selection"] == run.selection)
     scores = scores[mine].set_index(["method", "image_index"])["value"]
-    place = [found.channel_reductions.index("sum_abs"), found.mask_thresholds.index(0.5), 0]
-    for row, method in enumerate(found.methods):
-        np.testing.assert_array_equal(found.values[(row, *place)], scores.loc[method].loc[found.image_index])
+    for values, method in zip(found.at(DEFAULT, found.image_index)[0], found.methods, strict=True):
+        np.testing.assert_array_equal(values, scores.loc[method].loc[found.image_index])
+    truths = read_table(Paths(tiny).statistics / "ground_truths.csv").set_index("ground_truth")
+    assert truths.index.tolist() == SETTINGS.ground_truths and (truths["ceiling"] == 1).all()
+    assert truths.loc["difference", "twin_map"] == 1 > truths.loc["difference", "lesion_map"]
     table = read_table(Paths(tiny).statistics / "sensitivity.csv").query("is_default")
     ranks = read_table(Paths(tiny).statistics / "ranks.csv")
     best = ranks.loc[ranks["mean_rank"] == ranks["mean_rank"].min(), "method"]

@@ -15,6 +15,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from pretrain_xai import overlay
+from pretrain_xai.ground_truths import GroundTruths
 from pretrain_xai.lesions import Patches, split_patches
 from pretrain_xai.overlay import NoRoomError, OverlayError, overlay_lesions
 from pretrain_xai.protocol import CORRECTED, Protocol
@@ -81,10 +82,22 @@ class Split(LabelledImages):
         One row per image: `image_index`, `slice_index`, `subject`, `sex`, `age`, `z`, `split`, `label`, `n_lesions`, `seed`,
         and what the audit reports: `mask_pixels`, `box_pixels`, `lightening`, `outside_difference`, and the ranks of the
         first positions drawn, accepted or not (`draw_0` ...).
+    twins, twin_strength : float32 arrays of shape (n, height, width), range [0, 1], memory-mapped, optional
+        Of the test split: each image with as many lesions of the other class at the same centres, and their strength.
     """
 
     masks: LesionMasks
     table: pd.DataFrame
+    twins: np.ndarray | None = None
+    twin_strength: np.ndarray | None = None
+
+    def ground_truths(self, chunk: np.ndarray) -> GroundTruths:
+        """Return what maps of the images `chunk` (n,) may be scored against."""
+        strength = np.asarray(self.masks.strength[chunk])
+        if self.twins is None or self.twin_strength is None:
+            return GroundTruths(strength)
+        difference = np.abs(self.images[chunk] - self.twins[chunk])
+        return GroundTruths(strength, np.asarray(self.twin_strength[chunk]), difference)
 
 
 def build_splits(
@@ -140,24 +153,26 @@ def build_splits(
         pool = joblib.Parallel(
             workers, return_as="generator", max_nbytes=None, batch_size=PART, pre_dispatch=2 * PART * workers
         )
-        _write_split(folder / split, tqdm(pool(calls), split, len(rows), unit="image"))
+        names = ["images", "strength", "thumbnails"]
+        if split == "test":
+            names += ["clean", "twins", "twin_strength"] if protocol.has_twins else ["clean"]
+        _write_split(folder / split, names, tqdm(pool(calls), split, len(rows), unit="image"))
     return pools
 
 
-def _write_split(folder: Path, laid: Iterable[Any]) -> None:
-    """Write what `_lay` returns of the slices of a split, streamed."""
+def _write_split(folder: Path, names: list[str], laid: Iterable[Any]) -> None:
+    """Write what `_lay` returns of the slices of a split, streamed, and of the arrays the first, which `names` calls."""
     for left in folder.glob(".*.npy"):  # by a build that was killed
         left.unlink()
     rows, lesions, errors = list[Any](), list[Any](), list[NoRoomError]()
     with ExitStack() as stack:
-        names = ["images", "strength", "thumbnails", *(["clean"] if folder.name == "test" else [])]
         adds = [stack.enter_context(growing_array(folder / f"{name}.npy")) for name in names]
         for of_slice in laid:
             if isinstance(of_slice, NoRoomError):
                 errors.append(of_slice)
                 continue
             row, of_lesions, *arrays = of_slice
-            for add, array in zip(adds, arrays, strict=False):  # the clean slices of the test images alone are kept
+            for add, array in zip(adds, arrays, strict=False):
                 add(array[None])
             lesions += [{"image": len(rows)} | lesion for lesion in of_lesions]
             rows.append(row)
@@ -170,17 +185,18 @@ def _write_split(folder: Path, laid: Iterable[Any]) -> None:
     write_table(pd.DataFrame(lesions), folder / "lesions.csv")
 
 
-def read_split(folder: Path, mask_threshold: float = CORRECTED.mask_threshold) -> Split:
-    """Read a split that `build_splits` wrote; images and lesions stay on disk until they are used.
+def read_split(folder: Path, mask_threshold: float = CORRECTED.mask_threshold, *, with_twins: bool = False) -> Split:
+    """Read a split that `build_splits` wrote, perhaps with twins; images and lesions stay on disk until they are used.
 
     Raises
     ------
     TableError
         A file is missing or broken, or their numbers of images differ.
     """
-    images, strength, table = read_with_arrays(folder / "images.csv", "images", "strength")
+    names = ["twins", "twin_strength"] if with_twins else []
+    images, strength, *twins, table = read_with_arrays(folder / "images.csv", "images", "strength", *names)
     labels = table["label"].to_numpy(dtype=np.int64)
-    return Split(images, labels, LesionMasks(strength, mask_threshold), table)
+    return Split(images, labels, LesionMasks(strength, mask_threshold), table, *twins)
 
 
 def read_lesion_free(folder: Path) -> LabelledImages:
@@ -199,7 +215,7 @@ def _row_of(slices: np.ndarray, index: int) -> np.ndarray:
 def _lay(
     slice_: np.ndarray, row: dict[str, Any], patches: Patches, settings: Dataset, protocol: Protocol
 ) -> tuple[Any, ...] | NoRoomError:
-    """Lay lesions over a slice: what tables say of image and lesions, image, lesions' strength and thumbnail.
+    """Lay lesions over a slice: what tables say of image and lesions, and its arrays; see `build_splits`.
 
     Where corners may leave no room for the lesions, the error is returned.
     """
@@ -218,6 +234,7 @@ def _lay(
         if protocol.corner_placement and isinstance(named, NoRoomError):
             return named
         raise named from None
+    twin = overlay.to_model_resolution(laid.twin, size)[:2] if laid.twin and row["split"] == "test" else ()
     difference = image - clean
     about = {
         "label": laid.label,
@@ -234,7 +251,7 @@ def _lay(
     ]
     step = size // THUMBNAIL
     cut = clean[: step * THUMBNAIL, : step * THUMBNAIL].reshape(THUMBNAIL, step, THUMBNAIL, step)
-    return row | about, lesions, image, strength, cut.mean(axis=(1, 3)).ravel(), clean
+    return row | about, lesions, image, strength, cut.mean(axis=(1, 3)).ravel(), clean, *twin
 
 
 def _draw(seed: int) -> float:

@@ -56,6 +56,8 @@ class LesionSlice:
         Their positions in the pool of their class.
     drawn_indices : int array of shape (n_attempts,)
         The row-major ranks of all positions drawn among the candidate positions, the rejected ones too.
+    twin : LesionSlice or None
+        The same slice with as many lesions of the other class at the same centres; none if placed by corners.
     """
 
     image: np.ndarray
@@ -65,6 +67,7 @@ class LesionSlice:
     weights: Sequence[np.ndarray]
     patch_indices: np.ndarray
     drawn_indices: np.ndarray
+    twin: "LesionSlice | None" = None
 
     @property
     def n_lesions(self) -> int:
@@ -80,7 +83,7 @@ class LesionSlice:
     def without_lesions(self) -> "LesionSlice":
         """The same slice and class, but no lesion is laid over it."""
         none = self.patch_indices[:0]
-        return replace(self, image=self.clean, corners=self.corners[:0], weights=[], patch_indices=none)
+        return replace(self, image=self.clean, corners=self.corners[:0], weights=[], patch_indices=none, twin=None)
 
     @property
     def ground_truth(self) -> np.ndarray:
@@ -146,15 +149,20 @@ def overlay_lesions(
         # of both pools, so that positions can be made independent of the class; its own comes first
         orders = {pool: draw_orders[pool](len(patches[pool]))[:n_lesions] for pool in pools}
         weights, others = ([patches[pool][k].weights for k in order] for pool, order in orders.items())
-        veils = [_rescale(patch, floor, lesion_intensity) for patch in weights]
-        shapes = [1 - veil != 1 for veil in veils] if by_corner else list(map(_joint_shape, weights, others))
+        veils = [_rescale(patch, floor, lesion_intensity) for patch in weights if by_corner]
+        shapes = [1 - veil != 1 for veil in veils] or list(map(_joint_shape, weights, others))
         accepted = _find_places(brain, candidates, shapes, draw_position, drawn, by_corner=by_corner)
-    corners = np.stack(np.unravel_index(candidates[accepted], brain.shape), axis=1)
-    if not by_corner:
-        corners -= np.array([patch.shape for patch in weights]) // 2
+    anchors = np.stack(np.unravel_index(candidates[accepted], brain.shape), axis=1)
     clean = _rescale(slice_, 0.0, brain_intensity)
-    image = np.where(brain, 1 - (1 - clean) * (1 - _sum_of(veils, corners, brain.shape)), clean)
-    return LesionSlice(image, clean, label, corners, weights, orders[pools[0]], np.array(drawn))
+
+    def laid(label: int, weights: list[np.ndarray]) -> LesionSlice:
+        corners = anchors if by_corner else anchors - np.array([patch.shape for patch in weights]) // 2
+        veils = [_rescale(patch, floor, lesion_intensity) for patch in weights]
+        image = np.where(brain, 1 - (1 - clean) * (1 - _sum_of(veils, corners, brain.shape)), clean)
+        return LesionSlice(image, clean, label, corners, weights, orders[CLASSES[label]], np.array(drawn))
+
+    # each place has room for the patches of both classes
+    return laid(label, weights) if by_corner else replace(laid(label, weights), twin=laid(1 - label, others))
 
 
 def _find_places(

@@ -319,7 +319,7 @@ def _attribution(study: Study) -> dict[str, Any]:
     images, strength = _images(study, count), np.zeros((count, side, side), np.float32)
     strength[:, side // 4 : side // 2, side // 4 : side // 2] = 1
     masks, labels = LesionMasks(strength, study.protocol.mask_threshold), np.arange(count) % N_CLASSES
-    split = Split(images, labels, masks, None)
+    split = Split(images, labels, masks, None, images[::-1], strength)  # scored against twins, too
     explainer = Explainer(network, split, settings, study.protocol)
     seconds = _seconds(lambda: explainer.scores(np.arange(count), settings.methods), study.threads)
     return {"image": seconds / count, "layers": len(weight_layers(network))}

@@ -13,6 +13,8 @@ from pydantic.dataclasses import dataclass
 
 ChannelReduction = Literal["sum_abs", "abs_sum", "luminance"]
 Ties = Literal["expected", "strict"]
+Sign = Literal["unsigned", "positive", "negative"]
+GroundTruth = Literal["lesion", "union", "difference", "boundary"]
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(strict=True, allow_inf_nan=False))
@@ -59,6 +61,11 @@ class Protocol:
     def corrects_dataset(self) -> bool:
         """Whether the images hold nothing but their lesions that tells the class, so that the audit must pass."""
         return all(getattr(self, name) == getattr(CORRECTED, name) for name in DATASET_SWITCHES)
+
+    @property
+    def has_twins(self) -> bool:
+        """Whether each test image has an exact twin of the other class: room at a centre is room for either class."""
+        return not self.corner_placement
 
 
 #: the switches that change the images with lesions

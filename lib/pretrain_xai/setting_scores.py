@@ -1,9 +1,11 @@
 """Score maps as they come, as the study says and under every other setting beside; read the few maps that were kept."""
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar, get_args
 
 import numpy as np
 import pandas as pd
@@ -11,11 +13,11 @@ from numpy.typing import ArrayLike
 
 from pretrain_xai.arrays import Floats, Integers
 from pretrain_xai.dataset import Split
+from pretrain_xai.ground_truths import OF_TWINS, GroundTruths
 from pretrain_xai.localization import confusion_counts, relevance_rank_accuracy, score_masked
 from pretrain_xai.localization.comparison_maps import COMPARISON_MAPS, comparison_maps, reduce_channels
 from pretrain_xai.localization.masked_maps import MaskedMaps
-from pretrain_xai.overlay import lesion_masks
-from pretrain_xai.protocol import CORRECTED, ChannelReduction, Protocol
+from pretrain_xai.protocol import CORRECTED, ChannelReduction, GroundTruth, Protocol, Sign
 from pretrain_xai.self_checks import DELTA, check_scores
 from pretrain_xai.settings.sections import Attribution, Sensitivity
 from pretrain_xai.skill import skill
@@ -33,6 +35,16 @@ def chunks(image_indices: np.ndarray) -> list[np.ndarray]:
     return [image_indices[start : start + CHUNK] for start in range(0, len(image_indices), CHUNK)]
 
 
+class Setting(NamedTuple):
+    """One way to score maps; see `settings.sections.Sensitivity`."""
+
+    channel_reduction: ChannelReduction
+    mask_threshold: float
+    score: str
+    ground_truth: GroundTruth = "lesion"
+    sign: Sign = "unsigned"
+
+
 @dataclass(frozen=True)
 class SettingScores:
     """What the maps of some images score under every setting.
@@ -40,66 +52,79 @@ class SettingScores:
     Attributes
     ----------
     image_index : int array of shape (n_images,), ascending
-    methods, channel_reductions, mask_thresholds, scores : sequences
-        What the axes of `values` are.
-    values : float array of shape (n_methods, n_reductions, n_thresholds, n_scores, n_images)
-        NaN where no pixel's lesion is stronger than the threshold.
-    chance : float array of shape (n_thresholds, n_scores, n_images)
+    methods : sequence of str
+    settings : sequence of Setting
+    values : float array of shape (n_methods, n_settings, n_images)
+        NaN where no pixel's lesion is stronger than the threshold, or the ground truth has no such score.
+    chance : float array of shape (n_settings, n_images)
     """
 
     image_index: Integers
     methods: Sequence[str]
-    channel_reductions: Sequence[ChannelReduction]
-    mask_thresholds: Sequence[float]
-    scores: Sequence[str]
+    settings: Sequence[Setting]
     values: Floats
     chance: Floats
 
     def add(
-        self, method: str, maps: np.ndarray, strength: np.ndarray, chunk: np.ndarray, protocol: Protocol = CORRECTED
+        self, method: str, maps: np.ndarray, truths: GroundTruths, chunk: np.ndarray, protocol: Protocol = CORRECTED
     ) -> MaskedMaps:
         """Score one method's attributions of some of the images, and return what the protocol itself scores of them.
 
         Parameters
         ----------
         maps : float array of shape (n, 3, height, width), or (n, height, width) if there is nothing to reduce
-        strength : float array of shape (n, height, width)
-            Of the lesions, from which masks are made.
+        truths : GroundTruths
+            Of the images.
         chunk : int array of shape (n,)
             The indices of these images.
         """
         row, images = self.methods.index(method), np.searchsorted(self.image_index, chunk)
-        for column, reduction in enumerate(self.channel_reductions):
-            reduced, given = reduce_channels(maps, reduction) if maps.ndim == 4 else maps, None
-            for number, threshold in enumerate(self.mask_thresholds):
-                masks = lesion_masks(np.asarray(strength), threshold)
-                nothing = ~masks.any(axis=(1, 2)) & (threshold != protocol.mask_threshold)
-                masks[nothing] = True  # scored like the others, and not kept
-                given = MaskedMaps(reduced, masks, chunk) if given is None else given.with_masks(masks)
-                if (reduction, threshold) == (protocol.channel_reduction, protocol.mask_threshold):
-                    own = given
-                for place, (values, chance) in enumerate(score_masked(given, self.scores, ties=protocol.ties).values()):
-                    self.values[row, column, number, place, images] = np.where(nothing, np.nan, values)
-                    self.chance[number, place, images] = np.where(nothing, np.nan, chance)  # the same for all methods
+        own_how, of_maps = protocol.channel_reduction, dict[Any, MaskedMaps]()  # maps are sorted once for each
+        alike = defaultdict(list)
+        for place, setting in enumerate(self.settings):
+            one = setting if maps.ndim == 4 else setting._replace(channel_reduction=own_how, sign="unsigned")
+            alike[one._replace(score="")].append(place)
+        for setting, places in alike.items():
+            masks = truths.masks(setting.ground_truth, setting.mask_threshold)
+            is_own = setting == Setting(own_how, protocol.mask_threshold, "")
+            nothing = np.asarray(~masks.any(axis=(1, 2))) & (not is_own)
+            masks = masks | nothing[:, None, None]  # scored like the others, and not kept
+            how = setting.channel_reduction, setting.sign
+            if how not in of_maps:
+                of_maps[how] = MaskedMaps(reduce_channels(maps, *how) if maps.ndim == 4 else maps, masks, chunk)
+            given = of_maps[how].with_masks(masks)
+            if is_own:
+                own = given
+            scores = list(dict.fromkeys(self.settings[place].score for place in places))
+            scored = truths.score(setting.ground_truth, given, scores, protocol.ties)
+            for place in places:
+                values, chance = scored[self.settings[place].score]
+                self.values[row, place, images] = np.where(nothing, np.nan, values)
+                self.chance[place, images] = np.where(nothing, np.nan, chance)  # the same for all methods
         return own
 
-    def skill_at(self, setting: tuple[int, int, int], image_index: ArrayLike) -> Floats:
-        """Return the skill of each method under one setting, NaN for images that are not scored.
+    def at(self, setting: Setting, image_index: ArrayLike) -> tuple[Floats, Floats]:
+        """Return the scores of each method under one setting and their chance, NaN for images that are not scored.
 
         Parameters
         ----------
-        setting : places of the channel reduction, the mask threshold and the score
         image_index : int array of shape (n,)
 
         Returns
         -------
-        float array of shape (n_methods, n)
+        values : float array of shape (n_methods, n)
+        chance : float array of shape (n,)
         """
-        image_index = np.asarray(image_index)
+        image_index, number = np.asarray(image_index), self.settings.index(setting)
         places = np.minimum(np.searchsorted(self.image_index, image_index), len(self.image_index) - 1)
-        values = self.values[(slice(None), *setting)][:, places]
-        skills = skill(values, np.broadcast_to(self.chance[setting[1:]][places], values.shape))
-        return np.where(self.image_index[places] == image_index, skills, np.nan)
+        found = self.values[:, number, places], self.chance[number, places]
+        values, chance = (np.where(self.image_index[places] == image_index, each, np.nan) for each in found)
+        return values, chance
+
+    def skill_at(self, setting: Setting, image_index: ArrayLike) -> Floats:
+        """Return the skill of each method under one setting, (n_methods, n); as `at`."""
+        values, chance = self.at(setting, image_index)
+        return skill(values, np.broadcast_to(chance, values.shape))
 
     def of(self, method: str) -> "SettingScores":
         """Return the scores of one method alone."""
@@ -107,33 +132,42 @@ class SettingScores:
         return replace(self, methods=[method], values=self.values[[row]])
 
     def write(self, path: Path) -> None:
-        """Write all as arrays, by the names of the attributes."""
-        write_arrays(path, **{name: np.asarray(value) for name, value in vars(self).items()})
+        """Write all as arrays, by the names of the attributes and those of a setting."""
+        parts = zip(Setting._fields, zip(*self.settings, strict=True), strict=True)
+        arrays = {name: value for name, value in vars(self).items() if name != "settings"} | dict(parts)
+        write_arrays(path, **{name: np.asarray(value) for name, value in arrays.items()})
 
     @classmethod
     def read(cls, path: Path) -> "SettingScores":
         """Read what `write` wrote."""
-        lists = ("methods", "channel_reductions", "mask_thresholds", "scores")
         arrays: dict[str, Any] = read_arrays(path)
-        return cls(**arrays | {name: arrays[name].tolist() for name in lists})
+        settings = zip(*(arrays.pop(name).tolist() for name in Setting._fields), strict=True)
+        return cls(**arrays | {"methods": arrays["methods"].tolist(), "settings": list(map(Setting._make, settings))})
 
 
 def empty_scores(
-    image_index: ArrayLike, methods: Sequence[str], settings: Sensitivity, protocol: Protocol
+    image_index: ArrayLike, methods: Sequence[str], settings: Sensitivity, protocol: Protocol, *, with_twins: bool
 ) -> SettingScores:
-    """Return scores to be filled by `SettingScores.add`; the protocol's reduction and threshold are among the settings.
+    """Return scores to be filled by `SettingScores.add`; the protocol's own ways are among the settings.
 
     Parameters
     ----------
     image_index : int array of shape (n_images,), ascending
+    with_twins : bool
+        The images have twins; else the ground truths that need them are left out.
     """
     image_index = np.asarray(image_index, dtype=np.int64)
-    reductions = _with_own(settings.channel_reductions, protocol.channel_reduction)
-    thresholds = sorted(_with_own(settings.mask_thresholds, protocol.mask_threshold))
+    own = protocol.channel_reduction, protocol.mask_threshold
+    thresholds = sorted(_with_own(settings.mask_thresholds, own[1]))
     scores = _with_own(settings.scores, "relevance_rank_accuracy")
-    shape = (len(thresholds), len(scores), len(image_index))
-    values = np.full((len(methods), len(reductions), *shape), np.nan)
-    return SettingScores(image_index, list(methods), reductions, thresholds, scores, values, np.full(shape, np.nan))
+    every = [Setting(*each) for each in product(_with_own(settings.channel_reductions, own[0]), thresholds, scores)]
+    truths = [name for name in _with_own(settings.ground_truths, "lesion") if with_twins or name not in OF_TWINS]
+    others = product(truths, _with_own(settings.signs, "unsigned"))
+    every += [one for other in others if (one := Setting(*own, "relevance_rank_accuracy", *other)) not in every]
+    shape = (len(every), len(image_index))
+    return SettingScores(
+        image_index, list(methods), every, np.full((len(methods), *shape), np.nan), np.full(shape, np.nan)
+    )
 
 
 #: a method, its attributions of some images, which these are, and if known what the network predicts and the deltas
@@ -170,9 +204,12 @@ def score_maps(
     SelfCheckError
         The scores can't be right (see `self_checks`).
     """
-    under_settings, tables = empty_scores(np.sort(image_indices), methods, settings.sensitivity, protocol), []
+    has_twins, last, tables = split.twins is not None, None, []
+    under_settings = empty_scores(np.sort(image_indices), methods, settings.sensitivity, protocol, with_twins=has_twins)
     for method, maps, chunk, predicted, deltas in found:
-        given = under_settings.add(method, maps, split.masks.strength[chunk], chunk, protocol)
+        if chunk is not last:  # the methods of a chunk follow one another
+            last, truths = chunk, split.ground_truths(chunk)
+        given = under_settings.add(method, maps, truths, chunk, protocol)
         counts = confusion_counts(given, ties=protocol.ties)._asdict()
         counts |= {"k": given.k, "all_zero": 1.0 - given.values.any(axis=1)}
         counts |= {} if deltas is None else {DELTA: deltas}
@@ -188,15 +225,27 @@ def score_maps(
 def score_comparison_maps(
     split: Split, image_indices: np.ndarray, settings: Attribution, protocol: Protocol
 ) -> tuple[pd.DataFrame, SettingScores]:
-    """Score the maps that need no network; they have one channel, so all reductions are the same."""
-    alone = settings.sensitivity.model_copy(update={"channel_reductions": [protocol.channel_reduction]})
-    settings = settings.model_copy(update={"sensitivity": alone})
+    """Score the maps that need no network; they have one channel and no sign: all reductions and signs are the same."""
     found = (
         (name, comparison_maps(split.images[chunk], name, signed_edges=protocol.signed_edges), chunk, np.nan, None)
         for chunk in chunks(image_indices)
         for name in COMPARISON_MAPS
     )
     return score_maps(split, image_indices, list(COMPARISON_MAPS), settings, protocol, found)
+
+
+def score_ground_truths(
+    split: Split, image_indices: np.ndarray, settings: Sensitivity, protocol: Protocol
+) -> SettingScores:
+    """Score the ground truths as maps, each against all: its methods are their names; images as in `score_maps`."""
+    has_twins = split.twins is not None
+    names: list[GroundTruth] = [name for name in get_args(GroundTruth) if has_twins or name not in OF_TWINS]
+    found = empty_scores(np.sort(image_indices), names, settings, protocol, with_twins=has_twins)
+    for chunk in chunks(image_indices):
+        truths = split.ground_truths(chunk)
+        for name in names:
+            found.add(name, truths.as_maps(name, protocol.mask_threshold), truths, chunk, protocol)
+    return found
 
 
 def read_examples(study: Study, selection: str, test: Split) -> pd.DataFrame:

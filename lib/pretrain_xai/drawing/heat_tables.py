@@ -76,7 +76,8 @@ def redundancy_figure(table: pd.DataFrame, methods: Sequence[str]) -> Figure:
 def sensitivity_figure(table: pd.DataFrame) -> Figure:
     """Draw a panel per population: scores in columns, channel reductions with mask thresholds in rows.
 
-    Colour and number are Kendall's tau with the default's ranking; letters say what flips; the default is framed.
+    Colour and number are Kendall's tau with the default's ranking; letters say what flips; the default is framed. Below are
+    the ground truths in rows, with chance and what the map |image - twin| scores, and the signs of the maps in columns.
 
     Parameters
     ----------
@@ -85,29 +86,46 @@ def sensitivity_figure(table: pd.DataFrame) -> Figure:
     """
     titles = {CORRECT: "right for all models", SAME_DEPTHS: "right for all, same depths"}
     titles[INCORRECT] = "wrong for the network"
-    populations = list(table.groupby("population", sort=False))
-    lowest, n_rows = min(0, table["tau"].min()), len(table.groupby(["channel_reduction", "mask_threshold"]))
-    figure, axes = panels(1, len(populations), (TWO_COLUMNS, 0.255 * n_rows + 1.65), sharey=True)
-    for ax, (population, rows) in zip(axes.flat, populations, strict=True):
-        masks = rows["mask_threshold"].map(lambda threshold: f", mask {'≥' if threshold else '>'} {threshold:g}")
-        scores = [fill(label(score).replace(" (TPR)", ""), 15) for score in rows["score"]]
-        letters = [flip_letters(row) for row in rows.to_dict("records")]
-        texts = rows["tau"].map("{:.2f}\n".format, na_action="ignore").fillna("")  # one method alone has no order
-        cells = rows[["tau", "is_default"]].assign(text=(texts + letters).str.strip())
-        cells = cells.set_index([rows["channel_reduction"].map(label) + masks, scores]).unstack(sort=False)
-        colours = _SHADES(((cells["tau"] - lowest) / (1 - lowest)).fillna(0))
-        plot_numbers(ax, cells["text"], colours)
-        for y, x in np.argwhere(cells["is_default"].to_numpy()):
-            ax.add_patch(Rectangle((x, y), 1, 1, fill=False, linewidth=1.6, clip_on=False, zorder=3))
-        fewest, most = rows[["fewest_images", "most_images"]].iloc[0]
+    masks = table["mask_threshold"].map(lambda threshold: f", mask {'≥' if threshold else '>'} {threshold:g}")
+    scores = [fill(label(score).replace(" (TPR)", ""), 15) for score in table["score"]]
+    table = table.assign(way=table["channel_reduction"].map(label) + masks, shown_score=scores)
+    plain = (table["ground_truth"] == "lesion") & (table["sign"] == "unsigned")
+    way = ["channel_reduction", "mask_threshold", "score"]
+    others = table.merge(table.loc[~plain, way].drop_duplicates())
+    levels = others.drop_duplicates("ground_truth").set_index("ground_truth")[["chance", "twin_map"]].T
+    shown = {name: ", ".join(level.dropna().map("{:.2f}".format)) for name, level in levels.items()}
+    others["truth"] = [f"{label(name)}\n({shown[name]})".replace("\n()", "") for name in others["ground_truth"]]
+    others["shown_sign"] = [fill(label(sign), 9) for sign in others["sign"]]
+    parts = [(table[plain], "way", "shown_score")] + ([(others, "truth", "shown_sign")] if len(others) else [])
+    heights = [rows[row].nunique() for rows, row, _ in parts]
+    populations, lowest = list(table["population"].unique()), min(0, table["tau"].min())
+    size = (TWO_COLUMNS, 0.255 * sum(heights) + 0.75 + 0.9 * len(parts))
+    figure, axes = panels(len(parts), len(populations), size, sharey="row", height_ratios=heights)
+    for line, (rows, row, column) in zip(axes, parts, strict=True):
+        for ax, population in zip(line, populations, strict=True):
+            _plot_settings(ax, rows[rows["population"] == population], row, column, lowest)
+    for ax, population in zip(axes[0], populations, strict=True):
+        first = table[table["population"] == population].iloc[0]
+        fewest, most = first[["fewest_images", "most_images"]]
         n_images = f"{fewest} to {most}" if most != fewest else fewest
-        ax.set_title(f"{titles[population]}\n{rows['n_networks'].iloc[0]} networks, {n_images} images")
+        ax.set_title(f"{titles[population]}\n{first['n_networks']} networks, {n_images} images")
     figure.supxlabel(
         "Number and colour: Kendall's τ with the study's ranking; framed: the study's own. A letter: a conclusion flips,\n"
         "to the opposite (capital) or between clear and not clear (small). f: which method is first, c: corpora, d: depths,\n"
         "m: methods against each other, r: methods against comparison maps or the untrained network"
     )
     return figure
+
+
+def _plot_settings(ax: Axes, rows: pd.DataFrame, row: str, column: str, lowest: float) -> None:
+    """Draw the settings of a population, with a frame around the default; `lowest` has the palest colour."""
+    letters = [flip_letters(one) for one in rows.to_dict("records")]
+    texts = rows["tau"].map("{:.2f}\n".format, na_action="ignore").fillna("")  # one method alone has no order
+    cells = rows[["tau", "is_default"]].assign(text=(texts + letters).str.strip())
+    cells = cells.set_index([rows[row], rows[column]]).unstack(sort=False)
+    plot_numbers(ax, cells["text"], _SHADES(((cells["tau"] - lowest) / (1 - lowest)).fillna(0)))
+    for y, x in np.argwhere(cells["is_default"].eq(True).to_numpy()):
+        ax.add_patch(Rectangle((x, y), 1, 1, fill=False, linewidth=1.6, clip_on=False, zorder=3))
 
 
 def flip_letters(row: Mapping[str, object]) -> str:

@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 
 from pretrain_xai.arrays import Floats, PerImage
 from pretrain_xai.errors import UserError, did_you_mean
-from pretrain_xai.localization.masked_maps import Levels, MaskedMaps, masked_maps
+from pretrain_xai.localization.masked_maps import MaskedMaps, masked_maps
 from pretrain_xai.protocol import Ties
 
 Maps = ArrayLike | MaskedMaps
@@ -72,8 +72,7 @@ def confusion_counts(maps: Maps, masks: ArrayLike | None = None, ties: Ties = "e
         above = given.values > np.take_along_axis(ascending, given.n_pixels - k.astype(int)[:, None])
         hits, selected = (found.sum(1, dtype=np.float64) for found in (above & given.inside, above))
     else:
-        hits = np.array(list(map(Levels.expected_hits, given.levels, k)))
-        selected = k
+        hits, selected = given.in_top_k(given.inside), k
     return ConfusionCounts(hits, selected - hits, k - hits, given.n_pixels - k - (selected - hits))
 
 

@@ -5,10 +5,16 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from scipy.ndimage import laplace, sobel
 
-from pretrain_xai.protocol import ChannelReduction
+from pretrain_xai.protocol import ChannelReduction, Sign
 
 #: weights of red, green and blue (ITU-R BT.601), as in the released code; their sum is 0.9999
 LUMINANCE = (0.2989, 0.5870, 0.1140)
+#: what counts of signed values
+_PARTS: Mapping[Sign, Callable[[np.ndarray], np.ndarray]] = {
+    "unsigned": np.abs,
+    "positive": lambda values: np.maximum(values, 0),
+    "negative": lambda values: np.maximum(-values, 0),
+}
 
 #: each takes one image (height, width) and whether edges are signed: gradient magnitude or the derivative along the rows,
 #: and the absolute or signed Laplacian. The released code filters a copy in three equal channels, which only multiplies
@@ -20,7 +26,7 @@ COMPARISON_MAPS: Mapping[str, Callable[[np.ndarray, bool], np.ndarray]] = {
 }
 
 
-def reduce_channels(attributions: np.ndarray, how: ChannelReduction = "sum_abs") -> np.ndarray:
+def reduce_channels(attributions: np.ndarray, how: ChannelReduction = "sum_abs", sign: Sign = "unsigned") -> np.ndarray:
     """Make one nonnegative map of the three channels of signed attributions.
 
     Parameters
@@ -29,6 +35,10 @@ def reduce_channels(attributions: np.ndarray, how: ChannelReduction = "sum_abs")
     how : "sum_abs", "abs_sum" or "luminance"
         Absolute value of the sum (the channels are copies of one grey image, whose attribution is the sum); sum of the
         absolute values; or sum of the absolute values times `LUMINANCE` (as published).
+    sign : "unsigned", "positive" or "negative"
+        The absolute value, or in its place the part above or below 0: what speaks for the class, or against it. The unsigned
+        map is the sum of the other two. A map without negative values, such as Grad-CAM's, is the same unsigned and
+        positive, and 0 everywhere by its negative values, which score chance.
 
     Returns
     -------
@@ -40,11 +50,11 @@ def reduce_channels(attributions: np.ndarray, how: ChannelReduction = "sum_abs")
         If `how` is unknown.
     """
     if how == "sum_abs":
-        return np.abs(attributions.sum(1))
+        return _PARTS[sign](attributions.sum(1))
     if how == "abs_sum":
-        return np.abs(attributions).sum(1)
+        return _PARTS[sign](attributions).sum(1)
     if how == "luminance":
-        return np.einsum("nchw,c->nhw", np.abs(attributions), np.asarray(LUMINANCE, dtype=attributions.dtype))
+        return np.einsum("nchw,c->nhw", _PARTS[sign](attributions), np.asarray(LUMINANCE, dtype=attributions.dtype))
     raise ValueError(f"unknown channel reduction {how!r}; known are sum_abs, abs_sum, luminance")
 
 

@@ -61,7 +61,14 @@ class MaskedMaps:
         If shapes or dtypes do not fit, a map is not finite or a mask is empty; naming the images.
     """
 
-    def __init__(self, maps: ArrayLike, masks: ArrayLike, image_ids: Sequence[int] | np.ndarray | None = None) -> None:
+    def __init__(
+        self,
+        maps: ArrayLike,
+        masks: ArrayLike,
+        image_ids: Sequence[int] | np.ndarray | None = None,
+        *,
+        known_finite: bool = False,
+    ) -> None:
         maps, self.masks = np.asarray(maps), np.asarray(masks)
         if maps.ndim != 3 or maps.shape != self.masks.shape:
             raise ValueError(f"maps {maps.shape} and masks {self.masks.shape} must both be (n_images, height, width)")
@@ -74,7 +81,8 @@ class MaskedMaps:
         self.values, self.inside = (array.reshape(len(maps), -1) for array in (maps, self.masks))
         self.n_pixels = self.values.shape[1]
         self.k: PerImage = self.inside.sum(1).astype(np.float64)
-        self.require(np.isfinite(self.values).all(1), "maps", "are not finite (NaN or infinite)")
+        if not known_finite:
+            self.require(np.isfinite(self.values).all(1), "maps", "are not finite (NaN or infinite)")
         self.require(self.k > 0, "masks", "are empty: there is nothing to find, leave these images out")
 
     def __len__(self) -> int:
@@ -92,9 +100,19 @@ class MaskedMaps:
 
     def with_masks(self, masks: ArrayLike) -> "MaskedMaps":
         """Return the same maps with other masks; what is sorted is not sorted again."""
-        other = MaskedMaps(self.maps, masks, self.image_ids)
+        other = MaskedMaps(self.maps, masks, self.image_ids, known_finite=True)
         other.sorted_values = self.sorted_values
         return other
+
+    def in_top_k(self, weights: np.ndarray) -> PerImage:
+        """Return the sum of weights, (n_images, n_pixels), over the k strongest pixels; ties for the last by expectation."""
+        last = np.take_along_axis(self.sorted_values, self.n_pixels - self.k.astype(int)[:, None], axis=1)
+        chosen = np.flatnonzero(self.values >= last)  # few of all
+        images, held = chosen // self.n_pixels, weights.ravel()[chosen].astype(np.float64)
+        ties = self.values.ravel()[chosen] == last[images, 0]
+        n_above, n_tied = (np.bincount(images[some], minlength=len(self)) for some in (~ties, ties))
+        above, tied = (np.bincount(images[some], held[some], minlength=len(self)) for some in (~ties, ties))
+        return above + (self.k - n_above) * tied / n_tied
 
     def mass(self) -> np.ndarray:
         """Return the absolute values, (n_images, n_pixels); a map without any counts as one of evenly spread mass."""
@@ -112,7 +130,9 @@ def masked_maps(maps: ArrayLike | MaskedMaps, masks: ArrayLike | None) -> Masked
 
 
 def _levels(sorted_values: np.ndarray, values: np.ndarray, inside: Booleans) -> Levels:
-    levels, hits = (found[::-1] for found in np.unique(values[inside], return_counts=True))
-    weaker, at_most = (np.searchsorted(sorted_values, levels, side) for side in ("left", "right"))
+    levels, hits = np.unique(values[inside], return_counts=True)
+    # ascending levels are looked up fastest
+    weaker, at_most = (np.searchsorted(sorted_values, levels, side)[::-1] for side in ("left", "right"))
+    hits = hits[::-1]
     counts = len(sorted_values) - at_most, at_most - weaker, np.cumsum(hits) - hits, hits
     return Levels(*(numbers.astype(np.float64) for numbers in counts))

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from pretrain_xai.protocol import ChannelReduction as Reduction
+from pretrain_xai.protocol import GroundTruth, Sign
 
 #: "best" selects the best checkpoint of a model, "matched" those of about equal accuracy
 Selection = Literal["best", "matched"]
@@ -212,7 +213,11 @@ class Finetuning(Settings):
 
 
 class Sensitivity(Settings):
-    """Other ways to score the same maps, all combined, under which the conclusions are checked; the study's own is added."""
+    """Other ways to score the same maps, under which the conclusions are checked; the study's own is added.
+
+    Reductions, thresholds and scores are all combined, and so are ground truths and signs, under the study's own reduction
+    and threshold by Relevance Rank Accuracy.
+    """
 
     channel_reductions: Annotated[list[Reduction], Unique] = ["sum_abs", "abs_sum", "luminance"]
     #: see `Protocol.mask_threshold`
@@ -221,6 +226,10 @@ class Sensitivity(Settings):
     scores: Annotated[list[str], Unique] = [
         *("relevance_rank_accuracy", "relevance_mass_accuracy", "average_precision", "pixel_auroc", "pointing_game")
     ]
+    #: see `ground_truths`; union and difference need the twins that only placement by centres has
+    ground_truths: Annotated[list[GroundTruth], Unique] = ["lesion", "union", "difference", "boundary"]
+    #: which values of a map count: all by their size, or only those for or against the class
+    signs: Annotated[list[Sign], Unique] = ["unsigned", "positive", "negative"]
 
 
 class Attribution(Settings):

@@ -25,6 +25,7 @@ WAY_NAMES = {
     "mixed_model": "mixed model",
     "regression": "regression over networks",
 }
+_COUNTED = ("sensitivity", "survival")
 #: so many conclusions about methods are named, those that flip most often
 MOST = 4
 
@@ -136,8 +137,10 @@ def survival_sentences(tables: Tables) -> Iterator[Finding]:
     tables : dict of DataFrame
         From `sensitivity.sensitivity_tables`, or read from its files; without them there is nothing to say.
     """
-    for name in (CORRECT, INCORRECT) if "sensitivity" in tables else ():
-        rows, asked = (table[table["population"] == name] for table in (tables["sensitivity"], tables["survival"]))
+    if "sensitivity" not in tables:
+        return
+    for name in (CORRECT, INCORRECT):
+        rows, asked = (tables[of][(tables[of]["population"] == name) & _plain(tables[of])] for of in _COUNTED)
         if len(ranked := rows.dropna(subset="tau")):  # one method alone has no order
             lowest, firsts = ranked.loc[ranked["tau"].idxmin()], ranked["first"].value_counts().index.tolist()
             yield _say("order", "sensitivity", "sensitivity", population=name, lowest=lowest, firsts=firsts)
@@ -154,6 +157,36 @@ def survival_sentences(tables: Tables) -> Iterator[Finding]:
             rows_of: dict[str, Any] = {kind: _records(chosen) for kind, chosen in lists.items()}
             rows_of["more"] = len(of_methods) > MOST
             yield _say("conclusions", "survival", "sensitivity", population=name, **rows_of)
+    yield from truth_sentences(tables)
+
+
+def truth_sentences(tables: Tables) -> Iterator[Finding]:
+    """Yield sentences about what a score of 1 would mean, and which conclusions depend on ground truth or sign.
+
+    Parameters
+    ----------
+    tables : dict of DataFrame
+        As for `survival_sentences`.
+    """
+    levels = tables["ground_truths"].dropna().set_index("ground_truth")
+    if "difference" in levels.index:
+        yield _say("levels", "ground_truths", "sensitivity", levels=levels.to_dict("index"))
+    asked, flips = (
+        table[
+            (table["population"] == CORRECT) & ~_plain(table) & table["conclusion"].isin(["first", "corpus", "depth"])
+        ]
+        for table in (tables["survival"], tables["flips"])
+    )
+    key, always, turned = ["conclusion", "contrast", "default"], list[Any](), list[Any]()
+    for about in _records(asked[key].drop_duplicates()):
+        rows = flips[(flips[key] == pd.Series(about)).all(axis=1)]
+        becomes = rows.groupby("found" if about["conclusion"] == "first" else "change", sort=False)
+        if len(rows):
+            turned.append(about | {"becomes": {now: _records(of_now) for now, of_now in becomes}})
+        elif about["default"] != "not clear":
+            always.append(about)
+    if len(asked):
+        yield _say("dependent", "flips", "sensitivity", always=always, turned=turned)
 
 
 def sanity_findings(means: pd.DataFrame) -> Iterator[Finding]:
@@ -182,6 +215,11 @@ def _dependence(table: pd.DataFrame) -> Iterator[Finding]:
 
 def _say(kind: str, table: str, figure: str, *, short: bool = False, **values: Any) -> Finding:
     return Finding(sentence("findings.j2", kind, **values), table, figure, short)
+
+
+def _plain(table: pd.DataFrame) -> "pd.Series[bool]":
+    """Tell the settings with the lesions as ground truth and all values of the maps."""
+    return (table["ground_truth"] == "lesion") & (table["sign"] == "unsigned")
 
 
 def _figure(name: str, contrast: str) -> str:

@@ -1,9 +1,9 @@
 """How a study's ranking and conclusions fare when the same maps are scored in other ways, and on misclassified images.
 
-A *setting* is a population of images with a channel reduction, a mask threshold and a score; the default is the study's
-own. A ranking is by the methods' mean rank over networks, as in `summary`. Conclusions are judged as `findings` judges
-them, by the primary interval of `effects`; where networks are scored on images of their own, its variance over images is
-the linearised one of such means, clustered by subject.
+A *setting* is a population of images with a channel reduction, a mask threshold, a score, a ground truth and a sign of the
+maps; the default is the study's own. A ranking is by the methods' mean rank over networks, as in `summary`. Conclusions are
+judged as `findings` judges them, by the primary interval of `effects`; where networks are scored on images of their own, its
+variance over images is the linearised one of such means, clustered by subject.
 
 The populations of a study:
 
@@ -18,7 +18,6 @@ Networks on images of their own have no image in common; `common_images` brings 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
 from typing import Any
 
 import numpy as np
@@ -29,7 +28,7 @@ from pretrain_xai.arrays import Booleans, Floats, Integers
 from pretrain_xai.dataset import read_split
 from pretrain_xai.errors import UserError
 from pretrain_xai.selection import CORRECT_FOR_ALL, WRONG_FOR_ONE, image_list
-from pretrain_xai.setting_scores import SettingScores, score_comparison_maps
+from pretrain_xai.setting_scores import Setting, SettingScores, score_comparison_maps, score_ground_truths
 from pretrain_xai.skill import Skills
 from pretrain_xai.statistics.effects import contrasts, contributions, holm, is_paired
 from pretrain_xai.statistics.intervals import by_images, by_units
@@ -37,14 +36,11 @@ from pretrain_xai.statistics.resampling import kendall_tau, subject_weights
 from pretrain_xai.study import CELL, NETWORK, Run, Study
 from pretrain_xai.tables import read_table
 
-Names = tuple[Any, ...]  # of a setting: channel reduction, mask threshold, score
-Places = tuple[int, int, int]  # of the three, from 0
-
 CORRECT, INCORRECT, SAME_DEPTHS = "correct", "incorrect", "correct_same_depths"
 #: fewer misclassified images of a network say nothing
 FEWEST_IMAGES = 10
 RESAMPLES = 1000
-SETTING = ["population", "channel_reduction", "mask_threshold", "score"]
+SETTING = ["population", *Setting._fields]
 #: what can become of a conclusion: clearly the opposite, no longer clear, or clear only under the setting
 CHANGES = ("reversed", "lost", "gained")
 #: families of effects that are judged by their interval; the others hold many effects and are judged after Holm's correction
@@ -66,6 +62,8 @@ class Population:
     seen : bool array of shape (n_networks, n_images)
     references : dict of sequences of SettingScores
         Comparison maps by name, one method each, and of each untrained network one per method of the networks.
+    truths : SettingScores, optional
+        Of the ground truths as maps, on all images.
     """
 
     name: str
@@ -75,6 +73,7 @@ class Population:
     seen: Booleans
     references: Mapping[str, Sequence[SettingScores]]
     own_pretrainings: bool = False
+    truths: SettingScores | None = None
 
     @property
     def methods(self) -> list[str]:
@@ -82,26 +81,30 @@ class Population:
         return list(self.scored[0].methods)
 
     @property
-    def settings(self) -> dict[Names, Places]:
-        """The places of all settings by their names."""
-        first = self.scored[0]
-        axes = [enumerate(axis) for axis in (first.channel_reductions, first.mask_thresholds, first.scores)]
-        return {(how, above, score): (i, j, k) for (i, how), (j, above), (k, score) in product(*axes)}
+    def settings(self) -> Sequence[Setting]:
+        """All settings."""
+        return self.scored[0].settings
 
-    def skills(self, setting: Places) -> Floats:
-        """Return skill, (n_networks, n_methods, n_images), NaN where a network is not scored; `setting` as in `skill_at`."""
+    def skills(self, setting: Setting) -> Floats:
+        """Return skill, (n_networks, n_methods, n_images), NaN where a network is not scored."""
         values = np.stack([scored.skill_at(setting, self.images["image_index"]) for scored in self.scored])
         return np.where(self.seen[:, None], values, np.nan)
 
-    def on_common_images(self, setting: Places) -> Skills:
+    def truth_scores(self, setting: Setting) -> dict[str, float]:
+        """Return the mean `chance` under a setting over the images, and what each ground truth scores there as a map."""
+        if self.truths is None:
+            return {}
+        values, chance = self.truths.at(setting, self.images["image_index"])
+        return {"chance": np.nanmean(chance)} | dict(zip(self.truths.methods, np.nanmean(values, axis=1), strict=True))
+
+    def on_common_images(self, setting: Setting) -> Skills:
         """Return the skills under a setting in the form of a study all of whose images are common.
 
         With those references that are scored on all images.
         """
         values, references = self.skills(setting), {}
         for name, several in self.references.items():
-            reduction = min(setting[0], len(several[0].channel_reductions) - 1)
-            of_maps = [one.skill_at((reduction, *setting[1:]), self.images["image_index"]) for one in several]
+            of_maps = [one.skill_at(setting, self.images["image_index"]) for one in several]
             known = np.where(np.isnan(values), np.nan, np.mean(of_maps, axis=0))
             if len(of_maps) > 1 and not np.isnan(of_maps).any() and self.seen.all():
                 references[name] = np.stack(of_maps)
@@ -124,7 +127,8 @@ def read_populations(study: Study, selection: str) -> list[Population]:
     runs = [run for run in study.runs() if run.selection == selection]
     runs.sort(key=lambda run: (corpora.index(run.pretraining), run))
     scored, lists = [read(run) for run in runs], read_table(study.paths.intersections)
-    test = read_split(study.paths.dataset / "test", study.protocol.mask_threshold)
+    folder, threshold = study.paths.dataset / "test", study.protocol.mask_threshold
+    test = read_split(folder, threshold, with_twins=study.protocol.has_twins)
     image_index = np.unique(np.concatenate([own.image_index for own in scored]))
     settings = study.attribution.model_copy(update={"scores": ["relevance_rank_accuracy"]})
     _, maps = score_comparison_maps(test, image_index, settings, study.protocol)
@@ -136,7 +140,8 @@ def read_populations(study: Study, selection: str) -> list[Population]:
         test.table.set_index("image_index")[["subject", "label"]],
     )
     given = pd.DataFrame(runs)[NETWORK], scored, correct, wrong, references, about
-    return populations(*given, own_pretrainings=study.own_pretrainings)
+    truths = score_ground_truths(test, image_index, settings.sensitivity, study.protocol)
+    return populations(*given, own_pretrainings=study.own_pretrainings, truths=truths)
 
 
 def populations(
@@ -148,6 +153,7 @@ def populations(
     about: pd.DataFrame,
     *,
     own_pretrainings: bool = False,
+    truths: SettingScores | None = None,
 ) -> list[Population]:
     """Return the populations of a study, as far as it has images for them.
 
@@ -164,6 +170,8 @@ def populations(
         The classes count alike where all networks see the same images; what a network misclassifies counts as it comes.
     own_pretrainings : bool
         As that of `Skills`.
+    truths : SettingScores, optional
+        As that of `Population`.
     """
 
     def population(name: str, chosen: Booleans, lists: Sequence[Integers]) -> Population:
@@ -174,7 +182,7 @@ def populations(
         images = about.loc[image_index, ["subject", "label"] if seen.all() else ["subject"]].rename_axis("image_index")
         rows = networks.iloc[places].reset_index(drop=True)
         given = [scored[place] for place in places], images.reset_index(), seen, references
-        return Population(name, rows, *given, own_pretrainings)
+        return Population(name, rows, *given, own_pretrainings, truths)
 
     counts = np.array([np.isin(own.image_index, wrong).sum() for own, wrong in zip(scored, incorrect, strict=True)])
     enough = ~networks["finetune_depth"].isin(networks.loc[counts < FEWEST_IMAGES, "finetune_depth"])
@@ -247,14 +255,15 @@ def network_draws(
     return draws
 
 
-def sensitivity_tables(found: Sequence[Population], default: Names, seed: int = 0) -> dict[str, pd.DataFrame]:
+def sensitivity_tables(found: Sequence[Population], default: Setting, seed: int = 0) -> dict[str, pd.DataFrame]:
     """Return how ranking and conclusions fare under every setting.
 
     Parameters
     ----------
     found : sequence of Population
         From `populations`; the first is that of the default.
-    default : channel reduction, mask threshold and score of the study
+    default : Setting
+        That of the study.
     seed : int
         Of the resamples of subjects and, with several, of seeds.
 
@@ -264,13 +273,15 @@ def sensitivity_tables(found: Sequence[Population], default: Names, seed: int = 
         `sensitivity`, a row per setting: `n_networks`, `depths`, `fewest_images` and `most_images` of a network; Kendall's
         `tau` of the methods' mean ranks with those of the default, `tau_low` and `tau_high` (95 of 100 resamples, the
         same subjects and seeds for both); `first`, the method that ranks first; and for each kind of conclusion how many
-        are `<kind>_reversed`, `<kind>_lost` and `<kind>_gained`.
+        are `<kind>_reversed`, `<kind>_lost` and `<kind>_gained`; mean `chance`, and `twin_map`, what |image - twin| scores.
         `flips`, a row per setting and conclusion that is not the default's.
-        `survival`, a row per population and conclusion: what the default says, under how many `settings` it was asked, and
-        in how many it is `kept`, `reversed`, `lost`, `gained`.
+        `survival`, a row per population, ground truth, sign and conclusion: what the default says, under how many `settings`
+        it was asked, and in how many it is `kept`, `reversed`, `lost`, `gained`.
+        `ground_truths`, a row for each: mean `chance` on the images of the default, and what a map scores that is the ground
+        truth itself (`ceiling`), the lesions' mask (`lesion_map`) or |image - twin| (`twin_map`).
     """
-    if tuple(default) not in found[0].settings:
-        name, scores = ", ".join(map(str, default)), ", ".join(found[0].scored[0].scores)
+    if default not in found[0].settings:
+        name, scores = ", ".join(map(str, default[:3])), ", ".join({one.score: None for one in found[0].settings})
         raise UserError(f"the setting {name} is not among those that were scored; scores are {scores}")
     subjects = {subject for population in found for subject in population.images["subject"]}
     by_subject = subject_weights(subjects, RESAMPLES, seed)
@@ -278,27 +289,28 @@ def sensitivity_tables(found: Sequence[Population], default: Names, seed: int = 
     drawn = network_draws(networks, rng, RESAMPLES, own_pretrainings=found[0].own_pretrainings)
     by_network = pd.DataFrame(drawn, pd.MultiIndex.from_frame(networks[NETWORK]))
 
-    def ranks_of(population: Population, setting: Places) -> Floats:
+    def ranks_of(population: Population, setting: Setting) -> Floats:
         networks = pd.MultiIndex.from_frame(population.networks[NETWORK])
         alike = population.on_common_images(setting).image_weights()[:, None]  # the classes
         of_images = by_subject.loc[population.images["subject"]].to_numpy() * alike
         return mean_ranks(population.skills(setting), of_images, by_network.loc[networks].to_numpy())
 
-    place = found[0].settings[tuple(default)]
-    judged, ranks = judge(found[0].on_common_images(place)), ranks_of(found[0], place)
+    judged, ranks = judge(found[0].on_common_images(default)), ranks_of(found[0], default)
     first = found[0].methods[int(ranks[:, 0].argmin())]
     rows, asked = [], []
     for population in found:
-        for names, setting in population.settings.items():
+        for setting in population.settings:
             own = ranks_of(population, setting)
             ranked = pd.Series(own[:, 0], population.methods)
             verdicts = _compare(judged, judge(population.on_common_images(setting)), first, ranked)
-            keys = dict(zip(SETTING, (population.name, *names), strict=True))
-            rows.append(keys | _row(population, kendall_tau(own, ranks), ranked.idxmin(), verdicts))
+            keys = {"population": population.name} | setting._asdict()
+            maps = population.truth_scores(setting)
+            levels = {"chance": maps.get("chance", np.nan), "twin_map": maps.get("difference", np.nan)}
+            rows.append(keys | _row(population, kendall_tau(own, ranks), ranked.idxmin(), verdicts) | levels)
             asked.append(verdicts.assign(**keys))
     table, verdicts = pd.DataFrame(rows), pd.concat(asked, ignore_index=True)
-    table.insert(4, "is_default", (table[SETTING] == (found[0].name, *default)).all(axis=1))
-    key = ["population", "conclusion", "contrast", "default"]
+    table.insert(len(SETTING), "is_default", (table[SETTING] == (found[0].name, *default)).all(axis=1))
+    key = ["population", "ground_truth", "sign", "conclusion", "contrast", "default"]
     counts = verdicts.groupby(key, sort=False)["change"].value_counts().unstack(fill_value=0)
     counts = counts.reindex(columns=["kept", *CHANGES], fill_value=0)
     counts.insert(0, "settings", counts.sum(axis=1))
@@ -306,6 +318,7 @@ def sensitivity_tables(found: Sequence[Population], default: Names, seed: int = 
         "sensitivity": table,
         "flips": verdicts[verdicts["change"] != "kept"].set_index(SETTING).reset_index(),
         "survival": counts.rename_axis(columns=None).reset_index(),
+        "ground_truths": _ground_truths(found[0], default),
     }
 
 
@@ -346,6 +359,16 @@ def _compare(default: pd.DataFrame, found: pd.DataFrame, first: str, ranks: pd.S
     elif 1 in (verdicts.get(("methods", f"{now} - {first}")), -verdicts.get(("methods", f"{first} - {now}"), 0)):
         row["change"] = "reversed"  # another method is clearly better
     return pd.concat([pd.DataFrame([row]), table], ignore_index=True)
+
+
+def _ground_truths(population: Population, default: Setting) -> pd.DataFrame:
+    rows, columns = [], ["ground_truth", "chance", "ceiling", "lesion_map", "twin_map"]
+    for setting in population.settings:
+        if setting[:2] == default[:2] and setting.sign == default.sign and setting.score == "relevance_rank_accuracy":
+            maps = population.truth_scores(setting)
+            of = {"ceiling": setting.ground_truth, "lesion_map": "lesion", "twin_map": "difference", "chance": "chance"}
+            rows.append(setting._asdict() | {name: maps.get(one, np.nan) for name, one in of.items()})
+    return pd.DataFrame(rows, columns=columns)
 
 
 def _row(population: Population, tau: Floats, first: Any, verdicts: pd.DataFrame) -> dict[str, Any]:

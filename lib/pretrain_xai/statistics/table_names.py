@@ -6,7 +6,7 @@ STATISTICS += ("redundancy", "effective_methods", "spread", "power")
 #: of `equal_accuracy`
 EQUAL_ACCURACY = ("equal_accuracy", "accuracy_and_skill", "accuracy_correlations", "claims", "test_spread")
 #: of `sensitivity`
-SENSITIVITY = ("sensitivity", "flips", "survival")
+SENSITIVITY = ("sensitivity", "flips", "survival", "ground_truths")
 #: of `sanity`
 SANITY = ("explained",)
 #: tables for papers, and what they hold
