@@ -89,9 +89,9 @@ OF_SELECTION = f"-p selection {SELECTION}"
 RUNS = list(study.runs())
 TRAINED = [run for run in RUNS if run.selection in study.finetuning.selections]
 MATCHED = list(study.checkpoint_runs())
-SCORED = [*RUNS, *study.untrained_runs()]
+SCORED = study.scored_runs()
 # the first network of each corpus, fine-tuned deepest; the sanity check makes the layers of the first one random
-CHECKED = study.first_runs(SELECTION, max(study.finetuning.depths))
+CHECKED = study.first_runs(SELECTION, max(study.explained_depths))
 
 LESIONS = [near(study.paths.lesions)]
 # all but the pixels, which are removed when the study is finished
@@ -105,7 +105,7 @@ MATCHING = [near(study.paths.matching)] if MATCHED else []
 INTERSECTIONS = [near(study.paths.intersections)]
 SCORES = [near(study.paths.scores / f"{run.name}.parquet") for run in SCORED]
 SETTING_SCORES = [near(study.paths.setting_scores / f"{run.name}.npz") for run in SCORED]
-EXAMPLES = [near(study.paths.example_maps / f"{run.name}.npz") for run in RUNS]
+EXAMPLES = [near(study.paths.example_maps / f"{run.name}.npz") for run in study.explained_runs()]
 SWITCH_SCORES = [near(study.paths.switch_scores / f"{run.name}.parquet") for run in SCORED if run.selection == SELECTION]
 OF_VARIANTS = sorted({near(path) for variant in VARIANTS for path in variant_files(STUDY, variant)})
 TABLES = [f"{near(study.paths.figures)}/tables/{name}{suffix}" for name in MANUSCRIPT for suffix in (".tex", ".md")]

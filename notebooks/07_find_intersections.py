@@ -39,13 +39,13 @@ config = load_study(study)
 # %%
 matching = read_matching(config)
 apart = [] if matching is None else unmatched_runs(matching)
-predictions = read_predictions(study, config.runs())
+predictions = read_predictions(study, config.explained_runs())
 test = predictions[predictions["split"] == "test"]
 intersections = find_intersections(test, apart)
 write_table(intersections, config.paths.intersections)
 
 # %%
-files = [config.paths.finetuned(run.name) / "predictions.parquet" for run in config.runs()]
+files = [config.paths.finetuned(run.name) / "predictions.parquet" for run in config.explained_runs()]
 files += [] if matching is None else [config.paths.matching]
 record(config.paths.intersections, parameters={"study": study, "split": "test"}, inputs=files)
 sizes = intersections.groupby(["selection", "images"])["image_index"].agg(["nunique"])

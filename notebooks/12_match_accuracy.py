@@ -60,7 +60,7 @@ figures.use_style(config.pretraining.target)
 
 # %%
 checkpoints = read_checkpoints(config)
-runs = [run for run in config.runs() if run.selection == config.main_selection]
+runs = [run for run in config.explained_runs() if run.selection == config.main_selection]
 files = [config.paths.checkpoints(run.name) for run in runs]
 print(f"{len(runs)} networks, {len(checkpoints)} validated steps, {checkpoints['kept'].sum()} checkpoints")
 

@@ -66,7 +66,7 @@ scores = scored_on(scores, read_table(config.paths.intersections), selection, CO
 test = read_split(config.paths.dataset / "test", config.protocol.mask_threshold)
 images = test.table.loc[test.table["image_index"].isin(scores["image_index"]), ["image_index", "subject"]]
 images = images.assign(chance_brain=brain_chance(test.images, test.masks, images["image_index"]))
-runs = [run for run in config.runs() if run.selection == selection]
+runs = [run for run in config.explained_runs() if run.selection == selection]
 maps = [read_arrays(config.paths.example_maps / f"{run.name}.npz") for run in runs]
 
 # %% [markdown]

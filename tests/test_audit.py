@@ -67,7 +67,7 @@ def test_the_bytes_are_the_same_for_any_source_number_of_processes_and_slices(
 def test_a_share_of_the_slices_that_networks_learn_from_has_no_lesion_and_a_coin_for_a_class(
     tmp_path, cohort, patches, sound
 ):
-    protocol = dataclasses.replace(CORRECTED, lesion_free_share=0.25)
+    protocol = CORRECTED
     pools = build_splits(tmp_path, *cohort, patches, SHARES, SETTINGS, protocol)
     for split in SUBJECTS:
         found, before = (read_split(folder / split) for folder in (tmp_path, sound[0]))

@@ -196,8 +196,6 @@ def test_switches_override_single_fields_of_the_protocol(root):
 
 def test_published_differs_from_corrected_in_every_switch():
     for field in dataclasses.fields(Protocol):
-        if field.name == "lesion_free_share":  # a share that a study may set; not yet the default
-            continue
         assert getattr(PUBLISHED, field.name) != getattr(CORRECTED, field.name), field.name
 
 

@@ -256,7 +256,7 @@ def read_examples(study: Study, selection: str, test: Split) -> pd.DataFrame:
     DataFrame with `pretraining`, `finetune_depth`, `seed`, `title` (the depth, marked where the model is wrong),
     `image_index`, `method`, `correct`, `score` (Relevance Rank Accuracy) and `map` (float array (height, width)).
     """
-    runs = [run for run in study.runs() if run.selection == selection]
+    runs = [run for run in study.explained_runs() if run.selection == selection]
     first = {(run.pretraining, run.finetune_depth): run for run in reversed(runs)}
     tables = []
     for run in sorted(first.values()):

@@ -95,8 +95,10 @@ class Study(Settings):
         for selection, cells in self.finetuning.selections.items():
             if set(cells) != set(self.pretraining.corpora):
                 raise ValueError(f"finetuning.selections.{selection} must have one entry per pretraining corpus")
-        if unknown := set(self.protocols.depths or ()) - set(self.finetuning.depths):
-            raise ValueError(f"protocols.depths: {sorted(unknown)} is not among finetuning.depths")
+        for section, depths in (("attribution", self.finetuning.depths), ("protocols", self.explained_depths)):
+            if unknown := set(getattr(self, section).depths or ()) - set(depths):
+                among = "finetuning.depths" if section == "attribution" else "the depths that are explained"
+                raise ValueError(f"{section}.depths: {sorted(unknown)} is not among {among}")
         n_pretrainings = len(self.pretraining.seeds)
         for cells in self.finetuning.selections.values() if n_pretrainings > 1 else ():
             for corpus, cell in cells.items():
@@ -145,9 +147,19 @@ class Study(Settings):
         """Yield every fine-tuned model of the study."""
         for selection, cells in self.selections.items():
             for pretraining, cell in cells.items():
-                for depth in self.finetuning.depths:
+                for depth in (
+                    self.finetuning.depths if selection in self.finetuning.selections else self.explained_depths
+                ):
                     for seed in cell.seeds[depth - 1]:
                         yield Run(selection, pretraining, depth, seed)
+
+    def explained_runs(self) -> list[Run]:
+        """Return the fine-tuned models whose maps are scored, on the images that all of them get right."""
+        return [run for run in self.runs() if run.finetune_depth in self.explained_depths]
+
+    def scored_runs(self) -> list[Run]:
+        """Return the fine-tuned models that are explained, then the untrained ones."""
+        return [*self.explained_runs(), *self.untrained_runs()]
 
     def checkpoint_runs(self) -> Iterator[Run]:
         """Yield those of the runs that are checkpoints of others, not trained by themselves."""
@@ -186,7 +198,12 @@ class Study(Settings):
     @property
     def compared_depths(self) -> list[int]:
         """The fine-tuning depths at which the study is compared with its retrained variants."""
-        return list(self.protocols.depths or self.finetuning.depths)
+        return list(self.protocols.depths or self.explained_depths)
+
+    @property
+    def explained_depths(self) -> list[int]:
+        """The fine-tuning depths whose models are explained."""
+        return list(self.attribution.depths or self.finetuning.depths)
 
     def untrained_runs(self) -> Iterator[Run]:
         """Yield the untrained networks of each selection, beside which the fine-tuned models are scored."""

@@ -82,7 +82,7 @@ def read_scores(study: str) -> pd.DataFrame:
     `value` is NaN where a map has no such score, `chance` where a metric has no chance level.
     """
     settings = load_study(study)
-    table = read_runs(Paths(study).scores, [*settings.runs(), *settings.untrained_runs()])
+    table = read_runs(Paths(study).scores, settings.scored_runs())
     return table.astype({name: "category" for name in _CATEGORIES})
 
 

@@ -117,7 +117,7 @@ class Verification:
         where, recorded = self.study.paths, [file for file in self.made if file.name != REMOVED]
         tables = [where.finetuned(run.name) / "predictions.parquet" for run in self.study.runs()]
         tables += [
-            *map(self._scores_of, self._scored()),
+            *map(self._scores_of, self.study.scored_runs()),
             where.classification,
             where.lesion_dependence,
             where.intersections,
@@ -180,7 +180,8 @@ class Verification:
         if study.paths.lesion_dependence.read_text(encoding="utf-8") != found:
             yield study.paths.lesion_dependence, "differs from what the predictions say"
         matching = read_matching(study)
-        lists = find_intersections(predictions, [] if matching is None else unmatched_runs(matching))
+        explained = predictions[predictions["finetune_depth"].isin(study.explained_depths)]
+        lists = find_intersections(explained, [] if matching is None else unmatched_runs(matching))
         if study.paths.intersections.read_text(encoding="utf-8") != lists.to_csv(index=False, lineterminator="\n"):
             yield study.paths.intersections, "differs from the image lists of the predictions"
 
@@ -188,7 +189,7 @@ class Verification:
         """Check that each model has one row per method, explained image and metric, with values that belong together."""
         study, own, lists = self.study, self.study.attribution, read_table(self.study.paths.intersections)
         test = read_split(study.paths.dataset / "test", study.protocol.mask_threshold)
-        for run in self._scored():
+        for run in self.study.scored_runs():
             table = read_table(file := self._scores_of(run))
             images = explained_images(lists, run, seed=own.seed, **study.image_limits[run.selection])
             methods = [*own.methods, *(COMPARISON_MAPS if run == first_untrained(run.selection) else ())]
@@ -204,7 +205,7 @@ class Verification:
         from pretrain_xai.networks.training import configure_torch
 
         configure_torch(self.study.threads)
-        for run in self._scored() if self.n_images else ():
+        for run in self.study.scored_runs() if self.n_images else ():
             with contextlib.redirect_stderr(io.StringIO()):  # progress
                 difference, place = self._recompute(run)
             self.largest_difference = max(self.largest_difference, difference)
@@ -233,9 +234,6 @@ class Verification:
         difference = difference.where(both["value"].notna() | both["value_kept"].notna(), 0.0)
         worst = both.loc[difference.idxmax()]
         return float(difference.max()), f"{worst['metric']} of {worst['method']}, image {worst['image_index']}"
-
-    def _scored(self) -> list[Run]:
-        return [*self.study.runs(), *self.study.untrained_runs()]
 
     def _scores_of(self, run: Run) -> Path:
         return self.study.paths.scores / f"{run.name}.parquet"

@@ -72,8 +72,7 @@ class Explorer:
 
     def __init__(self, name: str, selection: Selection) -> None:
         self.study = study = load_study(name)
-        known = (*study.runs(), *study.untrained_runs())
-        self.runs = [run for run in known if run.selection == study.check_selection(selection)]
+        self.runs = [run for run in study.scored_runs() if run.selection == study.check_selection(selection)]
         self.test = read_split(study.paths.dataset / "test", study.protocol.mask_threshold)
         quick = [name for name, score in localization.SCORES.items() if not score.is_slow]
         #: the scores of the study that take milliseconds, Relevance Rank Accuracy first
@@ -87,7 +86,7 @@ class Explorer:
     @property
     def deepest(self) -> list[Run]:
         """The first network of each corpus at the greatest fine-tuning depth."""
-        depth = self.study.finetuning.depths[-1]
+        depth = self.study.explained_depths[-1]
         found = {run.pretraining: run for run in reversed(self.runs) if run.finetune_depth == depth}
         return [found[corpus] for corpus in self.study.pretraining.corpora]
 

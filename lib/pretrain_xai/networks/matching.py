@@ -47,7 +47,7 @@ def common_rate(checkpoints: pd.DataFrame, settings: Matching) -> float:
 
 def read_checkpoints(study: Study) -> pd.DataFrame:
     """Return every validated step of all trainings of the main selection, the networks in the order of the study."""
-    runs = [run for run in study.runs() if run.selection == study.main_selection]
+    runs = [run for run in study.explained_runs() if run.selection == study.main_selection]
     tables = [read_table(study.paths.checkpoints(run.name)).assign(**vars(run)) for run in runs]
     return pd.concat(tables, ignore_index=True).drop(columns="selection")
 

@@ -58,7 +58,7 @@ STAGES = {
     # the checkpoints that it reads are made anew for it, so that its figure does not count
     "12_match_accuracy": Stage(("finetuning.matching", "main_selection", *_NETWORK), ("dropout_active",), "finetuned"),
     "06_classification_metrics": Stage(_NAMED, ("swapped_rates",), "classification", draws=True),
-    "07_find_intersections": Stage(("finetuning.matching",), artefact="intersections"),
+    "07_find_intersections": Stage(("finetuning.matching", "attribution.depths"), artefact="intersections"),
     "08_explanation_metrics": Stage(("attribution", "image_limits", "protocol_name", *_NETWORK), _SCORING),
     "09_heatmaps": Stage(("attribution", *_NAMED), ("mask_threshold", "ties"), draws=True),
     "10_boxplots": _OF_SELECTIONS,

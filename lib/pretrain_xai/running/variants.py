@@ -69,7 +69,7 @@ def variant_files(study_name: str, variant: str) -> list[Path]:
 def _files(variant: Study) -> list[Path]:
     where, runs = variant.paths, list(variant.runs())
     tables = [where.finetuned(run.name) / "predictions.parquet" for run in runs]
-    tables += [where.scores / f"{run.name}.parquet" for run in (*runs, *variant.untrained_runs())]
+    tables += [where.scores / f"{run.name}.parquet" for run in variant.scored_runs()]
     return [where.dataset / "test" / "images.csv", where.intersections, *tables, where.finished]
 
 

@@ -242,6 +242,9 @@ class Attribution(Settings):
     scores: Annotated[list[str], Unique] = ["relevance_rank_accuracy", "true_negative_rate"]
     #: of the true class: its logit, as published, or its logit less the mean of the other classes' (see `difference_network`)
     explained: Literal["logit", "difference"] = "logit"
+    #: fine-tuning depths whose models are explained; none: all. A model that does not do the task has nothing to explain: what
+    #: it gets right it gets right by luck, and no image would be left that all get right
+    depths: Depths | None = None
     #: at most so many images right for all models, and so many of those that a model gets wrong; none: all
     max_images: int | None = Field(None, gt=0)
     #: images that pass through the network at once, a power of two; none: by their size (`passes.micro_batch_rows`)

@@ -329,7 +329,7 @@ def _read(study: Study, selection: str) -> _Results:
 
 
 def _runs(study: Study, selection: str, *, untrained: bool = True) -> list[Run]:
-    runs = [*study.runs(), *(study.untrained_runs() if untrained else ())]
+    runs = study.scored_runs() if untrained else study.explained_runs()
     return [run for run in runs if run.selection == selection]
 
 

@@ -124,7 +124,7 @@ def read_populations(study: Study, selection: str) -> list[Population]:
         return SettingScores.read(study.paths.setting_scores / f"{run.name}.npz")
 
     corpora: Sequence[str] = study.pretraining.corpora
-    runs = [run for run in study.runs() if run.selection == selection]
+    runs = [run for run in study.explained_runs() if run.selection == selection]
     runs.sort(key=lambda run: (corpora.index(run.pretraining), run))
     scored, lists = [read(run) for run in runs], read_table(study.paths.intersections)
     folder, threshold = study.paths.dataset / "test", study.protocol.mask_threshold
