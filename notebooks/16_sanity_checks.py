@@ -38,20 +38,12 @@ from dataclasses import replace
 import matplotlib.pyplot as plt
 import pandas as pd
 
+from pretrain_xai import sanity
 from pretrain_xai.drawing import figures
 from pretrain_xai.dataset import read_split
 from pretrain_xai.explain import Explainer
 from pretrain_xai.networks.models import N_CLASSES, build_network, load_finetuned, place
 from pretrain_xai.names import label
-from pretrain_xai.sanity import (
-    RANDOM_MAP,
-    common_share,
-    compare_with_random,
-    logit_or_difference,
-    mean_similarity,
-    retained,
-    score_left,
-)
 from pretrain_xai.drawing.statistics_plots import sanity_figure
 from pretrain_xai.provenance import record
 from pretrain_xai.selection import example_images
@@ -87,7 +79,7 @@ print(f"{run.name}: {len(images)} images")
 
 # %%
 explainer = Explainer(network, test, settings, protocol)
-table = compare_with_random(explainer, random_network, images, settings.methods)
+table = sanity.compare_with_random(explainer, random_network, images, settings.methods)
 path = config.paths.data / "sanity_checks.csv"
 write_table(table, path)
 print(f"{len(table)} comparisons, saved {path}")
@@ -99,13 +91,13 @@ print(f"{len(table)} comparisons, saved {path}")
 # `score_left`: the share of the score above that of a random map which is left.
 
 # %%
-means = mean_similarity(table)
+means = sanity.mean_similarity(table)
 methods = list(dict.fromkeys(table["method"]))
 figure = sanity_figure(means, methods)
 inputs = [config.paths.dataset / "test" / "images.npy", config.paths.intersections]
 parameters = {"study": study, "run": run, "n_images": len(images), "random_seed": random_seed}
 parameters["micro_batch"] = explainer.micro_batch
-means = pd.concat([means, score_left(means)], ignore_index=True)
+means = pd.concat([means, sanity.score_left(means)], ignore_index=True)
 figures.save_figure(figure, means, study, "sanity_checks", parameters=parameters, inputs=inputs)
 plt.show(figure)
 
@@ -115,7 +107,7 @@ plt.show(figure)
 # Rank correlation inside the brain: 1 as for equal maps, 0 as for a random map.
 
 # %%
-left = retained(table, "rank_correlation_in_brain")
+left = sanity.retained(table, "rank_correlation_in_brain")
 left.rename(index=label).style.format(precision=2)
 
 # %% [markdown]
@@ -137,7 +129,7 @@ print("at least 90 % left with a random classifier:", ", ".join(map(label, unmov
 # %%
 change = means[means["measure"] == "rank_accuracy_change"].groupby("layer")["mean"].mean()
 print("mean change of Relevance Rank Accuracy over the methods:", end=" ")
-print(f"{change['conv1']:+.3f} with all layers random, {change[RANDOM_MAP]:+.3f} with a random map")
+print(f"{change['conv1']:+.3f} with all layers random, {change[sanity.RANDOM_MAP]:+.3f} with a random map")
 print(*(finding.text for finding in sanity_findings(means)))
 
 # %% [markdown]
@@ -154,9 +146,9 @@ print(*(finding.text for finding in sanity_findings(means)))
 tables = []
 for other in config.first_runs(selection, finetune_depth):
     predictions = read_table(config.paths.finetuned(other.name) / "predictions.parquet").query("split == 'test'")
-    share = common_share(predictions[["logit_0", "logit_1"]].to_numpy())
+    share = sanity.common_share(predictions[["logit_0", "logit_1"]].to_numpy())
     compared = replace(explainer, network=load_finetuned(config, other))
-    tables.append(logit_or_difference(compared, images, methods).assign(**vars(other), common_share=share))
+    tables.append(sanity.logit_or_difference(compared, images, methods).assign(**vars(other), common_share=share))
 explained = pd.concat(tables, ignore_index=True)
 path = config.paths.statistics / "explained.csv"
 write_table(explained, path)

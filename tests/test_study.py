@@ -96,7 +96,8 @@ def test_variants_keep_no_checkpoints(root):
             {"train": 4, "validation": 4, "test": 4},
             ["expected_slices", "pretraining, pretraining_v"],
         ),
-        ("protocols.depths", [1, 3], ["protocols.depths", "[3]", "finetuning.depths"]),
+        ("protocols.depths", [1, 3], ["protocols.depths", "[3]", "depths that are explained"]),
+        ("attribution.depths", [1, 3], ["attribution.depths", "[3]", "finetuning.depths"]),
         ("network.width", math.inf, ["network.width", "finite number"]),
         ("switches", {"lesion_floor": math.nan}, ["switches.lesion_floor", "finite number"]),
         ("attribution.methods", ["saliency'; touch hacked; '"], ["attribution.methods", "match pattern"]),
@@ -197,6 +198,18 @@ def test_switches_override_single_fields_of_the_protocol(root):
 def test_published_differs_from_corrected_in_every_switch():
     for field in dataclasses.fields(Protocol):
         assert getattr(PUBLISHED, field.name) != getattr(CORRECTED, field.name), field.name
+
+
+def test_models_of_some_depths_alone_can_be_explained(root):
+    settings = tiny_settings()
+    del settings["protocols"]
+    settings["attribution"]["depths"] = [5]
+    (root / "studies" / "edited.yaml").write_text(yaml.safe_dump(settings))
+    study = load_study("edited")
+    assert {run.finetune_depth for run in study.runs() if run.selection == "best"} == {1, 5}
+    assert {run.finetune_depth for run in study.explained_runs()} == {5} == set(study.compared_depths)
+    assert {run.finetune_depth for run in study.checkpoint_runs()} == {5}, "no model is matched only to be left out"
+    assert study.scored_runs() == [*study.explained_runs(), *study.untrained_runs()]
 
 
 def test_learning_rates_and_seeds_per_depth(root):

@@ -242,8 +242,8 @@ class Attribution(Settings):
     scores: Annotated[list[str], Unique] = ["relevance_rank_accuracy", "true_negative_rate"]
     #: of the true class: its logit, as published, or its logit less the mean of the other classes' (see `difference_network`)
     explained: Literal["logit", "difference"] = "logit"
-    #: fine-tuning depths whose models are explained; none: all. A model that does not do the task has nothing to explain: what
-    #: it gets right it gets right by luck, and no image would be left that all get right
+    #: fine-tuning depths whose models are explained; none: all. What a model that fails the task gets right it gets right by
+    #: luck, and hardly any image is left that all get right
     depths: Depths | None = None
     #: at most so many images right for all models, and so many of those that a model gets wrong; none: all
     max_images: int | None = Field(None, gt=0)
