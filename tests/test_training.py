@@ -64,6 +64,28 @@ def test_what_can_be_learnt_is_learnt_and_noise_is_not():
     assert np.mean(predict(network, noise(200, 2).images).argmax(1) == noise(200, 2).labels) < 0.65
 
 
+def test_undecided_images_are_learnt_as_even_odds_and_count_in_no_accuracy():
+    """Half of the images are grey and undecided, all with the label 1: without that, the network says 1 of grey."""
+
+    def mixed(n: int, seed: int, **options) -> LabelledImages:
+        shown = halves(n, seed)
+        grey = np.full_like(shown.images, 0.5)
+        return LabelledImages(np.concatenate([shown.images, grey]), np.r_[shown.labels, np.ones(n, int)], **options)
+
+    settings, odds, accuracies = Training(epochs=30, batch_size=16, optimizer="adamw"), [], []
+    for undecided in (None, np.arange(256) >= 128):
+        network = linear()
+        known = {"undecided": undecided}
+        history = train(network, mixed(128, 0, **known), mixed(128, 1, **known), settings, learning_rate=1e-3, seed=0)
+        logits = predict(network, np.full_like(halves(1, 0).images, 0.5))
+        odds.append(logits[0, 1] - logits[0, 0])
+        test = halves(128, 1)
+        accuracies.append((predict(network, test.images).argmax(1) == test.labels).mean())
+    assert odds[0] > 1 > 0.5 > abs(odds[1])
+    best = history.loc[history["checkpoint"], "validation_accuracy"].iloc[-1]
+    assert best == pytest.approx(accuracies[1]) and accuracies[1] > 0.9
+
+
 def test_every_image_is_seen_once_per_epoch_in_an_order_of_its_own():
     data = LabelledImages(np.ones((23, 32, 32), np.float32) * np.arange(23)[:, None, None], np.arange(23) % 2)
     seen, network = [], linear()

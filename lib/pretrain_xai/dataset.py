@@ -5,7 +5,7 @@ import math
 import mmap
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from pretrain_xai import overlay
+from pretrain_xai.arrays import Booleans
 from pretrain_xai.ground_truths import GroundTruths
 from pretrain_xai.lesions import Patches, split_patches
 from pretrain_xai.overlay import NoRoomError, OverlayError, overlay_lesions
@@ -39,10 +40,14 @@ class LabelledImages:
     images : array of shape (n, height, width) or (n, height, width, 3), memory-mapped or not
         float32 in [0, 1], or uint8 in [0, 255].
     labels : int array of shape (n,)
+    undecided : bool array of shape (n,), or None if there are none
+        Images that show no class, such as slices without lesions, whatever their label: a network is to find all classes
+        equally likely.
     """
 
     images: np.ndarray
     labels: np.ndarray
+    undecided: Booleans | None = field(default=None, kw_only=True)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -196,7 +201,8 @@ def read_split(folder: Path, mask_threshold: float = CORRECTED.mask_threshold, *
     names = ["twins", "twin_strength"] if with_twins else []
     images, strength, *twins, table = read_with_arrays(folder / "images.csv", "images", "strength", *names)
     labels = table["label"].to_numpy(dtype=np.int64)
-    return Split(images, labels, LesionMasks(strength, mask_threshold), table, *twins)
+    masks, free = LesionMasks(strength, mask_threshold), table["n_lesions"].to_numpy() == 0
+    return Split(images, labels, masks, table, *twins, undecided=free if free.any() else None)
 
 
 def read_lesion_free(folder: Path) -> LabelledImages:

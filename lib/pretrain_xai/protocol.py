@@ -53,8 +53,9 @@ class Protocol:
     selection_on_test: bool = False
     #: keep the two-way sex head of the network pre-trained on MRI
     head_kept: bool = False
-    #: share of training and validation slices that carry no lesion, with the flip of a coin for a class: without them a
-    #: network may learn one class's lesions alone and take the other class for its default
+    #: share of training and validation slices that carry no lesion, with the flip of a coin for a class, which a network
+    #: learns as even odds (a label it would memorise): without them it may learn one class's lesions alone and take the other
+    #: class for its default
     lesion_free_share: float = 0.25
 
     @property

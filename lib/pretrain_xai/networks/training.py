@@ -173,6 +173,8 @@ def train(
 ) -> pd.DataFrame:
     """Train the network's trainable parameters; leave the weights of the best checkpoint in it.
 
+    Undecided images are learnt as equally likely of all classes, and count neither in accuracies nor in validation.
+
     The first epoch is always a checkpoint; a later one if its validation accuracy, rounded to 4 digits, beats the best and
     differs from the training accuracy by at most `settings.acc_dif`. The training accuracy is the running mean over
     batches. `settings.stop_value` ends the training after three successive smaller changes of the validation accuracy,
@@ -230,7 +232,7 @@ def train(
                     if checkpoints is not None:
                         checkpoints.offer(epoch * n_batches + batch, network, validated)
             losses, accuracies = zip(*results, strict=True)
-            row |= {"train_loss": float(np.mean(losses)), "train_accuracy": float(np.mean(accuracies))} | validated
+            row |= {"train_loss": float(np.mean(losses)), "train_accuracy": float(np.nanmean(accuracies))} | validated
             if not math.isfinite(row["train_loss"]):
                 what = f"the training diverged in epoch {epoch + 1}"
                 raise UserError(f"{what}: lower the learning rate ({learning_rate:g}) or set training.clip_norm")
@@ -251,7 +253,7 @@ def training_key(network: nn.Module, data: list[LabelledImages], settings: objec
     given = (torch.__version__, models.device_name(network), settings, trainable, network)
     code = [file.read_bytes() for file in (*CODE, paths.source_file(type(network).__module__)) if file]
     weights = [tensor.detach().cpu().numpy() for tensor in network.state_dict().values()]
-    return str(joblib.hash([repr(given), code, weights, [(part.images, part.labels) for part in data]]))
+    return str(joblib.hash([repr(given), code, weights, [(part.images, part.labels, part.undecided) for part in data]]))
 
 
 def _steps(network: nn.Module, data: LabelledImages, course: Course) -> Iterator[tuple[float, float]]:
@@ -262,22 +264,27 @@ def _steps(network: nn.Module, data: LabelledImages, course: Course) -> Iterator
         chosen = np.sort(order[start : start + settings.batch_size])  # sorted: a memory-mapped file is read forwards
         images = models.as_batch(data.images[chosen], network)
         labels = torch.from_numpy(data.labels[chosen].astype(np.int64)).to(images.device)
-        logits = network(images)
-        loss = functional.cross_entropy(logits, labels)
+        logits, targets, decided = network(images), labels, labels >= 0
+        if data.undecided is not None:
+            decided = torch.from_numpy(~data.undecided[chosen]).to(images.device)
+            targets = functional.one_hot(labels, logits.shape[1]).to(logits)
+            targets[~decided] = 1 / logits.shape[1]
+        loss = functional.cross_entropy(logits, targets)
         course.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         if settings.clip_norm is not None:
             nn.utils.clip_grad_norm_(network.parameters(), settings.clip_norm)
         course.optimizer.step()
         course.schedule.step()
-        yield loss.item(), (logits.argmax(1) == labels).float().mean().item()
+        yield loss.item(), (logits.argmax(1) == labels)[decided].float().mean().item()
 
 
 def _validate(
     network: nn.Module, data: LabelledImages, dropout_active: bool, seed: int, of_two_classes: bool
 ) -> dict[str, float]:
-    logits = torch.from_numpy(predict(network, data.images, dropout_active=dropout_active, seed=seed))
-    labels = torch.from_numpy(data.labels.astype(np.int64))
+    decided = slice(None) if data.undecided is None else ~data.undecided
+    logits = torch.from_numpy(predict(network, data.images, dropout_active=dropout_active, seed=seed)[decided])
+    labels = torch.from_numpy(data.labels[decided].astype(np.int64))
     validated = {
         "validation_loss": functional.cross_entropy(logits, labels).item(),
         "validation_accuracy": (logits.argmax(1) == labels).float().mean().item(),
@@ -286,7 +293,7 @@ def _validate(
         # of a training that diverges, which ends with its epoch, nothing is noted that is no number
         scores = np.nan_to_num(logits.double().numpy(), posinf=0.0, neginf=0.0)
         table = pd.DataFrame(scores, columns=["logit_0", "logit_1"])
-        found = classification_metrics(table.assign(label=data.labels, predicted=scores.argmax(axis=1)))
+        found = classification_metrics(table.assign(label=labels.numpy(), predicted=scores.argmax(axis=1)))
         validated |= {f"validation_{name}": found[name] for name in ("sensitivity", "specificity", "auroc")}
         validated[RATE] = min(found["sensitivity"], found["specificity"])
     return validated
@@ -356,7 +363,8 @@ def behind_frozen_prefix(
         return network, data
     given = [Activations(prefix, part.images) for part in data]
     kept = _kept(given, given[0][:1].shape[1:], budget)
-    return behind, [LabelledImages(images, part.labels) for images, part in zip(kept, data, strict=True)]
+    parts = zip(kept, data, strict=True)
+    return behind, [LabelledImages(images, part.labels, undecided=part.undecided) for images, part in parts]
 
 
 def _is_fixed(layer: nn.Module) -> bool:

@@ -210,7 +210,7 @@ def _dependence(table: pd.DataFrame) -> Iterator[Finding]:
         whole, *of_images = (_records(rows[rows["images"] == name]) for name in (ALL, DEPENDENT))
         (dependent, *classes), figure = of_images[0], _figure("effect", str(contrast))
         values = {"whole": whole[0], "row": dependent, "classes": classes}
-        yield _say("dependent", "skill_by_dependence", figure, short=True, **values)
+        yield _say("on_dependent", "skill_by_dependence", figure, short=True, **values)
 
 
 def _say(kind: str, table: str, figure: str, *, short: bool = False, **values: Any) -> Finding:
