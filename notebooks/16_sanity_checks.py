@@ -52,6 +52,7 @@ from pretrain_xai.study import Run, load_study
 from pretrain_xai.tables import read_table, write_table
 from pretrain_xai.networks.training import configure_torch
 
+# %%
 config = load_study(study)
 protocol = config.protocol
 settings = config.attribution

@@ -26,12 +26,12 @@ MEASURED = {
 
 @pytest.fixture(scope="module")
 def jobs(tmp_path_factory) -> dict[str, list[Job]]:
-    """Return the jobs of the demo and of the paper in an empty root folder."""
+    """Return the jobs of the demo, of demo3 and of the paper in an empty root folder."""
     root = tmp_path_factory.mktemp("planned")
     shutil.copytree(paths.REPOSITORY / "studies", root / "studies")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PRETRAIN_XAI_ROOT", str(root))
-        found = {study: planned_jobs(study) for study in ("demo", "paper")}
+        found = {study: planned_jobs(study) for study in ("demo", "demo3", "paper")}
     assert not (root / "data").exists() and not (root / "papermill_runs").exists()
     return found
 
@@ -39,11 +39,11 @@ def jobs(tmp_path_factory) -> dict[str, list[Job]]:
 def test_the_jobs_are_those_that_the_batch_runs(jobs):
     jobs, study = jobs["demo"], load_study("demo")
     numbers = {rule: sum(job.rule == rule for job in jobs) for rule in ("pretrain", "finetune", "explanation_metrics")}
-    assert numbers == {"pretrain": 2, "finetune": 10, "explanation_metrics": 22}
+    assert numbers == {"pretrain": 4, "finetune": 20, "explanation_metrics": 16 + 5}
     assert Job("report", {}) in jobs
     names = {(j.wildcards["pretraining"], j.wildcards["finetune_depth"]) for j in jobs if j.rule == "finetune"}
     assert names == {(run.pretraining, str(run.finetune_depth)) for run in study.runs()}
-    assert sum(job.rule == "match_accuracy" for job in jobs) == 1
+    assert not any(job.rule == "match_accuracy" for job in jobs)
 
 
 def test_a_study_of_one_selection_can_be_planned(root):
@@ -90,20 +90,34 @@ def test_costs_are_those_of_a_literal_count(root, jobs):
     costs = Plan(study, jobs["demo"], counts, MEASURED).costs()
     fine_tuned = 0.0
     for run in (run for run in study.runs() if run.selection == "best"):
-        epochs = 10 * 0.001 * run.finetune_depth * (1600 + 400)
-        checkpoints = 10 * (4 - 1) * 400 * 0.003
-        fine_tuned += 2.0 + 0.1 * (1600 + 400) + epochs + checkpoints + 0.003 * (400 + 480)
-    assert costs.loc["finetune"].tolist() == pytest.approx([10, fine_tuned, 6.0])
-    right, wrong = min(150, RIGHT_FOR_ALL * 480), min(150, WRONG * 480)
-    explained = 10 * (2.0 + 0.5 * (right + wrong + 6)) + 2.0 + 0.5 * (right + 6)
-    explained += 11 * (2.0 + 0.5 * (50 + 6))  # matched models: as many as the study file says, none that is wrong
-    assert costs.seconds["match_accuracy"] == pytest.approx(2.0 + 10 * 0.003 * (400 + 480))
+        epochs = study.finetuning.training.epochs * 0.001 * run.finetune_depth * (1600 + 400)
+        fine_tuned += 2.0 + 0.1 * (1600 + 400) + epochs + 0.003 * (400 + 480)
+    assert costs.loc["finetune"].tolist() == pytest.approx([20, fine_tuned, 6.0])
+    right, wrong = min(60, RIGHT_FOR_ALL * 480), min(60, WRONG * 480)
+    explained = 4 * 4 * (2.0 + 0.5 * (right + wrong + 6)) + 5 * (2.0 + 0.5 * (right + 6))  # depths 2 to 5; untrained
     assert costs.seconds["explanation_metrics"] == pytest.approx(explained, rel=0.01)
-    natural = 2.0 + 16 * (100 + 25) * (0.1 + 8 * 0.005)
-    mri = 2.0 + (120 + 30) * 8 * (0.1 + 8 * 0.005)
-    assert costs.seconds["pretrain"] == pytest.approx(natural + mri)
+    epochs = study.pretraining.training.epochs
+    natural = 2.0 + 16 * (100 + 25) * (0.1 + epochs * 0.005)
+    mri = 2.0 + (120 + 30) * 8 * (0.1 + epochs * 0.005)
+    assert costs.seconds["pretrain"] == pytest.approx(2 * (natural + mri))
     assert costs.seconds["sanity_checks"] == pytest.approx(2.0 + 0.5 * 16 * (12 + 4))
     assert costs.seconds["report"] == 2.0
+
+
+def test_costs_of_matched_models_are_those_of_a_literal_count(root, jobs):
+    study = load_study("demo3")
+    costs = Plan(study, jobs["demo3"], image_counts(study), MEASURED).costs()
+    n_explained, n_untrained, n_trained = 3 * 4 * 4, 2 * 5, 3 * 4 * 5
+    assert costs.seconds["match_accuracy"] == pytest.approx(2.0 + n_explained * 0.003 * (400 + 480))
+    epochs, checked = study.finetuning.training.epochs, 0.0
+    for run in (run for run in study.runs() if run.selection == "best"):
+        checked += epochs * (0.001 * run.finetune_depth * (1600 + 400) + (4 - 1) * 400 * 0.003)
+    before = n_trained * (2.0 + 0.1 * (1600 + 400) + 0.003 * (400 + 480))
+    assert costs.loc["finetune"].tolist() == pytest.approx([n_trained, before + checked, 6.0])
+    right, wrong, matched = min(60, RIGHT_FOR_ALL * 480), min(60, WRONG * 480), 50
+    explained = n_explained * (4.0 + 0.5 * (right + wrong + matched + 12))  # of matched models none that is wrong
+    explained += n_untrained * 2.0 + 5 * 0.5 * (right + matched + 12)
+    assert costs.seconds["explanation_metrics"] == pytest.approx(explained, rel=0.01)
 
 
 def test_what_runs_on_a_card_is_unknown_and_not_invented(root, jobs):
@@ -111,7 +125,7 @@ def test_what_runs_on_a_card_is_unknown_and_not_invented(root, jobs):
     on_card = Plan(study, jobs["demo"], image_counts(study), MEASURED, on_card=True)
     costs = on_card.costs()
     unknown = set(costs.index[costs["seconds"].isna()])
-    assert unknown == {"pretrain", "finetune", "match_accuracy", "explanation_metrics", "sanity_checks"}
+    assert unknown == {"pretrain", "finetune", "explanation_metrics", "sanity_checks"}
     asked = on_card.requests()
     assert "runtime" not in asked["finetune"] and asked["finetune"]["mem_mb"] > 6 * 1.5 * 1000
 

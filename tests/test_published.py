@@ -398,7 +398,7 @@ def test_released_files_are_read_in_full_and_their_metrics_lists_and_labels_reco
 @needs_release
 def test_released_medians_recompute(real):
     by_class = compare.incorrect_by_class(real).set_index(["method", "finetune_depth"])["difference"]
-    assert by_class["integrated_gradients"].loc[3:].round(2).tolist() == [0.04, 0.10, 0.07]  # more of round lesions
+    assert by_class["integrated_gradients"].loc[3:].round(2).tolist() == [0.04, 0.10, 0.06]  # more of round lesions
     misclassified = compare.incorrect_medians(real.incorrect_ratios).loc[("best", "imagenet")]
     relevance = [0.15, 0.34, 0.41, 0.42, 0.47]
     expected = {"integrated_gradients": [0.14, 0.31, 0.38, 0.39, 0.45], "lrp": relevance, "input_x_gradient": relevance}

@@ -81,7 +81,7 @@ def test_undecided_images_are_learnt_as_even_odds_and_count_in_no_accuracy():
         odds.append(logits[0, 1] - logits[0, 0])
         test = halves(128, 1)
         accuracies.append((predict(network, test.images).argmax(1) == test.labels).mean())
-    assert odds[0] > 1 > 0.5 > abs(odds[1])
+    assert odds[0] > 1 and abs(odds[1]) < 0.5
     best = history.loc[history["checkpoint"], "validation_accuracy"].iloc[-1]
     assert best == pytest.approx(accuracies[1]) and accuracies[1] > 0.9
 
