@@ -44,7 +44,7 @@ protocols: $(READY)  ## the same for all flaws: trains STUDY=... (demo) anew wit
 	@$(RUN) -m pretrain_xai.batch $(STUDY) --profile $(PROFILE) --protocols all && $(RUN) -m pretrain_xai.report $(STUDY)
 
 statistics: STUDY = demo3
-statistics: $(READY)  ## intervals, effects, ranks, redundancy and power of STUDY=... (demo3: three seeds)
+statistics: $(READY)  ## intervals, effects, ranks, redundancy and power of STUDY=... (demo3: four pre-trainings)
 	@$(RUN) -m pretrain_xai.batch $(STUDY) --profile $(PROFILE)
 
 published: $(READY)  ## read the authors' release in PUBLISHED=<folder> and compare it with the paper

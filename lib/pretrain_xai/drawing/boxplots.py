@@ -78,7 +78,9 @@ def plot_score_boxes(
         models = zip(classification["pretraining"], classification["finetune_depth"], strict=True)
         ax.plot([places[model] for model in models], classification["accuracy"], **_ACCURACY)
     ax.plot([places[key] for key in unmatched], [0.95] * len(unmatched), **_STAR, transform=ax.get_xaxis_transform())
-    ticks = {places[name, 0]: label(name) for name in left} | {start + depth: str(depth) for depth in FINETUNE_DEPTHS}
+    depths = {*scores["finetune_depth"], *([] if classification is None else classification["finetune_depth"])}
+    ticks = {places[name, 0]: label(name) for name in left}
+    ticks |= {start + depth: str(depth) for depth in FINETUNE_DEPTHS if depth in depths}
     ax.set_xticks(list(ticks), list(ticks.values()))
     for text in ax.get_xticklabels()[: len(left)]:  # a shared axis shows none
         text.set_rotation(90)
