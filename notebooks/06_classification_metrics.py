@@ -84,8 +84,10 @@ for corpus, row in accuracy.iterrows():
 #
 # Take the lesions away and look again: the same test slices without them. A network that knows one class by its lesions and
 # takes the other for granted is right on both, but on the second nothing that an explanation could show made the decision.
-# `flips` is the share of a class's right decisions that change; `called_irregular` is how often a slice without lesions is
-# called irregular (a network without a default: about half); beyond 75 % of one class, that class is its `default`.
+# `owed` is the share of a class's right decisions that owe more than half of their log-odds to the lesions, `flips` the
+# share that changes; `called_irregular` is how often a slice without lesions is called irregular. Where a network has
+# learnt even odds of such slices, what it calls them is the toss of a coin. Beyond 75 % of one class, whose right decisions
+# mostly do not owe so much to the lesions, that class is its `default`.
 
 # %%
 dependence = lesion_dependence(predictions)

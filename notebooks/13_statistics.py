@@ -36,7 +36,7 @@ seed: int = 0  # of the bootstraps and of the simulation of power
 import matplotlib.pyplot as plt
 
 from IPython.display import Markdown, display
-from pretrain_xai.classification import flipped
+from pretrain_xai.classification import owed_to_lesions
 from pretrain_xai.drawing import figures, heat_tables, manuscript_tables, statistics_plots
 from pretrain_xai.dataset import read_split
 from pretrain_xai.names import label, pairs
@@ -93,16 +93,16 @@ print(f"chance: {images['chance_brain'].mean():.3f} in the brain, {skills.images
 # model with a random intercept per network and pre-training. p values are Holm-corrected within each family of questions.
 # There are none where only images can be drawn again.
 #
-# `skill_by_dependence` holds skill over all images and over those whose decision changes when the lesions are taken away
-# (notebook 06). On the others the lesions did not make the decision.
+# `skill_by_dependence` holds skill over all images and over those whose decision owes more than half of its log-odds to the
+# lesions (notebook 06). On the others the lesions did not make the decision.
 
 # %%
 parameters = {"study": study, "selection": selection, "metric": metric, "images": CORRECT_FOR_ALL, "seed": seed}
 inputs = [*sorted(config.paths.scores.glob("[!.]*.parquet")), config.paths.intersections]
 inputs += [config.paths.finetuned(run.name) / "predictions.parquet" for run in runs]
 predictions = read_predictions(study, runs)
-flips = flipped(predictions, skills.networks, skills.images["image_index"])
-tables = study_statistics(skills, maps, seed, flips=flips)
+owed = owed_to_lesions(predictions, skills.networks, skills.images["image_index"])
+tables = study_statistics(skills, maps, seed, owed=owed)
 for name, table in tables.items():
     path = config.paths.statistics / f"{name}.csv"
     write_table(table, path)

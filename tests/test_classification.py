@@ -103,6 +103,7 @@ def test_what_becomes_of_decisions_without_lesions_counted_by_hand():
         {
             "label": 0,
             "n_correct": 3,
+            "owed": 2 / 3,  # .5 of 1 is left in the first, half of it
             "flips": 1 / 3,
             "log_odds_change": 3.0,
             "called_irregular": 1 / 3,
@@ -111,6 +112,7 @@ def test_what_becomes_of_decisions_without_lesions_counted_by_hand():
         {
             "label": 1,
             "n_correct": 2,
+            "owed": 1.0,
             "flips": 1.0,
             "log_odds_change": 5.0,
             "called_irregular": 1 / 3,
@@ -133,9 +135,18 @@ def test_a_detector_of_one_class_is_told_from_one_of_both():
     flips = found.pivot(index="seed", columns="label", values="flips")
     assert flips.loc[[0, 1]].to_numpy().tolist() == [[0, 1], [1, 0]]
     assert flips.loc[2].between(0.4, 0.6).all()
+    owed = found.pivot(index="seed", columns="label", values="owed")
+    assert owed.to_numpy().tolist() == [[0, 1], [1, 0], [1, 1]]
 
 
-def test_flipped_decisions_stand_at_their_network_and_image():
+def test_a_network_of_even_odds_has_no_default_whatever_it_calls_slices_without_lesions():
+    labels = np.arange(200) % 2
+    found = lesion_dependence(both(RUN, labels, 12 * labels - 6.0, np.full(200, -0.1)))
+    assert found["called_irregular"].tolist() == [0, 0] and found["default"].tolist() == ["none", "none"]
+    assert found["flips"].tolist() == [0, 1] and found["owed"].tolist() == [1, 1]
+
+
+def test_decisions_owed_to_lesions_stand_at_their_network_and_image():
     """Those of the plain loop, whatever the order of rows, networks and images."""
     rng, networks = (
         np.random.default_rng(0),
@@ -143,11 +154,12 @@ def test_flipped_decisions_stand_at_their_network_and_image():
     )
     parts = [both(Run("best", "mri", 1, seed), [0, 1] * 5, *rng.normal(size=(2, 10))) for seed in range(3)]
     predictions = pd.concat(parts).sample(frac=1, random_state=0)
-    found = classification.flipped(predictions, networks, [7, 3, 4])
+    found = classification.owed_to_lesions(predictions, networks, [7, 3, 4])
     for row, seed in enumerate(networks["seed"]):
         for column, image in enumerate([7, 3, 4]):
             one = predictions[(predictions["seed"] == seed) & (predictions["image_index"] == image)]
-            assert found[row, column] == (one["predicted"].nunique() == 2)
+            odds, without = ((one["logit_1"] - one["logit_0"])[one["split"] == s].item() for s in ("test", LESION_FREE))
+            assert found[row, column] == (without * np.sign(odds) < abs(odds) / 2)
 
 
 def test_a_class_without_right_decisions_has_no_flips():

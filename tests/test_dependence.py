@@ -21,16 +21,16 @@ def study(dependent: float, others: float, own: bool = True, n: int = 4) -> tupl
     index = pd.MultiIndex.from_product([["natural", "mri"], [1, 5], range(n)], names=NETWORK)
     networks, rng = index.to_frame(index=False), np.random.default_rng(7)
     label = np.arange(N_IMAGES) % 3 // 2  # two of three are round
-    flips = rng.random((len(networks), N_IMAGES)) < 0.5
+    owed = rng.random((len(networks), N_IMAGES)) < 0.5
     mri = (networks["pretraining"] == "mri").to_numpy()[:, None]
-    values = 0.3 + 0.1 * label + mri * np.where(flips, dependent, others) + rng.normal(0, 0.005, (len(networks), 1))
+    values = 0.3 + 0.1 * label + mri * np.where(owed, dependent, others) + rng.normal(0, 0.005, (len(networks), 1))
     values = values[:, None] + rng.normal(0, 0.02, (len(networks), 2, N_IMAGES))
     images = pd.DataFrame({"image_index": range(N_IMAGES), "label": label, "chance": 0.03})
-    return Skills(values, networks, ["saliency", "lrp"], images, {}, own), flips
+    return Skills(values, networks, ["saliency", "lrp"], images, {}, own), owed
 
 
-def answer(skills: Skills, flips: np.ndarray, tmp_path) -> str:
-    tables = study_statistics(skills, flips=flips)
+def answer(skills: Skills, owed: np.ndarray, tmp_path) -> str:
+    tables = study_statistics(skills, owed=owed)
     told = [finding for finding in findings(tables) if finding.table == "skill_by_dependence"]
     save(tables, tmp_path)
     assert check_findings(told, tmp_path) > 0
@@ -60,12 +60,12 @@ def test_other_truths_are_other_answers(dependent, others, told, tmp_path):
 
 
 def test_numbers_are_means_over_each_networks_own_images():
-    skills, flips = study(0.05, 0.2)
-    table = dependence_table(skills, flips).set_index(["images", "family", "pretraining", "finetune_depth", "lesions"])
+    skills, owed = study(0.05, 0.2)
+    table = dependence_table(skills, owed).set_index(["images", "family", "pretraining", "finetune_depth", "lesions"])
     label = skills.images["label"].to_numpy()
-    for name, seen in (("all", np.ones_like(flips)), ("dependent", flips)):
+    for name, seen in (("all", np.ones_like(owed)), ("dependent", owed)):
         of_networks = np.array(
-            [[skills.values[row][:, seen[row] & (label == one)].mean() for one in (0, 1)] for row in range(len(flips))]
+            [[skills.values[row][:, seen[row] & (label == one)].mean() for one in (0, 1)] for row in range(len(owed))]
         )
         cell = ((skills.networks["pretraining"] == "mri") & (skills.networks["finetune_depth"] == 5)).to_numpy()
         for lesions, expected in (("round", of_networks[cell, 0]), ("all", of_networks[cell].mean(1))):
@@ -79,15 +79,15 @@ def test_numbers_are_means_over_each_networks_own_images():
 
 
 def test_too_few_images_of_a_class_are_no_mean(tmp_path):
-    skills, flips = study(0.1, 0.1)
+    skills, owed = study(0.1, 0.1)
     irregular = np.flatnonzero(skills.images["label"] == 1)
-    flips[3, irregular] = False
-    flips[3, irregular[: FEWEST_IMAGES - 1]] = True
-    table = dependence_table(skills, flips).query("images == 'dependent'").set_index(["family", "lesions"])
+    owed[3, irregular] = False
+    owed[3, irregular[: FEWEST_IMAGES - 1]] = True
+    table = dependence_table(skills, owed).query("images == 'dependent'").set_index(["family", "lesions"])
     assert np.isnan(table.loc[("corpus", "all"), "estimate"])
     assert table.loc[("corpus_by_class", "round"), "estimate"] > 0
     assert table["estimate"].isna().sum() == 4  # the corpora, over all and irregular; the cell, too
-    text = answer(skills, flips, tmp_path)
+    text = answer(skills, owed, tmp_path)
     assert (
         "Too few right decisions depend on the lesions" in text
         and f"one network {FEWEST_IMAGES - 1} of a class" in text
@@ -95,13 +95,13 @@ def test_too_few_images_of_a_class_are_no_mean(tmp_path):
 
 
 def test_a_network_of_one_class_has_none_of_the_other(tmp_path):
-    skills, flips = study(0.1, 0.1)
-    flips[:, skills.images["label"] == 1] = False
-    assert "for one network 0 of a class" in answer(skills, flips, tmp_path)
+    skills, owed = study(0.1, 0.1)
+    owed[:, skills.images["label"] == 1] = False
+    assert "for one network 0 of a class" in answer(skills, owed, tmp_path)
 
 
 def test_without_classes_or_predictions():
-    skills, flips = study(0.1, 0.1)
+    skills, owed = study(0.1, 0.1)
     unknown = dataclasses.replace(skills, images=skills.images.drop(columns="label"))
-    assert set(dependence_table(unknown, flips)["lesions"]) == {"all"}
+    assert set(dependence_table(unknown, owed)["lesions"]) == {"all"}
     assert len(dependence_table(skills, None)) == 0

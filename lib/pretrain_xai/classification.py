@@ -1,6 +1,7 @@
 """How well each model tells round from irregular lesions."""
 
 from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,7 +15,7 @@ from pretrain_xai.study import CLASSES, MODEL_COLUMNS, NETWORK, Run
 LESION_FREE = "lesion_free"
 #: a network that calls more than this share of lesion-free slices one class takes it for its default
 DEFAULT_SHARE = 0.75
-DEPENDENCE_COLUMNS = ["label", "n_correct", "flips", "log_odds_change", "called_irregular", "default"]
+DEPENDENCE_COLUMNS = ["label", "n_correct", "owed", "flips", "log_odds_change", "called_irregular", "default"]
 METRICS = ["auroc", "auprc", "accuracy", "sensitivity", "specificity"]
 
 
@@ -71,27 +72,31 @@ def lesion_dependence(predictions: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     DataFrame with a row per model and class
-        The model, `label`; `n_correct`, the images of the class that it gets right; `flips`, the share of those whose class
-        it calls otherwise when their lesions are gone; `log_odds_change`, by how much the lesions raise the log-odds of the
-        class in the median of those; `called_irregular`, the share of all lesion-free slices that it calls irregular; and
-        `default`, the class that it calls more than DEFAULT_SHARE of them, or "none".
+        The model, `label`; `n_correct`, the images of the class that it gets right; `owed`, the share of those that owe
+        more than half of their log-odds to the lesions; `flips`, the share whose class it calls otherwise when the lesions
+        are gone, which near even odds is the toss of a coin; `log_odds_change`, by how much the lesions raise the log-odds
+        of the class in the median of those; `called_irregular`, the share of all lesion-free slices that it calls
+        irregular; and `default`, the class that it calls more than DEFAULT_SHARE of them and whose right decisions mostly
+        do not owe so much to the lesions, or "none".
     """
     rows = []
     for model, group in predictions.groupby(MODEL_COLUMNS, observed=True):
         tables = (group[group["split"] == split].set_index("image_index") for split in ("test", LESION_FREE))
         test, bare = (table.assign(log_odds=table["logit_1"] - table["logit_0"]) for table in tables)
         irregular = bare["predicted"].mean()
-        default = CLASSES[int(irregular > 0.5)] if abs(irregular - 0.5) > DEFAULT_SHARE - 0.5 else "none"
-        for label in range(len(CLASSES)):
-            right = test.index[(test["label"] == label) & (test["predicted"] == label)]
-            change = (test["log_odds"] - bare["log_odds"])[right].median() * (2 * label - 1)
-            flips = (bare["predicted"][right] != label).mean()
-            rows.append((*model, label, len(right), flips, change, irregular, default))
+        owed, called = _owed(test["log_odds"], bare["log_odds"][test.index]), int(irregular > 0.5)
+        right = [test.index[(test["label"] == label) & (test["predicted"] == label)] for label in range(len(CLASSES))]
+        has_default = max(irregular, 1 - irregular) > DEFAULT_SHARE and not owed[right[called]].mean() >= 0.5
+        for label, images in enumerate(right):
+            change = (test["log_odds"] - bare["log_odds"])[images].median() * (2 * label - 1)
+            flips = (bare["predicted"][images] != label).mean()
+            shares = len(images), owed[images].mean(), flips, change, irregular
+            rows.append((*model, label, *shares, CLASSES[called] if has_default else "none"))
     return pd.DataFrame(rows, columns=[*MODEL_COLUMNS, *DEPENDENCE_COLUMNS])
 
 
-def flipped(predictions: pd.DataFrame, networks: pd.DataFrame, image_index: ArrayLike) -> Booleans:
-    """Return whether each network's decision on test images changes when the lesions are taken away.
+def owed_to_lesions(predictions: pd.DataFrame, networks: pd.DataFrame, image_index: ArrayLike) -> Booleans:
+    """Return whether each network's decision on test images owes more than half of its log-odds to the lesions.
 
     Parameters
     ----------
@@ -104,10 +109,16 @@ def flipped(predictions: pd.DataFrame, networks: pd.DataFrame, image_index: Arra
     -------
     bool array of shape (n_networks, n_images)
     """
-    wide = predictions.pivot(index=["split", *NETWORK], columns="image_index", values="predicted")
+    odds = predictions.assign(odds=predictions["logit_1"] - predictions["logit_0"])
+    wide = odds.pivot(index=["split", *NETWORK], columns="image_index", values="odds")
     wanted = pd.MultiIndex.from_frame(networks[NETWORK])
     test, bare = (wide.loc[split].loc[wanted, image_index].to_numpy() for split in ("test", LESION_FREE))
-    return test != bare
+    return np.asarray(_owed(test, bare))
+
+
+def _owed(log_odds: Any, without: Any) -> Any:
+    """Return whether less than half of the log-odds for the class that is called is there without the lesions."""
+    return without * np.sign(log_odds) < abs(log_odds) / 2
 
 
 def mean_over_seeds(table: pd.DataFrame) -> pd.DataFrame:

@@ -77,9 +77,9 @@ def _dependence(table: pd.DataFrame) -> Finding:
     networks = table.drop_duplicates(NETWORK)
     groups = networks[networks["default"] != "none"].groupby(["default", "pretraining"])["finetune_depth"]
     defaults = [(*which, sorted(set(depths))) for which, depths in groups]
-    shares = table.groupby("label")["flips"].agg(["min", "max"]).dropna().itertuples(name=None)
-    flips = [(CLASSES[one], low, high) for one, low, high in shares]
-    text = sentence("findings.j2", "dependence", defaults=defaults, flips=flips)
+    shares = table.groupby("label")["owed"].agg(["min", "max"]).dropna().itertuples(name=None)
+    owed = [(CLASSES[one], low, high) for one, low, high in shares]
+    text = sentence("findings.j2", "dependence", defaults=defaults, owed=owed)
     return Finding(text, "lesion_dependence", "lesion_dependence", True)
 
 

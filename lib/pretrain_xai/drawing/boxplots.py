@@ -154,14 +154,14 @@ def dependence_figure(table: pd.DataFrame, corpora: Sequence[str]) -> Figure:
     table : DataFrame
         Of `classification.lesion_dependence`, one selection.
     """
-    flips = table.pivot(index=NETWORK, columns="label", values="flips").set_axis(CLASSES, axis=1)
-    shares = flips.assign(called_irregular=table.groupby(NETWORK)["called_irregular"].first()).reset_index()
-    titles = {name: f"{name}: decision changes" for name in CLASSES} | {"called_irregular": "called irregular, all"}
+    owed = table.pivot(index=NETWORK, columns="label", values="owed").set_axis(CLASSES, axis=1)
+    shares = owed.assign(called_irregular=table.groupby(NETWORK)["called_irregular"].first()).reset_index()
+    titles = {name: f"{name}: owed to the lesions" for name in CLASSES} | {"called_irregular": "called irregular, all"}
 
     def draw(ax: Axes, name: str) -> None:
         figures.plot_by_depth(ax, shares, corpora, name)
 
-    figure = figures.method_panels([*titles], 1.9, draw, ylabel="share of images, without their lesions")
+    figure = figures.method_panels([*titles], 1.9, draw, ylabel="share of images")
     for ax, (name, title) in zip(figure.axes, titles.items(), strict=True):
         ax.set(title=title, ylim=(-0.04, 1.04))
         if name == "called_irregular":

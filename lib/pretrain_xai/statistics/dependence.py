@@ -1,7 +1,8 @@
 """Skill on the images whose decision depends on the lesions, beside that on all images.
 
-A decision depends on the lesions if it changes when they are taken away (`classification.flipped`). Each network has its own
-such images. Where it has fewer than FEWEST_IMAGES of a class, its mean is missing, and with it every effect that needs it.
+A decision depends on the lesions if it owes more than half of its log-odds to them (`classification.owed_to_lesions`). Each
+network has its own such images. Where it has fewer than FEWEST_IMAGES of a class, its mean is missing, and with it every
+effect that needs it.
 """
 
 import dataclasses
@@ -21,13 +22,13 @@ DEPENDENT = "dependent"
 COLUMNS = ["images", "fewest_images", *EFFECT_COLUMNS[: EFFECT_COLUMNS.index("p")]]
 
 
-def dependence_table(skills: Skills, flips: Booleans | None) -> pd.DataFrame:
+def dependence_table(skills: Skills, owed: Booleans | None) -> pd.DataFrame:
     """Return mean skill of every cell, and the effects of the corpus, over all images and over those that depend on lesions.
 
     Parameters
     ----------
-    flips : bool array of shape (n_networks, n_images), optional
-        Whether a network's decision changes without the lesions; without it the table has no rows.
+    owed : bool array of shape (n_networks, n_images), optional
+        Whether a network's decision depends on the lesions; without it the table has no rows.
 
     Returns
     -------
@@ -35,7 +36,7 @@ def dependence_table(skills: Skills, flips: Booleans | None) -> pd.DataFrame:
     columns of `effects.effect_table`, the primary way; the family of a cell's mean is "cell".
     """
     rows = []
-    for name, seen in () if flips is None else ((ALL, np.ones_like(flips)), (DEPENDENT, flips)):
+    for name, seen in () if owed is None else ((ALL, np.ones_like(owed)), (DEPENDENT, owed)):
         part = on_images(skills, seen)
         for contrast in _questions(skills):
             used = seen[contrast.weights.any(axis=1)]

@@ -24,7 +24,7 @@ def study_statistics(
     maps: Sequence[Mapping[str, np.ndarray]] = (),
     seed: int = 0,
     *,
-    flips: Booleans | None = None,
+    owed: Booleans | None = None,
 ) -> dict[str, pd.DataFrame]:
     """Compute every table; those that need several seeds have no rows where there is one.
 
@@ -34,7 +34,7 @@ def study_statistics(
         The example maps of each network, by method, as `map_correlation` takes them.
     seed : int
         Of the bootstraps and of the simulation of power.
-    flips : bool array of shape (n_networks, n_images), optional
+    owed : bool array of shape (n_networks, n_images), optional
         As `dependence.dependence_table` takes it.
 
     Returns
@@ -52,7 +52,7 @@ def study_statistics(
             vars(found),
             power.power_table(found, shape, np.random.default_rng(seed), own_pretrainings=skills.own_pretrainings),
         )
-    tables = [skills.images, means, cell_table(skills), effects, dependence_table(skills, flips)]
+    tables = [skills.images, means, cell_table(skills), effects, dependence_table(skills, owed)]
     tables += [rank_methods(means, effects), redundancy_table(correlations)]
     tables += [effective_numbers(correlations), pd.DataFrame(spread.items(), columns=["source", "deviation"])]
     return dict(zip(STATISTICS, [*tables, needed], strict=True))
