@@ -15,9 +15,7 @@ from pretrain_xai.study import NETWORK
 DEPTHS, METHODS, N_IMAGES = (1, 3, 5), ["saliency", "lrp"], 40
 
 
-def study(
-    by_class: tuple[float, float], own: bool = True, n: int = 4, odd: float = 0.0, unequal: bool = False
-) -> Skills:
+def study(by_class: tuple[float, float], own=True, n=4, odd=0.0, unequal=False) -> Skills:
     """Return a study in which MRI shows more of round and of irregular lesions by so much than photographs.
 
     Parameters
@@ -48,28 +46,18 @@ def answer(skills: Skills, about: str = "mri") -> str:
 
 
 def test_five_truths_are_five_answers():
-    answers = {
-        "opposite classes": answer(study((-0.15, 0.1))),
-        "same sign": answer(study((0.08, 0.06))),
-        "none": answer(study((0.0, 0.0))),
-        "one pre-training": answer(study((0.08, 0.06), own=False)),
-        "one odd pre-training": answer(study((0.0, 0.0), odd=0.2)),
-    }
-    assert len(set(answers.values())) == 5
-    assert not any("better explained" in text or "explained better" in text for text in answers.values())
-    assert "depends on the class of the lesions" in answers["opposite classes"]
-    assert (
-        "describes neither" in answers["opposite classes"]
-        and "show more" not in answers["opposite classes"].split(":")[1]
-    )
-    assert answers["same sign"].startswith("Maps of networks pre-trained on MRI (sex) show more of the lesions")
-    assert "4 pre-trainings" not in answers["same sign"] and "8 pre-trainings" in answers["same sign"]
-    assert "makes no clear difference" in answers["none"] and "One pre-training" not in answers["none"]
-    assert (
-        "about these two networks" in answers["one pre-training"]
-        and "pre-trainings)" not in answers["one pre-training"]
-    )
-    assert "One pre-training makes this spread (mri, seed 3): without it" in answers["one odd pre-training"]
+    opposite, same_sign, none = (answer(study(by_class)) for by_class in ((-0.15, 0.1), (0.08, 0.06), (0.0, 0.0)))
+    one_pretraining, one_odd = answer(study((0.08, 0.06), own=False)), answer(study((0.0, 0.0), odd=0.2))
+    answers = [opposite, same_sign, none, one_pretraining, one_odd]
+    assert len(set(answers)) == 5
+    assert not any("better explained" in text or "explained better" in text for text in answers)
+    assert "depends on the class of the lesions" in opposite
+    assert "describes neither" in opposite and "show more" not in opposite.split(":")[1]
+    assert same_sign.startswith("Maps of networks pre-trained on MRI (sex) show more of the lesions")
+    assert "4 pre-trainings" not in same_sign and "8 pre-trainings" in same_sign
+    assert "makes no clear difference" in none and "One pre-training" not in none
+    assert "about these two networks" in one_pretraining and "pre-trainings)" not in one_pretraining
+    assert "One pre-training makes this spread (mri, seed 3): without it" in one_odd
 
 
 @pytest.mark.parametrize("own", [True, False])
@@ -83,8 +71,8 @@ def test_a_planted_opposite_effect_is_never_said_to_be_one(by_class, own):
 
 def test_one_seed_has_no_p_value_and_says_of_what_it_tells():
     skills = study((0.1, 0.1), own=False, n=1)
-    tables = study_statistics(skills)
-    assert tables["effects"]["p"].isna().all() and tables["effects"]["clear"].any()
+    effects = study_statistics(skills)["effects"]
+    assert effects["p"].isna().all() and effects["clear"].any()
     text = answer(skills)
     assert "p = " not in text and "about these two networks" in text
 
@@ -104,8 +92,7 @@ def test_pre_trainings_are_units_and_corpora_strata():
     of = {contrast.family: contributions(skills, contrast.weights) for contrast in contrasts(skills)}
     units, strata, sides = of["corpus"]
     means = skills.network_means().groupby(["pretraining", "seed"])["skill"].mean()
-    expected = pd.concat([-means["natural"], means["mri"]]) / 4
-    np.testing.assert_allclose(units.mean(1), expected)
+    np.testing.assert_allclose(units.mean(1), pd.concat([-means["natural"], means["mri"]]) / 4)
     assert strata.tolist() == [0] * 4 + [1] * 4 and sides == 2
     units, strata, sides = of["depth"]
     assert units.shape == (8, N_IMAGES) and sides == 1
@@ -126,11 +113,9 @@ def test_the_mixed_model_has_the_intervals_of_pre_trainings():
 
 
 def test_an_odd_unit_is_found_and_noise_is_not():
-    rng = np.random.default_rng(0)
-    strata = np.repeat([0, 1], 5)
+    rng, strata = np.random.default_rng(0), np.repeat([0, 1], 5)
     noise = rng.normal(0, 0.03, (200, 10, 1)) / 5
-    found = [odd_one_out(one, strata) for one in noise]
-    assert sum(one is not None for one in found) < 20
+    assert sum(odd_one_out(one, strata) is not None for one in noise) < 20
     odd = noise[0].copy()
     odd[7] += 0.3 / 5
     place, without = odd_one_out(odd, strata)
@@ -143,11 +128,9 @@ def test_an_odd_unit_is_found_and_noise_is_not():
 def test_with_one_class_there_is_nothing_to_balance():
     whole = study((0.1, 0.0))
     kept = (whole.images["label"] == 0).to_numpy()
-    skills = dataclasses.replace(
-        whole, values=whole.values[..., kept], images=whole.images[kept].reset_index(drop=True)
-    )
-    effects = effect_table(skills)
-    assert set(effects["lesions"]) == {"all"}
+    images = whole.images[kept].reset_index(drop=True)
+    skills = dataclasses.replace(whole, values=whole.values[..., kept], images=images)
+    assert set(effect_table(skills)["lesions"]) == {"all"}
     np.testing.assert_array_equal(skills.image_weights(), 1)
 
 

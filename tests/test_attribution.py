@@ -14,23 +14,13 @@ from pretrain_xai.methods.guard import dropout_per_row
 from pretrain_xai.methods.passes import micro_batch_rows
 from torch import nn
 
-OPTIONS = {
-    "integrated_gradients": {"n_steps": 3},
-    "gradient_shap": {"n_samples": 2},
-    "smooth_grad": {"n_samples": 2},
-    "occlusion": {"window": 32, "stride": 32},
-}
+OPTIONS = {"integrated_gradients": {"n_steps": 3}, "gradient_shap": {"n_samples": 2}, "smooth_grad": {"n_samples": 2}}
+OPTIONS |= {"occlusion": {"window": 32, "stride": 32}}
 #: the methods that read the network and the target
 READING = [method for method in METHODS if method != "random"]
-CAPTUM = {
-    "integrated_gradients": captum.attr.IntegratedGradients,
-    "saliency": captum.attr.Saliency,
-    "input_x_gradient": captum.attr.InputXGradient,
-    "guided_backprop": captum.attr.GuidedBackprop,
-    "deconvolution": captum.attr.Deconvolution,
-    "lrp": captum.attr.LRP,
-    "deep_lift_captum": captum.attr.DeepLift,
-}
+CAPTUM = {"integrated_gradients": captum.attr.IntegratedGradients, "saliency": captum.attr.Saliency}
+CAPTUM |= {"input_x_gradient": captum.attr.InputXGradient, "guided_backprop": captum.attr.GuidedBackprop}
+CAPTUM |= {"deconvolution": captum.attr.Deconvolution, "lrp": captum.attr.LRP, "deep_lift_captum": captum.attr.DeepLift}
 #: what a method is called with beyond the defaults, for the sake of time
 CAPTUM_OPTIONS = {"integrated_gradients": {"n_steps": 3}, "saliency": {"abs": False}}
 
@@ -72,9 +62,8 @@ def test_maps_do_not_depend_on_batch_neighbours_or_order(model, data, method):
 def test_equals_captum_one_image_at_a_time_in_double_precision(double, data, method):
     images, targets = data[0][:3].double(), data[1][:3]
     explainer, options = CAPTUM[method](double), CAPTUM_OPTIONS.get(method, {})
-    expected = torch.cat(
-        [explainer.attribute(images[i : i + 1], target=int(targets[i]), **options).detach() for i in range(3)]
-    )
+    rows = [explainer.attribute(images[i : i + 1], target=int(targets[i]), **options).detach() for i in range(3)]
+    expected = torch.cat(rows)
     maps = attribute(double, images, targets, method, **OPTIONS.get(method, {}))
     torch.testing.assert_close(maps, expected, rtol=0, atol=1e-8 * expected.abs().max().item())
 
@@ -211,13 +200,13 @@ def test_the_model_and_torchs_generator_are_left_as_they_were(model, data, metho
     assert_same_state(before, state(network))
 
 
-@pytest.mark.parametrize(
-    ("spoil", "message"),
-    [
-        (lambda network: network.features.train(), "training mode: features.*eval"),
-        (lambda network: setattr(network.features[1], "inplace", True), "features.1.*inplace=False"),
-    ],
-)
+UNFIT = [
+    (lambda network: network.features.train(), "training mode: features.*eval"),
+    (lambda network: setattr(network.features[1], "inplace", True), "features.1.*inplace=False"),
+]
+
+
+@pytest.mark.parametrize(("spoil", "message"), UNFIT)
 def test_unfit_models_are_refused(model, data, spoil, message):
     network = copy.deepcopy(model)
     spoil(network)
@@ -245,17 +234,17 @@ class OwnReLU(nn.ReLU):
     pass
 
 
-@pytest.mark.parametrize(
-    ("method", "layers", "words"),
-    [
-        ("deep_lift", [nn.Sigmoid()], r"no rule for Sigmoid \(0\)"),
-        ("deep_lift", [RELU, RELU], "0 is called 2 times in a pass"),
-        *((method, [OwnReLU()], "no rule for the function relu") for method in ("deep_lift", "lrp", "guided_backprop")),
-        ("guided_backprop", [nn.Softplus()], "no rule for Softplus"),
-        ("lrp_epsilon_plus_flat", [nn.BatchNorm2d(3)], "no rule for BatchNorm2d"),
-        ("grad_cam", [], "needs a convolution"),
-    ],
-)
+WITHOUT_RULE = [
+    ("deep_lift", [nn.Sigmoid()], r"no rule for Sigmoid \(0\)"),
+    ("deep_lift", [RELU, RELU], "0 is called 2 times in a pass"),
+    *((method, [OwnReLU()], "no rule for the function relu") for method in ("deep_lift", "lrp", "guided_backprop")),
+    ("guided_backprop", [nn.Softplus()], "no rule for Softplus"),
+    ("lrp_epsilon_plus_flat", [nn.BatchNorm2d(3)], "no rule for BatchNorm2d"),
+    ("grad_cam", [], "needs a convolution"),
+]
+
+
+@pytest.mark.parametrize(("method", "layers", "words"), WITHOUT_RULE)
 def test_networks_for_which_a_method_has_no_rule_are_refused(data, method, layers, words):
     with pytest.raises(TypeError, match=words):
         attribute(nn.Sequential(*layers, nn.Flatten(), nn.Linear(3 * SIZE * SIZE, 2)).eval(), *data, method)
@@ -267,32 +256,32 @@ def replaced(tensor, index, value):
     return tensor
 
 
-@pytest.mark.parametrize(
-    ("change", "error", "message"),
-    [
-        (lambda x, t: {"images": replaced(x, (3, 0, 5, 5), float("nan"))}, ValueError, r"not finite.*image 3$"),
-        (lambda x, t: {"images": replaced(x, (slice(1, 3), 0, 5, 5), float("inf"))}, ValueError, "image 1, 2$"),
-        (lambda x, t: {"images": x[:, :1]}, ValueError, "shape"),
-        (lambda x, t: {"images": x[0]}, ValueError, "shape"),
-        (lambda x, t: {"targets": t[:3]}, ValueError, r"targets are torch.int64 of shape \(3,\)"),
-        (lambda x, t: {"targets": t + 0.5}, ValueError, "targets are torch.float32"),
-        (lambda x, t: {"image_ids": torch.arange(3)}, ValueError, "image_ids are"),
-        (lambda x, t: {"targets": t - 1}, ValueError, "targets contain -1"),
-        (lambda x, t: {"batch_size": 0}, ValueError, "batch_size is 0"),
-        (lambda x, t: {"micro_batch": -1}, ValueError, "micro_batch is -1"),
-        (lambda x, t: {"method": "salency"}, ValueError, "did you mean 'saliency'.*guided_backprop"),
-        (lambda x, t: {"n_step": 5}, TypeError, "did you mean 'n_steps'.*n_steps=50"),
-        (lambda x, t: {"n_steps": 0}, ValueError, "n_steps=0, a whole number from 1"),
-        (lambda x, t: {"n_steps": 2.5}, ValueError, "n_steps=2.5"),
-        (lambda x, t: {"method": "lrp", "n_steps": 5}, TypeError, "lrp has no option 'n_steps'.*none"),
-        (lambda x, t: {"method": "smooth_grad", "noise": -0.1}, ValueError, "noise=-0.1, a finite number from 0"),
-        (lambda x, t: {"method": "smooth_grad", "noise": float("nan")}, ValueError, "noise=nan"),
-        (lambda x, t: {"method": "smooth_grad", "noise": "0.1"}, ValueError, "noise='0.1'"),
-        (lambda x, t: {"method": "smooth_grad", "noise": True}, ValueError, "noise=True"),
-        (lambda x, t: {"method": "occlusion", "window": 8, "stride": 9}, ValueError, "stride must be at most window"),
-        (lambda x, t: {"method": "occlusion", "window": 65}, ValueError, "window=65 and stride=8 .* side of 64 px"),
-    ],
-)
+WRONG_ARGUMENTS = [
+    (lambda x, t: {"images": replaced(x, (3, 0, 5, 5), float("nan"))}, ValueError, r"not finite.*image 3$"),
+    (lambda x, t: {"images": replaced(x, (slice(1, 3), 0, 5, 5), float("inf"))}, ValueError, "image 1, 2$"),
+    (lambda x, t: {"images": x[:, :1]}, ValueError, "shape"),
+    (lambda x, t: {"images": x[0]}, ValueError, "shape"),
+    (lambda x, t: {"targets": t[:3]}, ValueError, r"targets are torch.int64 of shape \(3,\)"),
+    (lambda x, t: {"targets": t + 0.5}, ValueError, "targets are torch.float32"),
+    (lambda x, t: {"image_ids": torch.arange(3)}, ValueError, "image_ids are"),
+    (lambda x, t: {"targets": t - 1}, ValueError, "targets contain -1"),
+    (lambda x, t: {"batch_size": 0}, ValueError, "batch_size is 0"),
+    (lambda x, t: {"micro_batch": -1}, ValueError, "micro_batch is -1"),
+    (lambda x, t: {"method": "salency"}, ValueError, "did you mean 'saliency'.*guided_backprop"),
+    (lambda x, t: {"n_step": 5}, TypeError, "did you mean 'n_steps'.*n_steps=50"),
+    (lambda x, t: {"n_steps": 0}, ValueError, "n_steps=0, a whole number from 1"),
+    (lambda x, t: {"n_steps": 2.5}, ValueError, "n_steps=2.5"),
+    (lambda x, t: {"method": "lrp", "n_steps": 5}, TypeError, "lrp has no option 'n_steps'.*none"),
+    (lambda x, t: {"method": "smooth_grad", "noise": -0.1}, ValueError, "noise=-0.1, a finite number from 0"),
+    (lambda x, t: {"method": "smooth_grad", "noise": float("nan")}, ValueError, "noise=nan"),
+    (lambda x, t: {"method": "smooth_grad", "noise": "0.1"}, ValueError, "noise='0.1'"),
+    (lambda x, t: {"method": "smooth_grad", "noise": True}, ValueError, "noise=True"),
+    (lambda x, t: {"method": "occlusion", "window": 8, "stride": 9}, ValueError, "stride must be at most window"),
+    (lambda x, t: {"method": "occlusion", "window": 65}, ValueError, "window=65 and stride=8 .* side of 64 px"),
+]
+
+
+@pytest.mark.parametrize(("change", "error", "message"), WRONG_ARGUMENTS)
 def test_wrong_arguments_are_refused_with_a_reason(model, data, change, error, message):
     images, targets = data
     arguments = {"images": images, "targets": targets, "method": "integrated_gradients", **change(images, targets)}

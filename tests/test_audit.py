@@ -27,48 +27,39 @@ SETTINGS = Dataset(image_size=48, lesion_intensity=0.9)
 
 
 @pytest.fixture(scope="module")
-def cohort():
-    """Return 500 slices of 50 subjects and their table."""
+def given():
+    """Return 500 slices of 50 subjects, their table, and the patches."""
     participants = simulate_participants(SUBJECTS, np.random.default_rng(0))
     slices, tables = zip(*simulate_cohort(participants, 10, (0.0, 30.0), seed=0), strict=True)
-    return np.concatenate(slices), pd.concat(tables, ignore_index=True)
+    patches = generate_patches(sum(SHARES.values()))
+    return np.concatenate(slices), pd.concat(tables, ignore_index=True), patches
 
 
 @pytest.fixture(scope="module")
-def patches():
-    return generate_patches(sum(SHARES.values()))
-
-
-@pytest.fixture(scope="module")
-def sound(tmp_path_factory, cohort, patches):
+def sound(tmp_path_factory, given):
     """Return the folder of a corrected dataset and the patches of each split."""
     folder = tmp_path_factory.mktemp("sound")
-    return folder, build_splits(folder, *cohort, patches, SHARES, SETTINGS, CORRECTED)
+    return folder, build_splits(folder, *given, SHARES, SETTINGS, CORRECTED)
 
 
 def contents(folder) -> dict[str, bytes]:
     return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
-def test_the_bytes_are_the_same_for_any_source_number_of_processes_and_slices(
-    tmp_path, cohort, patches, sound, monkeypatch
-):
-    np.save(tmp_path / "slices.npy", cohort[0])
+def test_the_bytes_are_the_same_for_any_source_number_of_processes_and_slices(tmp_path, given, sound, monkeypatch):
+    np.save(tmp_path / "slices.npy", given[0])
     slices = np.load(tmp_path / "slices.npy", mmap_mode="r")
-    build_splits(tmp_path / "two", slices, cohort[1], patches, SHARES, SETTINGS, CORRECTED, workers=2)
+    build_splits(tmp_path / "two", slices, *given[1:], SHARES, SETTINGS, CORRECTED, workers=2)
     monkeypatch.setattr(dataset, "PART", 7)
-    build_splits(tmp_path / "sevens", slices[:], cohort[1], patches, SHARES, SETTINGS, CORRECTED)
+    build_splits(tmp_path / "sevens", slices[:], *given[1:], SHARES, SETTINGS, CORRECTED)
     assert contents(tmp_path / "two") == contents(tmp_path / "sevens") == contents(sound[0])
     names = {split: {file.name for file in (tmp_path / "two" / split).iterdir()} for split in SUBJECTS}
     assert names["train"] == {"images.npy", "strength.npy", "images.csv", "lesions.csv", "thumbnails.npy"}
     assert names["test"] == names["train"] | {"clean.npy", "twins.npy", "twin_strength.npy"}
 
 
-def test_a_share_of_the_slices_that_networks_learn_from_has_no_lesion_and_a_coin_for_a_class(
-    tmp_path, cohort, patches, sound
-):
-    protocol = CORRECTED
-    pools = build_splits(tmp_path, *cohort, patches, SHARES, SETTINGS, protocol)
+def test_a_share_of_the_slices_that_networks_learn_from_has_no_lesion_and_a_coin_for_a_class(tmp_path, given, sound):
+    pools = build_splits(tmp_path, *given, SHARES, SETTINGS, CORRECTED)
     for split in SUBJECTS:
         found, before = (read_split(folder / split) for folder in (tmp_path, sound[0]))
         bare = found.table["n_lesions"].to_numpy() == 0
@@ -80,21 +71,20 @@ def test_a_share_of_the_slices_that_networks_learn_from_has_no_lesion_and_a_coin
         assert not found.masks[bare].any()
         kept = pd.read_csv(tmp_path / split / "lesions.csv").groupby("image")["order"].max() + 1
         assert kept.equals(found.table.set_index("image_index").query("n_lesions > 0")["n_lesions"].rename("order"))
-        clean = [clean_at_model_resolution(cohort[0][i], 48, 0.7) for i in found.table["slice_index"]]
+        clean = [clean_at_model_resolution(given[0][i], 48, 0.7) for i in found.table["slice_index"]]
         np.testing.assert_array_equal(found.images[bare], np.array(clean)[bare])
-        if split == "test":
-            lesion_free = read_lesion_free(tmp_path / split)
-            np.testing.assert_array_equal(lesion_free.images, clean)
-            np.testing.assert_array_equal(lesion_free.labels, found.labels)
+    lesion_free = read_lesion_free(tmp_path / "test")  # the last of the splits
+    np.testing.assert_array_equal(lesion_free.images, clean)
+    np.testing.assert_array_equal(lesion_free.labels, found.labels)
     assert_passed(audit_splits(tmp_path, pools, seed=0))
 
 
-def test_a_killed_build_leaves_nothing_that_counts_and_is_built_again(tmp_path, cohort, patches, sound, monkeypatch):
+def test_a_killed_build_leaves_nothing_that_counts_and_is_built_again(tmp_path, given, sound, monkeypatch):
     def build():
-        build_splits(tmp_path, *cohort, patches, SHARES, SETTINGS, CORRECTED)
+        build_splits(tmp_path, *given, SHARES, SETTINGS, CORRECTED)
 
-    def lay_or_die(slice_, row, *given, lay=dataset._lay):
-        return os.kill(os.getpid(), signal.SIGKILL) if row["seed"] == 200 else lay(slice_, row, *given)
+    def lay_or_die(slice_, row, *others, lay=dataset._lay):
+        return os.kill(os.getpid(), signal.SIGKILL) if row["seed"] == 200 else lay(slice_, row, *others)
 
     with monkeypatch.context() as patch:
         patch.setattr(dataset, "_lay", lay_or_die)
@@ -107,10 +97,10 @@ def test_a_killed_build_leaves_nothing_that_counts_and_is_built_again(tmp_path, 
     assert contents(tmp_path) == contents(sound[0])
 
 
-def test_every_image_depends_on_its_own_slice_only(tmp_path, cohort, patches, sound):
+def test_every_image_depends_on_its_own_slice_only(tmp_path, given, sound):
     """The first images of a longer split equal those of a shorter one, to the bit."""
-    short = cohort[1].groupby("split").head(20)
-    build_splits(tmp_path, cohort[0], short, patches, SHARES, SETTINGS, CORRECTED)
+    slices, table, patches = given
+    build_splits(tmp_path, slices, table.groupby("split").head(20), patches, SHARES, SETTINGS, CORRECTED)
     for split in SHARES:
         long_split, short_split = (read_split(folder / split) for folder in (sound[0], tmp_path))
         for name in ("images", "masks", "labels"):
@@ -131,19 +121,19 @@ def test_twins_of_the_test_images_are_stored_as_they_are_seen_and_ground_truths_
         read_split(sound[0] / "train", with_twins=True)
 
 
-def test_images_equal_the_lesion_free_slices_away_from_lesions(cohort, sound):
+def test_images_equal_the_lesion_free_slices_away_from_lesions(given, sound):
     test = read_split(sound[0] / "test")
     for image, mask, row in zip(test.images, test.masks[:], test.table["slice_index"], strict=True):
-        clean = clean_at_model_resolution(cohort[0][row], SETTINGS.image_size, SETTINGS.brain_intensity)
+        clean = clean_at_model_resolution(given[0][row], SETTINGS.image_size, SETTINGS.brain_intensity)
         assert (image >= clean - 1e-6).all(), "lesions only brighten"
         assert (image - clean)[mask].min() > 0.05, "every mask pixel is brightened"
         assert 0 < mask.mean() < 0.2
 
 
-def test_a_slice_whose_lesions_vanish_is_an_error_that_names_it(tmp_path, cohort, patches):
+def test_a_slice_whose_lesions_vanish_is_an_error_that_names_it(tmp_path, given):
     with pytest.raises(OverlayError, match=r"slice \d+ \(sub-\d+\): no pixel of 32 x 32 shows a lesion"):
-        faint = {name: [LesionPatch(np.pad(np.eye(2), 9), 1.0)] * 20 for name in patches}
-        build_splits(tmp_path, *cohort, faint, SHARES, Dataset(image_size=32), CORRECTED)
+        faint = {name: [LesionPatch(np.pad(np.eye(2), 9), 1.0)] * 20 for name in given[2]}
+        build_splits(tmp_path, *given[:2], faint, SHARES, Dataset(image_size=32), CORRECTED)
 
 
 def failed(folder, pools) -> set[str]:
@@ -169,9 +159,9 @@ def test_a_sound_dataset_passes(sound):
         ({"shared_patch_pool": True}, "patches in two splits"),
     ],
 )
-def test_each_flaw_turns_the_audit_red(tmp_path, cohort, patches, flaw, check):
+def test_each_flaw_turns_the_audit_red(tmp_path, given, flaw, check):
     protocol = dataclasses.replace(CORRECTED, **flaw)
-    assert check in failed(tmp_path, build_splits(tmp_path, *cohort, patches, SHARES, SETTINGS, protocol))
+    assert check in failed(tmp_path, build_splits(tmp_path, *given, SHARES, SETTINGS, protocol))
 
 
 def test_subjects_in_two_splits_and_brains_that_tell_the_class_turn_the_audit_red(tmp_path, sound):
@@ -195,9 +185,9 @@ def test_the_probe_stays_below_its_bound_on_noise_and_above_on_signal():
     assert accuracy > bound
 
 
-def test_slices_without_room_for_corners_are_left_out_and_the_others_stay(tmp_path, cohort, patches, caplog):
+def test_slices_without_room_for_corners_are_left_out_and_the_others_stay(tmp_path, given, caplog):
     """The released code would never end on them."""
-    slices, table = cohort
+    slices, table, patches = given
     first = table.index[table["split"] == "test"][0]
     small = np.array(slices)
     small[first] *= np.pad(np.ones((45, 45)), ((60, small.shape[1] - 105), (50, small.shape[2] - 95)))

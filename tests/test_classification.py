@@ -6,13 +6,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from pretrain_xai import classification
-from pretrain_xai.classification import (
-    LESION_FREE,
-    METRICS,
-    classification_metrics,
-    lesion_dependence,
-    prediction_table,
-)
+from pretrain_xai.classification import LESION_FREE, classification_metrics, lesion_dependence, prediction_table
 from pretrain_xai.study import Run
 from sklearn.metrics import accuracy_score, average_precision_score, recall_score, roc_auc_score
 
@@ -32,11 +26,9 @@ def table_of(labels, scores, run: Run = RUN) -> pd.DataFrame:
 def test_the_prediction_table_says_model_split_and_image():
     table = prediction_table(RUN, "validation", np.array([0, 1]), np.array([[2.0, 1.0], [0.5, 3.0]]))
     known = {"selection": "best", "pretraining": "mri", "finetune_depth": 2, "seed": 7, "split": "validation"}
-    rows = [
-        {"image_index": 0, "label": 0, "predicted": 0, "logit_0": 2.0, "logit_1": 1.0},
-        {"image_index": 1, "label": 1, "predicted": 1, "logit_0": 0.5, "logit_1": 3.0},
-    ]
-    assert table.to_dict("records") == [known | row for row in rows]
+    names = ["image_index", "label", "predicted", "logit_0", "logit_1"]
+    rows = [(0, 0, 0, 2.0, 1.0), (1, 1, 1, 0.5, 3.0)]
+    assert table.to_dict("records") == [known | dict(zip(names, row, strict=True)) for row in rows]
 
 
 def test_metrics_of_a_confusion_counted_by_hand():
@@ -44,11 +36,8 @@ def test_metrics_of_a_confusion_counted_by_hand():
     labels = [1, 1, 1, 1, 0, 0, 0, 0, 0, 0]
     scores = [4, 3, 1, -2, 2, 3.5, -1, -3, -4, -5]
     metrics = classification_metrics(table_of(labels, scores))
-    assert metrics["sensitivity"] == 3 / 4
-    assert metrics["specificity"] == 4 / 6
-    assert metrics["accuracy"] == 7 / 10
-    in_order = sum(one > other for one in scores[:4] for other in scores[4:])
-    assert in_order == 18
+    assert [metrics[rate] for rate in ("sensitivity", "specificity", "accuracy")] == [3 / 4, 4 / 6, 7 / 10]
+    assert sum(one > other for one in scores[:4] for other in scores[4:]) == 18
     assert metrics["auroc"] == pytest.approx(18 / 24)
     # precision at each irregular image, in the order of the scores
     assert metrics["auprc"] == pytest.approx((1 / 1 + 2 / 3 + 3 / 5 + 4 / 7) / 4)
@@ -59,7 +48,7 @@ def test_swapped_rates_swaps_the_two_rates_and_nothing_else():
     right, swapped = classification_metrics(table), classification_metrics(table, swapped_rates=True)
     assert (right["sensitivity"], right["specificity"]) == (0.75, 0.5)
     assert (swapped["sensitivity"], swapped["specificity"]) == (0.5, 0.75)
-    assert {name: right[name] for name in METRICS[:3]} == {name: swapped[name] for name in METRICS[:3]}
+    assert all(right[name] == swapped[name] for name in classification.METRICS[:3])
 
 
 @given(st.lists(st.tuples(st.integers(0, 1), st.integers(-4, 4)), min_size=2, max_size=30))
@@ -71,7 +60,7 @@ def test_metrics_equal_scikit_learns(images):
     areas = roc_auc_score(labels, scores), average_precision_score(labels, scores)
     rates = [recall_score(labels, predicted, pos_label=positive) for positive in (1, 0)]
     expected = [*areas, accuracy_score(labels, predicted), *rates]
-    assert classification_metrics(table) == pytest.approx(dict(zip(METRICS, expected, strict=True)))
+    assert classification_metrics(table) == pytest.approx(dict(zip(classification.METRICS, expected, strict=True)))
 
 
 def test_the_table_has_one_row_per_model_and_means_are_over_seeds():
@@ -83,42 +72,24 @@ def test_the_table_has_one_row_per_model_and_means_are_over_seeds():
     accuracy = table.set_index(["selection", "pretraining", "finetune_depth", "seed"])["accuracy"].to_dict()
     assert accuracy == {model: 1.0 if scores is perfect else 0.5 for model, scores in models.items()}
     means = classification.mean_over_seeds(table).set_index("selection")
-    assert means.loc["best", ["accuracy", "n_seeds"]].tolist() == [0.75, 2]
-    assert means.loc["matched", ["accuracy", "n_seeds"]].tolist() == [0.5, 1]
+    assert means.loc[["best", "matched"], ["accuracy", "n_seeds"]].to_numpy().tolist() == [[0.75, 2], [0.5, 1]]
 
 
 def both(run: Run, labels, scores, without) -> pd.DataFrame:
     """Return the predictions of images with these scores, which are `without` where the lesions are taken away."""
-    return pd.concat(
-        [table_of(labels, scores, run), prediction_table(run, LESION_FREE, np.asarray(labels), logits_of(without))]
-    )
+    lesion_free = prediction_table(run, LESION_FREE, np.asarray(labels), logits_of(without))
+    return pd.concat([table_of(labels, scores, run), lesion_free])
 
 
 def test_what_becomes_of_decisions_without_lesions_counted_by_hand():
     """Of four round images three are right, of which one is called irregular without; of two irregular ones both flip."""
     labels, scores, without = [0, 0, 0, 0, 1, 1], [-1, -2, -4, 3, 2, 5], [-0.5, 1, -1, 1, -1, -2]
     table = lesion_dependence(both(RUN, labels, scores, without))
-    assert table.drop(columns=["selection", "pretraining", "finetune_depth", "seed"]).to_dict("records") == [
-        # the log-odds of round rise by .5, 3 and 3; those of irregular by 3 and 7
-        {
-            "label": 0,
-            "n_correct": 3,
-            "owed": 2 / 3,  # .5 of 1 is left in the first, half of it
-            "flips": 1 / 3,
-            "log_odds_change": 3.0,
-            "called_irregular": 1 / 3,
-            "default": "none",
-        },
-        {
-            "label": 1,
-            "n_correct": 2,
-            "owed": 1.0,
-            "flips": 1.0,
-            "log_odds_change": 5.0,
-            "called_irregular": 1 / 3,
-            "default": "none",
-        },
-    ]
+    # the log-odds of round rise by .5, which leaves half of them, and by 3 and 3; those of irregular by 3 and 7
+    names = ["label", "n_correct", "owed", "flips", "log_odds_change", "called_irregular", "default"]
+    rows = [(0, 3, 2 / 3, 1 / 3, 3.0, 1 / 3, "none"), (1, 2, 1.0, 1.0, 5.0, 1 / 3, "none")]
+    found = table.drop(columns=["selection", "pretraining", "finetune_depth", "seed"]).to_dict("records")
+    assert found == [dict(zip(names, row, strict=True)) for row in rows]
 
 
 def test_a_detector_of_one_class_is_told_from_one_of_both():
@@ -132,10 +103,9 @@ def test_a_detector_of_one_class_is_told_from_one_of_both():
     tables = [both(Run("best", "mri", 1, seed), labels, *scores) for seed, scores in enumerate(networks.values())]
     found = lesion_dependence(pd.concat(tables).sample(frac=1, random_state=0))
     assert found.drop_duplicates("seed")["default"].tolist() == list(networks)
-    flips = found.pivot(index="seed", columns="label", values="flips")
+    flips, owed = (found.pivot(index="seed", columns="label", values=name) for name in ("flips", "owed"))
     assert flips.loc[[0, 1]].to_numpy().tolist() == [[0, 1], [1, 0]]
     assert flips.loc[2].between(0.4, 0.6).all()
-    owed = found.pivot(index="seed", columns="label", values="owed")
     assert owed.to_numpy().tolist() == [[0, 1], [1, 0], [1, 1]]
 
 
@@ -148,10 +118,8 @@ def test_a_network_of_even_odds_has_no_default_whatever_it_calls_slices_without_
 
 def test_decisions_owed_to_lesions_stand_at_their_network_and_image():
     """Those of the plain loop, whatever the order of rows, networks and images."""
-    rng, networks = (
-        np.random.default_rng(0),
-        pd.DataFrame({"pretraining": "mri", "finetune_depth": 1, "seed": [2, 0, 1]}),
-    )
+    networks = pd.DataFrame({"pretraining": "mri", "finetune_depth": 1, "seed": [2, 0, 1]})
+    rng = np.random.default_rng(0)
     parts = [both(Run("best", "mri", 1, seed), [0, 1] * 5, *rng.normal(size=(2, 10))) for seed in range(3)]
     predictions = pd.concat(parts).sample(frac=1, random_state=0)
     found = classification.owed_to_lesions(predictions, networks, [7, 3, 4])

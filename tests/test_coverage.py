@@ -12,8 +12,7 @@ COVERED, SEEN = (0.914, 0.986), 0.1
 
 def table(n_seeds: int, new_images: bool = False, n_studies: int = 300, **spread):
     size, rng = Size(n_seeds, 2, 2, 20), np.random.default_rng(n_seeds)
-    one = coverage_table(n_studies, size, Spread(**spread), rng, new_images=new_images, n_draws=199)
-    return one.set_index("way")
+    return coverage_table(n_studies, size, Spread(**spread), rng, new_images=new_images, n_draws=199).set_index("way")
 
 
 def test_with_ten_seeds_the_intervals_hold_and_pooling_does_not():
@@ -53,11 +52,10 @@ def test_the_spread_of_a_large_study_is_found_again():
 def test_the_intervals_that_the_benchmark_counts_are_those_of_the_effects(own):
     scores = simulate_scores(3, Size(4, 3, 2, 16), Spread(), np.random.default_rng(0), pretraining=0.03)
     effects = effect_table(as_skills(scores[1], own_pretrainings=own)).set_index(["family", "way"])
+    names = ["estimate", "low", "high", "df", "p"]
     for effect, way, interval in design_intervals(scores, own_pretrainings=own):
-        expected = effects.loc[(effect, way), ["estimate", "low", "high", "df", "p"]].to_numpy(dtype=float)
-        np.testing.assert_allclose(
-            [getattr(interval, name)[1] for name in ("estimate", "low", "high", "df", "p")], expected
-        )
+        expected = effects.loc[(effect, way), names].to_numpy(dtype=float)
+        np.testing.assert_allclose([getattr(interval, name)[1] for name in names], expected)
 
 
 @pytest.mark.parametrize("n", [3, 5])

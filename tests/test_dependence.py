@@ -31,12 +31,10 @@ def study(dependent: float, others: float, own: bool = True, n: int = 4) -> tupl
 
 def answer(skills: Skills, owed: np.ndarray, tmp_path) -> str:
     tables = study_statistics(skills, owed=owed)
-    told = [finding for finding in findings(tables) if finding.table == "skill_by_dependence"]
+    (told,) = [finding for finding in findings(tables) if finding.table == "skill_by_dependence"]
     save(tables, tmp_path)
-    assert check_findings(told, tmp_path) > 0
-    (finding,) = told
-    assert finding.short
-    return finding.text
+    assert check_findings([told], tmp_path) > 0 and told.short
+    return told.text
 
 
 @pytest.mark.parametrize(("own", "n"), [(True, 4), (False, 4), (False, 1)])
@@ -46,15 +44,11 @@ def test_a_difference_where_decisions_do_not_depend_on_the_lesions_is_called_tha
     assert ("p = " not in text) and "explained" not in text
 
 
-@pytest.mark.parametrize(
-    ("dependent", "others", "told"),
-    [
-        (0.1, 0.1, "both say the same"),
-        (-0.1, 0.3, "the opposite"),
-        (0.1, -0.1, "it is clear on these images only"),
-        (0.0, 0.0, "no clear difference on either"),
-    ],
-)
+TOLD = [(0.1, 0.1, "both say the same"), (-0.1, 0.3, "the opposite")]
+TOLD += [(0.1, -0.1, "it is clear on these images only"), (0.0, 0.0, "no clear difference on either")]
+
+
+@pytest.mark.parametrize(("dependent", "others", "told"), TOLD)
 def test_other_truths_are_other_answers(dependent, others, told, tmp_path):
     assert told in answer(*study(dependent, others), tmp_path)
 
@@ -62,18 +56,18 @@ def test_other_truths_are_other_answers(dependent, others, told, tmp_path):
 def test_numbers_are_means_over_each_networks_own_images():
     skills, owed = study(0.05, 0.2)
     table = dependence_table(skills, owed).set_index(["images", "family", "pretraining", "finetune_depth", "lesions"])
-    label = skills.images["label"].to_numpy()
+    label, mri = skills.images["label"].to_numpy(), (skills.networks["pretraining"] == "mri").to_numpy()
+    cell = mri & (skills.networks["finetune_depth"] == 5).to_numpy()
     for name, seen in (("all", np.ones_like(owed)), ("dependent", owed)):
-        of_networks = np.array(
-            [[skills.values[row][:, seen[row] & (label == one)].mean() for one in (0, 1)] for row in range(len(owed))]
+        of_class = (seen & (label == one) for one in (0, 1))
+        of_networks = np.stack(
+            [[skills.values[row][:, own].mean() for row, own in enumerate(each)] for each in of_class], 1
         )
-        cell = ((skills.networks["pretraining"] == "mri") & (skills.networks["finetune_depth"] == 5)).to_numpy()
         for lesions, expected in (("round", of_networks[cell, 0]), ("all", of_networks[cell].mean(1))):
             row = table.loc[(name, "cell", "mri", "5", lesions)]
             assert row["estimate"] == pytest.approx(expected.mean()) and row["n_units"] == 4
         counts = [(seen[row] & (label == one)).sum() for row in np.flatnonzero(cell) for one in (0, 1)]
         assert row["fewest_images"] == min(counts)
-        mri = (skills.networks["pretraining"] == "mri").to_numpy()
         corpus = of_networks[mri].mean() - of_networks[~mri].mean()
         assert table.loc[(name, "corpus", "all", "all", "all"), "estimate"] == pytest.approx(corpus)
 
@@ -81,17 +75,14 @@ def test_numbers_are_means_over_each_networks_own_images():
 def test_too_few_images_of_a_class_are_no_mean(tmp_path):
     skills, owed = study(0.1, 0.1)
     irregular = np.flatnonzero(skills.images["label"] == 1)
-    owed[3, irregular] = False
-    owed[3, irregular[: FEWEST_IMAGES - 1]] = True
+    owed[3, irregular] = np.arange(len(irregular)) < FEWEST_IMAGES - 1
     table = dependence_table(skills, owed).query("images == 'dependent'").set_index(["family", "lesions"])
     assert np.isnan(table.loc[("corpus", "all"), "estimate"])
     assert table.loc[("corpus_by_class", "round"), "estimate"] > 0
     assert table["estimate"].isna().sum() == 4  # the corpora, over all and irregular; the cell, too
     text = answer(skills, owed, tmp_path)
-    assert (
-        "Too few right decisions depend on the lesions" in text
-        and f"one network {FEWEST_IMAGES - 1} of a class" in text
-    )
+    assert "Too few right decisions depend on the lesions" in text
+    assert f"one network {FEWEST_IMAGES - 1} of a class" in text
 
 
 def test_a_network_of_one_class_has_none_of_the_other(tmp_path):

@@ -21,13 +21,11 @@ Tables = dict[str, pd.DataFrame]
 
 def networks_of(n_seeds: int = 3, n_depths: int = 5) -> pd.DataFrame:
     """Return networks whose accuracy rises with the depth, is higher for MRI, and varies."""
-    index = pd.MultiIndex.from_product([CORPORA, range(1, n_depths + 1), range(n_seeds)], names=NETWORK)
-    table = index.to_frame(index=False)
+    every = [CORPORA, range(1, n_depths + 1), range(n_seeds)]
+    table = pd.MultiIndex.from_product(every, names=NETWORK).to_frame(index=False)
     noise = np.random.default_rng(0).normal(0, 0.015, len(table))
-    accuracy = 0.7 + 0.04 * table["finetune_depth"] + 0.03 * (table["pretraining"] == "mri") + noise
-    return table.assign(
-        accuracy=accuracy, sensitivity=accuracy + 0.01, specificity=accuracy - 0.01, auroc=accuracy + 0.05
-    )
+    rate = 0.7 + 0.04 * table["finetune_depth"] + 0.03 * (table["pretraining"] == "mri") + noise
+    return table.assign(accuracy=rate, sensitivity=rate + 0.01, specificity=rate - 0.01, auroc=rate + 0.05)
 
 
 def study(networks: pd.DataFrame, corpus_effect: float, slope: float) -> Skills:
@@ -47,9 +45,7 @@ def matching_of(networks: pd.DataFrame, unmatched: tuple[int, ...] = (1,)) -> pd
     return steps.assign(gap=steps["validation_lower_rate"] - 0.9, matched=matched)
 
 
-def tables_of(
-    corpus_effect: float, slope: float, unmatched: tuple[int, ...] = (1,), n_seeds: int = 3, shift: float = 0.0
-) -> Tables:
+def tables_of(corpus_effect: float, slope: float, unmatched=(1,), n_seeds: int = 3, shift: float = 0.0) -> Tables:
     """Return the tables of a study; matched networks have accuracy .9 and the effect of the corpus, or `shift` more."""
     networks = networks_of(n_seeds)
     equal = networks.assign(accuracy=0.9 + np.random.default_rng(2).normal(0, 0.002, len(networks)))
@@ -72,13 +68,11 @@ def texts_of(tables: Tables) -> str:
     return "\n".join(finding.text for finding in equality_findings(tables))
 
 
-@pytest.mark.parametrize(
-    ("effect", "unadjusted", "said"),
-    [
-        (0.0, 0.06, "both ways agree: there is no clear difference"),
-        (-0.06, 0.0, "both ways agree: maps of these networks pre-trained on photographs show more of the lesions"),
-    ],
-)
+PHOTOGRAPHS = "maps of these networks pre-trained on photographs"
+AGREED = [(0.0, 0.06, "there is no clear difference"), (-0.06, 0.0, f"{PHOTOGRAPHS} show more of the lesions")]
+
+
+@pytest.mark.parametrize(("effect", "unadjusted", "said"), AGREED)
 def test_at_equal_accuracy_the_effect_of_the_corpus_alone_is_found_both_ways(effect, unadjusted, said):
     """MRI classifies .03 better, and skill is 2 x accuracy: unadjusted that looks like an effect, or hides one."""
     tables = tables_of(effect, slope=2.0)
@@ -90,7 +84,7 @@ def test_at_equal_accuracy_the_effect_of_the_corpus_alone_is_found_both_ways(eff
         assert found["estimate"] == pytest.approx(effect, abs=0.015)
         assert found["low"] < effect < found["high"] and (found["high"] < 0) == (effect < 0)
     assert row(tables, "matched")["depths"] == row(tables, "same_depths")["depths"] == "2 3 4 5"
-    assert said in texts_of(tables) and "8 of 10 cells" in texts_of(tables)
+    assert f"both ways agree: {said}" in texts_of(tables) and "8 of 10 cells" in texts_of(tables)
 
 
 def test_ways_that_differ_are_said_to_differ():
@@ -138,7 +132,7 @@ def test_one_seed_has_intervals_over_subjects_and_the_regression_beside_them():
     found = [row(tables, answer) for answer in ("unadjusted", "matched", "adjusted")]
     assert [(one["unit"], one["n_units"]) for one in found] == [("image", 10)] * 3
     assert row(tables, "adjusted", "regression")["df"] == 3
-    assert "maps of these networks pre-trained on photographs" in texts_of(tables)
+    assert PHOTOGRAPHS in texts_of(tables)
 
 
 def test_networks_that_can_not_tell_accuracy_from_corpus_have_no_adjusted_effect():
@@ -196,11 +190,9 @@ def test_the_spread_on_test_images_is_that_of_the_matched_networks():
 def test_correlations_are_scipys_and_the_partial_one_is_that_of_residuals():
     table = unmatched_tables(networks_of(), corpus_effect=0.0)["accuracy_and_skill"]
     found = correlation_table(table).set_index("of")
-    expected = stats.pearsonr(table["accuracy"], table["skill"])
-    assert found.at["all", "r"] == pytest.approx(expected.statistic)
+    assert found.at["all", "r"] == pytest.approx(stats.pearsonr(table["accuracy"], table["skill"]).statistic)
     rest = [ols(f"{name} ~ C(finetune_depth) + C(pretraining)", table).fit().resid for name in ("accuracy", "skill")]
-    partial = found.loc["given corpus and depth"]
-    assert partial["r"] == pytest.approx(np.corrcoef(*rest)[0, 1])
+    assert found.at["given corpus and depth", "r"] == pytest.approx(np.corrcoef(*rest)[0, 1])
     assert correlation_table(table.assign(accuracy=0.9))["r"].isna().all()
     assert set(found) == {"n_networks", "r"}, "no interval: networks of one pre-training are not independent"
 
@@ -240,8 +232,7 @@ def test_figures_draw_every_network_and_answer_and_mark_what_is_not_matched():
     points = tables["accuracy_and_skill"]
     figure = accuracy_figure(points, tables["accuracy_correlations"], CORPORA)
     lines = [line for ax in figure.axes for line in ax.lines]
-    drawn = [(line.get_xdata()[0], line.get_ydata()[0]) for line in lines]
-    np.testing.assert_allclose(drawn, points[["accuracy", "skill"]])
+    np.testing.assert_allclose([line.get_xydata()[0] for line in lines], points[["accuracy", "skill"]])
     assert [line.get_markerfacecolor() == "white" for line in lines] == (~points["matched"]).tolist()
     figure = equality_figure(tables["equal_accuracy"], "mri - natural")
     of_corpora = tables["equal_accuracy"]["contrast"] == "mri - natural"

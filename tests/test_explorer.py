@@ -142,14 +142,10 @@ def test_a_study_that_was_not_run_says_what_to_do(root):
 
 def test_a_changed_menu_changes_the_picture(controls):
     seen = {controls.picture.value}
-    for change in (
-        lambda: setattr(controls.image, "index", 1 - controls.image.index),
-        lambda: setattr(controls.mode, "value", "hits and misses"),
-        lambda: setattr(controls.strength, "value", 0.2),
-        lambda: setattr(controls.methods, "value", ("saliency",)),
-        lambda: setattr(controls.networks, "index", (2, 4)),
-    ):
-        change()
+    changes = [(controls.image, "index", 1 - controls.image.index), (controls.mode, "value", "hits and misses")]
+    changes += [(controls.strength, "value", 0.2), (controls.methods, "value", ("saliency",))]
+    for menu, trait, value in [*changes, (controls.networks, "index", (2, 4))]:
+        setattr(menu, trait, value)
         seen.add(controls.picture.value)
     assert len(seen) == 6
     assert 'alt="Test image' in controls.picture.value

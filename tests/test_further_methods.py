@@ -123,9 +123,7 @@ def test_lrp_equals_zennit_on_one_image(double, data):
     """The composite without the standardising layer in front, whose relevance it passes on."""
     images, targets = data[0][:3], data[1][:3]
     maps = attribute(double, images, targets, "lrp_epsilon_plus_flat")
-    network = copy.deepcopy(double)
-    for parameter in network.parameters():
-        parameter.requires_grad_(False)
+    network = copy.deepcopy(double).requires_grad_(False)
     standardise, network.standardise = network.standardise, None
     with Gradient(network, EpsilonPlusFlat()) as attributor:
         for i in range(3):
@@ -136,9 +134,8 @@ def test_lrp_equals_zennit_on_one_image(double, data):
 
 def test_lrp_composite_differs_from_input_x_gradient(double, data):
     images, targets = data
-    maps = {
-        m: attribute(double, images, targets, m).sum(1) for m in ("lrp", "input_x_gradient", "lrp_epsilon_plus_flat")
-    }
+    methods = ("lrp", "input_x_gradient", "lrp_epsilon_plus_flat")
+    maps = {method: attribute(double, images, targets, method).sum(1) for method in methods}
 
     def correlation(method):
         return np.corrcoef(maps[method].numpy().ravel(), maps["input_x_gradient"].numpy().ravel())[0, 1]

@@ -38,8 +38,7 @@ def test_two_strata_are_welchs_test_and_pooled_is_students_where_groups_are_as_l
     values = UNPAIRED[: len(groups)]
     second, first = two_groups(values, groups)
     test = stats.ttest_ind(second, first, equal_var=equal)
-    options = {"pooled": True} if equal else {}
-    is_test(intervals.by_units(values, groups, **options), test, second.mean() - first.mean())
+    is_test(intervals.by_units(values, groups, pooled=equal), test, second.mean() - first.mean())
 
 
 @pytest.mark.parametrize("n_images", [30, 2])

@@ -28,8 +28,7 @@ def test_classes_differ_in_shape_and_not_in_mass(patches):
     assert all(patch.compactness >= 0.8 for patch in patches["round"])
     assert all(patch.compactness <= 0.4 for patch in patches["irregular"])
     for patch in patches["round"] + patches["irregular"]:
-        assert patch.weights.min() == 0
-        assert 0.5 < patch.weights.max() <= 1
+        assert patch.weights.min() == 0 and 0.5 < patch.weights.max() <= 1
         # the blurred mass, 67.375 +- 1 px, times the enlargement of 2 per side
         assert patch.weights.sum() == pytest.approx(4 * 67.375, abs=4 * 1.3)
 
@@ -56,22 +55,18 @@ def test_matched_patches_are_pairs_of_equal_area_and_mass(patches):
     masses = [patch.weights.sum() for pool in matched.values() for patch in pool]
     np.testing.assert_allclose(masses, masses[0])
     for name, pool in matched.items():  # each a patch of its class, only scaled, in their order
-        shapes = [patch.weights / patch.weights.max() for patch in patches[name]]
-        found = [
-            [np.array_equal(s.shape, p.weights.shape) and np.allclose(s, p.weights / p.weights.max()) for s in shapes]
-            for p in pool
-        ]
+        shapes, laid = ([p.weights / p.weights.max() for p in some] for some in (patches[name], pool))
+        found = [[s.shape == one.shape and np.allclose(s, one) for s in shapes] for one in laid]
         places = [row.index(True) for row in found]
-        assert len(set(places)) == 20
-        if name == "round":
-            assert places == sorted(places)
+        assert len(set(places)) == 20 and (name != "round" or places == sorted(places))
     with pytest.raises(LesionError, match=r"can't be chosen among 30: raise lesions\.candidates"):
         lesions.match_patches(patches, 31)
 
 
-@pytest.mark.parametrize(
-    "weights", [np.zeros(4), np.zeros((0, 3)), np.ones((3, 3)), np.array([[0.0, np.nan]]), -np.eye(2)]
-)
+WRONG = [np.zeros(4), np.zeros((0, 3)), np.ones((3, 3)), np.array([[0.0, np.nan]]), -np.eye(2)]
+
+
+@pytest.mark.parametrize("weights", WRONG)
 def test_a_patch_that_could_not_be_laid_is_refused(weights):
     with pytest.raises(LesionError, match="lesion patch must"):
         LesionPatch(weights, 0.9)
@@ -87,11 +82,10 @@ def test_saved_patches_come_back_and_repeat_to_the_byte(patches, tmp_path):
 
 
 ONE = {"shapes": [[2, 2]], "weights": np.arange(4.0), "compactness": [0.9]}
+FOREIGN = [{"weights": np.arange(5.0)}, {"compactness": []}, {"shapes": [[2, 2], [2, 2]]}, None]
 
 
-@pytest.mark.parametrize(
-    "wrong", [{"weights": np.arange(5.0)}, {"compactness": []}, {"shapes": [[2, 2], [2, 2]]}, None]
-)
+@pytest.mark.parametrize("wrong", FOREIGN)
 def test_a_foreign_file_is_named(tmp_path, wrong):
     arrays = {f"{kind}_{part}": of for kind in ("round", "irregular") for part, of in (ONE | (wrong or {})).items()}
     np.savez(tmp_path / "foreign.npz", **({"images": [0]} if wrong is None else arrays))
@@ -102,9 +96,8 @@ def test_a_foreign_file_is_named(tmp_path, wrong):
 def test_split_pools_are_dealt_in_order(patches):
     pools = lesions.split_patches(patches, {"train": 15, "validation": 0, "test": 10})
     for name, pool in patches.items():
-        assert pools["train"][name] == pool[:15]
-        assert pools["validation"][name] == []
-        assert pools["test"][name] == pool[15:25]
+        dealt = [pools[split][name] for split in ("train", "validation", "test")]
+        assert dealt == [pool[:15], [], pool[15:25]]
     short = patches | {"irregular": patches["irregular"][:9]}
     with pytest.raises(LesionError, match=r"9 patches of a class are too few .* generate 10"):
         lesions.split_patches(short, {"train": 6, "test": 4})

@@ -5,14 +5,8 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pretrain_xai.networks.matching import (
-    NOTED,
-    RATE,
-    cell_matched,
-    comparable_depths,
-    match_checkpoints,
-    unmatched_runs,
-)
+from pretrain_xai.networks import matching
+from pretrain_xai.networks.matching import NOTED, RATE, comparable_depths, match_checkpoints
 from pretrain_xai.settings.sections import Matching
 from pretrain_xai.study import Run
 
@@ -51,7 +45,7 @@ def test_the_highest_accuracy_that_most_networks_reach_and_the_nearest_checkpoin
     assert found["step"].tolist() == [20, 30, 30, 30, 40, 20]
     assert found.at[("mri", 3), "gap"] == 0.015
     assert found["matched"].tolist() == [False, True, True, False, True, True]
-    assert unmatched_runs(table) == [Run("matched", "mri", 1, 0), Run("matched", "natural", 1, 0)]
+    assert matching.unmatched_runs(table) == [Run("matched", "mri", 1, 0), Run("matched", "natural", 1, 0)]
     assert comparable_depths(table, ["natural", "mri"]) == [2, 3]
 
 
@@ -73,7 +67,7 @@ def test_where_no_network_is_good_enough_none_is_matched():
 def test_a_cell_is_matched_with_all_its_seeds_only():
     seeds = {("natural", 3, 1): [0.99], ("mri", 3, 1): [0.93]}
     table = match_checkpoints(trainings(STUDY | seeds), SETTINGS)
-    cells = cell_matched(table)
+    cells = matching.cell_matched(table)
     assert set(cells.index[cells]) == {("natural", 2), ("mri", 2), ("mri", 3)}
     assert comparable_depths(table, ["natural", "mri"]) == [2]
     assert comparable_depths(table, ["mri"]) == [2, 3]
@@ -115,8 +109,7 @@ def test_the_common_accuracy_is_that_of_a_literal_search(counts, tolerance):
     table[RATE] = table[RATE].round(6)
     settings = Matching(tolerance=tolerance, lowest_rate=0.8)
     matched = match_checkpoints(table, settings)
-    target = matched["target"].iloc[0]
-    assert target == pytest.approx(literal(networks, tolerance, 0.8))
+    assert matched["target"].iloc[0] == pytest.approx(literal(networks, tolerance, 0.8))
     assert (matched["matched"] == (matched["gap"].abs() <= tolerance)).all()
     for values, row in zip(networks, matched.itertuples(), strict=True):
-        assert abs(row.gap) == pytest.approx(min(abs(value - target) for value in values), abs=1e-6)
+        assert abs(row.gap) == pytest.approx(min(abs(value - row.target) for value in values), abs=1e-6)

@@ -16,21 +16,16 @@ from pretrain_xai.statistics.power import Spread
 from simulated_studies import Size, as_skills, simulate_scores
 
 TABLE = Path(__file__).parent / "data" / "network_means.csv"
-#: estimate and standard error by term: corpus (mri against the mean), depth (1), method (0, 1)
-LME4 = {
-    ("", "", ""): (0.2951885694444, 0.01405029000),
-    ("mri", "", ""): (0.0165356250000, 0.01405029000),
-    ("", "1", ""): (-0.0463519027778, 0.01405029000),
-    ("", "", "method0"): (-0.0453581944444, 0.00396960224),
-    ("", "", "method1"): (-0.0047495277778, 0.00396960224),
-    ("mri", "1", ""): (-0.0102997361111, 0.01405029000),
-    ("mri", "", "method0"): (0.0037935833333, 0.00396960224),
-    ("mri", "", "method1"): (-0.0003830833333, 0.00396960224),
-    ("", "1", "method0"): (-0.0016951388889, 0.00396960224),
-    ("", "1", "method1"): (0.0044678611111, 0.00396960224),
-    ("mri", "1", "method0"): (-0.0010451388889, 0.00396960224),
-    ("mri", "1", "method1"): (0.0039288611111, 0.00396960224),
+#: estimates by corpus (mri against the mean) and depth (1), of the mean of all methods, of method 0 and of 1
+ESTIMATES = {
+    ("", ""): (0.2951885694444, -0.0453581944444, -0.0047495277778),
+    ("mri", ""): (0.0165356250000, 0.0037935833333, -0.0003830833333),
+    ("", "1"): (-0.0463519027778, -0.0016951388889, 0.0044678611111),
+    ("mri", "1"): (-0.0102997361111, -0.0010451388889, 0.0039288611111),
 }
+#: standard errors of terms by their method
+ERRORS = {"": 0.01405029000, "method0": 0.00396960224, "method1": 0.00396960224}
+LME4 = {(*at, name): (row[i], ERRORS[name]) for at, row in ESTIMATES.items() for i, name in enumerate(ERRORS)}
 #: of networks and the residual
 VARIANCES = 0.0020216722999, 0.0002521238711
 
@@ -65,8 +60,7 @@ def test_variances_are_lme4s_and_degrees_of_freedom_those_of_the_stratum_that_ho
 @pytest.mark.parametrize("n_seeds", [3, 10])
 def test_in_a_balanced_study_it_is_the_pooled_t_interval_of_networks(n_seeds):
     """The closed form that the benchmark uses for a thousand studies."""
-    scores = simulate_scores(1, Size(n_seeds, 2, 3, 20), Spread(), np.random.default_rng(n_seeds))[0]
-    skills = as_skills(scores)
+    skills = as_skills(simulate_scores(1, Size(n_seeds, 2, 3, 20), Spread(), np.random.default_rng(n_seeds))[0])
     fitted = MixedModel(skills.network_means()).interval(weights("mri", "", "") * 2)
     sign = np.repeat([-1, 1], 2 * n_seeds) / (2 * n_seeds)
     closed = intervals.by_units(sign[:, None] * skills.values.mean(1), np.repeat(np.arange(4), n_seeds), pooled=True)

@@ -17,9 +17,7 @@ from pretrain_xai.slices.files import SourceError
 from pretrain_xai.slices.reading import cut_slices, nifti_shape, read_nifti, read_volume
 
 #: all 48 ways to store a volume along the axes of the body
-ALL_CODES = [
-    code for axes in itertools.permutations(("LR", "PA", "IS")) for code in map("".join, itertools.product(*axes))
-]
+ALL_CODES = ["".join(code) for axes in itertools.permutations(("LR", "PA", "IS")) for code in itertools.product(*axes)]
 SHAPE, AFFINE = (20, 24, 10), np.array([[1.0, 0, 0, -10], [0, 1, 0, -12], [0, 0, 2, -4], [0, 0, 0, 1]])
 #: a small brain in RAS with one bright voxel to the right, in front, and above
 HEAD = np.zeros(SHAPE, np.int16)
@@ -100,14 +98,10 @@ def test_scaling_types_and_byte_order_give_the_same_numbers(tmp_path):
 
 def test_the_range_is_in_mm_or_a_share_of_the_brain(tmp_path):
     volume = read_volume(saved(tmp_path, image()))
-
-    for changed, heights in (
-        ({"z_range": [0.0, 6.0]}, [0, 2, 4, 6]),
-        ({"z_range": [0.5, 1.0], "z_unit": "share"}, [6, 8, 10, 12]),
-        ({"slices_per_volume": 3}, [-2, 6, 12]),
-        ({}, [-2, 0, 2, 4, 6, 8, 10, 12]),
-        ({"z_unit": "share"}, [-2, 0, 2, 4, 6, 8, 10, 12]),
-    ):
+    whole = [-2, 0, 2, 4, 6, 8, 10, 12]
+    cases = [({"z_range": [0.0, 6.0]}, [0, 2, 4, 6]), ({"z_range": [0.5, 1.0], "z_unit": "share"}, [6, 8, 10, 12])]
+    cases += [({"slices_per_volume": 3}, [-2, 6, 12]), ({}, whole), ({"z_unit": "share"}, whole)]
+    for changed, heights in cases:
         assert cut_slices(*volume, settings(**changed))[1].tolist() == heights
     with pytest.raises(SourceError, match=r"no slice from 50 to 60 mm; they lie from -4 to 14"):
         cut_slices(*volume, settings(z_range=[50.0, 60.0]))
@@ -127,11 +121,9 @@ def test_a_mask_sets_the_background_and_must_fit(tmp_path):
         saved(tmp_path, image(inside), "1_mask.nii")
         np.testing.assert_array_equal(read()[0], stripped)
     inside = (HEAD > 0).astype(np.uint8)
-    for mask, words in (
-        (image(inside[1:]), "another shape or affine"),
-        (image(inside, AFFINE + np.eye(4)), "another shape or affine"),
-        (image(np.stack([inside, inside], axis=3)), "mask 1_mask.nii: 4-D"),
-    ):
+    masks = [(image(inside[1:]), "another shape or affine")]
+    masks += [(image(inside, AFFINE + np.eye(4)), "another shape or affine")]
+    for mask, words in [*masks, (image(np.stack([inside, inside], axis=3)), "mask 1_mask.nii: 4-D")]:
         saved(tmp_path, mask, "1_mask.nii")
         assert words in reason(read)
     (tmp_path / "1_mask.nii").unlink()

@@ -8,15 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pretrain_xai import lesions, overlay, safe_pickle
 from pretrain_xai.lesions import LesionPatch
-from pretrain_xai.overlay import (
-    LesionSlice,
-    NoRoomError,
-    OverlayError,
-    clean_at_model_resolution,
-    lesion_masks,
-    overlay_lesions,
-    to_model_resolution,
-)
+from pretrain_xai.overlay import NoRoomError, OverlayError, lesion_masks, overlay_lesions, to_model_resolution
 from pretrain_xai.protocol import CORRECTED, PUBLISHED
 from release import RELEASE
 from released_overlay import released_overlay
@@ -45,6 +37,12 @@ def brain_slice(seed=0, shape=(250, 220), radii=(110, 90)):
     centre = np.array(shape) / 2 + random.uniform(-12, 12, size=2)
     brain = ((y - centre[0]) / radii[0]) ** 2 + ((x - centre[1]) / radii[1]) ** 2 < 1
     return np.where(brain, 0.2 + ndimage.gaussian_filter(random.uniform(size=shape), 3), 0.0)
+
+
+def laid_on(slice_, seeds, protocol, patches=PATCHES, **switches):
+    """Return what each seed lays on a slice by a protocol with these switches."""
+    variant = dataclasses.replace(protocol, **switches)
+    return [overlay_lesions(slice_, patches, seed, variant) for seed in seeds]
 
 
 # --- as published
@@ -90,11 +88,8 @@ def test_published_overlay_equals_a_literal_loop(floor):
 
 def test_published_labels():
     published = safe_pickle.load(released_file("saves/Imagenet/best/to_save.pkl"))[0]["real_labels"].tolist()
-    laid = (
-        overlay_lesions(np.pad(np.ones((40, 40)), 2), square_patches(), seed, PUBLISHED)
-        for seed in range(50_000, 58_539)
-    )
-    assert [result.label for result in laid] == published
+    slice_, seeds = np.pad(np.ones((40, 40)), 2), range(50_000, 58_539)
+    assert [overlay_lesions(slice_, square_patches(), seed, PUBLISHED).label for seed in seeds] == published
 
 
 # --- as corrected
@@ -120,9 +115,7 @@ def test_corrected_positions_do_not_depend_on_the_class(changes):
             np.testing.assert_array_equal(*(getattr(each, name) for each in laid))
         assert (laid[0].image != laid[1].image).any()
         for one, other in (laid, laid[::-1]):
-            np.testing.assert_array_equal(
-                one.twin.image, other.image, "the twin is what the other class would have been"
-            )
+            assert np.array_equal(one.twin.image, other.image), "the twin is what the other class would have been"
 
 
 @given(seed=st.integers(0, 10**9), size=st.integers(40, 260), floor=st.sampled_from([0.0, 0.0, 0.1]))
@@ -145,9 +138,8 @@ def test_a_twin_has_lesions_of_the_other_class_at_the_same_centres_and_equals_th
     if not floor:
         outside = (laid.ground_truth == 0) & (twin.ground_truth == 0)
         np.testing.assert_array_equal(laid.image[outside], twin.image[outside])
-        (image, _, _, support), (other, _, _, twins_support) = (
-            to_model_resolution(each, size) for each in (laid, twin)
-        )
+        resized = [to_model_resolution(each, size) for each in (laid, twin)]
+        (image, _, _, support), (other, _, _, twins_support) = resized
         np.testing.assert_array_equal(image[~support & ~twins_support], other[~support & ~twins_support])
         assert (image != other).any()
 
@@ -215,26 +207,20 @@ def test_a_seed_decides_all_and_global_random_state_and_inputs_are_left_alone(pr
 
 @BOTH
 def test_lesion_floor_lightens_the_whole_box(protocol):
-    plain, floored = (
-        overlay_lesions(brain_slice(), PATCHES, 4, dataclasses.replace(protocol, lesion_floor=floor))
-        for floor in (0.0, 0.1)
-    )
+    plain, floored = (laid_on(brain_slice(), [4], protocol, lesion_floor=floor)[0] for floor in (0.0, 0.1))
     changed = [result.image - result.clean > 1e-9 for result in (plain, floored)]
     np.testing.assert_array_equal(changed[0], plain.ground_truth > 1e-9)
     assert changed[1].sum() == sum(patch.size for patch in floored.weights) > changed[0].sum()
     # the audit sees it too: outside the support only a floor leaves a trace
-    leaks = []
-    for result in (plain, floored):
-        image, _, clean, support = to_model_resolution(result, 160)
-        leaks.append(np.abs(image - clean)[~support].max())
+    seen = [to_model_resolution(result, 160) for result in (plain, floored)]
+    leaks = [np.abs(image - clean)[~support].max() for image, _, clean, support in seen]
     assert leaks[0] < 1e-6 and leaks[1] > 1e-3
 
 
 @BOTH
 @pytest.mark.parametrize("fixed", [True, False])
 def test_round_never_shuffled_takes_the_first_patches(protocol, fixed):
-    variant = dataclasses.replace(protocol, round_never_shuffled=fixed)
-    results = [overlay_lesions(brain_slice(), PATCHES, seed, variant) for seed in range(30)]
+    results = laid_on(brain_slice(), range(30), protocol, round_never_shuffled=fixed)
     in_order = [(result.label, list(result.patch_indices) == list(range(result.n_lesions))) for result in results]
     assert set(in_order) == {(0, fixed), (1, False)}
 
@@ -244,8 +230,7 @@ def test_corner_placement_uses_the_whole_brain(protocol):
     slice_ = brain_slice()
     inner = literal_candidates(slice_).tolist()
     for corner in (True, False):
-        variant = dataclasses.replace(protocol, corner_placement=corner)
-        results = [overlay_lesions(slice_, PATCHES, seed, variant) for seed in range(20)]
+        results = laid_on(slice_, range(20), protocol, corner_placement=corner)
         near_edge = np.mean([centre not in inner for result in results for centre in result.centres.tolist()])
         assert near_edge > 0.05 if corner else near_edge == 0
 
@@ -255,16 +240,13 @@ def test_shared_seed_ties_the_class_to_the_second_position(protocol):
     # the tie is closest with just under 2^15 candidates, because the legacy generator then seldom draws twice
     height, width = (180, 180) if protocol.corner_placement else LARGEST + 179
     slice_ = np.pad(np.ones((height, width)), 2)
-    results = {}
-    for shared in (True, False):
-        variant = dataclasses.replace(protocol, shared_seed=shared)
-        results[shared] = [overlay_lesions(slice_, PATCHES, seed, variant) for seed in range(300)]
+    results = {shared: laid_on(slice_, range(300), protocol, shared_seed=shared) for shared in (True, False)}
     labels = {shared: [each.label for each in laid] for shared, laid in results.items()}
-    agreement = {
-        shared: np.mean([each.drawn_indices[1] % 2 == each.label for each in results[shared]]) for shared in results
-    }
-    rest = dataclasses.replace(CORRECTED if protocol == PUBLISHED else PUBLISHED, shared_seed=True)
-    assert labels[True] == [overlay_lesions(slice_, square_patches(), seed, rest).label for seed in range(300)]
+    places = {shared: np.array([each.drawn_indices[1] for each in laid]) for shared, laid in results.items()}
+    agreement = {shared: np.mean(places[shared] % 2 == labels[shared]) for shared in results}
+    rest = CORRECTED if protocol == PUBLISHED else PUBLISHED
+    again = laid_on(slice_, range(300), rest, square_patches(), shared_seed=True)
+    assert labels[True] == [each.label for each in again]
     assert labels[False] != labels[True]
     assert agreement[True] > 0.75
     for share in (np.mean(labels[False]), agreement[False]):
@@ -283,10 +265,7 @@ def square_patches():
 
 def islands(number):
     """Return a slice whose brain is `number` islands that hold one 4 x 4 patch each."""
-    slice_ = np.zeros((6, 6 * number))
-    for k in range(number):
-        slice_[1:5, 6 * k + 1 : 6 * k + 5] = 3.0
-    return slice_
+    return np.tile(np.pad(np.full((4, 4), 3.0), 1), number)
 
 
 @BOTH
@@ -319,10 +298,9 @@ def test_stuck_placement_begins_anew():
     """One lesion in the middle of a strip leaves no room for two more; a restart does."""
     strip = np.zeros((6, 26))
     strip[1:5, 1:9] = 1.0  # room for the middles of three patches only if the first lies at an end
-    three = [
-        seed for seed in range(200) if overlay_lesions(islands(5), square_patches(), seed, CORRECTED).n_lesions == 3
-    ]
-    results = [overlay_lesions(strip, square_patches(), seed, CORRECTED) for seed in three]
+    first = laid_on(islands(5), range(200), CORRECTED, square_patches())
+    three = [seed for seed, laid in enumerate(first) if laid.n_lesions == 3]
+    results = laid_on(strip, three, CORRECTED, square_patches())
     assert any(len(result.drawn_indices) > overlay.STUCK_AFTER for result in results)
     for result in results:  # two lesions at neighbouring places overlap
         placed, rejected = [], 0
@@ -339,7 +317,7 @@ def test_stuck_placement_begins_anew():
 
 def by_hand(weights, shape=(12, 12), corner=(3, 4)):
     image = np.random.default_rng(0).uniform(size=shape)
-    return LesionSlice(image, image / 2, 0, np.array([corner]), (weights,), np.array([0]), np.array([0]))
+    return overlay.LesionSlice(image, image / 2, 0, np.array([corner]), (weights,), np.array([0]), np.array([0]))
 
 
 def test_mask_is_where_a_lesion_reaches_half_of_its_own_maximum():
@@ -377,7 +355,7 @@ def test_resize_is_that_of_skimage(height, width, size, threshold):
 def test_clean_slice_is_the_one_under_the_lesions():
     slice_ = brain_slice()
     _, _, clean, _ = to_model_resolution(overlay_lesions(slice_, PATCHES, 0, CORRECTED, brain_intensity=1.0), 96)
-    np.testing.assert_array_equal(clean_at_model_resolution(slice_, 96, 1.0), clean)
+    np.testing.assert_array_equal(overlay.clean_at_model_resolution(slice_, 96, 1.0), clean)
 
 
 # --- bad input

@@ -25,6 +25,7 @@ from small_nets import changed_by_training, same
 from torch import nn
 
 OWN = Network(**small_nets.SETTINGS)
+FUNCTIONAL = {"module": "small_nets:with_functional_relu"}
 ABLE = [name for name in METHODS if name not in ("lrp", "lrp_epsilon_plus_flat")]
 
 
@@ -116,10 +117,7 @@ def test_complete_methods_are_complete_through_sums_of_branches_and_batch_normal
     [
         ({"method": "lrp"}, ["lrp can't explain", "no rule for the function add", "saliency"]),
         ({"method": "lrp_epsilon_plus_flat"}, ["no rule for BatchNorm2d (norm)"]),
-        (
-            {"module": "small_nets:with_functional_relu"},
-            ["no rule for the function relu (relu)", "integrated_gradients"],
-        ),
+        (FUNCTIONAL, ["no rule for the function relu (relu)", "integrated_gradients"]),
         ({"module": "small_nets:in_place"}, ["work in place: layer2.relu1", "inplace=False"]),
         ({"module": "small_nets:three_logits"}, ["gives (2, 3) for two images", "(2, 2)"]),
         ({"module": "small_nets:too_small_images"}, ["can't be used", "size"]),

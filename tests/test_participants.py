@@ -43,19 +43,16 @@ def test_sex_in_its_spellings_and_what_is_no_age():
             read_age(text)
 
 
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        (TABLE.replace("sub-02", "sub-01"), "more than once or without a name: '01'"),
-        (TABLE.replace("sub-02", "01"), "name: '01'"),
-        (TABLE.replace("\tsex", "\tSex"), "one column 'sex' is expected, it has participant_id, Sex, age"),
-        (TABLE.replace("\t", ","), "one column 'participant_id'"),
-        (TABLE.replace("\tmale", ""), r"row 2 has fewer or more fields, separated by '\t'"),
-        (TABLE.encode("utf-16"), "not UTF-8"),
-        (TABLE.replace("sub-02", "sub-é").encode("latin-1"), "position 55"),
-        ("", "not enough values"),
-    ],
-)
+WRONG_TABLES = [(TABLE.replace("sub-02", "sub-01"), "more than once or without a name: '01'")]
+WRONG_TABLES += [(TABLE.replace("sub-02", "01"), "name: '01'")]
+WRONG_TABLES += [(TABLE.replace("\tsex", "\tSex"), "one column 'sex' is expected, it has participant_id, Sex, age")]
+WRONG_TABLES += [(TABLE.replace("\t", ","), "one column 'participant_id'")]
+WRONG_TABLES += [(TABLE.replace("\tmale", ""), r"row 2 has fewer or more fields, separated by '\t'")]
+WRONG_TABLES += [(TABLE.encode("utf-16"), "not UTF-8")]
+WRONG_TABLES += [(TABLE.replace("sub-02", "sub-é").encode("latin-1"), "position 55"), ("", "not enough values")]
+
+
+@pytest.mark.parametrize(("content", "words"), WRONG_TABLES)
 def test_a_wrong_table_is_one_line_that_names_it(tmp_path, content, words):
     with pytest.raises(SourceError) as error:
         read(tmp_path, content)

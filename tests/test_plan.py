@@ -12,16 +12,10 @@ from pretrain_xai.provenance import write_text
 from pretrain_xai.study import StudyError, load_study
 
 #: seconds and bytes that are easy to follow
-MEASURED = {
-    "notebook": {"start": 2.0, "memory": 0.1},
-    "training": {
-        "by_depth": {str(depth): {"epoch": 0.001 * depth, "before": 0.1} for depth in (1, 2, 3, 4, 5)},
-        "prediction": 0.003,
-        "bytes": 2**30,
-        "memory": 6.0,
-    },
-    "attribution": {"image": 0.5, "layers": 11, "memory": 4.0},
-}
+BY_DEPTH = {str(depth): {"epoch": 0.001 * depth, "before": 0.1} for depth in (1, 2, 3, 4, 5)}
+TRAINING = {"by_depth": BY_DEPTH, "prediction": 0.003, "bytes": 2**30, "memory": 6.0}
+MEASURED = {"notebook": {"start": 2.0, "memory": 0.1}, "training": TRAINING}
+MEASURED["attribution"] = {"image": 0.5, "layers": 11, "memory": 4.0}
 
 
 @pytest.fixture(scope="module")
@@ -88,10 +82,9 @@ def test_costs_are_those_of_a_literal_count(root, jobs):
     counts = image_counts(study)
     assert (counts["train"], counts["test"]) == (1600, 480)
     costs = Plan(study, jobs["demo"], counts, MEASURED).costs()
-    fine_tuned = 0.0
-    for run in (run for run in study.runs() if run.selection == "best"):
-        epochs = study.finetuning.training.epochs * 0.001 * run.finetune_depth * (1600 + 400)
-        fine_tuned += 2.0 + 0.1 * (1600 + 400) + epochs + 0.003 * (400 + 480)
+    depths = [run.finetune_depth for run in study.runs() if run.selection == "best"]
+    fine_tuned = study.finetuning.training.epochs * 0.001 * sum(depths) * (1600 + 400)
+    fine_tuned += len(depths) * (2.0 + 0.1 * (1600 + 400) + 0.003 * (400 + 480))
     assert costs.loc["finetune"].tolist() == pytest.approx([20, fine_tuned, 6.0])
     right, wrong = min(60, RIGHT_FOR_ALL * 480), min(60, WRONG * 480)
     explained = 4 * 4 * (2.0 + 0.5 * (right + wrong + 6)) + 5 * (2.0 + 0.5 * (right + 6))  # depths 2 to 5; untrained
@@ -124,8 +117,7 @@ def test_what_runs_on_a_card_is_unknown_and_not_invented(root, jobs):
     study = load_study("demo")
     on_card = Plan(study, jobs["demo"], image_counts(study), MEASURED, on_card=True)
     costs = on_card.costs()
-    unknown = set(costs.index[costs["seconds"].isna()])
-    assert unknown == {"pretrain", "finetune", "explanation_metrics", "sanity_checks"}
+    assert set(costs.index[costs["seconds"].isna()]) == {"pretrain", "finetune", "explanation_metrics", "sanity_checks"}
     asked = on_card.requests()
     assert "runtime" not in asked["finetune"] and asked["finetune"]["mem_mb"] > 6 * 1.5 * 1000
 
@@ -143,7 +135,7 @@ def test_a_cluster_is_asked_for_what_the_last_plan_found(root, jobs):
 def test_the_disk_of_the_paper_is_that_of_its_weights_and_images(root, jobs):
     study = load_study("paper")
     disk = Plan(study, jobs["paper"], image_counts(study), MEASURED).disk()
-    assert disk["finetuned"] == 60 and disk["pretrained"] == 2
+    assert (disk["finetuned"], disk["pretrained"]) == (60, 2)
     assert disk["dataset"] * 2**30 == 2 * 4 * 224 * 224 * (2500 + 2500 + 6039)
 
 

@@ -37,7 +37,6 @@ RNG = np.random.default_rng(0)
 def style():
     with plt.style.context(figures.STYLE):
         yield
-    plt.close("all")
 
 
 def print_faults(figure: Figure) -> list[str]:
@@ -126,9 +125,8 @@ def test_boxes_and_heatmaps_can_be_printed():
     rows = [(c, d, m) for c in CORPORA for d in range(1, 6) for m in METHODS] + [("none", 0, m) for m in METHODS]
     rows += [("none", 0, name) for name in COMPARISON_MAPS]
     scores = pd.DataFrame(rows * 2, columns=["pretraining", "finetune_depth", "method"]).assign(value=0.5, chance=0.03)
-    accuracy = (
-        scores[scores["finetune_depth"] > 0].drop_duplicates(["pretraining", "finetune_depth"]).assign(accuracy=0.9)
-    )
+    cells = scores[scores["finetune_depth"] > 0].drop_duplicates(["pretraining", "finetune_depth"])
+    accuracy = cells.assign(accuracy=0.9)
     figure = boxplot_figure(scores, METHODS, CORPORA, accuracy, ylabel="Relevance Rank Accuracy")
     assert print_faults(figure) == []
     cells = [(f"depth {d} ✗", m, RNG.random((9, 9)), 0.55) for d in range(1, 6) for m in METHODS]
@@ -170,9 +168,8 @@ def test_the_papers_medians_stand_at_their_place(comparison):
     saliency = best[best["method"] == "saliency"]
     for corpus, marker in zip(draw.CORPORA, "os", strict=True):
         (line,) = [line for line in ax.lines if line.get_marker() == marker]
-        np.testing.assert_allclose(
-            line.get_ydata().astype(float), saliency.loc[saliency["pretraining"] == corpus, "published"]
-        )
+        published = saliency.loc[saliency["pretraining"] == corpus, "published"]
+        np.testing.assert_allclose(line.get_ydata().astype(float), published)
         assert np.round(line.get_xdata().astype(float)).tolist() == [1, 2, 3, 4, 5]
     levels = [line.get_ydata()[0] for line in ax.lines if line.get_marker() == "None"]
     assert levels == [*saliency.loc[saliency["pretraining"] == "none", "published"], 0.036]

@@ -14,16 +14,8 @@ from pretrain_xai.protocol import CORRECTED, PUBLISHED, RESCORED, Protocol, swit
 from pretrain_xai.running import variants
 from pretrain_xai.running.stages import STAGES, fingerprint
 from pretrain_xai.selection import CORRECT_FOR_ALL, find_intersections, image_list
-from pretrain_xai.statistics.protocol_effects import (
-    ALL_METHODS,
-    RANKING,
-    RESAMPLES,
-    Comparison,
-    compare_protocols,
-    conclusions,
-    noise_floor,
-    order_floor,
-)
+from pretrain_xai.statistics import protocol_effects
+from pretrain_xai.statistics.protocol_effects import ALL_METHODS, RANKING, compare_protocols, noise_floor, order_floor
 from pretrain_xai.statistics.resampling import kendall_tau, subject_weights
 from pretrain_xai.study import StudyError, load_study
 from pretrain_xai.tables import read_scores, read_table, write_table
@@ -146,19 +138,18 @@ def test_the_batch_names_what_is_out_of_date(root, monkeypatch, capsys):
     monkeypatch.setattr(batch, "run_batch", lambda *_: 0)
     assert batch.run_protocols("tiny", [], retrain=False) == 0
     printed = capsys.readouterr().err
-    assert (
-        "head_kept (out of date)" in printed and "`make protocols STUDY=tiny`" in printed and "reseed1" not in printed
-    )
+    assert "head_kept (out of date)" in printed and "reseed1" not in printed
+    assert "`make protocols STUDY=tiny`" in printed
 
 
-@pytest.mark.parametrize(
-    ("variant", "words"),
-    [
-        ("tie", r"no variant 'tie'.*did you mean 'ties'"),
-        ("reseed3", r"reseed1, reseed2 \(protocols\.reseeds sets how many"),
-        ("reseed0", r"no variant 'reseed0'.*did you mean 'reseed"),
-    ],
-)
+UNKNOWN = [
+    ("tie", r"no variant 'tie'.*did you mean 'ties'"),
+    ("reseed3", r"reseed1, reseed2 \(protocols\.reseeds sets how many"),
+    ("reseed0", r"no variant 'reseed0'.*did you mean 'reseed"),
+]
+
+
+@pytest.mark.parametrize(("variant", "words"), UNKNOWN)
 def test_an_unknown_variant_is_one_line(variant, words):
     with pytest.raises(StudyError, match=words) as error:
         load_study(f"tiny+{variant}")
@@ -240,7 +231,7 @@ def test_without_an_effect_at_most_5_of_100_differences_are_decided(ratio, share
         return pd.DataFrame((images + training) @ weights / weights.sum(axis=0), index=index)
 
     own = chance_of_images()
-    comparison = Comparison([estimates(own) for _ in range(3)], [1, 3, 5], numbers[:2])
+    comparison = protocol_effects.Comparison([estimates(own) for _ in range(3)], [1, 3, 5], numbers[:2])
     other = estimates(own if shares_images else chance_of_images())
     effects = comparison.rows(comparison.corrected, other, retrained=True)
     decided = effects["verdict"].isin(["raises", "lowers"]).groupby(effects["effect"]).mean()
@@ -335,21 +326,14 @@ def test_the_floor_is_that_of_the_formula(built):
     assert row(built, "none", "lrp", "corpus")["floor"] == pytest.approx(quantile * 0.02 * np.sqrt(1 / 3))
 
 
-@pytest.mark.parametrize(
-    ("switch", "quantity", "difference", "verdict"),
-    [
-        ("lesion_floor", "lrp", 0.2, "raises"),
-        ("lesion_floor", "saliency", 0.0, "undecided"),
-        ("lesion_floor", "sobel", -0.1, "lowers"),
-        ("head_kept", "lrp", 0.01, "undecided"),
-        ("head_kept", "sobel", 0.0, "undecided"),
-        ("lesion_floor", "accuracy", 0.0, "undecided"),
-        ("mask_threshold", "lrp", 0.001, "raises"),
-        ("channel_reduction", "lrp", 0.2, "raises"),
-        ("ties", "lrp", 0.0, "unchanged"),
-        ("dropout_active", "accuracy", -1 / N_IMAGES, "undecided"),
-    ],
-)
+VERDICTS = [("lesion_floor", "lrp", 0.2, "raises"), ("lesion_floor", "saliency", 0.0, "undecided")]
+VERDICTS += [("lesion_floor", "sobel", -0.1, "lowers"), ("head_kept", "lrp", 0.01, "undecided")]
+VERDICTS += [("head_kept", "sobel", 0.0, "undecided"), ("lesion_floor", "accuracy", 0.0, "undecided")]
+VERDICTS += [("mask_threshold", "lrp", 0.001, "raises"), ("channel_reduction", "lrp", 0.2, "raises")]
+VERDICTS += [("ties", "lrp", 0.0, "unchanged"), ("dropout_active", "accuracy", -1 / N_IMAGES, "undecided")]
+
+
+@pytest.mark.parametrize(("switch", "quantity", "difference", "verdict"), VERDICTS)
 def test_verdicts_of_known_changes(built, switch, quantity, difference, verdict):
     found = row(built, switch, quantity)
     assert found["difference"] == pytest.approx(difference, abs=1e-12)
@@ -394,13 +378,12 @@ def test_the_order_of_methods(built):
 
 def test_intervals_are_quantiles_of_drawn_subjects(built):
     """The accuracy under dropout, by a literal loop over draws: image 0, of subject 0, is wrong."""
-    rng, counts = np.random.default_rng(1), []
-    for _ in range(4000):
-        counts.append(np.sum(rng.integers(0, N_IMAGES // 3, N_IMAGES // 3) == 0))
+    rng = np.random.default_rng(1)
+    counts = [np.sum(rng.integers(0, N_IMAGES // 3, N_IMAGES // 3) == 0) for _ in range(4000)]
     expected = -np.quantile(counts, [0.975, 0.025]) / N_IMAGES
     found = row(built, "dropout_active", "accuracy")
     np.testing.assert_allclose([found["low"], found["high"]], expected, atol=1e-12)
-    assert RESAMPLES >= 1000
+    assert protocol_effects.RESAMPLES >= 1000
 
 
 def test_a_switch_of_one_method_changes_the_mean_of_all(built):
@@ -429,7 +412,7 @@ def test_a_published_study_is_compared_with_nothing(edited):
     build("tiny", {})
     effects = compare_protocols(load_study("tiny"), "best", [])
     assert set(effects["switch"]) == {"none"}
-    assert conclusions(effects)[-1].startswith("Nothing is left to compare")
+    assert protocol_effects.conclusions(effects)[-1].startswith("Nothing is left to compare")
 
 
 def test_another_selection_is_compared_without_retrained_variants(edited):

@@ -121,15 +121,15 @@ def test_the_notebook_reads_a_release_and_says_what_it_lacks(root):
 # ---------------------------------------------------------------- names
 
 
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("new_finetuning_4conv_0.5_img_2500_0.008_32323548", ("imagenet", 4, 32323548)),
-        ("new_finetuning_all_0-Copy1.5_MRI_new_2500_0.038_116560000.pt", ("mri", 5, 116560000)),
-        ("zz_new_finetuning_1conv_0.9_MRI_500_0.02_6497", ("mri", 1, 6497)),
-        ("zz_finetuning_2conv_0.5_img_2500_1_0-Copy2.pt", ("imagenet", 2, 0)),
-    ],
-)
+MODEL_NAMES = [
+    ("new_finetuning_4conv_0.5_img_2500_0.008_32323548", ("imagenet", 4, 32323548)),
+    ("new_finetuning_all_0-Copy1.5_MRI_new_2500_0.038_116560000.pt", ("mri", 5, 116560000)),
+    ("zz_new_finetuning_1conv_0.9_MRI_500_0.02_6497", ("mri", 1, 6497)),
+    ("zz_finetuning_2conv_0.5_img_2500_1_0-Copy2.pt", ("imagenet", 2, 0)),
+]
+
+
+@pytest.mark.parametrize(("name", "expected"), MODEL_NAMES)
 def test_model_names(name, expected):
     columns = ("model", "pretraining", "finetune_depth", "seed")
     assert model_columns(name) == dict(zip(columns, (name.removesuffix(".pt"), *expected), strict=True))
@@ -208,17 +208,17 @@ def test_a_folder_without_a_release_is_one_clear_line(tmp_path):
             read_release(folder)
 
 
-@pytest.mark.parametrize(
-    ("file", "change", "what"),
-    [
-        ("to_save", lambda x: x[0].update(pred_labels=[2] * N_IMAGES), "predicted: .*whole numbers from 0 to 1"),
-        ("to_save", lambda x: x[0].update(pred_labels=[0]), "same length"),
-        ("to_save", lambda x: x[0].update(logits=torch.zeros(N_IMAGES, 3)), "not as the authors' files"),
-        ("ratios", lambda x: next(iter(x.values()))[0].update(gradient=[1.5]), "value: .*from 0.0 to 1.0"),
-        ("ratios", lambda x: next(iter(x.values()))[0].update(magic=[1.0]), "'magic' is no XAI method of the study"),
-        ("incorrectly_c", lambda x: x.update({next(iter(x)): np.zeros((2, 2), int)}), "image_index: expected a row"),
-    ],
-)
+IMPOSSIBLE = [
+    ("to_save", lambda x: x[0].update(pred_labels=[2] * N_IMAGES), "predicted: .*whole numbers from 0 to 1"),
+    ("to_save", lambda x: x[0].update(pred_labels=[0]), "same length"),
+    ("to_save", lambda x: x[0].update(logits=torch.zeros(N_IMAGES, 3)), "not as the authors' files"),
+    ("ratios", lambda x: next(iter(x.values()))[0].update(gradient=[1.5]), "value: .*from 0.0 to 1.0"),
+    ("ratios", lambda x: next(iter(x.values()))[0].update(magic=[1.0]), "'magic' is no XAI method of the study"),
+    ("incorrectly_c", lambda x: x.update({next(iter(x)): np.zeros((2, 2), int)}), "image_index: expected a row"),
+]
+
+
+@pytest.mark.parametrize(("file", "change", "what"), IMPOSSIBLE)
 def test_contents_that_cannot_be_are_refused(tmp_path, file, change, what):
     contents = _part(file)
     change(next(iter(contents.values())))

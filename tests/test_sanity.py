@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from matplotlib import pyplot as plt
 from pretrain_xai import sanity, setting_scores
 from pretrain_xai.dataset import LesionMasks, Split, read_split
 from pretrain_xai.drawing.statistics_plots import sanity_figure
@@ -25,6 +24,8 @@ from skimage.metrics import structural_similarity
 
 SETTINGS = Network(architecture="vgg11", width=0.0625, standardise=Standardise(mean=0.3, std=0.3))
 METHODS = ["input_x_gradient", "random", "guided_backprop"]
+SHOWN = ["input_x_gradient", "guided_backprop"]
+INDICES = np.array([4, 1, 3])
 LAYERS = ["fc3", "fc2", "fc1", *(f"conv{number}" for number in range(8, 0, -1))]
 
 
@@ -112,37 +113,34 @@ def split() -> Split:
 
 @pytest.fixture(scope="module")
 def table(network, random_network, split) -> pd.DataFrame:
-    indices = np.array([4, 1, 3])
     explainer = Explainer(network, split, Attribution(methods=METHODS), CORRECTED)
-    return sanity.compare_with_random(explainer, random_network, indices, METHODS)
+    return sanity.compare_with_random(explainer, random_network, INDICES, METHODS)
 
 
 def test_table_has_every_layer_method_image_and_measure_once(table):
     assert list(dict.fromkeys(table["layer"])) == [sanity.TRAINED, *LAYERS, sanity.RANDOM_MAP]
     assert not table.duplicated(["method", "layer", "image_index", "measure"]).any()
     assert len(table) == 13 * 2 * 3 * 4
-    assert set(table["method"]) == {"input_x_gradient", "guided_backprop"}, "a random map is the floor, no method"
+    assert set(table["method"]) == set(SHOWN), "a random map is the floor, no method"
     trained = table[table["layer"] == sanity.TRAINED].groupby("measure")["value"]
     np.testing.assert_allclose(trained.min(), trained.max())
-    assert trained.max().to_dict() == pytest.approx(
-        {name: float("correlation" in name or "similarity" in name) for name in table["measure"].unique()}
-    )
+    expected = {name: float("correlation" in name or "similarity" in name) for name in table["measure"].unique()}
+    assert trained.max().to_dict() == pytest.approx(expected)
     assert list(table.drop_duplicates("layer")["n_random"].fillna(-1)) == [*range(12), -1]
 
 
 def test_values_are_those_of_maps_made_by_hand(table, network, random_network, split):
-    indices = np.array([4, 1, 3])
     made, settings = {}, Attribution(methods=METHODS)
     for name, changed in itertools.chain([(sanity.TRAINED, network)], sanity.cascade(network, random_network)):
         if name in (sanity.TRAINED, "conv4"):
-            made[name] = Explainer(changed, split, settings, CORRECTED).example_maps(indices, METHODS)
-    for method in ("input_x_gradient", "guided_backprop"):
+            made[name] = Explainer(changed, split, settings, CORRECTED).example_maps(INDICES, METHODS)
+    for method in SHOWN:
         one, other = made[sanity.TRAINED][method], made["conv4"][method]
         rows = table[(table["method"] == method) & (table["layer"] == "conv4")].set_index(["measure", "image_index"])
-        masks = split.masks[indices]
+        masks = split.masks[INDICES]
         change = relevance_rank_accuracy(other, masks) - relevance_rank_accuracy(one, masks)
-        brains = split.images[indices] > 0
-        for i, image in enumerate(indices):
+        brains = split.images[INDICES] > 0
+        for i, image in enumerate(INDICES):
             assert rows.loc[("rank_accuracy_change", image), "value"] == pytest.approx(change[i])
             inside = stats.spearmanr(one[i][brains[i]], other[i][brains[i]]).statistic
             assert rows.loc[("rank_correlation_in_brain", image), "value"] == pytest.approx(inside)
@@ -169,14 +167,16 @@ def test_heatmaps_have_the_score_by_the_rule_for_ties_of_the_study(tiny, monkeyp
     assert rules == {"strict"}
 
 
+def table_of(values, layers, measure, shifts) -> pd.DataFrame:
+    """Return the values of each method's trained, randomised and random maps, of as many images as there are shifts."""
+    layers = (sanity.TRAINED, *layers, sanity.RANDOM_MAP)
+    cells = [(method, *cell) for method in values for cell in zip(layers, values[method], strict=True)]
+    rows = [(*cell[:2], image, measure, cell[2] + shift) for cell in cells for image, shift in enumerate(shifts)]
+    return pd.DataFrame(rows, columns=["method", "layer", "image_index", "measure", "value"])
+
+
 def test_retained_is_1_for_equal_maps_and_0_for_random_ones():
-    rows = [
-        ("a", layer, 0, "m", value) for layer, value in ((sanity.TRAINED, 1.0), ("fc1", 0.6), (sanity.RANDOM_MAP, 0.2))
-    ]
-    rows += [
-        ("b", layer, 0, "m", value) for layer, value in ((sanity.TRAINED, 1.0), ("fc1", 0.0), (sanity.RANDOM_MAP, 0.0))
-    ]
-    table = pd.DataFrame(rows, columns=["method", "layer", "image_index", "measure", "value"])
+    table = table_of({"a": (1.0, 0.6, 0.2), "b": (1.0, 0.0, 0.0)}, ("fc1",), "m", [0])
     found = sanity.retained(table, "m")
     assert found.loc["a"].to_dict() == pytest.approx({sanity.TRAINED: 1, "fc1": 0.5})
     assert found.loc["b"].to_dict() == pytest.approx({sanity.TRAINED: 1, "fc1": 0})
@@ -184,30 +184,22 @@ def test_retained_is_1_for_equal_maps_and_0_for_random_ones():
 
 def test_figure_draws_the_means(table):
     means = sanity.mean_similarity(table)
-    methods = ["input_x_gradient", "guided_backprop"]
-    figure = sanity_figure(means, methods)
+    figure = sanity_figure(means, SHOWN)
     measures = means["measure"].unique()
     assert [ax.get_title() for ax in figure.axes] == [measure.replace("_", " ") for measure in measures]
     for ax, measure in zip(figure.axes, measures, strict=True):
         rows = means[means["measure"] == measure].set_index(["method", "layer"])["mean"]
         lines = [line for line in ax.lines if line.get_marker() not in ("None", "")]
-        for method, line, point in zip(methods, lines[::2], lines[1::2], strict=True):
+        for method, line, point in zip(SHOWN, lines[::2], lines[1::2], strict=True):
             np.testing.assert_allclose(line.get_ydata(), rows[method][[sanity.TRAINED, *LAYERS]])
             np.testing.assert_allclose(point.get_ydata(), rows[method][[sanity.RANDOM_MAP]])
-    plt.close(figure)
 
 
 def test_what_a_random_classifier_leaves_is_said_with_its_numbers(tmp_path):
     """Method a keeps .3 of .4 above a random map, b nothing of .2; c is no better than a random map."""
-    change = {"a": (-0.1, -0.35, -0.4), "b": (-0.2, -0.2, -0.2), "c": (0.05, 0.0, 0.01)}
-    rows = [
-        (method, layer, image, "rank_accuracy_change", value + shift)
-        for method, values in change.items()
-        for layer, value in zip((sanity.TRAINED, "fc1", "conv1", sanity.RANDOM_MAP), (0, *values), strict=True)
-        for image, shift in enumerate((-0.02, 0.02))
-    ]
-    table = pd.DataFrame(rows, columns=["method", "layer", "image_index", "measure", "value"]).assign(n_random=0)
-    left = sanity.score_left(sanity.mean_similarity(table))
+    change = {"a": (0, -0.1, -0.35, -0.4), "b": (0, -0.2, -0.2, -0.2), "c": (0, 0.05, 0.0, 0.01)}
+    table = table_of(change, ("fc1", "conv1"), "rank_accuracy_change", (-0.02, 0.02))
+    left = sanity.score_left(sanity.mean_similarity(table.assign(n_random=0)))
     by = left.pivot(index="method", columns="layer", values="mean")
     assert by.loc["a"].to_dict() == pytest.approx({sanity.TRAINED: 1, "fc1": 0.75, "conv1": 0.125})
     assert by.loc["b", "fc1"] == pytest.approx(0) and by.loc["c"].isna().all()

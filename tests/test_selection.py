@@ -7,17 +7,9 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pretrain_xai import selection as lists
 from pretrain_xai.errors import UserError
-from pretrain_xai.selection import (
-    CORRECT_FOR_ALL,
-    WRONG_FOR_ALL,
-    WRONG_FOR_ONE,
-    example_images,
-    explained_images,
-    find_intersections,
-    image_list,
-    scored_on,
-)
+from pretrain_xai.selection import CORRECT_FOR_ALL, WRONG_FOR_ALL, explained_images, find_intersections, image_list
 from pretrain_xai.study import MODEL_COLUMNS, Run
 from pretrain_xai.tables import read_table, write_table
 
@@ -52,8 +44,8 @@ def test_selections_do_not_mix():
     """Tables hold selections as categories, of which some may have no rows."""
     predictions = predictions_of({RUNS[0]: {0}, Run("matched", "mri", 1, 0): {1}}, 3)
     table = find_intersections(predictions.astype({"selection": pd.CategoricalDtype(["best", "matched", "other"])}))
-    lists = [image_list(table, selection, CORRECT_FOR_ALL).tolist() for selection in ("best", "matched", "other")]
-    assert lists == [[1, 2], [0, 2], []]
+    found = [image_list(table, selection, CORRECT_FOR_ALL).tolist() for selection in ("best", "matched", "other")]
+    assert found == [[1, 2], [0, 2], []]
 
 
 def test_models_that_saw_different_images_can_not_be_intersected():
@@ -86,14 +78,14 @@ def test_intersections_are_those_of_sets(wrong, random):
     assert set(image_list(table, "best", CORRECT_FOR_ALL)) == set(range(10)) - set.union(*wrong)
     assert set(image_list(table, "best", WRONG_FOR_ALL)) == set.intersection(*wrong)
     for run, images in zip(runs, wrong, strict=True):
-        assert image_list(table, "best", WRONG_FOR_ONE, run).tolist() == sorted(images)
+        assert image_list(table, "best", lists.WRONG_FOR_ONE, run).tolist() == sorted(images)
     pd.testing.assert_frame_equal(table, find_intersections(predictions))
     assert table.index.tolist() == list(range(len(table)))
 
 
 def test_scores_are_kept_for_the_images_of_a_list(three_models):
     scores = pd.DataFrame({"image_index": [7, 6, 0, 1, 7], "value": range(5)})
-    assert scored_on(scores, three_models, "best", CORRECT_FOR_ALL)["value"].tolist() == [0, 2, 4]
+    assert lists.scored_on(scores, three_models, "best", CORRECT_FOR_ALL)["value"].tolist() == [0, 2, 4]
 
 
 def test_explained_images_are_the_common_ones_and_the_models_own_errors(three_models):
@@ -133,24 +125,24 @@ def test_lists_that_overlap_give_samples_that_overlap():
 def test_example_images_alternate_however_the_classes_lie_and_are_drawn(seed):
     labels = np.array([0] * 10 + [1] * 3)
     table = find_intersections(predictions_of({RUNS[0]: {11}}, 13))
-    examples = example_images(table, "best", labels, count=9, seed=seed)
+    examples = lists.example_images(table, "best", labels, count=9, seed=seed)
     right = examples.loc[examples["correct"], "image_index"].to_numpy()
     assert labels[right].tolist() == [0, 1, 0, 1, 0, 0, 0, 0, 0], "of a class until it has no more"
     assert len(set(right)) == 9
     assert examples.index.tolist() == list(range(10))
-    pd.testing.assert_frame_equal(examples, example_images(table, "best", labels, count=9, seed=seed))
-    assert not examples.equals(example_images(table, "best", labels, count=9, seed=seed + 1))
+    pd.testing.assert_frame_equal(examples, lists.example_images(table, "best", labels, count=9, seed=seed))
+    assert not examples.equals(lists.example_images(table, "best", labels, count=9, seed=seed + 1))
 
 
 def test_example_images_that_models_get_wrong_are_those_that_most_get_wrong(three_models):
-    examples = example_images(three_models, "best", np.arange(8) % 2, count=3, seed=0)
+    examples = lists.example_images(three_models, "best", np.arange(8) % 2, count=3, seed=0)
     assert examples.columns.tolist() == ["image_index", "n_wrong", "correct"]
     wrong = examples[~examples["correct"]]
     assert wrong["image_index"].tolist() == [6, 1, 2]
     assert examples["n_wrong"].tolist() == [0, 0, 0, 3, 2, 1]
     assert set(examples.loc[examples["correct"], "image_index"]) < {0, 3, 4, 7}
     perfect = find_intersections(predictions_of({RUNS[0]: set()}, 4))
-    assert example_images(perfect, "best", np.arange(4) % 2, count=2, seed=1)["correct"].tolist() == [True, True]
+    assert lists.example_images(perfect, "best", np.arange(4) % 2, count=2, seed=1)["correct"].tolist() == [True, True]
 
 
 def test_without_an_image_that_all_get_right_nothing_is_explained():
@@ -158,13 +150,13 @@ def test_without_an_image_that_all_get_right_nothing_is_explained():
     with pytest.raises(UserError, match="selection 'best': no image"):
         explained_images(table, RUNS[0], None, 0)
     with pytest.raises(UserError, match="selection 'best': no image"):
-        example_images(table, "best", np.arange(4) % 2, count=2, seed=0)
+        lists.example_images(table, "best", np.arange(4) % 2, count=2, seed=0)
 
 
 def test_an_example_image_is_of_one_kind():
     """An image that all matched models get right may be wrong for one that is apart."""
     table = find_intersections(predictions_of({RUNS[0]: {1}, RUNS[1]: {2, 3}}, 8), apart=[RUNS[1]])
-    examples = example_images(table, "best", np.arange(8) % 2, count=8, seed=0)
+    examples = lists.example_images(table, "best", np.arange(8) % 2, count=8, seed=0)
     assert examples["image_index"].is_unique
     assert set(examples.loc[examples["correct"], "image_index"]) == {0, 2, 3, 4, 5, 6, 7}
     assert examples.loc[~examples["correct"], "image_index"].tolist() == [1]
@@ -175,7 +167,7 @@ def test_models_apart_do_not_count_for_the_common_lists_but_keep_their_own(three
     table = find_intersections(predictions_of(wrong, 8), apart=[RUNS[2]])
     assert image_list(table, "best", CORRECT_FOR_ALL).tolist() == [0, 3, 4, 5, 7]
     assert image_list(table, "best", WRONG_FOR_ALL).tolist() == [1, 6]
-    assert image_list(table, "best", WRONG_FOR_ONE, RUNS[2]).tolist() == [0, 5, 6]
+    assert image_list(table, "best", lists.WRONG_FOR_ONE, RUNS[2]).tolist() == [0, 5, 6]
     assert explained_images(table, RUNS[2], None, 0).tolist() == [0, 3, 4, 5, 6, 7], "each once"
     for seed in range(5):
         explained = [set(explained_images(table, run, 2, seed)) & {0, 3, 4, 5, 7} for run in RUNS]

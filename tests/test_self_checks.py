@@ -24,11 +24,8 @@ from pretrain_xai.settings.sections import Attribution, Network
 from torch import nn
 
 NAMES = ["integrated_gradients", "deep_lift", "saliency"]
-SETTINGS = Attribution(
-    methods=NAMES,
-    scores=["relevance_rank_accuracy", "pixel_auroc", "earth_mover_score"],
-    options={"integrated_gradients": {"n_steps": 3}},
-)
+SCORE_NAMES = ["relevance_rank_accuracy", "pixel_auroc", "earth_mover_score"]
+SETTINGS = Attribution(methods=NAMES, scores=SCORE_NAMES, options={"integrated_gradients": {"n_steps": 3}})
 IMAGES = np.array([1, 3, 4])
 
 
@@ -96,17 +93,17 @@ def test_rows_that_are_not_the_product_of_the_grid(scores, split, change):
     assert "rows, 81 are expected: method x image_index x metric, each once" in stopped(change(scores), split)
 
 
-@pytest.mark.parametrize(
-    ("metric", "change", "words"),
-    [
-        ("pixel_auroc", lambda value: 1.0001, "outside of [0, 1]"),
-        ("pixel_auroc", lambda value: -0.0001, "outside of [0, 1]"),
-        ("true_positives", lambda value: value + 1, "do not belong together"),
-        ("true_negatives", lambda value: -value, "do not belong together"),
-        ("k", lambda value: value + 1, "do not belong together"),
-        ("relevance_rank_accuracy", lambda value: np.nan, "do not belong together"),
-    ],
-)
+IMPOSSIBLE = [
+    ("pixel_auroc", lambda value: 1.0001, "outside of [0, 1]"),
+    ("pixel_auroc", lambda value: -0.0001, "outside of [0, 1]"),
+    ("true_positives", lambda value: value + 1, "do not belong together"),
+    ("true_negatives", lambda value: -value, "do not belong together"),
+    ("k", lambda value: value + 1, "do not belong together"),
+    ("relevance_rank_accuracy", lambda value: np.nan, "do not belong together"),
+]
+
+
+@pytest.mark.parametrize(("metric", "change", "words"), IMPOSSIBLE)
 def test_values_that_can_not_be(scores, split, metric, change, words):
     assert words in stopped(changed(scores, metric, "value", change), split)
 
@@ -135,15 +132,14 @@ def one_pixel_less(maps, masks=None, ties="expected"):
 TRUE_COUNTS = localization.confusion_counts
 
 
-@pytest.mark.parametrize(
-    ("name", "fault", "words"),
-    [
-        ("confusion_counts", one_pixel_less, "do not belong together"),
-        ("chunks", lambda indices: [indices[:-1]], "rows, .* are expected"),
-        ("chunks", lambda indices: [indices, indices[:1]], "rows, .* are expected"),
-    ],
-    ids=["a wrong count", "an image forgotten", "an image twice"],
-)
+SCORING_FAULTS = {
+    "a wrong count": ("confusion_counts", one_pixel_less, "do not belong together"),
+    "an image forgotten": ("chunks", lambda indices: [indices[:-1]], "rows, .* are expected"),
+    "an image twice": ("chunks", lambda indices: [indices, indices[:1]], "rows, .* are expected"),
+}
+
+
+@pytest.mark.parametrize(("name", "fault", "words"), SCORING_FAULTS.values(), ids=SCORING_FAULTS)
 def test_a_fault_in_the_scoring_stops_the_run(network, split, monkeypatch, name, fault, words):
     for module in (setting_scores, explanation):
         monkeypatch.setattr(module, name, fault, raising=False)
@@ -210,12 +206,11 @@ def test_a_network_that_is_random_in_evaluation_mode_stops_the_run(network, spli
 # ---------------------------------------------------------------- completeness
 
 
+MAP_FAULTS = [lambda maps: -maps, lambda maps: 3 * maps + 1, lambda maps: maps.roll(1, 0) * 50 - 1]
+
+
 @pytest.mark.parametrize("method", [name for name, method in METHODS.items() if method.tolerance is not None])
-@pytest.mark.parametrize(
-    "fault",
-    [lambda maps: -maps, lambda maps: 3 * maps + 1, lambda maps: maps.roll(1, 0) * 50 - 1],
-    ids=["the sign", "the scale", "another image"],
-)
+@pytest.mark.parametrize("fault", MAP_FAULTS, ids=["the sign", "the scale", "another image"])
 def test_maps_that_break_their_promise_stop_the_run(network, split, monkeypatch, method, fault):
     right = METHODS[method]
     compute = functools.wraps(right.compute)(lambda block, **options: fault(right.compute(block, **options)))

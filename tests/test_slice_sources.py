@@ -130,17 +130,17 @@ def test_another_column_can_be_the_target(mri, tmp_path):
     assert rejected["reason"].str.contains("has no site").all() and len(rejected) == 6
 
 
-@pytest.mark.parametrize(
-    ("changed", "target", "words"),
-    [
-        ({"folder": "absent"}, "sex", "slices.folder: .*absent is missing .*; set it to where the MRI lies"),
-        ({"pattern": "{subject}.nii"}, "sex", r"no file fits the pattern '\{subject\}\.nii'; in the folder .*sub-01"),
-        ({"subjects": {"train": 21}}, "sex", "asks for 21 subjects, but only 20 can be used"),
-        ({"z_range": [100.0, 200.0]}, "sex", r"no slice is left .*\(22 files .*rejected, such as .*no slice from 100"),
-        ({"shape": [16, 16], "pattern": "sub-0{subject}/**/*.gz"}, "sex", "only 0 can be used"),
-        ({}, "group", r"one column 'group' is expected"),
-    ],
-)
+IMPOSSIBLE = [
+    ({"folder": "absent"}, "sex", "slices.folder: .*absent is missing .*; set it to where the MRI lies"),
+    ({"pattern": "{subject}.nii"}, "sex", r"no file fits the pattern '\{subject\}\.nii'; in the folder .*sub-01"),
+    ({"subjects": {"train": 21}}, "sex", "asks for 21 subjects, but only 20 can be used"),
+    ({"z_range": [100.0, 200.0]}, "sex", r"no slice is left .*\(22 files .*rejected, such as .*no slice from 100"),
+    ({"shape": [16, 16], "pattern": "sub-0{subject}/**/*.gz"}, "sex", "only 0 can be used"),
+    ({}, "group", r"one column 'group' is expected"),
+]
+
+
+@pytest.mark.parametrize(("changed", "target", "words"), IMPOSSIBLE)
 def test_what_can_not_work_is_one_line_and_writes_nothing(mri, tmp_path, changed, target, words):
     with pytest.raises(SourceError, match=words) as error:
         make_slices(tmp_path / "out", settings(**changed), target)
@@ -206,12 +206,8 @@ def test_the_state_of_a_source_tells_every_change_and_nothing_else(mri):
     states = [source_state(source)]
     (mri / "notes.txt").write_text("nothing of the source")
     assert source_state(source) == states[0]
-    for change in (
-        lambda: volume(file, 9),
-        lambda: table.write_text(table.read_text() + "sub-33\tF\t20\tx\n"),
-        file.unlink,
-        lambda: volume(mri / "sub-04/mask.nii", 1),
-    ):
+    changes = [lambda: volume(file, 9), lambda: table.write_text(table.read_text() + "sub-33\tF\t20\tx\n"), file.unlink]
+    for change in [*changes, lambda: volume(mri / "sub-04/mask.nii", 1)]:
         change()
         states.append(source_state(source))
     assert len(set(states)) == 5
@@ -289,18 +285,18 @@ def test_slices_in_any_order_are_not_divided(root):
         make_slices(root / "out", pickle_settings({"slices_training.pkl": {"train": 0.5, "test": 0.5}}), "sex")
 
 
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        ([1, 2], r"\(slices, sex, age\), .* are expected"),
-        (([brain(20, 16, 1)], ["F"], [1, 2]), "all of the same number, are expected"),
-        (([brain(20, 16, 1)[0]], ["F"], [1]), "a slice is no array of numbers"),
-        (([np.array([["a"]])], ["F"], [1]), "a slice is no array of numbers"),
-        (([brain(20, 16, 1)], ["F"], ["old"]), "'old' is no age"),
-        (([brain(20, 16, 1)], [None], [1]), "have no sex"),
-        (({}, "F", 1), "all of the same number, are expected"),
-    ],
-)
+OTHER_KINDS = [
+    ([1, 2], r"\(slices, sex, age\), .* are expected"),
+    (([brain(20, 16, 1)], ["F"], [1, 2]), "all of the same number, are expected"),
+    (([brain(20, 16, 1)[0]], ["F"], [1]), "a slice is no array of numbers"),
+    (([np.array([["a"]])], ["F"], [1]), "a slice is no array of numbers"),
+    (([brain(20, 16, 1)], ["F"], ["old"]), "'old' is no age"),
+    (([brain(20, 16, 1)], [None], [1]), "have no sex"),
+    (({}, "F", 1), "all of the same number, are expected"),
+]
+
+
+@pytest.mark.parametrize(("content", "words"), OTHER_KINDS)
 def test_pickles_of_another_kind_are_one_line(root, content, words):
     with pytest.raises(SourceError, match=words) as error:
         read_slice_pickle(pickled(root / "osf", content))
@@ -373,13 +369,9 @@ def test_arrays_that_lie_about_their_size_are_refused_without_memory(tmp_path, s
 
 
 def test_arrays_of_other_kinds_are_refused(tmp_path, monkeypatch):
-    for arrays, words in (
-        ([np.ones((4, 4)), np.ones((4, 5))], "must match"),
-        ([], "at least one"),
-        ([np.ones((2, 2, 4, 4))], "shape"),
-        ([np.ones((2, 1025))], "at most 1024 pixels"),
-        ([np.ones((2, 4), complex)], "complex"),
-    ):
+    cases = [([np.ones((4, 4)), np.ones((4, 5))], "must match"), ([], "at least one")]
+    cases += [([np.ones((2, 2, 4, 4))], "shape"), ([np.ones((2, 1025))], "at most 1024 pixels")]
+    for arrays, words in [*cases, ([np.ones((2, 4), complex)], "complex")]:
         np.savez(tmp_path / "a.npz", *arrays)
         assert words in refusal(tmp_path / "a.npz")
     np.savez(tmp_path / "a.npz", *(brain(20, 16, n) for n in range(4)))
@@ -405,9 +397,8 @@ def test_the_quality_page_counts_what_there_is():
     table = pd.DataFrame({"split": ["train", "train", "test"], "sex": ["F", "M", "F"]})
     quality = slice_quality(slices, table, by="sex")
     sums = quality.groupby(["panel", "group"])["value"].sum()
-    assert sums.to_dict() == pytest.approx(
-        {("brain_share", "F"): 1, ("brain_share", "M"): 1, ("intensity", "test"): 1, ("intensity", "train"): 1}
-    )
+    groups = [("brain_share", "F"), ("brain_share", "M"), ("intensity", "test"), ("intensity", "train")]
+    assert sums.to_dict() == pytest.approx(dict.fromkeys(groups, 1))
     at = quality.query("panel == 'brain_share' and value > 0")
     assert at["x"].tolist() == [0.2625, 0.2625], "80 of 320 pixels, in the bin that begins there"
     dark = quality.query("panel == 'intensity' and group == 'train' and x < 0.5")["value"].sum()

@@ -43,21 +43,21 @@ def digest(tmp_path, monkeypatch):
     return digest_after
 
 
-@pytest.mark.parametrize(
-    ("file", "old", "new", "counts"),
-    [
-        ("notebooks/count.py", "# # Count", "# # Count to two\n#\n# In prose.", False),
-        ("notebooks/count.py", "count(2)", "# %% [markdown]\n# A remark.\n\n# %%\ncount(2)  # to two", False),
-        ("lib/pretrain_xai/direct.py", "Count to n.", "Count to n.\n\n    And no further.\n    ", False),
-        ("lib/pretrain_xai/direct.py", '    """Count to n."""\n', "", False),
-        ("lib/pretrain_xai/direct.py", "return n + indirect.START", "# why\n\n    return (n + indirect.START)", False),
-        ("lib/pretrain_xai/unused.py", "9", "10", False),
-        ("notebooks/count.py", "count(2)", "count(3)", True),
-        ("lib/pretrain_xai/direct.py", "n + indirect", "n - indirect", True),
-        ("lib/pretrain_xai/indirect.py", "START = 0", "START = 1", True),
-        ("lib/pretrain_xai/indirect.py", "START = 0", "from pretrain_xai.unused import STOP\nSTART = 0", True),
-    ],
-)
+EDITS = [
+    ("notebooks/count.py", "# # Count", "# # Count to two\n#\n# In prose.", False),
+    ("notebooks/count.py", "count(2)", "# %% [markdown]\n# A remark.\n\n# %%\ncount(2)  # to two", False),
+    ("lib/pretrain_xai/direct.py", "Count to n.", "Count to n.\n\n    And no further.\n    ", False),
+    ("lib/pretrain_xai/direct.py", '    """Count to n."""\n', "", False),
+    ("lib/pretrain_xai/direct.py", "return n + indirect.START", "# why\n\n    return (n + indirect.START)", False),
+    ("lib/pretrain_xai/unused.py", "9", "10", False),
+    ("notebooks/count.py", "count(2)", "count(3)", True),
+    ("lib/pretrain_xai/direct.py", "n + indirect", "n - indirect", True),
+    ("lib/pretrain_xai/indirect.py", "START = 0", "START = 1", True),
+    ("lib/pretrain_xai/indirect.py", "START = 0", "from pretrain_xai.unused import STOP\nSTART = 0", True),
+]
+
+
+@pytest.mark.parametrize(("file", "old", "new", "counts"), EDITS)
 def test_what_code_does_counts_and_words_and_unused_code_do_not(digest, file, old, new, counts):
     assert (digest() != digest(file, old, new)) == counts
 
@@ -83,29 +83,23 @@ def changed_by(study: Study, other: Study) -> set[str]:
     return {name for name in STAGES if repr(fingerprint(study, name)) != repr(fingerprint(other, name))}
 
 
-@pytest.mark.parametrize(
-    ("place", "value", "notebooks"),
-    [
-        ("title", "Another", set()),
-        ("lesions.patches", {"train": 7, "validation": 5, "test": 5}, {"01_make_lesions", "03_build_dataset"}),
-        ("slices.z_range", [0.0, 31.0], {"02_make_slices"}),
-        ("network.width", 0.5, {"04_pretrain", "05_finetune", *LOADING}),
-        ("threads", 2, {"04_pretrain", "05_finetune", *LOADING}),
-        ("device", "auto", {"04_pretrain", "05_finetune", *LOADING}),
-        ("dataset.image_size", 96, {"03_build_dataset", "04_pretrain"}),
-        ("dataset.lesion_intensity", 0.4, {"03_build_dataset"}),
-        ("pretraining.learning_rate", 0.5, {"04_pretrain"}),
-        ("pretraining.weights", {"mri": "mri.pt"}, {"04_pretrain"}),
-        ("workers", 7, set()),
-        ("finetuning.cache_gib", 0.0, set()),
-        ("finetuning.training.momentum", 0.9, {"05_finetune"}),
-        ("finetuning.matching.tolerance", 0.01, MATCHING),
-        ("finetuning.matching.checkpoints_per_epoch", 9, {"05_finetune", *MATCHING}),
-        ("attribution.seed", 7, EXPLAINING),
-        ("attribution.explained", "difference", EXPLAINING),
-        ("protocols.max_images", 2, {"18_compare_protocols"}),
-    ],
-)
+SETTINGS = [("title", "Another", set())]
+SETTINGS += [("lesions.patches", {"train": 7, "validation": 5, "test": 5}, {"01_make_lesions", "03_build_dataset"})]
+SETTINGS += [("slices.z_range", [0.0, 31.0], {"02_make_slices"})]
+OF_NETWORKS = {"04_pretrain", "05_finetune", *LOADING}
+SETTINGS += [("network.width", 0.5, OF_NETWORKS), ("threads", 2, OF_NETWORKS), ("device", "auto", OF_NETWORKS)]
+SETTINGS += [("dataset.image_size", 96, {"03_build_dataset", "04_pretrain"})]
+SETTINGS += [("dataset.lesion_intensity", 0.4, {"03_build_dataset"})]
+SETTINGS += [("pretraining.learning_rate", 0.5, {"04_pretrain"})]
+SETTINGS += [("pretraining.weights", {"mri": "mri.pt"}, {"04_pretrain"}), ("workers", 7, set())]
+SETTINGS += [("finetuning.cache_gib", 0.0, set()), ("finetuning.training.momentum", 0.9, {"05_finetune"})]
+SETTINGS += [("finetuning.matching.tolerance", 0.01, MATCHING)]
+SETTINGS += [("finetuning.matching.checkpoints_per_epoch", 9, {"05_finetune", *MATCHING})]
+SETTINGS += [("attribution.seed", 7, EXPLAINING), ("attribution.explained", "difference", EXPLAINING)]
+SETTINGS += [("protocols.max_images", 2, {"18_compare_protocols"})]
+
+
+@pytest.mark.parametrize(("place", "value", "notebooks"), SETTINGS)
 def test_a_setting_counts_for_the_notebooks_that_use_it(place, value, notebooks):
     study = load_study("tiny")
     settings = study.model_dump(by_alias=True)
@@ -120,10 +114,8 @@ def test_a_setting_counts_for_the_notebooks_that_use_it(place, value, notebooks)
 
 #: the first notebook that a switch changes; further ones get its results as their inputs
 SWITCHED = {
-    **dict.fromkeys(
-        ("lesion_floor", "round_never_shuffled", "shared_patch_pool", "corner_placement"), "03_build_dataset"
-    ),
-    **dict.fromkeys(("shared_seed", "selection_on_test", "lesion_free_share"), "03_build_dataset"),
+    **dict.fromkeys(("lesion_floor", "round_never_shuffled", "shared_patch_pool"), "03_build_dataset"),
+    **dict.fromkeys(("corner_placement", "shared_seed", "selection_on_test", "lesion_free_share"), "03_build_dataset"),
     **dict.fromkeys(("first_conv_frozen", "head_kept", "dropout_active"), "05_finetune"),
     "swapped_rates": "06_classification_metrics",
     **dict.fromkeys(("channel_reduction", "mask_threshold", "ties", "signed_edges"), "08_explanation_metrics"),

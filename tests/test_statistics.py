@@ -8,13 +8,11 @@ import pytest
 from pretrain_xai import paths
 from pretrain_xai.drawing import statistics_plots as plots
 from pretrain_xai.drawing.heat_tables import redundancy_figure
-from pretrain_xai.paths import Paths
 from pretrain_xai.skill import Skills
 from pretrain_xai.statistics import summary
 from pretrain_xai.statistics.effects import effect_table
 from pretrain_xai.statistics.findings import findings
 from pretrain_xai.statistics.power import Spread, power_table, seeds_needed
-from pretrain_xai.statistics.summary import study_statistics
 from pretrain_xai.statistics.table_names import STATISTICS
 from pretrain_xai.tables import read_table
 from scipy import stats
@@ -24,22 +22,23 @@ from statsmodels.stats.power import TTestPower
 
 RNG = np.random.default_rng(0)
 SPREAD = Spread(network=0.02)
+#: correlations of methods, and of how many these are worth
+MATRICES = [(np.eye(5), 5), (np.ones((5, 5)), 1), (np.kron(np.eye(3), np.ones((2, 2))), 3)]
 #: corpora, depths, seeds, methods, images
 SMALL = [(1, 1, 1, 1, 5), (1, 1, 2, 2, 5), (2, 1, 2, 1, 5), (1, 2, 1, 3, 5), (2, 2, 2, 2, 1), (2, 1, 1, 3, 1)]
 
 
-def skills(n_seeds: int, corpus_effect: float, n_methods: int = 4) -> Skills:
-    size = Size(n_seeds, n_depths=3, n_methods=n_methods, n_images=30)
-    scores = simulate_scores(1, size, SPREAD, np.random.default_rng(5), corpus_effect=corpus_effect, depth_effect=0.1)
-    study = as_skills(scores[0], n_subjects=10)
-    return dataclasses.replace(study, references={"sobel": np.full((n_methods, 30), 0.25)})
+def skills(n_seeds: int, corpus_effect: float) -> Skills:
+    size, rng = Size(n_seeds, n_depths=3, n_methods=4, n_images=30), np.random.default_rng(5)
+    scores = simulate_scores(1, size, SPREAD, rng, corpus_effect=corpus_effect, depth_effect=0.1)
+    return dataclasses.replace(as_skills(scores[0], n_subjects=10), references={"sobel": np.full((4, 30), 0.25)})
 
 
 @pytest.fixture(scope="module")
 def studies() -> dict[str, dict[str, pd.DataFrame]]:
     """Return the tables of four studies: an effect of the corpus, none, the reverse, and one seed."""
     made = {"effect": (4, 0.08), "none": (4, 0.0), "reversed": (4, -0.08), "one seed": (1, 0.08)}
-    return {name: study_statistics(skills(*how)) for name, how in made.items()}
+    return {name: summary.study_statistics(skills(*how)) for name, how in made.items()}
 
 
 def test_methods_are_ranked_within_networks_best_first():
@@ -56,7 +55,7 @@ def test_one_rule_decides_which_methods_are_told_from_the_first(n_seeds):
     one = skills(n_seeds, 0.0)
     values = one.values.copy()
     values[:, 1] = values[:, 3] + np.random.default_rng(0).normal(0, 0.02, values[:, 3].shape)  # as good as the first
-    tables = study_statistics(dataclasses.replace(one, values=values))
+    tables = summary.study_statistics(dataclasses.replace(one, values=values))
     ranks, effects = tables["ranks"], tables["effects"].query("way == 't' and family == 'methods'")
     first = ranks["method"].iloc[0]
     unclear = {frozenset(pair.split(" - ")) for pair in effects.loc[~effects["clear"], "contrast"]}
@@ -86,9 +85,7 @@ def test_spearman_is_scipys():
     np.testing.assert_allclose(summary.spearman(values), stats.spearmanr(values, axis=1).statistic)
 
 
-@pytest.mark.parametrize(
-    ("matrix", "number"), [(np.eye(5), 5), (np.ones((5, 5)), 1), (np.kron(np.eye(3), np.ones((2, 2))), 3)]
-)
+@pytest.mark.parametrize(("matrix", "number"), MATRICES)
 def test_effective_numbers_of_known_matrices(matrix, number):
     found = summary.effective_numbers({"maps": matrix})
     assert found.iloc[0].tolist() == ["maps", len(matrix), pytest.approx(number), pytest.approx(number)]
@@ -103,14 +100,13 @@ def test_a_method_that_repeats_another_is_found_and_two_whose_maps_differ_are_tw
     for network in maps:
         network["method2"] = np.exp(network["method1"])
     for expected in (["method1", "method2"], None):
-        correlations = {"scores": scores, "maps": summary.map_correlation(maps, one.methods)}
-        table = summary.redundancy_table(correlations)
+        table = summary.redundancy_table({"scores": scores, "maps": summary.map_correlation(maps, one.methods)})
         assert table.loc[table["same"], ["method", "other"]].to_numpy().tolist() == ([expected] if expected else [])
         maps[0]["method2"] = RNG.random((2, 6, 6))
 
 
 def test_lrp_is_found_to_be_input_times_gradient(tiny):
-    same = read_table(Paths(tiny).statistics / "redundancy.csv").query("same")
+    same = read_table(paths.Paths(tiny).statistics / "redundancy.csv").query("same")
     assert ["input_x_gradient", "lrp"] in same[["method", "other"]].to_numpy().tolist()
 
 
@@ -132,9 +128,8 @@ def test_the_spread_that_the_power_takes_is_that_of_simulated_studies():
     scores = simulate_scores(600, Size(5, 3, 4, 50), spread, np.random.default_rng(1), corpus_effect=0.05)
     by_seed = scores.mean((2, 4, 5))
     seen = stats.ttest_1samp(by_seed[:, 1] - by_seed[:, 0], 0, axis=1).pvalue < 0.05
-    table = power_table(spread, (3, 4), np.random.default_rng(0)).query(
-        "difference == 0.05 and n_seeds == 5 and n_images == 50"
-    )
+    table = power_table(spread, (3, 4), np.random.default_rng(0))
+    table = table.query("difference == 0.05 and n_seeds == 5 and n_images == 50")
     assert table["power"].iloc[0] == pytest.approx(seen.mean(), abs=0.07)
 
 
@@ -179,7 +174,7 @@ def test_ways_that_come_to_another_answer_are_named(studies):
 def test_the_smallest_studies_have_their_statistics(corpora, depths, n_seeds, methods, images):
     scores = simulate_scores(1, Size(n_seeds, depths, methods, images), SPREAD, np.random.default_rng(0))[0]
     one = as_skills(scores[:corpora])
-    tables = study_statistics(one, [{method: RNG.random((1, 4, 4)) for method in one.methods}])
+    tables = summary.study_statistics(one, [{method: RNG.random((1, 4, 4)) for method in one.methods}])
     text = " ".join(finding.text for finding in findings(tables))
     assert text and "nan" not in text
     plots.ranks_figure(tables["ranks"])
@@ -190,7 +185,7 @@ def test_the_smallest_studies_have_their_statistics(corpora, depths, n_seeds, me
 def test_with_three_corpora_sentences_name_the_two_that_are_compared():
     size, rng = Size(3, 2, 2, 20), np.random.default_rng(0)
     scores = [simulate_scores(1, size, SPREAD, rng, corpus_effect=effect)[0] for effect in (0.2, 0.0)]
-    found = list(findings(study_statistics(as_skills(np.concatenate(scores)[:3], n_subjects=10))))
+    found = list(findings(summary.study_statistics(as_skills(np.concatenate(scores)[:3], n_subjects=10))))
     for pair in ("corpus0 and corpus1", "corpus0 and corpus2", "corpus1 and corpus2"):
         (one,) = [finding for finding in found if f"{pair} differ" in finding.text]
         assert one.figure == "effect_" + "_".join(reversed(pair.split(" and ")))
@@ -198,10 +193,9 @@ def test_with_three_corpora_sentences_name_the_two_that_are_compared():
 
 def test_cells_are_drawn_with_their_intervals_and_chance(studies):
     cells = studies["effect"]["cells"].assign(chance_brain=0.1)
-    one = cells[cells["method"] == "method1"]
     (ax,) = plots.cells_figure(cells, ["method1"], ["natural", "mri"]).axes
     drawn = np.concatenate([container.lines[0].get_ydata().astype(float) for container in ax.containers])
-    order = one.set_index("pretraining").loc[["natural", "mri"]]
+    order = cells.query("method == 'method1'").set_index("pretraining").loc[["natural", "mri"]]
     np.testing.assert_allclose(drawn, order["estimate"])
     ends = np.concatenate([s[:, 1] for container in ax.containers for s in container.lines[2][0].get_segments()])
     np.testing.assert_allclose(ends.reshape(-1, 2), order[["low", "high"]])

@@ -1,7 +1,9 @@
 """Study files: one clear line for whatever is wrong."""
 
 import dataclasses
+import functools
 import math
+import operator
 
 import pytest
 import yaml
@@ -18,6 +20,7 @@ from pretrain_xai.study import Run, Study, StudyError, load_study
 STUDIES = sorted(path.stem for path in (paths.REPOSITORY / "studies").glob("*.yaml"))
 
 
+FOUR_EACH = {"train": 4, "validation": 4, "test": 4}
 CELLS = {corpus: {"learning_rate": 0.1, "seeds": [0]} for corpus in ("natural", "mri")}
 
 
@@ -25,14 +28,12 @@ def tiny_settings() -> dict:
     return yaml.safe_load((paths.REPOSITORY / "studies" / "tiny.yaml").read_text())
 
 
-def edited(root, place: str, value) -> str:
-    """Write a copy of the tiny study with one setting changed, and return its name."""
+def edited(root, *changes) -> str:
+    """Write a copy of the tiny study with settings changed, each given as place and value, and return its name."""
     settings = tiny_settings()
-    *sections, name = place.split(".")
-    section = settings
-    for part in sections:
-        section = section[part]
-    section[name] = value
+    for place, value in zip(changes[::2], changes[1::2], strict=True):
+        *sections, name = place.split(".")
+        functools.reduce(operator.getitem, sections, settings)[name] = value
     (root / "studies" / "edited.yaml").write_text(yaml.safe_dump(settings))
     return "edited"
 
@@ -91,11 +92,7 @@ def test_variants_keep_no_checkpoints(root):
         ("pretraining.corpora", [], ["pretraining.corpora", "at least 1"]),
         ("attribution.seed", -1, ["attribution.seed", "greater than or equal to 0", "-1"]),
         ("dataset.seed_bases", {"test": 60000}, ["dataset.seed_bases", "no entry for train, validation"]),
-        (
-            "expected_slices",
-            {"train": 4, "validation": 4, "test": 4},
-            ["expected_slices", "pretraining, pretraining_v"],
-        ),
+        ("expected_slices", FOUR_EACH, ["expected_slices", "pretraining, pretraining_v"]),
         ("protocols.depths", [1, 3], ["protocols.depths", "[3]", "depths that are explained"]),
         ("attribution.depths", [1, 3], ["attribution.depths", "[3]", "finetuning.depths"]),
         ("network.width", math.inf, ["network.width", "finite number"]),
@@ -108,17 +105,14 @@ def test_a_wrong_setting_is_one_line_that_names_it(root, place, value, words):
     with pytest.raises(StudyError) as error:
         load_study(edited(root, place, value))
     message = str(error.value)
-    assert "\n" not in message and "edited.yaml" in message
-    for word in words:
-        assert word in message
+    assert "\n" not in message and all(word in message for word in ["edited.yaml", *words])
 
 
 def test_an_unknown_method_is_one_line_before_anything_runs(root, capfd):
     study = edited(root, "attribution.methods", ["integrated_gradient"])
     assert main([study]) == 2
     printed = capfd.readouterr()
-    assert printed.out == ""
-    assert len(printed.err.splitlines()) == 1
+    assert printed.out == "" and len(printed.err.splitlines()) == 1
     assert "did you mean 'integrated_gradients'" in printed.err
     assert not (root / "data").exists()
 
@@ -201,11 +195,7 @@ def test_published_differs_from_corrected_in_every_switch():
 
 
 def test_models_of_some_depths_alone_can_be_explained(root):
-    settings = tiny_settings()
-    del settings["protocols"]
-    settings["attribution"]["depths"] = [5]
-    (root / "studies" / "edited.yaml").write_text(yaml.safe_dump(settings))
-    study = load_study("edited")
+    study = load_study(edited(root, "protocols", {}, "attribution.depths", [5]))
     assert {run.finetune_depth for run in study.runs() if run.selection == "best"} == {1, 5}
     assert {run.finetune_depth for run in study.explained_runs()} == {5} == set(study.compared_depths)
     assert {run.finetune_depth for run in study.checkpoint_runs()} == {5}, "no model is matched only to be left out"
@@ -237,21 +227,18 @@ def test_what_a_study_has_not_is_named_with_what_it_has(root):
             check()
 
 
-def several_pretrainings(root, seeds: list[int], corpora=("natural", "mri")) -> str:
+def several_pretrainings(root, seeds: list[int], **weights) -> str:
     """Write a copy of the tiny study with several pre-trainings per corpus, and return its name."""
-    settings = tiny_settings()
-    settings["pretraining"] |= {"seeds": [4, 9], "corpora": list(corpora)}
-    cell = {"learning_rate": 0.001, "seeds": seeds}
-    settings["finetuning"]["selections"]["best"] = dict.fromkeys(corpora, cell)
-    (root / "studies" / "several.yaml").write_text(yaml.safe_dump(settings))
-    return "several"
+    cells = {corpus: {"learning_rate": 0.001, "seeds": seeds} for corpus in ("natural", "mri")}
+    pretraining = tiny_settings()["pretraining"] | {"seeds": [4, 9], "weights": weights}
+    return edited(root, "pretraining", pretraining, "finetuning.selections.best", cells)
 
 
 def test_each_seed_of_fine_tuning_starts_from_a_pre_training_of_its_own(root):
     study = load_study(several_pretrainings(root, [7, 3]))
     expected = {7: 4, 3: 9}
     assert all(study.pretraining_seed(run) == expected[run.seed] for run in study.runs())
-    reseeded = load_study("several+reseed1")
+    reseeded = load_study("edited+reseed1")
     assert {reseeded.pretraining_seed(run) for run in reseeded.runs()} == {4, 9}
     one = load_study("tiny")
     assert {one.pretraining_seed(run) for run in one.runs()} == {0}
@@ -260,9 +247,6 @@ def test_each_seed_of_fine_tuning_starts_from_a_pre_training_of_its_own(root):
 
 
 def test_weights_that_are_brought_are_one_pre_training(root):
-    settings = yaml.safe_load((root / "studies" / f"{several_pretrainings(root, [7, 3])}.yaml").read_text())
-    settings["pretraining"]["weights"] = {"natural": "natural.safetensors"}
-    (root / "studies" / "several.yaml").write_text(yaml.safe_dump(settings))
-    study = load_study("several")
+    study = load_study(several_pretrainings(root, [7, 3], natural="natural.safetensors"))
     found = {(run.pretraining, run.seed): study.pretraining_seed(run) for run in study.runs()}
     assert found == {("natural", 7): 4, ("natural", 3): 4, ("mri", 7): 4, ("mri", 3): 9}

@@ -16,19 +16,10 @@ from pretrain_xai.localization.masked_maps import MaskedMaps
 from pretrain_xai.paths import Paths
 from pretrain_xai.study import Run, load_study
 
-TABLE = pd.DataFrame(
-    {
-        "name": ["none", "NA", "nan", "null", 'a "quoted", word', "ünï"],
-        "count": [1, 2, 3, 4, 5, 6],
-        "value": [0.1, 1 / 3, np.nan, 1e-17, -2.5, 1e300],
-        "correct": [True, False, True, True, False, False],
-    }
-)
-ARRAYS = {
-    "maps": np.random.default_rng(0).random((2, 3, 4)),
-    "image_index": np.array([5, 6]),
-    "mask": np.eye(3, dtype=bool),
-}
+TABLE = pd.DataFrame({"name": ["none", "NA", "nan", "null", 'a "quoted", word', "ünï"], "count": [1, 2, 3, 4, 5, 6]})
+TABLE["value"], TABLE["correct"] = [0.1, 1 / 3, np.nan, 1e-17, -2.5, 1e300], [True, False, True, True, False, False]
+ARRAYS = {"maps": np.random.default_rng(0).random((2, 3, 4)), "image_index": np.array([5, 6])}
+ARRAYS |= {"mask": np.eye(3, dtype=bool)}
 
 
 def write_scores(study: str, run: Run, values: list[float]) -> None:

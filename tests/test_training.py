@@ -29,6 +29,10 @@ def linear() -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 2))
 
 
+def accuracy(network: nn.Module, data: LabelledImages) -> float:
+    return np.mean(predict(network, data.images).argmax(1) == data.labels)
+
+
 def result(seed: int, settings: Training) -> tuple[dict[str, torch.Tensor], list[float]]:
     network, before = vgg(), torch.get_rng_state()
     history = train(network, noise(20), noise(10, 1), settings, learning_rate=0.05, seed=seed)
@@ -36,9 +40,10 @@ def result(seed: int, settings: Training) -> tuple[dict[str, torch.Tensor], list
     return network.state_dict(), history["train_loss"].tolist()
 
 
-@pytest.mark.parametrize(
-    "settings", [{"optimizer": "sgd"}, {"optimizer": "adamw", "schedule": "one_cycle", "clip_norm": 1.0}]
-)
+OPTIMISERS = [{"optimizer": "sgd"}, {"optimizer": "adamw", "schedule": "one_cycle", "clip_norm": 1.0}]
+
+
+@pytest.mark.parametrize("settings", OPTIMISERS)
 def test_a_seed_repeats_the_training_to_the_bit_whatever_the_global_generators_do(settings):
     settings = Training(epochs=2, batch_size=8, **settings)
     torch.manual_seed(1)
@@ -56,12 +61,11 @@ def test_what_can_be_learnt_is_learnt_and_noise_is_not():
     settings = Training(epochs=6, batch_size=16, optimizer="adamw")
     network = linear()
     history = train(network, halves(128, 0), halves(64, 1), settings, learning_rate=1e-3, seed=0)
-    test = halves(200, 2)
-    assert np.mean(predict(network, test.images).argmax(1) == test.labels) > 0.95
+    assert accuracy(network, halves(200, 2)) > 0.95
     assert history["train_loss"].iloc[-1] < 0.5 * history["train_loss"].iloc[0]
     network = linear()
     train(network, noise(128, 0), noise(64, 1), settings, learning_rate=1e-3, seed=0)
-    assert np.mean(predict(network, noise(200, 2).images).argmax(1) == noise(200, 2).labels) < 0.65
+    assert accuracy(network, noise(200, 2)) < 0.65
 
 
 def test_undecided_images_are_learnt_as_even_odds_and_count_in_no_accuracy():
@@ -74,13 +78,11 @@ def test_undecided_images_are_learnt_as_even_odds_and_count_in_no_accuracy():
 
     settings, odds, accuracies = Training(epochs=30, batch_size=16, optimizer="adamw"), [], []
     for undecided in (None, np.arange(256) >= 128):
-        network = linear()
-        known = {"undecided": undecided}
+        network, known = linear(), {"undecided": undecided}
         history = train(network, mixed(128, 0, **known), mixed(128, 1, **known), settings, learning_rate=1e-3, seed=0)
         logits = predict(network, np.full_like(halves(1, 0).images, 0.5))
         odds.append(logits[0, 1] - logits[0, 0])
-        test = halves(128, 1)
-        accuracies.append((predict(network, test.images).argmax(1) == test.labels).mean())
+        accuracies.append(accuracy(network, halves(128, 1)))
     assert odds[0] > 1 and abs(odds[1]) < 0.5
     best = history.loc[history["checkpoint"], "validation_accuracy"].iloc[-1]
     assert best == pytest.approx(accuracies[1]) and accuracies[1] > 0.9
@@ -99,10 +101,8 @@ def test_every_image_is_seen_once_per_epoch_in_an_order_of_its_own():
 
 def test_accuracy_and_loss_are_means_over_batches():
     """Three batches of 4, 4 and 1: the last image counts as much as four others, as in the released code."""
-    data = noise(9)
-    network = linear()
-    order = np.random.default_rng(0).permutation(9)
-    batches = [order[:4], order[4:8], order[8:]]
+    data, network = noise(9), linear()
+    batches = np.split(np.random.default_rng(0).permutation(9), [4, 8])
     logits = predict(network, data.images)
     right = logits.argmax(1) == data.labels
     losses = -torch.log_softmax(torch.from_numpy(logits), 1).numpy()[np.arange(9), data.labels]
@@ -134,24 +134,17 @@ def test_gradients_are_scaled_down_to_the_norm(monkeypatch):
     assert seen[0] == pytest.approx(0.25, rel=1e-3) and seen[1] > 10
 
 
-def published_epochs(
-    accuracies: list[tuple[float, float]], acc_dif: float | None, stop_value: float | None
-) -> list[bool]:
+def published_epochs(accuracies: list[tuple], acc_dif: float | None, stop_value: float | None) -> list[bool]:
     """Replay the published rules on (validation, training) accuracies: for each epoch that is run, is it a checkpoint?"""
-    checkpoints: list[bool] = []
-    best = 0.0
+    checkpoints, best = [], 0.0
     for epoch, (validation, trained) in enumerate(accuracies):
         better = round(validation, 4) > best and (acc_dif is None or abs(validation - trained) <= acc_dif)
         checkpoints.append(epoch == 0 or better)
         if checkpoints[-1]:
             best = round(validation, 4)
         if epoch >= 3 and stop_value is not None:
-            successive = 0
-            for past in (epoch - 2, epoch - 1, epoch):
-                change = abs(accuracies[past][0] - accuracies[past - 1][0])
-                if change < stop_value and accuracies[past][0] < accuracies[past][1]:
-                    successive += 1
-            if successive == 3:
+            last = [(accuracies[past - 1][0], *accuracies[past]) for past in (epoch - 2, epoch - 1, epoch)]
+            if all(abs(now - before) < stop_value and now < fitted for before, now, fitted in last):
                 break
     return checkpoints
 
@@ -195,8 +188,7 @@ def test_the_best_checkpoint_is_left_in_the_network_when_validation_has_settled(
 
 @pytest.mark.parametrize("training_mode", [True, False])
 def test_predict_is_the_plain_network_in_evaluation_mode_and_leaves_its_mode(training_mode):
-    network = vgg().train(training_mode)
-    data = noise(training.PREDICTION_BATCH + 7)
+    network, data = vgg().train(training_mode), noise(training.PREDICTION_BATCH + 7)
     logits = predict(network, data.images)
     assert {module.training for module in network.modules()} == {training_mode}
     assert logits.dtype == np.float32

@@ -68,10 +68,10 @@ def test_torchvisions_networks_come_back_to_the_bit_from_every_kind_of_file(arch
     assert same(pretrained_state(Network(architecture=architecture, width=1 / 64), str(path)), network.state_dict())
 
 
-@pytest.mark.parametrize(
-    ("corpus", "n_classes", "head_kept", "kept"),
-    [("mri", 2, True, True), ("mri", 2, False, False), ("natural", 1000, True, False), ("natural", 2, True, False)],
-)
+HEADS = [("mri", 2, True, True), ("mri", 2, False, False), ("natural", 1000, True, False), ("natural", 2, True, False)]
+
+
+@pytest.mark.parametrize(("corpus", "n_classes", "head_kept", "kept"), HEADS)
 def test_only_the_mri_head_is_kept_and_only_as_published(root, corpus, n_classes, head_kept, kept):
     """As the authors' `MRI_pretrained_model.pt`: a VGG with two outputs, whole."""
     network = theirs("vgg11", n_classes, width=1 / 16)
@@ -114,16 +114,16 @@ def with_nan(state: dict[str, torch.Tensor]) -> None:
     state["features.3.weight"][0, 0, 1, 1] = float("nan")
 
 
-@pytest.mark.parametrize(
-    ("architecture", "width", "change", "words"),
-    [
-        ("vgg11", 1 / 32, dict, r"features\.0\.weight: \(1, 3, 3, 3\), expected \(2, 3, 3, 3\); .* differ\)"),
-        ("vgg13", 1 / 64, dict, r"features\.2\.weight: missing, expected \(1, 1, 3, 3\)"),
-        ("vgg11_bn", 1 / 64, dict, r"features\.1\.weight: missing, expected \(1,\)"),
-        ("vgg11", 1 / 64, without_a_layer, r"classifier\.0\.weight: missing, expected \(64, 392\) \(1 differ\)"),
-        ("vgg11", 1 / 64, with_nan, r"features\.3\.weight holds values that are not finite"),
-    ],
-)
+MISFITS = [
+    ("vgg11", 1 / 32, dict, r"features\.0\.weight: \(1, 3, 3, 3\), expected \(2, 3, 3, 3\); .* differ\)"),
+    ("vgg13", 1 / 64, dict, r"features\.2\.weight: missing, expected \(1, 1, 3, 3\)"),
+    ("vgg11_bn", 1 / 64, dict, r"features\.1\.weight: missing, expected \(1,\)"),
+    ("vgg11", 1 / 64, without_a_layer, r"classifier\.0\.weight: missing, expected \(64, 392\) \(1 differ\)"),
+    ("vgg11", 1 / 64, with_nan, r"features\.3\.weight holds values that are not finite"),
+]
+
+
+@pytest.mark.parametrize(("architecture", "width", "change", "words"), MISFITS)
 def test_what_does_not_fit_is_one_line_with_the_first_names_and_shapes(tmp_path, architecture, width, change, words):
     state, path = theirs("vgg11").state_dict(), tmp_path / "weights.safetensors"
     change(state)
@@ -132,17 +132,14 @@ def test_what_does_not_fit_is_one_line_with_the_first_names_and_shapes(tmp_path,
         pretrained_state(Network(architecture=architecture, width=width), str(path))
 
 
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        ({"state_dict": {"a": torch.zeros(2)}, "epoch": 3}, "holds dict under 'state_dict'"),
-        ([torch.zeros(2)], "holds list"),
-        ({}, "holds dict without names"),
-        ({1: torch.zeros(2)}, "float32 under '1'"),
-        ({"a": torch.zeros(2, dtype=torch.complex64)}, "holds torch.complex64 under 'a'; plain tensors"),
-        ({"a": torch.zeros(2, device="meta")}, "plain tensors by name"),
-    ],
-)
+NO_STATE_DICTS = [({"state_dict": {"a": torch.zeros(2)}, "epoch": 3}, "holds dict under 'state_dict'")]
+NO_STATE_DICTS += [([torch.zeros(2)], "holds list"), ({}, "holds dict without names")]
+NO_STATE_DICTS += [({1: torch.zeros(2)}, "float32 under '1'")]
+NO_STATE_DICTS += [({"a": torch.zeros(2, dtype=torch.complex64)}, "holds torch.complex64 under 'a'; plain tensors")]
+NO_STATE_DICTS += [({"a": torch.zeros(2, device="meta")}, "plain tensors by name")]
+
+
+@pytest.mark.parametrize(("content", "words"), NO_STATE_DICTS)
 def test_what_is_no_state_dict_says_what_it_is(tmp_path, content, words):
     torch.save(content, tmp_path / "other.pt")
     assert words in refusal(tmp_path / "other.pt")
@@ -174,24 +171,21 @@ def test_a_class_that_is_no_part_of_a_vgg_is_named(tmp_path):
     assert "torch.nn.modules.linear.Bilinear" in refusal(tmp_path / "own.pt")
 
 
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        (None, "No such file"),
-        (b"", "SafetensorError"),
-        (b"<html>not found</html>" * 20, "SafetensorError"),
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 537097385\n", "run `git lfs pull`"),
-    ],
-)
+NO_WEIGHTS = [(None, "No such file"), (b"", "SafetensorError"), (b"<html>not found</html>" * 20, "SafetensorError")]
+NO_WEIGHTS += [(b"version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 537097385\n", "run `git lfs pull`")]
+
+
+@pytest.mark.parametrize(("content", "words"), NO_WEIGHTS)
 def test_files_that_are_none_say_so(tmp_path, content, words):
     if content is not None:
         (tmp_path / "page.pt").write_bytes(content)
     assert words in refusal(tmp_path / "page.pt")
 
 
-@pytest.mark.parametrize(
-    "pickled", [b"(" * 10**6 + b".", b"\x80\x02" + b"]" * 10**5 + b"a" * (10**5 - 1) + b".", b"\x80\x02\x8a\xff."]
-)
+DEEP_OR_CUT = [b"(" * 10**6 + b".", b"\x80\x02" + b"]" * 10**5 + b"a" * (10**5 - 1) + b".", b"\x80\x02\x8a\xff."]
+
+
+@pytest.mark.parametrize("pickled", DEEP_OR_CUT)
 def test_pickles_that_are_deep_or_cut_are_one_line(tmp_path, pickled):
     torch.save({"a": torch.zeros(2)}, tmp_path / "whole.pt")
     with zipfile.ZipFile(tmp_path / "whole.pt") as old, zipfile.ZipFile(tmp_path / "deep.pt", "w") as new:
@@ -257,9 +251,8 @@ def test_weights_are_downloaded_into_torchvisions_cache_once(torchvisions):
 
 def test_without_a_network_the_alternative_is_named(torchvisions):
     torchvisions[2].get_state_dict = Mock(side_effect=URLError("Name or service not known"))
-    with pytest.raises(
-        WeightsError, match=r"^IMAGENET1K_V1 .*can't be downloaded .*not known.*; bring /.*/vgg11-.*local file"
-    ):
+    words = r"^IMAGENET1K_V1 .*can't be downloaded .*not known.*; bring /.*/vgg11-.*local file"
+    with pytest.raises(WeightsError, match=words):
         torchvision_state("IMAGENET1K_V1", "vgg11")
 
 

@@ -264,7 +264,7 @@ def _steps(network: nn.Module, data: LabelledImages, course: Course) -> Iterator
         chosen = np.sort(order[start : start + settings.batch_size])  # sorted: a memory-mapped file is read forwards
         images = models.as_batch(data.images[chosen], network)
         labels = torch.from_numpy(data.labels[chosen].astype(np.int64)).to(images.device)
-        logits, targets, decided = network(images), labels, labels >= 0
+        logits, targets, decided = network(images), labels, torch.ones_like(labels, dtype=torch.bool)
         if data.undecided is not None:
             decided = torch.from_numpy(~data.undecided[chosen]).to(images.device)
             targets = functional.one_hot(labels, logits.shape[1]).to(logits)
