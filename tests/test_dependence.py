@@ -59,9 +59,8 @@ def test_numbers_are_means_over_each_networks_own_images():
     label, mri = skills.images["label"].to_numpy(), (skills.networks["pretraining"] == "mri").to_numpy()
     cell = mri & (skills.networks["finetune_depth"] == 5).to_numpy()
     for name, seen in (("all", np.ones_like(owed)), ("dependent", owed)):
-        of_class = (seen & (label == one) for one in (0, 1))
-        of_networks = np.stack(
-            [[skills.values[row][:, own].mean() for row, own in enumerate(each)] for each in of_class], 1
+        of_networks = np.array(
+            [[skills.values[row][:, seen[row] & (label == one)].mean() for one in (0, 1)] for row in range(len(owed))]
         )
         for lesions, expected in (("round", of_networks[cell, 0]), ("all", of_networks[cell].mean(1))):
             row = table.loc[(name, "cell", "mri", "5", lesions)]
